@@ -1,0 +1,164 @@
+//! `rendezvous serve`.
+
+use std::io::Write;
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use http_rendezvous::config::{Config, Period};
+use http_rendezvous::server::Server;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::Level;
+
+/// Start the server. SIGINT or SIGTERM ends it once running streams have ended; a second one ends it at once.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArguments {
+    /// Name or address to listen on
+    #[arg(long, env = "RENDEZVOUS_HOST", default_value = "127.0.0.1")]
+    host: String,
+    /// Port to listen on; 0 picks a free one
+    #[arg(long, env = "RENDEZVOUS_PORT", default_value_t = 9999)]
+    port: u16,
+    /// How long a stream waits for both sides, and stays visible after its end: 60, 2.5, 500ms, 60s, 10m, 6h
+    #[arg(long, env = "RENDEZVOUS_TTL", value_name = "PERIOD", default_value = "60s")]
+    ttl: Period,
+    /// How long a running stream may stand still
+    #[arg(long, env = "RENDEZVOUS_IDLE_TIMEOUT", value_name = "PERIOD", default_value = "6h")]
+    idle_timeout: Period,
+    /// How long a request head (or a JSON body) may take
+    #[arg(long, env = "RENDEZVOUS_HEAD_TIMEOUT", value_name = "PERIOD", default_value = "10s")]
+    head_timeout: Period,
+    /// How long running streams may go on after a signal to end
+    #[arg(long, env = "RENDEZVOUS_DRAIN_TIMEOUT", value_name = "PERIOD", default_value = "30s")]
+    drain_timeout: Period,
+    /// Streams at a time that have not ended; more are refused with 503
+    #[arg(long, env = "RENDEZVOUS_MAX_STREAMS", value_name = "COUNT", default_value = "100000", value_parser = count)]
+    max_streams: usize,
+    /// Connections at a time; more are refused with 503
+    #[arg(long, env = "RENDEZVOUS_MAX_CONNECTIONS", value_name = "COUNT", default_value = "210000", value_parser = count)]
+    max_connections: usize,
+    /// The least important events to log
+    #[arg(long, env = "RENDEZVOUS_LOG_LEVEL", default_value = "info")]
+    log_level: LogLevel,
+    /// How to log, to standard error
+    #[arg(long, env = "RENDEZVOUS_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn count(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| *count >= 1 && *count <= u32::MAX as usize);
+    count.ok_or_else(|| format!("give a whole number from 1 to {}", u32::MAX))
+}
+
+impl ServeArguments {
+    fn config(&self) -> Config {
+        Config {
+            host: self.host.clone(),
+            port: self.port,
+            ttl: self.ttl,
+            idle_timeout: self.idle_timeout,
+            head_timeout: self.head_timeout,
+            drain_timeout: self.drain_timeout,
+            max_streams: self.max_streams,
+            max_connections: self.max_connections,
+        }
+    }
+}
+
+/// Runs the server until it is told to end.
+pub(crate) fn run(arguments: ServeArguments) -> anyhow::Result<()> {
+    log_to_stderr(arguments.log_level, arguments.log_format);
+    raise_descriptor_limit(arguments.max_connections);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
+    let ended = runtime.block_on(serve(arguments.config()));
+    // Whatever is left has had its time, or was not to have any.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut signals = Signals::new().context("cannot listen for signals")?;
+    let mut more_signals = Signals::new().context("cannot listen for signals")?;
+    let server = Server::bind(config).await?;
+    // Nobody has to read it.
+    let _ = greet(server.address());
+    tokio::select! {
+        () = server.run(async move { signals.next().await }) => Ok(()),
+        () = async { more_signals.next().await; more_signals.next().await } => {
+            anyhow::bail!("ended at once by a second signal; streams that ran were cut")
+        }
+    }
+}
+
+/// What a newcomer needs: where it is, and how to try it.
+fn greet(address: SocketAddr) -> std::io::Result<()> {
+    let base = format!("http://{address}");
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "Listening on {base}")?;
+    writeln!(out, r#"  id=$(curl -s -X POST {base}/stream | cut -d'"' -f4); curl -s {base}/stream/$id &"#)?;
+    writeln!(out, "  echo hello | curl -T - {base}/stream/$id")?;
+    out.flush()
+}
+
+/// Every connection is a descriptor: take as many as the system allows, and say if that is few.
+fn raise_descriptor_limit(connections: usize) {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Refused or not, what holds now is read below.
+    let _ = setrlimit(Resource::Nofile, limit);
+    if let Some(descriptors) = getrlimit(Resource::Nofile).current
+        && descriptors < connections as u64
+    {
+        tracing::debug!(descriptors, connections, "fewer descriptors than connections are allowed: raise ulimit -n");
+    }
+}
+
+fn log_to_stderr(level: LogLevel, format: LogFormat) {
+    let level = match level {
+        LogLevel::Error => Level::ERROR,
+        LogLevel::Warn => Level::WARN,
+        LogLevel::Info => Level::INFO,
+        LogLevel::Debug => Level::DEBUG,
+        LogLevel::Trace => Level::TRACE,
+    };
+    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => subscriber.with_target(false).init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+}
+
+/// SIGINT and SIGTERM.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

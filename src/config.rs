@@ -1,0 +1,127 @@
+//! The server's settings, validated. Knows nothing of a command line.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// All settings of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Name or address to listen on.
+    pub host: String,
+    /// Port to listen on; 0 lets the system pick one.
+    pub port: u16,
+    /// How long a stream waits for both sides, and stays visible after its end.
+    pub ttl: Period,
+    /// How long a running transfer may stand still.
+    pub idle_timeout: Period,
+    /// How long a request head, or a JSON body, may take, and how long a client may take none of an answer.
+    pub head_timeout: Period,
+    /// How long running transfers may go on after the server was asked to end.
+    pub drain_timeout: Period,
+    /// Streams at a time that have not ended, at least 1.
+    pub max_streams: usize,
+    /// Connections at a time, at least 1.
+    pub max_connections: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".into(),
+            port: 9999,
+            ttl: Period::from_secs(60),
+            idle_timeout: Period::from_secs(6 * 60 * 60),
+            head_timeout: Period::from_secs(10),
+            drain_timeout: Period::from_secs(30),
+            max_streams: 100_000,
+            // Both sides of every stream, and some who ask.
+            max_connections: 2 * 100_000 + 10_000,
+        }
+    }
+}
+
+/// A length of time from a millisecond to a year, written as `60`, `2.5`, `500ms`, `60s`, `10m`, `6h` or `1d`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Period(Duration);
+
+/// A text that is no [`Period`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no length of time: give seconds such as 60 or 2.5, or a number with ms, s, m, h or d; from 1ms to 365d")]
+pub struct BadPeriod(String);
+
+impl Period {
+    const MIN: Duration = Duration::from_millis(1);
+    const MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+    /// So many seconds, brought into the range.
+    #[must_use]
+    pub fn from_secs(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds).clamp(Self::MIN, Self::MAX))
+    }
+
+    /// The duration.
+    #[must_use]
+    pub fn get(self) -> Duration {
+        self.0
+    }
+}
+
+impl FromStr for Period {
+    type Err = BadPeriod;
+
+    fn from_str(text: &str) -> Result<Self, BadPeriod> {
+        let bad = || BadPeriod(text.to_owned());
+        let unit_at = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(unit_at);
+        let seconds_each = match unit {
+            "ms" => 0.001,
+            "" | "s" => 1.0,
+            "m" => 60.0,
+            "h" => 60.0 * 60.0,
+            "d" => 24.0 * 60.0 * 60.0,
+            _ => return Err(bad()),
+        };
+        let plain = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let number: f64 = number.parse().ok().filter(|_| plain).ok_or_else(bad)?;
+        let period = Duration::try_from_secs_f64(number * seconds_each).map_err(|_| bad())?;
+        (Self::MIN..=Self::MAX).contains(&period).then_some(Self(period)).ok_or_else(bad)
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", humantime::format_duration(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_period_is_seconds_or_names_its_unit() {
+        for (text, milliseconds) in [
+            ("60", 60_000),
+            ("2.5", 2_500),
+            ("60s", 60_000),
+            ("500ms", 500),
+            ("10m", 600_000),
+            ("6h", 21_600_000),
+            ("1d", 86_400_000),
+            ("0.001", 1),
+            ("365d", 31_536_000_000),
+        ] {
+            let period: Period = text.parse().unwrap();
+            assert_eq!(period.get(), Duration::from_millis(milliseconds), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bad_period_is_refused_with_what_would_be_right() {
+        for text in ["", "0", "-1", "1e3", "inf", "nan", "s", "6 h", "6hours", "1h30m", "366d", "1.2.3", "0.0001"] {
+            let error = text.parse::<Period>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{text:?} is no length of time: give seconds such as 60")), "{error}");
+        }
+    }
+}

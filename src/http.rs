@@ -1,0 +1,111 @@
+//! HTTP: from a request to an answer. One match over [`route::Route`] leads to one function for each route.
+//!
+//! Knows nothing of listeners and connections but what [`peer::Peer`] shows. Every refusal and every ending becomes an answer
+//! in [`reply`].
+
+pub mod chunked;
+mod handlers;
+pub mod head;
+pub mod inbound;
+pub mod json_body;
+pub mod peer;
+pub mod reply;
+pub mod route;
+pub mod spelling;
+pub mod status;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{Request, Version, header};
+use hyper::body::{Body, Incoming};
+
+use crate::outcome::Refusal;
+use crate::rendezvous::Rendezvous;
+use handlers::Unanswered;
+use json_body::MAX_BODY_BYTES;
+use peer::Peer;
+use reply::Reply;
+use route::Route;
+
+/// What all requests share.
+pub struct App {
+    /// Where the sides meet.
+    pub rendezvous: Arc<Rendezvous>,
+    /// How long a request's head, and a JSON body, may take.
+    pub request_timeout: Duration,
+}
+
+/// The client has gone: there is nobody to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the client has left")]
+pub struct Departed;
+
+/// Answers one request.
+///
+/// # Errors
+/// [`Departed`]: the connection is to be dropped.
+pub async fn answer(app: Arc<App>, peer: Arc<Peer>, request: Request<Incoming>) -> Result<Reply, Departed> {
+    let version = request.version();
+    let answered = AssertUnwindSafe(dispatch(&app, &peer, request)).catch_unwind().await;
+    let mut reply = match answered.unwrap_or(Err(Unanswered::Refused(Refusal::Internal))) {
+        Ok(reply) => reply,
+        Err(Unanswered::Refused(refusal)) => reply::refusal(&refusal),
+        Err(Unanswered::Departed) => return Err(Departed),
+    };
+    if version == Version::HTTP_10 {
+        reply::close(&mut reply);
+    }
+    Ok(reply)
+}
+
+async fn dispatch(app: &App, peer: &Arc<Peer>, request: Request<Incoming>) -> Result<Reply, Unanswered> {
+    if let Some(refusal) = peer.take_refusal() {
+        return Err(refusal.into());
+    }
+    let version = request.version();
+    let route = Route::parse(request.method(), request.uri().path());
+    if let Some(Route::Source(id)) = route {
+        // What is still to come of a refused upload is not waited for.
+        return handlers::source(app, peer, &id, request).await.or_else(|unanswered| match unanswered {
+            Unanswered::Refused(refusal) => {
+                let mut reply = reply::refusal(&refusal);
+                reply::close(&mut reply);
+                Ok(reply)
+            }
+            Unanswered::Departed => Err(Unanswered::Departed),
+        });
+    }
+    let expects_continue = request.headers().contains_key(header::EXPECT);
+    let mut body = request.into_body();
+    let answered = match route {
+        None => Err(Refusal::BadRoute.into()),
+        Some(Route::Create) => handlers::create(app, &mut body).await.map_err(Unanswered::from),
+        Some(Route::Report(id)) => handlers::report(app, &id, &mut body).await.map_err(Unanswered::from),
+        Some(Route::List) => Ok(handlers::list(app)),
+        Some(Route::Status(id)) => handlers::status(app, &id).map_err(Unanswered::from),
+        Some(Route::Probe(id)) => handlers::probe(app, &id).map_err(Unanswered::from),
+        Some(Route::Ping) => Ok(reply::text("pong")),
+        Some(Route::Destination(id)) => handlers::destination(app, peer, &id, version).await,
+        Some(Route::Source(_)) => unreachable!(),
+    };
+    let mut reply = match answered {
+        Err(Unanswered::Refused(refusal)) => reply::refusal(&refusal),
+        other => other?,
+    };
+    if !is_taken(app, &mut body, expects_continue).await {
+        reply::close(&mut reply);
+    }
+    Ok(reply)
+}
+
+/// Takes the rest of a request body if that is little, so that the connection can go on. False where it can not.
+async fn is_taken(app: &App, body: &mut Incoming, expects_continue: bool) -> bool {
+    if body.is_end_stream() {
+        return true;
+    }
+    let small = body.size_hint().upper().is_some_and(|length| length <= MAX_BODY_BYTES as u64);
+    small && !expects_continue && json_body::read(body, app.request_timeout).await.is_ok()
+}

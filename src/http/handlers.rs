@@ -1,0 +1,201 @@
+//! One function for each route.
+
+use std::sync::Arc;
+
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_RANGE, CONTENT_TYPE,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
+use http_body_util::Either;
+use hyper::body::{Body, Incoming};
+use serde::Serialize;
+
+use super::peer::Peer;
+use super::reply::{self, Reply};
+use super::status::Status;
+use super::{App, Departed, json_body, spelling};
+use crate::header_set::HeaderSet;
+use crate::id::StreamId;
+use crate::outcome::{Fault, LengthMismatch, Outcome, Refusal, UploadLength};
+use crate::relay::{Offer, Relay};
+use crate::rendezvous::Meeting;
+
+/// A request that is not answered: refused by a rule, or by its own leaving.
+pub(super) enum Unanswered {
+    Refused(Refusal),
+    Departed,
+}
+
+impl From<Refusal> for Unanswered {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Departed> for Unanswered {
+    fn from(_: Departed) -> Self {
+        Self::Departed
+    }
+}
+
+/// `POST /stream`
+pub(super) async fn create(app: &App, body: &mut Incoming) -> Result<Reply, Refusal> {
+    #[derive(Serialize)]
+    struct Created<'a> {
+        stream: &'a str,
+    }
+
+    let headers = json_body::stream_headers(&json_body::read(body, app.request_timeout).await?)?;
+    let id = app.rendezvous.create(headers)?;
+    Ok(reply::json(StatusCode::CREATED, &Created { stream: id.as_str() }))
+}
+
+/// `GET /stream`
+pub(super) fn list(app: &App) -> Reply {
+    let snapshots = app.rendezvous.snapshots();
+    reply::json(StatusCode::OK, &snapshots.iter().map(Status::from).collect::<Vec<_>>())
+}
+
+/// `GET /stream/:id/status`
+pub(super) fn status(app: &App, id: &StreamId) -> Result<Reply, Refusal> {
+    let snapshot = app.rendezvous.snapshot(id).ok_or(Refusal::NotFound)?;
+    Ok(reply::json(StatusCode::OK, &Status::from(&snapshot)))
+}
+
+/// `HEAD /stream/:id`
+pub(super) fn probe(app: &App, id: &StreamId) -> Result<Reply, Refusal> {
+    match app.rendezvous.snapshot(id) {
+        Some(snapshot) if snapshot.is_connectable() => Ok(reply::empty(StatusCode::OK)),
+        _ => Err(Refusal::NotFound),
+    }
+}
+
+/// `POST /stream/:id/error`
+pub(super) async fn report(app: &App, id: &StreamId, body: &mut Incoming) -> Result<Reply, Refusal> {
+    app.rendezvous.check_reportable(id)?;
+    let report = json_body::report(&json_body::read(body, app.request_timeout).await?)?;
+    app.rendezvous.report(id, report)?;
+    Ok(reply::empty(StatusCode::OK))
+}
+
+/// `PUT /stream/:id`. Its answer is the outcome, so it comes last.
+pub(super) async fn source(
+    app: &App,
+    peer: &Peer,
+    id: &StreamId,
+    request: Request<Incoming>,
+) -> Result<Reply, Unanswered> {
+    let (parts, body) = request.into_parts();
+    if parts.headers.contains_key(CONTENT_RANGE) {
+        let message = "A PUT with Content-Range is a part of something: streams carry whole bodies only";
+        return Err(Refusal::BadRequest(message.into()).into());
+    }
+    let length = body.size_hint().exact();
+    if let (Some(promised), Some(declared)) = (app.rendezvous.promised_length(id)?, length)
+        && promised != declared
+    {
+        let mismatch = LengthMismatch { promised, upload: UploadLength::Exactly(declared) };
+        return Err(Refusal::from(mismatch).into());
+    }
+
+    let offer = Offer { body, length, headers: passed_headers(&parts.headers) };
+    let mut seat = app.rendezvous.seat_source(id, offer)?;
+    let half = tokio::select! {
+        biased;
+        half = seat.met() => half?,
+        () = peer.source_left() => return Err(Unanswered::Departed),
+    };
+    match half.transfer().outcome().await {
+        Outcome::Failed(fault) => Ok(reply::source_fault(fault)),
+        _ => {
+            peer.body_taken();
+            let mut reply = reply::empty(StatusCode::OK);
+            put_over(&mut reply, half.transfer().headers().upload.as_ref()).await;
+            reply::close(&mut reply);
+            Ok(reply)
+        }
+    }
+}
+
+/// `GET /stream/:id`. Its head goes out with the first body byte, so that until then a failure can be told as a status.
+pub(super) async fn destination(
+    app: &App,
+    peer: &Arc<Peer>,
+    id: &StreamId,
+    version: Version,
+) -> Result<Reply, Unanswered> {
+    let mut seat = app.rendezvous.seat_destination(id)?;
+    let Meeting { half, offer } = tokio::select! {
+        biased;
+        meeting = seat.met() => meeting?,
+        () = peer.destination_left() => return Err(Unanswered::Departed),
+    };
+    let transfer = Arc::clone(half.transfer());
+    let mut headers = default_headers();
+    headers.extend(offer.headers.clone());
+    let watched = Arc::clone(peer);
+    let mut relay =
+        Relay::new(offer, Arc::clone(&transfer), async move { watched.destination_left().await });
+
+    let begun = tokio::select! {
+        biased;
+        begun = relay.first() => begun,
+        fault = transfer.failed() => Err(fault.clone()),
+        fault = transfer.stalled(|| 0) => Err(fault),
+    };
+    if let Err(fault) = begun {
+        transfer.fail(fault);
+        return match transfer.outcome().await {
+            Outcome::Failed(Fault::DestinationDisconnected) => Err(Unanswered::Departed),
+            Outcome::Failed(fault) => Ok(reply::destination_fault(fault)),
+            _ => Err(Refusal::Internal.into()),
+        };
+    }
+
+    if version == Version::HTTP_10 && relay.length().is_none() {
+        peer.socket().arm_reset();
+    }
+    let mut reply = Response::new(Either::Right(relay));
+    *reply.headers_mut() = headers;
+    put_over(&mut reply, transfer.headers().download.as_ref()).await;
+    reply::close(&mut reply);
+    peer.receive(half);
+    Ok(reply)
+}
+
+/// Those of the source's headers that describe the body it sends.
+fn passed_headers(headers: &HeaderMap) -> HeaderMap {
+    const NAMES: [HeaderName; 6] = [
+        CONTENT_TYPE,
+        CONTENT_ENCODING,
+        CONTENT_LANGUAGE,
+        CONTENT_DISPOSITION,
+        HeaderName::from_static("content-digest"),
+        HeaderName::from_static("repr-digest"),
+    ];
+    let named = |name: HeaderName| {
+        let values = headers.get_all(&name).into_iter();
+        values.map(|value| (name.clone(), value.clone())).collect::<Vec<_>>()
+    };
+    NAMES.into_iter().flat_map(named).collect()
+}
+
+/// A stream is nobody's to keep, to guess at, to index, to resume or to hold back.
+fn default_headers() -> HeaderMap {
+    HeaderMap::from_iter([
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (HeaderName::from_static("x-robots-tag"), HeaderValue::from_static("none")),
+        (ACCEPT_RANGES, HeaderValue::from_static("none")),
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ])
+}
+
+/// Puts the maker's headers over the answer's own, spelled as they were given.
+async fn put_over(reply: &mut Reply, set: Option<&HeaderSet>) {
+    if let Some(set) = set {
+        set.override_in(reply.headers_mut());
+        reply.extensions_mut().extend(spelling::extensions(set.spellings()).await);
+    }
+}

@@ -1,0 +1,286 @@
+//! The gate between a connection's bytes and hyper: every head is scanned strictly before hyper may see it.
+//!
+//! ```text
+//!        ┌───────────────── the message is over ──────────────────┐
+//!        ▼                                                         │
+//!   Head(scanner) ── whole ──► Pass(head) ──► Body(end) ───────────┘
+//!        │                         └─ PUT ──► Last(head): all that follows belongs to this request
+//!        │                                     Body(end) ── broken framing ──► Broken: end of file
+//!        └── refused ──► StandIn: a request that the service answers with the refusal, and nothing more
+//! ```
+//!
+//! Every answer to a `PUT` closes its connection, so its body needs no end here; that is what lets the bodies of streams pass
+//! uncopied. Memory: at most one head, or 64 KiB of a waiting source's body.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use tokio::io::ReadBuf;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::chunked::{BadChunk, ChunkTracker};
+use super::head::{Framing, Head, HeadScanner, MAX_HEAD_BYTES};
+use crate::outcome::Refusal;
+use crate::socket::Socket;
+
+/// What hyper is given in place of a head that it must not see.
+const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n\r\n";
+/// Room that is made for a read.
+const READ_SIZE: usize = 4 * 1024;
+/// What is read of a waiting source's body, to see whether it is whole.
+const MAX_LOOK_AHEAD: usize = 64 * 1024;
+
+/// The input of one connection.
+#[derive(Debug)]
+pub struct Inbound {
+    stage: Stage,
+    /// Read from the socket and not yet given to hyper.
+    ahead: BytesMut,
+    head_timeout: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    requests: u64,
+    refusal: Option<Refusal>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Head(HeadScanner),
+    /// So much of a head is still to be given.
+    Pass {
+        left: usize,
+        head: Head,
+    },
+    Body(BodyEnd),
+    Broken,
+    Last(Head),
+    /// So much of the stand-in is still to be given.
+    StandIn(&'static [u8]),
+}
+
+/// How much of a body is to come.
+#[derive(Debug)]
+enum BodyEnd {
+    After(u64),
+    Chunked(ChunkTracker),
+}
+
+impl Inbound {
+    /// The input of a fresh connection, whose heads may take `head_timeout` each.
+    #[must_use]
+    pub fn new(head_timeout: Duration) -> Self {
+        Self {
+            stage: Stage::Head(HeadScanner::default()),
+            ahead: BytesMut::new(),
+            head_timeout,
+            timer: None,
+            requests: 0,
+            refusal: None,
+        }
+    }
+
+    /// Why the last request was refused before hyper saw it, if it was.
+    pub fn take_refusal(&mut self) -> Option<Refusal> {
+        self.refusal.take()
+    }
+
+    /// Refuses whatever the client asks first.
+    pub fn refuse_first(&mut self, refusal: Refusal) {
+        self.refusal = Some(refusal);
+    }
+
+    /// Nothing that belongs to the request at hand is still to come, as far as can be told from here.
+    #[must_use]
+    pub fn is_between_requests(&self) -> bool {
+        self.ahead.is_empty()
+            && match &self.stage {
+                Stage::Head(_) => true,
+                Stage::Last(head) => head.framing == Framing::Empty,
+                Stage::Pass { .. } | Stage::Body(_) | Stage::Broken | Stage::StandIn(_) => false,
+            }
+    }
+
+    /// The `PUT` at hand may be sent a `100 Continue` past hyper: it has not asked for one, which hyper would send, and no
+    /// earlier answer can still be on its way out.
+    #[must_use]
+    pub fn may_probe(&self) -> bool {
+        let plain = matches!(self.stage, Stage::Last(Head { is_http11: true, expects_continue: false, .. }));
+        plain && self.requests == 1
+    }
+
+    /// Gives hyper what it may see. No bytes added means end of file.
+    pub fn poll_read(
+        &mut self,
+        socket: &Socket,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            match &mut self.stage {
+                Stage::Head(_) => {
+                    if !ready!(self.poll_head(socket, cx))? {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                Stage::Pass { left, head } => {
+                    *left -= give(&mut self.ahead, *left, buffer);
+                    if *left == 0 {
+                        self.stage = after_head(*head);
+                        self.release_if_empty();
+                    }
+                    return Poll::Ready(Ok(()));
+                }
+                Stage::Body(BodyEnd::After(0)) => self.stage = Stage::Head(HeadScanner::default()),
+                Stage::Body(BodyEnd::Chunked(tracker)) if tracker.is_done() => {
+                    self.stage = Stage::Head(HeadScanner::default());
+                }
+                Stage::Body(end) => {
+                    if self.ahead.is_empty() && ready!(poll_fill(&mut self.ahead, socket, cx))? == 0 {
+                        return Poll::Ready(Ok(()));
+                    }
+                    let room = self.ahead.len().min(buffer.remaining());
+                    match end.follow(self.ahead.get(..room).unwrap_or_default()) {
+                        Ok(mine) => {
+                            give(&mut self.ahead, mine, buffer);
+                            return Poll::Ready(Ok(()));
+                        }
+                        Err(BadChunk) => self.stage = Stage::Broken,
+                    }
+                }
+                Stage::Broken => return Poll::Ready(Ok(())),
+                Stage::Last(_) if self.ahead.is_empty() => return socket.poll_read(cx, buffer),
+                Stage::Last(_) => {
+                    give(&mut self.ahead, usize::MAX, buffer);
+                    self.release_if_empty();
+                    return Poll::Ready(Ok(()));
+                }
+                Stage::StandIn(left) => {
+                    let (now, later) = left.split_at(left.len().min(buffer.remaining()));
+                    buffer.put_slice(now);
+                    *left = later;
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    }
+
+    /// Reads a head, and sets the stage that it leads to. False at the end of the connection.
+    fn poll_head(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let Stage::Head(scanner) = &mut self.stage else { return Poll::Ready(Ok(true)) };
+        loop {
+            let scanned = match self.refusal.clone().filter(|_| !self.ahead.is_empty()) {
+                Some(refusal) => Err(refusal),
+                None => scanner.scan(&self.ahead),
+            };
+            match scanned {
+                Ok(Some(head)) => {
+                    self.timer = None;
+                    self.requests += 1;
+                    self.stage = Stage::Pass { left: head.length, head };
+                    return Poll::Ready(Ok(true));
+                }
+                Ok(None) => {}
+                Err(refusal) => {
+                    self.stand_in(refusal);
+                    return Poll::Ready(Ok(true));
+                }
+            }
+            let begun = !self.ahead.is_empty();
+            match poll_fill(&mut self.ahead, socket, cx)? {
+                Poll::Ready(0) => return Poll::Ready(Ok(false)),
+                Poll::Ready(_) if begun => {}
+                // The clock of a head starts with its first byte; until then it was the idle connection's.
+                Poll::Ready(_) => self.timer = None,
+                Poll::Pending => {
+                    let limit = self.head_timeout;
+                    let timer = self
+                        .timer
+                        .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + limit)));
+                    ready!(timer.as_mut().poll(cx));
+                    if !begun {
+                        return Poll::Ready(Ok(false));
+                    }
+                    self.stand_in(Refusal::RequestTimeout(limit));
+                    return Poll::Ready(Ok(true));
+                }
+            }
+        }
+    }
+
+    fn stand_in(&mut self, refusal: Refusal) {
+        self.timer = None;
+        self.ahead = BytesMut::new();
+        self.refusal = Some(refusal);
+        self.stage = Stage::StandIn(STAND_IN);
+    }
+
+    /// A side that waits must not hold a buffer.
+    fn release_if_empty(&mut self) {
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new();
+        }
+    }
+
+    /// Whether the whole body of the `PUT` at hand has arrived, of which hyper has taken nothing yet. Looks at no more than
+    /// 64 KiB: a longer chunked body counts as unfinished.
+    pub fn holds_whole_body(&mut self, socket: &Socket) -> bool {
+        let Stage::Last(head) = self.stage else { return false };
+        match head.framing {
+            Framing::Empty => true,
+            Framing::Length(length) => (self.ahead.len() + socket.unread()) as u64 >= length,
+            Framing::Chunked => {
+                while self.ahead.len() < MAX_LOOK_AHEAD {
+                    self.ahead.reserve(READ_SIZE);
+                    if !matches!(socket.try_read(&mut self.ahead), Ok(1..)) {
+                        break;
+                    }
+                }
+                let mut tracker = ChunkTracker::default();
+                tracker.follow(&self.ahead).is_ok() && tracker.is_done()
+            }
+        }
+    }
+}
+
+impl BodyEnd {
+    /// How many of `bytes` belong to the body.
+    fn follow(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
+        match self {
+            Self::After(left) => {
+                let mine = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                *left -= mine as u64;
+                Ok(mine)
+            }
+            Self::Chunked(tracker) => tracker.follow(bytes),
+        }
+    }
+}
+
+fn after_head(head: Head) -> Stage {
+    match head.framing {
+        _ if head.is_put => Stage::Last(head),
+        Framing::Empty => Stage::Head(HeadScanner::default()),
+        Framing::Length(length) => Stage::Body(BodyEnd::After(length)),
+        Framing::Chunked => Stage::Body(BodyEnd::Chunked(ChunkTracker::default())),
+    }
+}
+
+fn give(ahead: &mut BytesMut, most: usize, buffer: &mut ReadBuf<'_>) -> usize {
+    let count = ahead.len().min(most).min(buffer.remaining());
+    buffer.put_slice(ahead.get(..count).unwrap_or_default());
+    ahead.advance(count);
+    count
+}
+
+fn poll_fill(ahead: &mut BytesMut, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let room = READ_SIZE.min(MAX_HEAD_BYTES.saturating_sub(ahead.len()).max(1));
+    let start = ahead.len();
+    ahead.resize(start + room, 0);
+    let mut buffer = ReadBuf::new(ahead.get_mut(start..).unwrap_or_default());
+    let read = socket.poll_read(cx, &mut buffer);
+    let count = buffer.filled().len();
+    ahead.truncate(start + count);
+    read.map_ok(|()| count)
+}

@@ -1,0 +1,164 @@
+//! The JSON bodies of `POST /stream` and `POST /stream/:id/error`: how they are read, and what may be in them.
+
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use serde_json::{Map, Value};
+
+use crate::header_set::{HeaderSet, StreamHeaders};
+use crate::outcome::{Refusal, Report, Side};
+
+/// Bytes of a JSON body.
+pub const MAX_BODY_BYTES: usize = 64 * 1024;
+
+/// Reads a whole body of at most 64 KiB.
+///
+/// # Errors
+/// [`Refusal::BodyTooLarge`], also as soon as a declared length is over the limit; [`Refusal::RequestTimeout`] after `limit`;
+/// [`Refusal::BadRequest`] where its framing is broken.
+pub async fn read(body: &mut Incoming, limit: Duration) -> Result<Vec<u8>, Refusal> {
+    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+        return Err(Refusal::BodyTooLarge { limit: MAX_BODY_BYTES });
+    }
+    let whole = async {
+        let mut bytes = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Refusal::BadRequest("The request body is broken off".into()))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if bytes.len() + data.len() > MAX_BODY_BYTES {
+                return Err(Refusal::BodyTooLarge { limit: MAX_BODY_BYTES });
+            }
+            bytes.extend_from_slice(&data);
+        }
+        Ok(bytes)
+    };
+    tokio::time::timeout(limit, whole).await.unwrap_or(Err(Refusal::RequestTimeout(limit)))
+}
+
+/// What a stream is to be made with.
+///
+/// # Errors
+/// [`Refusal::InvalidBody`] with a sentence that says what is wrong.
+pub fn stream_headers(body: &[u8]) -> Result<StreamHeaders, Refusal> {
+    let mut object = object(body)?.unwrap_or_default();
+    let mut set = |key: &str, side| match object.remove(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(given)) => HeaderSet::parse(given, side).map(Some),
+        Some(_) => Err(Refusal::InvalidBody(format!("{key} must be an object of header names and values"))),
+    };
+    Ok(StreamHeaders {
+        download: set("download_headers", Side::Destination)?,
+        upload: set("upload_headers", Side::Source)?,
+    })
+}
+
+/// What a client reports.
+///
+/// # Errors
+/// [`Refusal::InvalidBody`] with a sentence that says what is wrong.
+pub fn report(body: &[u8]) -> Result<Report, Refusal> {
+    let mut object = object(body)?.unwrap_or_default();
+    let status = match object.remove("http_status") {
+        None | Some(Value::Null) => 0,
+        Some(value) => whole_number(&value).ok_or_else(bad_status)?,
+    };
+    let status = match status {
+        0 => 400,
+        status @ 400..=599 => status,
+        _ => return Err(bad_status()),
+    };
+    let mut text = |key: &str, default: &str| match object.remove(key) {
+        None => Ok(default.to_owned()),
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => Err(Refusal::InvalidBody(format!("{key} must be a string"))),
+    };
+    Ok(Report {
+        status,
+        name: text("name", "Error")?,
+        message: text("message", "The other side encountered an unspecified error")?,
+    })
+}
+
+fn bad_status() -> Refusal {
+    Refusal::InvalidBody("http_status must be an integer from 400 to 599".into())
+}
+
+/// JSON has one kind of number: `404.0` is 404.
+fn whole_number(value: &Value) -> Option<u16> {
+    let number = value.as_f64().filter(|number| number.fract() == 0.0)?;
+    (0..=599).find(|status| f64::from(*status) == number)
+}
+
+/// The object that `body` is; `None` where it is empty or `null`.
+fn object(body: &[u8]) -> Result<Option<Map<String, Value>>, Refusal> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    // The parser bounds the depth of nesting, so that no body can exhaust the stack.
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(object)) => Ok(Some(object)),
+        Ok(Value::Null) => Ok(None),
+        Ok(_) => Err(Refusal::InvalidBody("Invalid JSON: the body must be an object".into())),
+        Err(error) => Err(Refusal::InvalidBody(format!("Invalid JSON: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_has_defaults_for_what_it_leaves_out() {
+        let vague = Report {
+            status: 400,
+            name: "Error".into(),
+            message: "The other side encountered an unspecified error".into(),
+        };
+        for body in ["", "null", "{}", r#"{"http_status":0}"#, r#"{"http_status":null,"other":1}"#] {
+            assert_eq!(report(body.as_bytes()), Ok(vague.clone()), "{body}");
+        }
+        let full = report(r#"{"http_status":404.0,"name":"","message":"日本"}"#.as_bytes()).unwrap();
+        assert_eq!(full, Report { status: 404, name: String::new(), message: "日本".into() });
+    }
+
+    #[test]
+    fn what_is_no_report_is_refused() {
+        for body in [
+            "nope", "  ", "[]", "\"x\"", "5", "true", "{", "{}{}", "{\"http_status\":99}", "{\"http_status\":600}",
+            "{\"http_status\":200}", "{\"http_status\":-1}", "{\"http_status\":404.5}", "{\"http_status\":\"404\"}",
+            "{\"http_status\":1e300}", "{\"http_status\":true}", "{\"http_status\":[404]}", "{\"name\":5}",
+            "{\"name\":null}", "{\"message\":[\"a\"]}",
+        ] {
+            assert!(matches!(report(body.as_bytes()), Err(Refusal::InvalidBody(_))), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_stream_is_made_with_header_sets_or_without() {
+        for body in ["", "null", "{}", r#"{"download_headers":null,"upload_headers":null,"__proto__":{"a":1}}"#] {
+            assert_eq!(stream_headers(body.as_bytes()), Ok(StreamHeaders::default()), "{body}");
+        }
+        let made = stream_headers(br#"{"download_headers":{"Content-Length":5},"upload_headers":{}}"#).unwrap();
+        assert_eq!(made.promised_length(), Some(5));
+        assert!(made.upload.is_some());
+    }
+
+    #[test]
+    fn a_body_that_makes_no_stream_says_why() {
+        let nested = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        for (body, reason) in [
+            (&b"\xff\xfe{}"[..], "Invalid JSON: "),
+            (b"   ", "Invalid JSON: "),
+            (b"{'a':1}", "Invalid JSON: "),
+            (b"[]", "Invalid JSON: the body must be an object"),
+            (nested.as_bytes(), "Invalid JSON: recursion limit"),
+            (br#"{"download_headers":[]}"#, "download_headers must be an object"),
+            (br#"{"upload_headers":"x"}"#, "upload_headers must be an object"),
+            (br#"{"upload_headers":{"Date":"x"}}"#, "The server sets the header Date itself"),
+        ] {
+            let message = stream_headers(body).unwrap_err().to_string();
+            assert!(message.starts_with(reason), "{message}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What a handler may know of the connection it answers on, and what it leaves there for the connection's task.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::SetOnce;
+
+use super::inbound::Inbound;
+use crate::outcome::Refusal;
+use crate::relay::{DestinationHalf, Transfer};
+use crate::socket::{Departure, Socket};
+
+/// Asks a client that has closed its sending side whether it is still there: it ignores this (RFC 9110, section 15.2), while
+/// the kernel of a client that is gone answers with a reset.
+const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// One HTTP/1 connection, as its handlers see it.
+pub struct Peer {
+    socket: Socket,
+    /// Only the connection's task locks these two, and never across an await.
+    inbound: Mutex<Inbound>,
+    half: Mutex<Option<DestinationHalf>>,
+    /// Set when this connection becomes a destination that has got its head.
+    receiving: SetOnce<Arc<Transfer>>,
+    /// Set when the whole request body is known to have been taken.
+    body_taken: SetOnce<()>,
+}
+
+impl Peer {
+    /// A fresh connection, whose request heads may take `head_timeout` each.
+    #[must_use]
+    pub fn new(socket: Socket, head_timeout: Duration) -> Self {
+        Self {
+            socket,
+            inbound: Mutex::new(Inbound::new(head_timeout)),
+            half: Mutex::new(None),
+            receiving: SetOnce::new(),
+            body_taken: SetOnce::new(),
+        }
+    }
+
+    /// The connection.
+    #[must_use]
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// The connection's input.
+    #[must_use]
+    pub fn inbound(&self) -> &Mutex<Inbound> {
+        &self.inbound
+    }
+
+    /// Why the request at hand is a stand-in for one that was refused, if it is.
+    #[must_use]
+    pub fn take_refusal(&self) -> Option<Refusal> {
+        self.inbound.lock().take_refusal()
+    }
+
+    /// Waits until a source that waits has left: its connection is reset, or closed with the body unfinished. A FIN behind a
+    /// whole body is legal (RFC 9112, section 9.6), but most often it is a client that was ended: so it is asked.
+    pub async fn source_left(&self) {
+        if self.socket.departed().await == Departure::Reset {
+            return;
+        }
+        if !self.inbound.lock().holds_whole_body(&self.socket) {
+            return;
+        }
+        if self.inbound.lock().may_probe() {
+            self.socket.try_write(PROBE);
+        }
+        self.socket.reset().await;
+    }
+
+    /// Waits until a destination has left. One that only closes its sending side can not be told from one that is gone.
+    pub async fn destination_left(&self) {
+        self.socket.departed().await;
+    }
+
+    /// From now on the connection's task answers for the transfer: it sees the body out and confirms its delivery.
+    pub fn receive(&self, half: DestinationHalf) {
+        let transfer = Arc::clone(half.transfer());
+        *self.half.lock() = Some(half);
+        // A connection receives once: its answer says `Connection: close`.
+        let _ = self.receiving.set(transfer);
+    }
+
+    /// The transfer that this connection receives.
+    #[must_use]
+    pub fn receiving(&self) -> Option<&Arc<Transfer>> {
+        self.receiving.get()
+    }
+
+    /// Waits until this connection receives a transfer.
+    pub async fn until_receiving(&self) -> &Arc<Transfer> {
+        self.receiving.wait().await
+    }
+
+    /// Takes what [`Peer::receive`] left.
+    pub fn take_half(&self) -> Option<DestinationHalf> {
+        self.half.lock().take()
+    }
+
+    /// The whole request body has been taken: the connection can be closed without a reset.
+    pub fn body_taken(&self) {
+        // Said once; to say it again changes nothing.
+        let _ = self.body_taken.set(());
+    }
+
+    /// The client may still be sending what nobody will take.
+    #[must_use]
+    pub fn may_still_send(&self) -> bool {
+        let between = self.body_taken.get().is_some() || self.inbound.lock().is_between_requests();
+        !between || self.socket.unread() > 0
+    }
+}

@@ -1,0 +1,101 @@
+//! The routes of the contract (section 2), from a method and a path.
+
+use http::Method;
+
+use crate::id::StreamId;
+
+/// What a request asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// `POST /stream`
+    Create,
+    /// `GET /stream`
+    List,
+    /// `PUT /stream/:id`
+    Source(StreamId),
+    /// `GET /stream/:id`
+    Destination(StreamId),
+    /// `HEAD /stream/:id`
+    Probe(StreamId),
+    /// `POST /stream/:id/error`
+    Report(StreamId),
+    /// `GET /stream/:id/status`
+    Status(StreamId),
+    /// `GET /ping`
+    Ping,
+}
+
+impl Route {
+    /// Reads the route; `None` where there is none. `HEAD` finds every route of `GET`.
+    #[must_use]
+    pub fn parse(method: &Method, path: &str) -> Option<Self> {
+        let path = path.strip_prefix('/')?;
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let id = StreamId::parse;
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        match *path.split('/').collect::<Vec<_>>() {
+            ["ping"] if reads => Some(Self::Ping),
+            ["stream"] if reads => Some(Self::List),
+            ["stream"] if method == Method::POST => Some(Self::Create),
+            ["stream", name] if method == Method::PUT => id(name).map(Self::Source),
+            ["stream", name] if method == Method::GET => id(name).map(Self::Destination),
+            ["stream", name] if method == Method::HEAD => id(name).map(Self::Probe),
+            ["stream", name, "status"] if reads => id(name).map(Self::Status),
+            ["stream", name, "error"] if method == Method::POST => id(name).map(Self::Report),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_found_with_and_without_a_trailing_slash() {
+        let id = || StreamId::parse("a-B_1").unwrap();
+        for (method, path, route) in [
+            (Method::POST, "/stream", Route::Create),
+            (Method::GET, "/stream", Route::List),
+            (Method::HEAD, "/stream", Route::List),
+            (Method::PUT, "/stream/a-B_1", Route::Source(id())),
+            (Method::GET, "/stream/a-B_1", Route::Destination(id())),
+            (Method::HEAD, "/stream/a-B_1", Route::Probe(id())),
+            (Method::POST, "/stream/a-B_1/error", Route::Report(id())),
+            (Method::GET, "/stream/a-B_1/status", Route::Status(id())),
+            (Method::HEAD, "/stream/a-B_1/status", Route::Status(id())),
+            (Method::GET, "/ping", Route::Ping),
+            (Method::HEAD, "/ping", Route::Ping),
+        ] {
+            assert_eq!(Route::parse(&method, path), Some(route.clone()), "{method} {path}");
+            assert_eq!(Route::parse(&method, &format!("{path}/")), Some(route), "{method} {path}/");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_no_route() {
+        for (method, path) in [
+            (Method::GET, "/"),
+            (Method::GET, ""),
+            (Method::GET, "*"),
+            (Method::GET, "//ping"),
+            (Method::GET, "/ping//"),
+            (Method::GET, "/PING"),
+            (Method::GET, "/%70ing"),
+            (Method::POST, "/ping"),
+            (Method::PUT, "/stream"),
+            (Method::DELETE, "/stream/a"),
+            (Method::POST, "/stream/a"),
+            (Method::GET, "/stream//"),
+            (Method::GET, "/stream/a.b"),
+            (Method::GET, "/stream/%00"),
+            (Method::GET, "/stream/a/error"),
+            (Method::POST, "/stream/a/status"),
+            (Method::GET, "/stream/a/foo"),
+            (Method::GET, "/x/stream"),
+            (Method::OPTIONS, "/stream"),
+        ] {
+            assert_eq!(Route::parse(&method, path), None, "{method} {path}");
+        }
+    }
+}

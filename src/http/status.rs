@@ -1,0 +1,86 @@
+//! The status object of the contract (section 7).
+
+use std::time::SystemTime;
+
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+
+use super::reply::ErrorBody;
+use crate::header_set::HeaderSet;
+use crate::outcome::{Fault, Outcome, Side};
+use crate::rendezvous::{Snapshot, SnapshotState};
+
+/// One stream as `GET /stream` and `GET /stream/:id/status` show it; the order of the fields is the contract's.
+#[derive(Serialize)]
+pub struct Status<'a> {
+    id: &'a str,
+    #[serde(serialize_with = "iso_8601")]
+    created_at: SystemTime,
+    #[serde(serialize_with = "iso_8601_if_some", skip_serializing_if = "Option::is_none")]
+    deactivated_at: Option<SystemTime>,
+    state: &'static str,
+    active: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    download_headers: Option<&'a Map<String, Value>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upload_headers: Option<&'a Map<String, Value>>,
+    bytes_transferred: u64,
+}
+
+impl<'a> From<&'a Snapshot> for Status<'a> {
+    fn from(snapshot: &'a Snapshot) -> Self {
+        let ended = match &snapshot.state {
+            SnapshotState::Ended(outcome) => Some(outcome),
+            _ => None,
+        };
+        Self {
+            id: snapshot.id.as_str(),
+            created_at: snapshot.created_at,
+            deactivated_at: snapshot.deactivated_at,
+            state: state_name(&snapshot.state),
+            active: ended.is_none(),
+            error: ended.and_then(ErrorBody::of_outcome),
+            download_headers: snapshot.headers.download.as_ref().map(HeaderSet::given),
+            upload_headers: snapshot.headers.upload.as_ref().map(HeaderSet::given),
+            bytes_transferred: snapshot.bytes_transferred,
+        }
+    }
+}
+
+fn state_name(state: &SnapshotState) -> &'static str {
+    match state {
+        SnapshotState::Created => "CREATED",
+        SnapshotState::Waiting(Side::Source) => "SRC_CONNECTED",
+        SnapshotState::Waiting(Side::Destination) => "DST_CONNECTED",
+        SnapshotState::Streaming => "STREAMING",
+        SnapshotState::Ended(outcome) => match outcome {
+            Outcome::Finished => "FINISHED",
+            Outcome::Expired { present: None } => "TIMEOUT_NO_SRC_NO_DST",
+            Outcome::Expired { present: Some(Side::Destination) } => "TIMEOUT_NO_SRC",
+            Outcome::Expired { present: Some(Side::Source) } => "TIMEOUT_NO_DST",
+            Outcome::Reported(_) => "CLIENT_ERROR",
+            Outcome::Failed(fault) => match fault {
+                Fault::SourceDisconnected => "SRC_DISCONNECTED",
+                Fault::DestinationDisconnected => "DST_DISCONNECTED",
+                Fault::SourceBroke(_)
+                | Fault::LengthMismatch(_)
+                | Fault::Stalled { side: Side::Source, .. }
+                | Fault::ShutDown => "SRC_ERROR",
+                Fault::Stalled { side: Side::Destination, .. } => "DST_ERROR",
+            },
+        },
+    }
+}
+
+fn iso_8601<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_rfc3339_millis(*time))
+}
+
+fn iso_8601_if_some<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => iso_8601(time, serializer),
+        None => serializer.serialize_none(),
+    }
+}

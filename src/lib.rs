@@ -1,0 +1,24 @@
+//! An HTTP rendezvous relay: one side `PUT`s, the other `GET`s, and the bytes flow through, live and unstored.
+//!
+//! From the top down; a module knows only what stands below it:
+//!
+//! - [`server`]: listeners, connections, their limits and their end
+//! - [`http`]: from a request to an answer
+//! - [`rendezvous`]: the table of streams; [`relay`]: one transfer; [`socket`]: one TCP connection
+//! - [`slot`]: one stream's life; [`header_set`]: what its maker gave; pure
+//! - [`outcome`], [`id`]: the vocabulary; pure
+//!
+//! ARCHITECTURE.md has the picture, the rules and the reasons.
+
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod header_set;
+pub mod http;
+pub mod id;
+pub mod outcome;
+pub mod relay;
+pub mod rendezvous;
+pub mod server;
+pub mod slot;
+pub mod socket;

@@ -1,0 +1,383 @@
+//! A source meets a destination: the transfer, its two halves, and the body that flows through.
+//!
+//! A [`Transfer`] settles exactly one [`Outcome`], and the first stands. Each side holds a half; a half that is
+//! dropped (its connection broke, its task was cancelled or panicked) settles the transfer as a failure of that
+//! side, so no path leaves the other side waiting. Nothing but [`DestinationHalf::delivered`] settles a success.
+//!
+//! The destination conducts: it polls the [`Relay`], watches for stalls, and confirms delivery. The source waits
+//! for the outcome. Memory is bounded by one frame in flight here, and by hyper's buffers on both connections.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use parking_lot::Mutex;
+use tokio::sync::SetOnce;
+use tokio::time::Instant;
+
+use crate::header_set::StreamHeaders;
+use crate::outcome::{Fault, LengthMismatch, Outcome, Side, UploadLength};
+
+/// What a source brings to the meeting.
+#[derive(Debug)]
+pub struct Offer {
+    /// The request body. Untouched until the sides have paired.
+    pub body: Incoming,
+    /// The declared length in bytes; `None` for a chunked body.
+    pub length: Option<u64>,
+    /// Those of the source's headers that describe the body and go to the destination.
+    pub headers: HeaderMap,
+}
+
+/// One pair of sides, from their meeting to the outcome.
+pub struct Transfer {
+    headers: Arc<StreamHeaders>,
+    idle_limit: Duration,
+    progress: Mutex<Progress>,
+    settled: Mutex<Option<OnEnd>>,
+    outcome: SetOnce<Outcome>,
+}
+
+/// Told of the outcome, once, before anybody who waits for it.
+pub type OnEnd = Box<dyn FnOnce(&Outcome) + Send>;
+
+#[derive(Debug)]
+struct Progress {
+    bytes: u64,
+    moved: Instant,
+    awaited: Awaited,
+}
+
+/// What has to happen next, which says whose fault a stall is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    /// The source's next bytes.
+    Source,
+    /// That the destination takes what there is.
+    Destination,
+    /// That the destination has the last of a body that has ended.
+    Delivery,
+}
+
+impl Transfer {
+    /// The halves of a new transfer. `on_end` is told of the outcome.
+    #[must_use]
+    pub fn start(
+        headers: Arc<StreamHeaders>,
+        idle_limit: Duration,
+        on_end: OnEnd,
+    ) -> (SourceHalf, DestinationHalf) {
+        let progress = Progress { bytes: 0, moved: Instant::now(), awaited: Awaited::Source };
+        let transfer = Arc::new(Self {
+            headers,
+            idle_limit,
+            progress: Mutex::new(progress),
+            settled: Mutex::new(Some(on_end)),
+            outcome: SetOnce::new(),
+        });
+        (SourceHalf(Arc::clone(&transfer)), DestinationHalf(transfer))
+    }
+
+    /// The header sets of the stream.
+    #[must_use]
+    pub fn headers(&self) -> &StreamHeaders {
+        &self.headers
+    }
+
+    /// Body bytes passed on so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.progress.lock().bytes
+    }
+
+    /// Ends the transfer, if nothing has ended it before.
+    pub fn settle(&self, outcome: Outcome) {
+        let Some(on_end) = self.settled.lock().take() else { return };
+        // The table first: who learns the outcome must find it there.
+        on_end(&outcome);
+        // Only the holder of `on_end` comes here, so the cell is empty.
+        let _ = self.outcome.set(outcome);
+    }
+
+    /// Ends the transfer by `fault`, if nothing has ended it before.
+    pub fn fail(&self, fault: Fault) {
+        self.settle(Outcome::Failed(fault));
+    }
+
+    /// Waits for the outcome.
+    pub async fn outcome(&self) -> &Outcome {
+        self.outcome.wait().await
+    }
+
+    /// Waits until the transfer has failed; forever where it does not.
+    pub async fn failed(&self) -> &Fault {
+        match self.outcome().await {
+            Outcome::Failed(fault) => fault,
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// The fault, where the transfer has failed already.
+    #[must_use]
+    pub fn fault(&self) -> Option<&Fault> {
+        match self.outcome.get() {
+            Some(Outcome::Failed(fault)) => Some(fault),
+            _ => None,
+        }
+    }
+
+    /// The source's whole body has been passed on, and what is left is to deliver it.
+    #[must_use]
+    pub fn is_source_done(&self) -> bool {
+        self.progress.lock().awaited == Awaited::Delivery
+    }
+
+    /// Bytes have moved somewhere: the idle limit counts from now.
+    pub fn touch(&self) {
+        self.progress.lock().moved = Instant::now();
+    }
+
+    /// Waits until no byte has moved for the idle limit. `unacknowledged` tells how many bytes the kernel still
+    /// holds for the destination: while that shrinks, bytes move, though no write of ours shows it.
+    pub async fn stalled(&self, unacknowledged: impl Fn() -> usize) -> Fault {
+        let mut held = unacknowledged();
+        loop {
+            let moved = self.progress.lock().moved;
+            tokio::time::sleep_until(moved + self.idle_limit).await;
+            let awaited = {
+                let progress = self.progress.lock();
+                if progress.moved != moved {
+                    continue;
+                }
+                progress.awaited
+            };
+            let holds = unacknowledged();
+            if std::mem::replace(&mut held, holds) > holds {
+                self.touch();
+                continue;
+            }
+            let side = if awaited == Awaited::Source { Side::Source } else { Side::Destination };
+            return Fault::Stalled { side, limit: self.idle_limit };
+        }
+    }
+
+    fn awaits(&self, awaited: Awaited) {
+        self.progress.lock().awaited = awaited;
+    }
+
+    fn passed_on(&self, bytes: usize) {
+        let mut progress = self.progress.lock();
+        progress.bytes += bytes as u64;
+        progress.moved = Instant::now();
+    }
+}
+
+/// The source's hold on a transfer. Dropped early, the source is gone.
+pub struct SourceHalf(Arc<Transfer>);
+
+impl SourceHalf {
+    /// The transfer.
+    #[must_use]
+    pub fn transfer(&self) -> &Transfer {
+        &self.0
+    }
+}
+
+impl Drop for SourceHalf {
+    fn drop(&mut self) {
+        // A source that leaves after its last byte spoils nothing.
+        if !self.0.is_source_done() {
+            self.0.fail(Fault::SourceDisconnected);
+        }
+    }
+}
+
+/// The destination's hold on a transfer. Dropped early, the destination is gone.
+pub struct DestinationHalf(Arc<Transfer>);
+
+impl DestinationHalf {
+    /// The transfer.
+    #[must_use]
+    pub fn transfer(&self) -> &Arc<Transfer> {
+        &self.0
+    }
+
+    /// Every byte is at the destination.
+    pub fn delivered(self) {
+        self.0.settle(Outcome::Finished);
+    }
+}
+
+impl Drop for DestinationHalf {
+    fn drop(&mut self) {
+        self.0.fail(Fault::DestinationDisconnected);
+    }
+}
+
+/// The destination's response body: the source's request body as it comes, and the watch over both.
+///
+/// It ends well only where the source's body did; any other end is an error, which makes the response visibly
+/// incomplete. Trailers are consumed, not passed on.
+pub struct Relay {
+    transfer: Arc<Transfer>,
+    body: Incoming,
+    /// Total length, where it is declared or promised.
+    length: Option<u64>,
+    /// The length is only promised: the frame that fulfils it waits in `held` until the source has really ended.
+    promised: bool,
+    received: u64,
+    held: Option<Bytes>,
+    /// Taken from the source by [`Relay::first`] and not yet polled.
+    first: Option<Bytes>,
+    /// Resolves when the destination leaves.
+    departure: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Relay {
+    /// `departure` resolves when the destination's connection closes or resets.
+    pub fn new(
+        offer: Offer,
+        transfer: Arc<Transfer>,
+        departure: impl Future<Output = ()> + Send + 'static,
+    ) -> Self {
+        let promised = transfer.headers.promised_length();
+        Self {
+            body: offer.body,
+            length: offer.length.or(promised),
+            promised: offer.length.is_none() && promised.is_some(),
+            received: 0,
+            held: None,
+            first: None,
+            departure: Box::pin(departure),
+            transfer,
+        }
+    }
+
+    /// Waits for the first bytes, or the end of an empty body. Until then a failure can be told as a status.
+    ///
+    /// # Errors
+    /// The fault that ended the transfer.
+    pub async fn first(&mut self) -> Result<(), Fault> {
+        self.first = std::future::poll_fn(|cx| self.poll_data(cx)).await.transpose()?;
+        Ok(())
+    }
+
+    /// The length of the whole body in bytes, where it is known.
+    #[must_use]
+    pub fn length(&self) -> Option<u64> {
+        self.length
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        loop {
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+                self.transfer.awaits(Awaited::Source);
+                ready!(self.departure.as_mut().poll(cx));
+                return Poll::Ready(Some(Err(self.fail(Fault::DestinationDisconnected))));
+            };
+            let end = match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) if !data.is_empty() => match self.accept(data) {
+                        Ok(Some(data)) => return Poll::Ready(Some(Ok(data))),
+                        Ok(None) => continue,
+                        Err(fault) => Err(fault),
+                    },
+                    _ => continue,
+                },
+                Some(Err(error)) => Err(source_fault(&error)),
+                None => self.check_end(),
+            };
+            return Poll::Ready(match end {
+                Ok(()) => {
+                    self.transfer.awaits(Awaited::Delivery);
+                    self.held.take().map(Ok)
+                }
+                Err(fault) => Some(Err(self.fail(fault))),
+            });
+        }
+    }
+
+    /// Data has come: what of it may be passed on now.
+    fn accept(&mut self, data: Bytes) -> Result<Option<Bytes>, Fault> {
+        self.received += data.len() as u64;
+        self.transfer.awaits(Awaited::Destination);
+        match self.length {
+            Some(length) if self.received > length => Err(mismatch(length, UploadLength::MoreThan(length)).into()),
+            Some(length) if self.received == length && self.promised => {
+                self.held = Some(data);
+                Ok(None)
+            }
+            Some(length) if self.received == length => {
+                // hyper does not poll a response body of known length again after its last byte.
+                self.transfer.awaits(Awaited::Delivery);
+                Ok(Some(data))
+            }
+            _ => Ok(Some(data)),
+        }
+    }
+
+    fn check_end(&self) -> Result<(), Fault> {
+        match self.length {
+            Some(length) if self.received != length && self.promised => {
+                Err(mismatch(length, UploadLength::Exactly(self.received)).into())
+            }
+            Some(length) if self.received != length => Err(Fault::SourceDisconnected),
+            _ => Ok(()),
+        }
+    }
+
+    fn fail(&self, fault: Fault) -> Fault {
+        self.transfer.fail(fault.clone());
+        fault
+    }
+}
+
+fn mismatch(promised: u64, upload: UploadLength) -> LengthMismatch {
+    LengthMismatch { promised, upload }
+}
+
+/// hyper tells a body that breaks HTTP from a connection that breaks by the kind of the I/O error beneath.
+fn source_fault(error: &hyper::Error) -> Fault {
+    let beneath = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    match beneath {
+        Some(cause) if matches!(cause.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
+            Fault::SourceBroke(cause.to_string())
+        }
+        _ => Fault::SourceDisconnected,
+    }
+}
+
+impl Body for Relay {
+    type Data = Bytes;
+    type Error = Fault;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        let data = match self.first.take() {
+            Some(first) => Some(Ok(first)),
+            None if self.transfer.is_source_done() => None,
+            None => ready!(self.poll_data(cx)),
+        };
+        if let Some(Ok(data)) = &data {
+            self.transfer.passed_on(data.len());
+        }
+        Poll::Ready(data.map(|data| data.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.transfer.is_source_done()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+

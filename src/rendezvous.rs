@@ -1,0 +1,482 @@
+//! The table of slots: where the sides of a stream find each other.
+//!
+//! [`Rendezvous`] is shared by all connections. One lock guards the table; it is held for map operations only, never
+//! across an await, and nothing is told to anybody while it is held. Waiting sides hold a [`Seat`]: dropping it
+//! frees the seat. One task, [`Rendezvous::keep_time`], expires what waited too long and forgets what ended.
+//!
+//! Bounds: at most `max_streams` streams that have not ended, and as many that have.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+use tracing::info;
+
+use crate::header_set::StreamHeaders;
+use crate::id::StreamId;
+use crate::outcome::{Fault, Outcome, Refusal, Report, Side};
+use crate::relay::{DestinationHalf, Offer, SourceHalf, Transfer};
+use crate::slot::{Phase, Slot, Waiter};
+
+/// The limits of a rendezvous.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How long a stream waits for both sides, and how long it stays visible after its end.
+    pub ttl: Duration,
+    /// How long a transfer may stand still.
+    pub idle_timeout: Duration,
+    /// Streams at a time that have not ended.
+    pub max_streams: usize,
+}
+
+/// The table of all streams.
+pub struct Rendezvous {
+    limits: Limits,
+    table: Mutex<Table>,
+    /// Something has got a deadline while there was none.
+    deadline_set: Notify,
+}
+
+/// What a destination finds when the sides have paired.
+pub struct Meeting {
+    /// Its hold on the transfer.
+    pub half: DestinationHalf,
+    /// What the source brought.
+    pub offer: Offer,
+}
+
+/// Told to a waiting side: whom it met, or why it waits no longer.
+type Verdict<M> = Result<M, Refusal>;
+
+struct WaitingSource {
+    offer: Offer,
+    tell: oneshot::Sender<Verdict<SourceHalf>>,
+}
+
+struct WaitingDestination {
+    tell: oneshot::Sender<Verdict<Meeting>>,
+}
+
+type Party = Waiter<WaitingSource, WaitingDestination>;
+
+/// Orders streams by deadline, and those of one deadline by age.
+type Deadline = (Instant, u64);
+
+#[derive(Default)]
+struct Table {
+    entries: HashMap<StreamId, Entry>,
+    created: u64,
+    expiring: BTreeMap<Deadline, StreamId>,
+    retained: BTreeMap<Deadline, StreamId>,
+    streaming: usize,
+    closed: bool,
+}
+
+struct Entry {
+    slot: Slot<WaitingSource, WaitingDestination>,
+    number: u64,
+    headers: Arc<StreamHeaders>,
+    created_at: SystemTime,
+    deactivated_at: Option<SystemTime>,
+    deadline: Option<Deadline>,
+    transfer: Option<Arc<Transfer>>,
+    bytes: u64,
+}
+
+/// What can be seen of a stream.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Its id.
+    pub id: StreamId,
+    /// When it was made.
+    pub created_at: SystemTime,
+    /// When it ended, or an error was reported.
+    pub deactivated_at: Option<SystemTime>,
+    /// Where it stands.
+    pub state: SnapshotState,
+    /// The header sets it was made with.
+    pub headers: Arc<StreamHeaders>,
+    /// Body bytes passed on so far.
+    pub bytes_transferred: u64,
+    number: u64,
+}
+
+/// Where a stream stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SnapshotState {
+    /// Nobody waits.
+    Created,
+    /// This side waits for the other.
+    Waiting(Side),
+    /// Both are there.
+    Streaming,
+    /// It is over, or an error was reported that nobody has been told yet.
+    Ended(Outcome),
+}
+
+impl Rendezvous {
+    /// An empty table.
+    #[must_use]
+    pub fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, table: Mutex::default(), deadline_set: Notify::new() })
+    }
+
+    /// Makes a stream that waits for both sides.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`] at `max_streams`, [`Refusal::ShuttingDown`] after [`Rendezvous::close`].
+    pub fn create(&self, headers: StreamHeaders) -> Result<StreamId, Refusal> {
+        let id = StreamId::mint();
+        let mut table = self.table.lock();
+        if table.closed {
+            return Err(Refusal::ShuttingDown);
+        }
+        if table.expiring.len() + table.streaming >= self.limits.max_streams {
+            return Err(Refusal::Busy("The server has as many streams as it may: try again later"));
+        }
+        table.created += 1;
+        let number = table.created;
+        let deadline = (Instant::now() + self.limits.ttl, number);
+        let entry = Entry {
+            slot: Slot::default(),
+            number,
+            headers: Arc::new(headers),
+            created_at: SystemTime::now(),
+            deactivated_at: None,
+            deadline: Some(deadline),
+            transfer: None,
+            bytes: 0,
+        };
+        table.entries.insert(id.clone(), entry);
+        table.expiring.insert(deadline, id.clone());
+        drop(table);
+        self.deadline_set.notify_one();
+        info!(stream = %id.short(), "created");
+        Ok(id)
+    }
+
+    /// Takes the source's seat. `offer` must be as long as promised, if its length is declared.
+    ///
+    /// # Errors
+    /// The refusal, and the offer is dropped.
+    pub fn seat_source(self: &Arc<Self>, id: &StreamId, offer: Offer) -> Result<Seat<SourceHalf>, Refusal> {
+        let (tell, verdict) = oneshot::channel();
+        self.seat(id, Side::Source, verdict, |slot| slot.seat_source(WaitingSource { offer, tell }))
+    }
+
+    /// Takes the destination's seat.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn seat_destination(self: &Arc<Self>, id: &StreamId) -> Result<Seat<Meeting>, Refusal> {
+        let (tell, verdict) = oneshot::channel();
+        self.seat(id, Side::Destination, verdict, |slot| slot.seat_destination(WaitingDestination { tell }))
+    }
+
+    fn seat<M>(
+        self: &Arc<Self>,
+        id: &StreamId,
+        side: Side,
+        verdict: oneshot::Receiver<Verdict<M>>,
+        sit: impl FnOnce(
+            &mut Slot<WaitingSource, WaitingDestination>,
+        ) -> Result<Option<(WaitingSource, WaitingDestination)>, Refusal>,
+    ) -> Result<Seat<M>, Refusal> {
+        let pair = {
+            let mut table = self.table.lock();
+            if table.closed {
+                return Err(Refusal::ShuttingDown);
+            }
+            let entry = table.entries.get_mut(id).ok_or(Refusal::NotFound)?;
+            match sit(&mut entry.slot) {
+                Ok(None) => None,
+                Ok(Some(pair)) => Some((pair, self.start_transfer(&mut table, id))),
+                Err(refusal) => {
+                    if matches!(refusal, Refusal::Reported(_)) {
+                        self.retain(&mut table, id);
+                    }
+                    return Err(refusal);
+                }
+            }
+        };
+        match pair {
+            None => info!(stream = %id.short(), "{side} waits"),
+            Some(((source, destination), (source_half, half))) => {
+                info!(stream = %id.short(), "streaming");
+                // A side that left in this very moment drops its half unread, which fails the transfer.
+                let _ = source.tell.send(Ok(source_half));
+                let _ = destination.tell.send(Ok(Meeting { half, offer: source.offer }));
+            }
+        }
+        Ok(Seat { id: id.clone(), side, rendezvous: Arc::clone(self), verdict })
+    }
+
+    fn start_transfer(self: &Arc<Self>, table: &mut Table, id: &StreamId) -> (SourceHalf, DestinationHalf) {
+        let rendezvous = Arc::clone(self);
+        let headers = table.entries.get(id).map(|entry| Arc::clone(&entry.headers)).unwrap_or_default();
+        let ended = id.clone();
+        let halves = Transfer::start(
+            headers,
+            self.limits.idle_timeout,
+            Box::new(move |outcome| rendezvous.settle(&ended, outcome)),
+        );
+        table.streaming += 1;
+        if let Some(entry) = table.entries.get_mut(id) {
+            entry.transfer = Some(Arc::clone(halves.1.transfer()));
+            if let Some(deadline) = entry.deadline.take() {
+                table.expiring.remove(&deadline);
+            }
+        }
+        halves
+    }
+
+    fn settle(&self, id: &StreamId, outcome: &Outcome) {
+        let bytes = {
+            let mut table = self.table.lock();
+            let Some(entry) = table.entries.get_mut(id) else { return };
+            if !entry.slot.settle(outcome.clone()) {
+                return;
+            }
+            entry.bytes = entry.transfer.take().map_or(0, |transfer| transfer.bytes());
+            let bytes = entry.bytes;
+            table.streaming -= 1;
+            self.retain(&mut table, id);
+            bytes
+        };
+        self.deadline_set.notify_one();
+        info!(stream = %id.short(), bytes, "{outcome}");
+    }
+
+    /// The stream has ended: it waits to be forgotten.
+    fn retain(&self, table: &mut Table, id: &StreamId) {
+        let Some(entry) = table.entries.get_mut(id) else { return };
+        entry.deactivated_at.get_or_insert_with(SystemTime::now);
+        if let Some(deadline) = entry.deadline.take() {
+            table.expiring.remove(&deadline);
+        }
+        let deadline = (Instant::now() + self.limits.ttl, entry.number);
+        entry.deadline = Some(deadline);
+        table.retained.insert(deadline, id.clone());
+        if table.retained.len() > self.limits.max_streams
+            && let Some((_, oldest)) = table.retained.pop_first()
+        {
+            table.entries.remove(&oldest);
+        }
+    }
+
+    /// Reports an error, for the side that waits or the first that comes.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], or [`Refusal::AlreadyStarted`] while the stream is retained.
+    pub fn report(&self, id: &StreamId, report: Report) -> Result<(), Refusal> {
+        let waiter = {
+            let mut table = self.table.lock();
+            let entry = table.entries.get_mut(id).ok_or(Refusal::NotFound)?;
+            let was_expired = matches!(entry.slot.phase(), Phase::Ended(Outcome::Expired { .. }));
+            let waiter = match entry.slot.report(report.clone()) {
+                Ok(waiter) => waiter,
+                Err(_) if was_expired => return Err(Refusal::NotFound),
+                Err(refusal) => return Err(refusal),
+            };
+            if waiter.is_some() {
+                self.retain(&mut table, id);
+            } else {
+                entry.deactivated_at = Some(SystemTime::now());
+            }
+            waiter
+        };
+        info!(stream = %id.short(), "error {} reported by a client", report.status);
+        if let Some(waiter) = waiter {
+            refuse(waiter, Refusal::Reported(report));
+        }
+        Ok(())
+    }
+
+    /// Whether a report could still be delivered, so that its body is worth reading.
+    ///
+    /// # Errors
+    /// As [`Rendezvous::report`].
+    pub fn check_reportable(&self, id: &StreamId) -> Result<(), Refusal> {
+        let table = self.table.lock();
+        match table.entries.get(id).map(|entry| entry.slot.phase()) {
+            None | Some(Phase::Ended(Outcome::Expired { .. })) => Err(Refusal::NotFound),
+            Some(Phase::Created | Phase::Waiting(_)) => Ok(()),
+            Some(_) => Err(Refusal::AlreadyStarted),
+        }
+    }
+
+    /// The body length promised to the stream's destination, in bytes.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] also for a stream that has ended.
+    pub fn promised_length(&self, id: &StreamId) -> Result<Option<u64>, Refusal> {
+        let table = self.table.lock();
+        let entry = table.entries.get(id).ok_or(Refusal::NotFound)?;
+        if matches!(entry.slot.phase(), Phase::Ended(_)) {
+            return Err(Refusal::NotFound);
+        }
+        Ok(entry.headers.promised_length())
+    }
+
+    /// What can be seen of one stream, also after its end while it is retained.
+    #[must_use]
+    pub fn snapshot(&self, id: &StreamId) -> Option<Snapshot> {
+        let table = self.table.lock();
+        table.entries.get(id).map(|entry| entry.snapshot(id))
+    }
+
+    /// What can be seen of all streams, oldest first.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        let mut all: Vec<_> = {
+            let table = self.table.lock();
+            table.entries.iter().map(|(id, entry)| entry.snapshot(id)).collect()
+        };
+        all.sort_unstable_by_key(|snapshot| snapshot.number);
+        all
+    }
+
+    /// Expires and forgets streams when their time has come. Never ends by itself.
+    pub async fn keep_time(&self) {
+        loop {
+            let next = self.table.lock().next_deadline();
+            match next {
+                None => self.deadline_set.notified().await,
+                Some(deadline) => {
+                    // A deadline that is set meanwhile is never earlier: all waits are one ttl long.
+                    tokio::time::sleep_until(deadline).await;
+                    self.pass_deadlines(Instant::now());
+                }
+            }
+        }
+    }
+
+    fn pass_deadlines(&self, now: Instant) {
+        let mut expired = Vec::new();
+        {
+            let mut table = self.table.lock();
+            while let Some(id) = pop_due(&mut table.expiring, now) {
+                let Some(entry) = table.entries.get_mut(&id) else { continue };
+                entry.deadline = None;
+                expired.push((id.clone(), entry.slot.expire()));
+                self.retain(&mut table, &id);
+            }
+            while let Some(id) = pop_due(&mut table.retained, now) {
+                table.entries.remove(&id);
+            }
+        }
+        for (id, waiter) in expired {
+            info!(stream = %id.short(), "expired");
+            if let Some(waiter) = waiter {
+                refuse(waiter, Refusal::Expired);
+            }
+        }
+    }
+
+    /// No new streams and no new sides from now on; sides that wait are told so. Transfers go on.
+    pub fn close(&self) {
+        let waiters: Vec<Party> = {
+            let mut table = self.table.lock();
+            table.closed = true;
+            let leave = |slot: &mut Slot<_, _>| slot.leave(Side::Source).or_else(|| slot.leave(Side::Destination));
+            table.entries.values_mut().filter_map(|entry| leave(&mut entry.slot)).collect()
+        };
+        for waiter in waiters {
+            refuse(waiter, Refusal::ShuttingDown);
+        }
+    }
+
+    /// Ends every transfer that still runs. Returns how many there were.
+    pub fn cut(&self) -> usize {
+        let transfers: Vec<_> =
+            self.table.lock().entries.values().filter_map(|entry| entry.transfer.clone()).collect();
+        for transfer in &transfers {
+            transfer.fail(Fault::ShutDown);
+        }
+        transfers.len()
+    }
+
+    fn leave(&self, id: &StreamId, side: Side) {
+        let left = self.table.lock().entries.get_mut(id).and_then(|entry| entry.slot.leave(side));
+        if left.is_some() {
+            info!(stream = %id.short(), "{side} left while it waited");
+        }
+    }
+}
+
+impl Table {
+    fn next_deadline(&self) -> Option<Instant> {
+        let first = |queue: &BTreeMap<Deadline, StreamId>| queue.first_key_value().map(|(&(at, _), _)| at);
+        first(&self.expiring).into_iter().chain(first(&self.retained)).min()
+    }
+}
+
+fn pop_due(queue: &mut BTreeMap<Deadline, StreamId>, now: Instant) -> Option<StreamId> {
+    let due = queue.first_entry().filter(|entry| entry.key().0 <= now)?;
+    Some(due.remove())
+}
+
+/// Tells a waiter that it waits no longer. One that has left does not hear it.
+fn refuse(waiter: Party, refusal: Refusal) {
+    match waiter {
+        Waiter::Source(source) => drop(source.tell.send(Err(refusal))),
+        Waiter::Destination(destination) => drop(destination.tell.send(Err(refusal))),
+    }
+}
+
+impl Entry {
+    fn snapshot(&self, id: &StreamId) -> Snapshot {
+        let state = match self.slot.phase() {
+            Phase::Created => SnapshotState::Created,
+            Phase::Waiting(side) => SnapshotState::Waiting(side),
+            Phase::Streaming => SnapshotState::Streaming,
+            Phase::Reported(report) => SnapshotState::Ended(Outcome::Reported(report.clone())),
+            Phase::Ended(outcome) => SnapshotState::Ended(outcome.clone()),
+        };
+        Snapshot {
+            id: id.clone(),
+            created_at: self.created_at,
+            deactivated_at: self.deactivated_at,
+            state,
+            headers: Arc::clone(&self.headers),
+            bytes_transferred: self.transfer.as_ref().map_or(self.bytes, |transfer| transfer.bytes()),
+            number: self.number,
+        }
+    }
+}
+
+impl Snapshot {
+    /// Whether a GET or PUT might still get something other than 404.
+    #[must_use]
+    pub fn is_connectable(&self) -> bool {
+        !matches!(self.state, SnapshotState::Ended(_))
+    }
+}
+
+/// A seat that was taken. Dropping it while it waits frees it.
+pub struct Seat<M> {
+    id: StreamId,
+    side: Side,
+    rendezvous: Arc<Rendezvous>,
+    verdict: oneshot::Receiver<Verdict<M>>,
+}
+
+impl<M> Seat<M> {
+    /// Waits for the other side.
+    ///
+    /// # Errors
+    /// Why there is nothing to wait for any more.
+    pub async fn met(&mut self) -> Verdict<M> {
+        // The sender is dropped untold only with the table itself.
+        (&mut self.verdict).await.unwrap_or(Err(Refusal::ShuttingDown))
+    }
+}
+
+impl<M> Drop for Seat<M> {
+    fn drop(&mut self) {
+        self.rendezvous.leave(&self.id, self.side);
+    }
+}

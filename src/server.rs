@@ -1,0 +1,166 @@
+//! Listeners, the limit on connections, and the drain.
+//!
+//! ```text
+//! run ──► serving ── stop ──► draining: no accept, waiting sides told, idle connections closed
+//!                                 └── all transfers ended, or the drain timeout ──► cut ──► closed
+//! ```
+//!
+//! Every connection is a task of one `JoinSet`: dropping [`Server::run`] drops them all, and with them their halves and seats.
+
+mod conn;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::http::App;
+use crate::outcome::Refusal;
+use crate::rendezvous::{Limits, Rendezvous};
+use crate::socket::Socket;
+
+/// Connections the kernel holds for us before they are accepted; it may lower this (`net.core.somaxconn`).
+const BACKLOG: u32 = 4096;
+/// Connections over the limit that are told so at a time; more are closed without a word.
+const TOLD_BUSY: usize = 256;
+/// After a failed accept (no descriptor is left): time for some connection to end.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// For the last answers to be read after the streams were cut: a little more than a lingering close takes.
+const LAST_WORDS: Duration = Duration::from_secs(3);
+
+/// A server that listens.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    config: Config,
+    app: Arc<App>,
+}
+
+/// The address can not be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The host name has no address.
+    #[error("cannot find the address of the host {host:?}: {source}")]
+    Host {
+        /// The name.
+        host: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another program has it.
+    #[error("{0} is taken by another program: stop that, or choose another with --port (0 picks a free one)")]
+    Taken(SocketAddr),
+    /// The system says no.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Server {
+    /// Listens; nothing is served before [`Server::run`].
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub async fn bind(config: Config) -> Result<Self, BindError> {
+        let found = tokio::net::lookup_host((config.host.as_str(), config.port)).await;
+        let address = found
+            .and_then(|mut addresses| addresses.next().ok_or(io::ErrorKind::NotFound.into()))
+            .map_err(|source| BindError::Host { host: config.host.clone(), source })?;
+        let listener = listen(address).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::Taken(address),
+            _ => BindError::Listen { address, source },
+        })?;
+        let address = listener.local_addr().map_err(|source| BindError::Listen { address, source })?;
+        let limits = Limits {
+            ttl: config.ttl.get(),
+            idle_timeout: config.idle_timeout.get(),
+            max_streams: config.max_streams,
+        };
+        let app = App { rendezvous: Rendezvous::new(limits), request_timeout: config.head_timeout.get() };
+        Ok(Self { listener, address, config, app: Arc::new(app) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop` resolves, then drains. To end at once, drop it.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let draining = CancellationToken::new();
+        let mut connections = JoinSet::new();
+        let rendezvous = Arc::clone(&self.app.rendezvous);
+        tokio::select! {
+            () = self.accept(&mut connections, &draining) => {}
+            () = rendezvous.keep_time() => {}
+            () = stop => {}
+        }
+
+        drop(self.listener);
+        draining.cancel();
+        rendezvous.close();
+        info!(connections = connections.len(), "draining for at most {}", self.config.drain_timeout);
+        let all_ended = timeout(self.config.drain_timeout.get(), join_all(&mut connections)).await;
+        if all_ended.is_err() {
+            warn!(streams = rendezvous.cut(), "cut what still streamed");
+            // What is left after this has had its time.
+            let _ = timeout(LAST_WORDS, join_all(&mut connections)).await;
+        }
+        info!("ended");
+    }
+
+    async fn accept(&self, connections: &mut JoinSet<()>, draining: &CancellationToken) {
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => self.admit(stream, connections, draining),
+                    Err(error) => {
+                        warn!(%error, "cannot accept a connection");
+                        sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+                // A panic has been logged, and the connection's halves and seats are dropped.
+                Some(_) = connections.join_next() => {}
+            }
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, connections: &mut JoinSet<()>, draining: &CancellationToken) {
+        let refusal = match connections.len().checked_sub(self.config.max_connections) {
+            None => None,
+            Some(0..TOLD_BUSY) => {
+                Some(Refusal::Busy("The server has as many connections as it may: try again later"))
+            }
+            Some(_) => return,
+        };
+        connections.spawn(conn::serve(Socket::new(stream), Arc::clone(&self.app), draining.clone(), refusal));
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // A restart must not wait for old connections to time out.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+async fn join_all(connections: &mut JoinSet<()>) {
+    while connections.join_next().await.is_some() {}
+}

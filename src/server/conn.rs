@@ -1,0 +1,184 @@
+//! One HTTP/1 connection: hyper serves it, and this task sees to how it ends.
+//!
+//! ```text
+//!   hyper ends ──► was it a destination? ── no ──► half-close, discard what still comes, close
+//!                        └─ yes ─► body whole? ── no ──► close, or RST: the message stays incomplete
+//!                                      └─ yes ─► half-close, wait for the acknowledgement: delivered
+//! ```
+//!
+//! hyper never shuts the socket down ([`Io::poll_shutdown`] does nothing): it can not know when the last byte has arrived.
+
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::http::peer::Peer;
+use crate::http::{App, answer};
+use crate::outcome::{Fault, Refusal};
+use crate::relay::DestinationHalf;
+use crate::socket::Socket;
+
+/// How long a client that still sends is listened to after its final answer (contract, section 8).
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Serves the connection until it has ended. `refusal`, if any, is the answer to its first request and its last.
+pub(super) async fn serve(socket: Socket, app: Arc<App>, draining: CancellationToken, refusal: Option<Refusal>) {
+    let peer = Arc::new(Peer::new(socket, app.request_timeout));
+    if let Some(refusal) = refusal {
+        peer.inbound().lock().refuse_first(refusal);
+    }
+    let whole = serve_http(&peer, &app, &draining).await;
+    match peer.take_half() {
+        Some(half) => end_destination(&peer, half, whole).await,
+        None => end(&peer).await,
+    }
+}
+
+/// True where the last message was written to its end.
+async fn serve_http(peer: &Arc<Peer>, app: &Arc<App>, draining: &CancellationToken) -> bool {
+    let service = service_fn(|request| answer(Arc::clone(app), Arc::clone(peer), request));
+    let io = Io { peer: Arc::clone(peer), patience: app.request_timeout, stalled: None };
+    let mut connection = pin!(
+        http1::Builder::new()
+            // A client that has said all it has to say may still listen.
+            .half_close(true)
+            .preserve_header_case(true)
+            .header_read_timeout(None)
+            .serve_connection(TokioIo::new(io), service)
+    );
+    let mut cut = pin!(cut(peer));
+    let mut drains = false;
+    loop {
+        tokio::select! {
+            biased;
+            ended = &mut connection => {
+                if let Err(error) = &ended {
+                    debug!(%error, "connection ended early");
+                }
+                return ended.is_ok();
+            }
+            () = &mut cut => return false,
+            () = draining.cancelled(), if !drains => {
+                drains = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// Waits until the transfer that this connection receives has failed elsewhere, or stands still.
+async fn cut(peer: &Peer) {
+    let transfer = peer.until_receiving().await;
+    tokio::select! {
+        _ = transfer.failed() => {}
+        fault = transfer.stalled(|| peer.socket().unacknowledged()) => transfer.fail(fault),
+    }
+}
+
+/// The one place where a transfer can end well.
+async fn end_destination(peer: &Peer, half: DestinationHalf, whole: bool) {
+    let socket = peer.socket();
+    let transfer = half.transfer();
+    if !(whole && transfer.is_source_done() && transfer.fault().is_none()) {
+        drop(half);
+        if matches!(peer.receiving().and_then(|transfer| transfer.fault()), Some(Fault::Stalled { .. } | Fault::ShutDown)) {
+            // Nobody may read what is left: the kernel is not to hold it.
+            socket.arm_reset();
+        }
+        return;
+    }
+    socket.disarm_reset();
+    socket.shutdown_write();
+    let delivered = tokio::select! {
+        biased;
+        delivered = socket.delivered(|| transfer.touch()) => delivered,
+        () = cut(peer) => false,
+    };
+    if delivered {
+        half.delivered();
+        end(peer).await;
+    } else {
+        drop(half);
+        socket.arm_reset();
+    }
+}
+
+/// Says that nothing more will come, and lets a client that still sends read its answer.
+async fn end(peer: &Peer) {
+    peer.socket().shutdown_write();
+    if peer.may_still_send() {
+        peer.socket().discard(LINGER).await;
+    }
+}
+
+/// The connection as hyper sees it: input through the gate, output as it is, and no shutdown.
+struct Io {
+    peer: Arc<Peer>,
+    /// How long a client may take none of an answer.
+    patience: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.peer.inbound().lock().poll_read(self.peer.socket(), cx, buffer)
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.peer.socket().poll_write(cx, buffers) {
+            Poll::Ready(written) => {
+                self.stalled = None;
+                if let Some(transfer) = self.peer.receiving() {
+                    transfer.touch();
+                }
+                Poll::Ready(written)
+            }
+            // A stream's patience is the idle limit, which its transfer watches.
+            Poll::Pending if self.peer.receiving().is_some() => Poll::Pending,
+            Poll::Pending => {
+                let patience = self.patience;
+                let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + patience)));
+                ready!(timer.as_mut().poll(cx));
+                // The kernel is not to hold the rest of the answer for it.
+                self.peer.socket().arm_reset();
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

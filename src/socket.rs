@@ -1,0 +1,227 @@
+//! One TCP connection, as its kernel knows it: whether its peer has left, what is unread, what is unacknowledged.
+//!
+//! All methods take `&self`, so that a handler may watch a connection while hyper reads and writes it. Only one task
+//! polls each direction. This module is the one home of what differs between systems: beside Linux, delivery means that
+//! the bytes have left the server's buffers, and a peer's leave shows only where nothing it sent is unread.
+
+use std::io::{self, IoSlice};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use rustix::net;
+use tokio::io::{Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+/// First and longest pause between two looks at what is unacknowledged.
+const ACK_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(64));
+/// Taken at a time when input is thrown away, in bytes.
+const DISCARD_BUFFER: usize = 16 * 1024;
+
+/// How a peer left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// It sends no more (FIN). It may still read.
+    Closed,
+    /// The connection is broken (RST, or an error).
+    Reset,
+}
+
+/// An accepted connection.
+#[derive(Debug)]
+pub struct Socket(TcpStream);
+
+impl Socket {
+    /// Takes the connection, and has every write sent at once (without it, small answers wait 40 ms for an ACK).
+    #[must_use]
+    pub fn new(stream: TcpStream) -> Self {
+        // Fails only on a connection that is dead already, which the first read will show.
+        let _ = stream.set_nodelay(true);
+        Self(stream)
+    }
+
+    /// Reads into `buffer`; no bytes added means end of file.
+    pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.0.poll_read_ready(cx))?;
+            let room = buffer.remaining();
+            let mut read = Ok(0);
+            // A short read has emptied the kernel's buffer. Said as `WouldBlock` inside `try_io`, it saves the
+            // system call that would find that out, and can not miss what comes in between.
+            let emptied = self.0.try_io(Interest::READABLE, || {
+                read = self.0.try_read_buf(buffer);
+                match read {
+                    Ok(count) if 0 < count && count < room => Err(io::ErrorKind::WouldBlock.into()),
+                    _ => Ok(()),
+                }
+            });
+            match (read, emptied) {
+                (Ok(0), Err(_)) => {}
+                (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {}
+                (read, _) => return Poll::Ready(read.map(drop)),
+            }
+        }
+    }
+
+    /// Reads what is there without waiting; `Ok(0)` is end of file.
+    ///
+    /// # Errors
+    /// `WouldBlock` where nothing is there.
+    pub fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        self.0.try_read_buf(buffer)
+    }
+
+    /// Writes some of `buffers`.
+    pub fn poll_write(&self, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.0.poll_write_ready(cx))?;
+            match self.0.try_write_vectored(buffers) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result),
+            }
+        }
+    }
+
+    /// Writes `bytes` if the kernel takes them all at once. Only where nobody else writes.
+    pub fn try_write(&self, bytes: &[u8]) {
+        // A probe that does not go out leaves things as they were.
+        let _ = self.0.try_write(bytes);
+    }
+
+    /// Sends FIN behind what was written.
+    pub fn shutdown_write(&self) {
+        // Fails only on a connection that is broken, which is noticed elsewhere.
+        let _ = net::shutdown(&self.0, net::Shutdown::Write);
+    }
+
+    /// Waits until the peer has closed its sending side, or has reset. Data that is unread does not hide it.
+    pub async fn departed(&self) -> Departure {
+        system::departed(&self.0).await
+    }
+
+    /// Waits for a reset, also behind a FIN.
+    pub async fn reset(&self) {
+        // An error of `ready` itself means that the runtime ends.
+        let _ = self.0.ready(Interest::ERROR).await;
+    }
+
+    /// Bytes received by the kernel and not yet read; 0 where that can not be told.
+    #[must_use]
+    pub fn unread(&self) -> usize {
+        let unread = rustix::io::ioctl_fionread(&self.0);
+        unread.ok().and_then(|bytes| bytes.try_into().ok()).unwrap_or(0)
+    }
+
+    /// Bytes (and FIN) written and not yet acknowledged by the peer's kernel; 0 where that can not be told.
+    #[must_use]
+    pub fn unacknowledged(&self) -> usize {
+        system::unacknowledged(&self.0)
+    }
+
+    /// Waits until the peer's kernel has acknowledged all that was written. False if the connection broke before.
+    ///
+    /// `acknowledged` is told whenever bytes have been acknowledged.
+    pub async fn delivered(&self, acknowledged: impl Fn()) -> bool {
+        let mut left = self.unacknowledged();
+        let mut pause = ACK_PAUSES.0;
+        while left > 0 {
+            let broken = tokio::select! {
+                () = self.reset() => true,
+                () = sleep(pause) => false,
+            };
+            let now_left = self.unacknowledged();
+            if now_left > 0 && broken {
+                return false;
+            }
+            if std::mem::replace(&mut left, now_left) > now_left {
+                acknowledged();
+            }
+            pause = (pause * 2).min(ACK_PAUSES.1);
+        }
+        true
+    }
+
+    /// From now on any end of this connection, even a crash of the server, is an RST: a body that ends where the connection
+    /// ends must not end cleanly before it is whole.
+    pub fn arm_reset(&self) {
+        // Fails only on a connection that is broken already.
+        let _ = self.0.set_zero_linger();
+    }
+
+    /// Takes [`Socket::arm_reset`] back: the body is whole.
+    pub fn disarm_reset(&self) {
+        let _ = net::sockopt::set_socket_linger(&self.0, None);
+    }
+
+    /// Throws away what comes until the peer closes, for at most `limit`: a peer that still sends must not be answered by an RST,
+    /// which would take the answer away before it was read.
+    pub async fn discard(&self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        let mut scratch = BytesMut::with_capacity(DISCARD_BUFFER);
+        let drained = async {
+            loop {
+                scratch.clear();
+                match self.0.try_read_buf(&mut scratch) {
+                    Ok(0) => return,
+                    Ok(_) => tokio::task::consume_budget().await,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        if self.0.readable().await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(_) => return,
+                }
+            }
+        };
+        // Past the limit nobody is owed anything.
+        let _ = tokio::time::timeout_at(deadline, drained).await;
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use tokio::io::Interest;
+    use tokio::net::TcpStream;
+
+    use super::Departure;
+
+    /// tokio's interest in "priority" data, which we never ask the kernel for, is also an interest in a closed read side, and
+    /// unlike an interest in reading it is not satisfied by data: so this waits for EPOLLRDHUP.
+    pub(super) async fn departed(stream: &TcpStream) -> Departure {
+        match stream.ready(Interest::PRIORITY | Interest::ERROR).await {
+            Ok(ready) if !ready.is_error() => Departure::Closed,
+            _ => Departure::Reset,
+        }
+    }
+
+    pub(super) fn unacknowledged(stream: &TcpStream) -> usize {
+        tcp_outq::unacknowledged(stream).unwrap_or(0)
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    use std::time::Duration;
+
+    use tokio::net::TcpStream;
+
+    use super::Departure;
+
+    /// Between two looks at a connection whose unread data hides what comes behind.
+    const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+    pub(super) async fn departed(stream: &TcpStream) -> Departure {
+        loop {
+            match stream.peek(&mut [0]).await {
+                Ok(0) => return Departure::Closed,
+                Ok(_) => tokio::time::sleep(LOOK_AGAIN).await,
+                Err(_) => return Departure::Reset,
+            }
+        }
+    }
+
+    pub(super) fn unacknowledged(_: &TcpStream) -> usize {
+        0
+    }
+}
