@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::{Request, Version, header};
+use http::{Method, Request, Version, header};
 use hyper::body::{Body, Incoming};
 
 use crate::outcome::Refusal;
@@ -78,7 +78,8 @@ async fn dispatch(app: &App, peer: &Arc<Peer>, request: Request<Incoming>) -> Re
             Unanswered::Departed => Err(Unanswered::Departed),
         });
     }
-    let expects_continue = request.headers().contains_key(header::EXPECT);
+    // A PUT's body is held back, and a client that expects a 100 sends none before it.
+    let comes_by_itself = request.method() != Method::PUT && !request.headers().contains_key(header::EXPECT);
     let mut body = request.into_body();
     let answered = match route {
         None => Err(Refusal::BadRoute.into()),
@@ -95,17 +96,12 @@ async fn dispatch(app: &App, peer: &Arc<Peer>, request: Request<Incoming>) -> Re
         Err(Unanswered::Refused(refusal)) => reply::refusal(&refusal),
         other => other?,
     };
-    if !is_taken(app, &mut body, expects_continue).await {
+    // What is left of a body is taken if that is little, so that the connection can go on.
+    let is_small = body.size_hint().upper().is_some_and(|length| length <= MAX_BODY_BYTES as u64);
+    let goes_on = body.is_end_stream()
+        || (comes_by_itself && is_small && json_body::read(&mut body, app.request_timeout).await.is_ok());
+    if !goes_on {
         reply::close(&mut reply);
     }
     Ok(reply)
-}
-
-/// Takes the rest of a request body if that is little, so that the connection can go on. False where it can not.
-async fn is_taken(app: &App, body: &mut Incoming, expects_continue: bool) -> bool {
-    if body.is_end_stream() {
-        return true;
-    }
-    let small = body.size_hint().upper().is_some_and(|length| length <= MAX_BODY_BYTES as u64);
-    small && !expects_continue && json_body::read(body, app.request_timeout).await.is_ok()
 }

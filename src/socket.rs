@@ -89,10 +89,9 @@ impl Socket {
         let _ = self.0.try_write(bytes);
     }
 
-    /// Sends FIN behind what was written.
-    pub fn shutdown_write(&self) {
-        // Fails only on a connection that is broken, which is noticed elsewhere.
-        let _ = net::shutdown(&self.0, net::Shutdown::Write);
+    /// Sends FIN behind what was written. False where the connection is broken already.
+    pub fn shutdown_write(&self) -> bool {
+        net::shutdown(&self.0, net::Shutdown::Write).is_ok()
     }
 
     /// Waits until the peer has closed its sending side, or has reset. Data that is unread does not hide it.
@@ -119,19 +118,22 @@ impl Socket {
         system::unacknowledged(&self.0)
     }
 
-    /// Waits until the peer's kernel has acknowledged all that was written. False if the connection broke before.
+    /// Sends FIN, and waits until the peer's kernel has acknowledged every byte before it. False if the connection broke first.
     ///
-    /// `acknowledged` is told whenever bytes have been acknowledged.
-    pub async fn delivered(&self, acknowledged: impl Fn()) -> bool {
+    /// The FIN itself is not waited for: a peer that is in no hurry acknowledges it 40 ms later. `acknowledged` is told
+    /// whenever bytes have been acknowledged.
+    pub async fn deliver(&self, acknowledged: impl Fn()) -> bool {
+        // A FIN that was queued counts as one unacknowledged byte, the last; on a broken connection there is none.
+        let fin = usize::from(self.shutdown_write());
         let mut left = self.unacknowledged();
         let mut pause = ACK_PAUSES.0;
-        while left > 0 {
+        while left > fin {
             let broken = tokio::select! {
                 () = self.reset() => true,
                 () = sleep(pause) => false,
             };
             let now_left = self.unacknowledged();
-            if now_left > 0 && broken {
+            if now_left > fin && broken {
                 return false;
             }
             if std::mem::replace(&mut left, now_left) > now_left {

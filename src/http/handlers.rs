@@ -106,6 +106,7 @@ pub(super) async fn source(
         half = seat.met() => half?,
         () = peer.source_left() => return Err(Unanswered::Departed),
     };
+    peer.inbound().lock().release();
     match half.transfer().outcome().await {
         Outcome::Failed(fault) => Ok(reply::source_fault(fault)),
         _ => {

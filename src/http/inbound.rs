@@ -4,17 +4,18 @@
 //!        ┌───────────────── the message is over ──────────────────┐
 //!        ▼                                                         │
 //!   Head(scanner) ── whole ──► Pass(head) ──► Body(end) ───────────┘
-//!        │                         └─ PUT ──► Last(head): all that follows belongs to this request
+//!        │                         └─ PUT ──► Held ── the sides have paired ──► Last: all that follows is its body
 //!        │                                     Body(end) ── broken framing ──► Broken: end of file
 //!        └── refused ──► StandIn: a request that the service answers with the refusal, and nothing more
 //! ```
 //!
-//! Every answer to a `PUT` closes its connection, so its body needs no end here; that is what lets the bodies of streams pass
-//! uncopied. Memory: at most one head, or 64 KiB of a waiting source's body.
+//! hyper gets nothing of a source's body before the sides have paired: so it can be told here whether the source has left, and
+//! nothing of it can reach anybody. Every answer to a `PUT` closes its connection, so its body needs no end here; that is what
+//! lets the bodies of streams pass uncopied. Memory: at most one head, or 64 KiB of a waiting source's body.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
@@ -55,6 +56,11 @@ enum Stage {
     },
     Body(BodyEnd),
     Broken,
+    /// A `PUT` that waits for its peer, and who wants to read its body.
+    Held {
+        head: Head,
+        reader: Option<Waker>,
+    },
     Last(Head),
     /// So much of the stand-in is still to be given.
     StandIn(&'static [u8]),
@@ -97,7 +103,7 @@ impl Inbound {
         self.ahead.is_empty()
             && match &self.stage {
                 Stage::Head(_) => true,
-                Stage::Last(head) => head.framing == Framing::Empty,
+                Stage::Held { head, .. } | Stage::Last(head) => head.framing == Framing::Empty,
                 Stage::Pass { .. } | Stage::Body(_) | Stage::Broken | Stage::StandIn(_) => false,
             }
     }
@@ -106,8 +112,19 @@ impl Inbound {
     /// earlier answer can still be on its way out.
     #[must_use]
     pub fn may_probe(&self) -> bool {
-        let plain = matches!(self.stage, Stage::Last(Head { is_http11: true, expects_continue: false, .. }));
-        plain && self.requests == 1
+        let Stage::Held { head, .. } = &self.stage else { return false };
+        head.is_http11 && !head.expects_continue && self.requests == 1
+    }
+
+    /// The sides have paired: hyper may read the body.
+    pub fn release(&mut self) {
+        if let Stage::Held { head, reader } = &mut self.stage {
+            let reader = reader.take();
+            self.stage = Stage::Last(*head);
+            if let Some(reader) = reader {
+                reader.wake();
+            }
+        }
     }
 
     /// Gives hyper what it may see. No bytes added means end of file.
@@ -150,6 +167,10 @@ impl Inbound {
                     }
                 }
                 Stage::Broken => return Poll::Ready(Ok(())),
+                Stage::Held { reader, .. } => {
+                    *reader = Some(cx.waker().clone());
+                    return Poll::Pending;
+                }
                 Stage::Last(_) if self.ahead.is_empty() => return socket.poll_read(cx, buffer),
                 Stage::Last(_) => {
                     give(&mut self.ahead, usize::MAX, buffer);
@@ -223,10 +244,10 @@ impl Inbound {
         }
     }
 
-    /// Whether the whole body of the `PUT` at hand has arrived, of which hyper has taken nothing yet. Looks at no more than
-    /// 64 KiB: a longer chunked body counts as unfinished.
+    /// Whether the whole body of the `PUT` that waits has arrived. Looks at no more than 64 KiB: a longer chunked body counts as
+    /// unfinished.
     pub fn holds_whole_body(&mut self, socket: &Socket) -> bool {
-        let Stage::Last(head) = self.stage else { return false };
+        let Stage::Held { head, .. } = &self.stage else { return false };
         match head.framing {
             Framing::Empty => true,
             Framing::Length(length) => (self.ahead.len() + socket.unread()) as u64 >= length,
@@ -260,7 +281,7 @@ impl BodyEnd {
 
 fn after_head(head: Head) -> Stage {
     match head.framing {
-        _ if head.is_put => Stage::Last(head),
+        _ if head.is_put => Stage::Held { head, reader: None },
         Framing::Empty => Stage::Head(HeadScanner::default()),
         Framing::Length(length) => Stage::Body(BodyEnd::After(length)),
         Framing::Chunked => Stage::Body(BodyEnd::Chunked(ChunkTracker::default())),

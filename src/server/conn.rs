@@ -98,10 +98,9 @@ async fn end_destination(peer: &Peer, half: DestinationHalf, whole: bool) {
         return;
     }
     socket.disarm_reset();
-    socket.shutdown_write();
     let delivered = tokio::select! {
         biased;
-        delivered = socket.delivered(|| transfer.touch()) => delivered,
+        delivered = socket.deliver(|| transfer.touch()) => delivered,
         () = cut(peer) => false,
     };
     if delivered {
