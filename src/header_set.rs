@@ -72,9 +72,9 @@ impl HeaderSet {
         &self.given
     }
 
-    /// The names as they were given, for a wire that keeps the spelling.
+    /// The names as they were given, one for each line, for a wire that keeps the spelling.
     pub fn spellings(&self) -> impl Iterator<Item = &str> {
-        self.fields.iter().map(|field| field.spelling.as_str())
+        self.fields.iter().flat_map(|field| field.values.iter().map(|_| field.spelling.as_str()))
     }
 
     /// Puts the set over `headers`; what has the same name there is replaced.

@@ -19,13 +19,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::{Method, Request, Version, header};
-use hyper::body::{Body, Incoming};
+use http::{Request, Version};
+use hyper::body::Incoming;
 
 use crate::outcome::Refusal;
 use crate::rendezvous::Rendezvous;
 use handlers::Unanswered;
-use json_body::MAX_BODY_BYTES;
+use json_body::RequestBody;
 use peer::Peer;
 use reply::Reply;
 use route::Route;
@@ -56,6 +56,8 @@ pub async fn answer(app: Arc<App>, peer: Arc<Peer>, request: Request<Incoming>) 
         Err(Unanswered::Departed) => return Err(Departed),
     };
     if version == Version::HTTP_10 {
+        // Said so, hyper does not add a keep-alive of its own.
+        *reply.version_mut() = version;
         reply::close(&mut reply);
     }
     Ok(reply)
@@ -78,9 +80,7 @@ async fn dispatch(app: &App, peer: &Arc<Peer>, request: Request<Incoming>) -> Re
             Unanswered::Departed => Err(Unanswered::Departed),
         });
     }
-    // A PUT's body is held back, and a client that expects a 100 sends none before it.
-    let comes_by_itself = request.method() != Method::PUT && !request.headers().contains_key(header::EXPECT);
-    let mut body = request.into_body();
+    let mut body = RequestBody::new(request, app.request_timeout);
     let answered = match route {
         None => Err(Refusal::BadRoute.into()),
         Some(Route::Create) => handlers::create(app, &mut body).await.map_err(Unanswered::from),
@@ -96,11 +96,7 @@ async fn dispatch(app: &App, peer: &Arc<Peer>, request: Request<Incoming>) -> Re
         Err(Unanswered::Refused(refusal)) => reply::refusal(&refusal),
         other => other?,
     };
-    // What is left of a body is taken if that is little, so that the connection can go on.
-    let is_small = body.size_hint().upper().is_some_and(|length| length <= MAX_BODY_BYTES as u64);
-    let goes_on = body.is_end_stream()
-        || (comes_by_itself && is_small && json_body::read(&mut body, app.request_timeout).await.is_ok());
-    if !goes_on {
+    if !body.finish().await {
         reply::close(&mut reply);
     }
     Ok(reply)

@@ -11,6 +11,7 @@ use http_body_util::Either;
 use hyper::body::{Body, Incoming};
 use serde::Serialize;
 
+use super::json_body::RequestBody;
 use super::peer::Peer;
 use super::reply::{self, Reply};
 use super::status::Status;
@@ -40,13 +41,13 @@ impl From<Departed> for Unanswered {
 }
 
 /// `POST /stream`
-pub(super) async fn create(app: &App, body: &mut Incoming) -> Result<Reply, Refusal> {
+pub(super) async fn create(app: &App, body: &mut RequestBody) -> Result<Reply, Refusal> {
     #[derive(Serialize)]
     struct Created<'a> {
         stream: &'a str,
     }
 
-    let headers = json_body::stream_headers(&json_body::read(body, app.request_timeout).await?)?;
+    let headers = json_body::stream_headers(&body.read().await?)?;
     let id = app.rendezvous.create(headers)?;
     Ok(reply::json(StatusCode::CREATED, &Created { stream: id.as_str() }))
 }
@@ -72,9 +73,9 @@ pub(super) fn probe(app: &App, id: &StreamId) -> Result<Reply, Refusal> {
 }
 
 /// `POST /stream/:id/error`
-pub(super) async fn report(app: &App, id: &StreamId, body: &mut Incoming) -> Result<Reply, Refusal> {
+pub(super) async fn report(app: &App, id: &StreamId, body: &mut RequestBody) -> Result<Reply, Refusal> {
     app.rendezvous.check_reportable(id)?;
-    let report = json_body::report(&json_body::read(body, app.request_timeout).await?)?;
+    let report = json_body::report(&body.read().await?)?;
     app.rendezvous.report(id, report)?;
     Ok(reply::empty(StatusCode::OK))
 }

@@ -108,12 +108,12 @@ impl Inbound {
             }
     }
 
-    /// The `PUT` at hand may be sent a `100 Continue` past hyper: it has not asked for one, which hyper would send, and no
-    /// earlier answer can still be on its way out.
+    /// The `PUT` that waits may be sent a `100 Continue` past hyper: it speaks HTTP/1.1, and no earlier answer can still be on
+    /// its way out.
     #[must_use]
     pub fn may_probe(&self) -> bool {
         let Stage::Held { head, .. } = &self.stage else { return false };
-        head.is_http11 && !head.expects_continue && self.requests == 1
+        head.is_http11 && self.requests == 1
     }
 
     /// The sides have paired: hyper may read the body.

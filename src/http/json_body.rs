@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use http::header::EXPECT;
+use http::{Method, Request};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 
 use crate::header_set::{HeaderSet, StreamHeaders};
 use crate::outcome::{Refusal, Report, Side};
@@ -12,28 +15,62 @@ use crate::outcome::{Refusal, Report, Side};
 /// Bytes of a JSON body.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
 
-/// Reads a whole body of at most 64 KiB.
-///
-/// # Errors
-/// [`Refusal::BodyTooLarge`], also as soon as a declared length is over the limit; [`Refusal::RequestTimeout`] after `limit`;
-/// [`Refusal::BadRequest`] where its framing is broken.
-pub async fn read(body: &mut Incoming, limit: Duration) -> Result<Vec<u8>, Refusal> {
-    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
-        return Err(Refusal::BodyTooLarge { limit: MAX_BODY_BYTES });
+/// The body of a request that is answered without streaming it.
+pub struct RequestBody {
+    /// `None` once it was read, or was not worth reading on.
+    incoming: Option<Incoming>,
+    is_whole: bool,
+    comes_by_itself: bool,
+    limit: Duration,
+}
+
+impl RequestBody {
+    /// The body of `request`, for which the client has `limit`.
+    #[must_use]
+    pub fn new(request: Request<Incoming>, limit: Duration) -> Self {
+        // A PUT's body is held back, and a client that expects a 100 sends none before it.
+        let comes_by_itself = request.method() != Method::PUT && !request.headers().contains_key(EXPECT);
+        Self { is_whole: request.body().is_end_stream(), incoming: Some(request.into_body()), comes_by_itself, limit }
     }
-    let whole = async {
-        let mut bytes = Vec::new();
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Refusal::BadRequest("The request body is broken off".into()))?;
-            let Ok(data) = frame.into_data() else { continue };
-            if bytes.len() + data.len() > MAX_BODY_BYTES {
-                return Err(Refusal::BodyTooLarge { limit: MAX_BODY_BYTES });
-            }
-            bytes.extend_from_slice(&data);
+
+    /// Reads the whole body, once.
+    ///
+    /// # Errors
+    /// [`Refusal::BodyTooLarge`] over 64 KiB, also as soon as a declared length is; [`Refusal::RequestTimeout`];
+    /// [`Refusal::BadRequest`] where its framing is broken.
+    pub async fn read(&mut self) -> Result<Vec<u8>, Refusal> {
+        let Some(mut incoming) = self.incoming.take() else { return Ok(Vec::new()) };
+        if incoming.size_hint().lower() > MAX_BODY_BYTES as u64 {
+            return Err(Refusal::BodyTooLarge { limit: MAX_BODY_BYTES });
         }
-        Ok(bytes)
-    };
-    tokio::time::timeout(limit, whole).await.unwrap_or(Err(Refusal::RequestTimeout(limit)))
+        let reading = read_frames(&mut incoming);
+        let read = timeout(self.limit, reading).await.unwrap_or(Err(Refusal::RequestTimeout(self.limit)));
+        self.is_whole = read.is_ok();
+        read
+    }
+
+    /// Takes what is left of the body if that is little. False where it is not: the connection can not go on.
+    pub async fn finish(&mut self) -> bool {
+        let is_small = |body: &Incoming| body.size_hint().upper().is_some_and(|length| length <= MAX_BODY_BYTES as u64);
+        if !self.is_whole && self.comes_by_itself && self.incoming.as_ref().is_some_and(is_small) {
+            // Whatever goes wrong with it, the connection ends.
+            let _ = self.read().await;
+        }
+        self.is_whole
+    }
+}
+
+async fn read_frames(body: &mut Incoming) -> Result<Vec<u8>, Refusal> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Refusal::BadRequest("The request body is broken off".into()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > MAX_BODY_BYTES {
+            return Err(Refusal::BodyTooLarge { limit: MAX_BODY_BYTES });
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes)
 }
 
 /// What a stream is to be made with.

@@ -5,15 +5,21 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::SetOnce;
+use tokio::time::sleep;
 
 use super::inbound::Inbound;
 use crate::outcome::Refusal;
 use crate::relay::{DestinationHalf, Transfer};
 use crate::socket::{Departure, Socket};
 
-/// Asks a client that has closed its sending side whether it is still there: it ignores this (RFC 9110, section 15.2), while
+/// Asks a client that has sent all or much of its body whether it is still there: it ignores this (RFC 9110, section 15.2), while
 /// the kernel of a client that is gone answers with a reset.
 const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// Between two probes of a source whose unread body fills its buffer. Few, because some clients take no more than five interim
+/// answers (Go's, before 1.23).
+const PROBE_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
+/// Unread bytes behind which a FIN may be stuck: less than the smallest buffer that kernels give a connection.
+const FULL: usize = 32 * 1024;
 
 /// One HTTP/1 connection, as its handlers see it.
 pub struct Peer {
@@ -58,19 +64,38 @@ impl Peer {
         self.inbound.lock().take_refusal()
     }
 
-    /// Waits until a source that waits has left: its connection is reset, or closed with the body unfinished. A FIN behind a
-    /// whole body is legal (RFC 9112, section 9.6), but most often it is a client that was ended: so it is asked.
+    /// Waits until a source that waits has left.
+    ///
+    /// A reset is a leave, and so is a FIN inside the body. A FIN behind a whole body is legal (RFC 9112, section 9.6), but most
+    /// often it is a client that was ended; and a FIN behind more than the kernel's buffer takes can not come in at all. In both
+    /// cases the client is asked: see [`PROBE`].
     pub async fn source_left(&self) {
-        if self.socket.departed().await == Departure::Reset {
-            return;
+        let departed = tokio::select! {
+            departed = self.socket.departed() => departed,
+            () = self.probe_while_full() => Departure::Reset,
+        };
+        if departed == Departure::Closed && self.inbound.lock().holds_whole_body(&self.socket) {
+            self.probe();
+            self.socket.reset().await;
         }
-        if !self.inbound.lock().holds_whole_body(&self.socket) {
-            return;
+    }
+
+    /// Asks a source whose unread body may hide its leaving, less and less often. Never ends.
+    async fn probe_while_full(&self) {
+        for pause in PROBE_PAUSES {
+            sleep(pause).await;
+            if self.socket.unread() >= FULL {
+                self.probe();
+            }
         }
-        if self.inbound.lock().may_probe() {
+        std::future::pending().await
+    }
+
+    fn probe(&self) {
+        // Only where the kernel has room for all of it: a part of it would spoil the answer.
+        if self.inbound.lock().may_probe() && self.socket.unacknowledged() == 0 {
             self.socket.try_write(PROBE);
         }
-        self.socket.reset().await;
     }
 
     /// Waits until a destination has left. One that only closes its sending side can not be told from one that is gone.

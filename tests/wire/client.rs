@@ -1,0 +1,232 @@
+//! An HTTP/1 client over a raw socket that can not take a cut message for a whole one.
+
+use std::future::Future;
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use crate::server::PATIENCE;
+
+/// How a message ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// As its framing says.
+    Whole,
+    /// By a FIN where nothing else frames it.
+    Closed,
+    /// By a FIN before its end.
+    Short,
+    /// By an RST before its end.
+    Reset,
+}
+
+#[derive(Debug, Clone)]
+pub struct Response {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+    pub end: End,
+}
+
+impl Response {
+    pub fn fields(&self, name: &str) -> Vec<&str> {
+        let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        lines.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
+    }
+
+    pub fn closes(&self) -> bool {
+        self.fields("connection") == ["close"]
+    }
+
+    pub fn json(&self) -> Value {
+        assert_eq!(self.end, End::Whole, "{self:?}");
+        assert_eq!(self.fields("content-type"), ["application/json"], "{self:?}");
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// `status name`, of an error answer.
+    pub fn error(&self) -> String {
+        format!("{} {}", self.status, self.json()["name"].as_str().unwrap())
+    }
+
+    pub fn message(&self) -> String {
+        self.json()["message"].as_str().unwrap().to_owned()
+    }
+}
+
+pub struct Client {
+    stream: TcpStream,
+    input: Vec<u8>,
+}
+
+enum Framing {
+    Length(usize),
+    Chunked,
+    UntilClose,
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr) -> Self {
+        Self::new(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// A client whose kernel takes little that the client does not read.
+    pub async fn connect_narrow(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        Self::new(socket.connect(address).await.unwrap())
+    }
+
+    fn new(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).unwrap();
+        Self { stream, input: Vec::new() }
+    }
+
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        soon(self.stream.write_all(bytes.as_ref())).await.unwrap();
+    }
+
+    /// Sends until all is sent or the server does not let it; returns how much went out.
+    pub async fn push(&mut self, bytes: &[u8]) -> usize {
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match self.stream.write(&bytes[sent..]).await {
+                Ok(count) => sent += count,
+                Err(_) => break,
+            }
+        }
+        sent
+    }
+
+    /// Says that it sends no more, and may still read.
+    pub async fn half_close(&mut self) {
+        soon(self.stream.shutdown()).await.unwrap();
+    }
+
+    /// Leaves by FIN.
+    pub fn close(self) {
+        drop(self.stream);
+    }
+
+    /// Leaves by RST.
+    pub fn reset(self) {
+        self.stream.set_zero_linger().unwrap();
+        drop(self.stream);
+    }
+
+    /// Reads once; false at the end.
+    async fn fill(&mut self) -> Result<(), End> {
+        match soon(self.stream.read_buf(&mut self.input)).await {
+            Ok(0) => Err(End::Short),
+            Ok(_) => Ok(()),
+            Err(_) => Err(End::Reset),
+        }
+    }
+
+    /// Reads a head, interim ones too; how the connection ended if there is none.
+    pub async fn head(&mut self) -> Result<String, End> {
+        loop {
+            if let Some(end) = find(&self.input, b"\r\n\r\n") {
+                let head = self.input.drain(..end + 4).collect();
+                return Ok(String::from_utf8(head).unwrap());
+            }
+            self.fill().await?;
+        }
+    }
+
+    /// Reads until `bytes` of the body have come, and leaves them to be read. Only for a body that is not chunked.
+    pub async fn body_bytes(&mut self, bytes: usize) -> Vec<u8> {
+        while self.input.len() < bytes {
+            self.fill().await.unwrap();
+        }
+        self.input[..bytes].to_vec()
+    }
+
+    pub async fn response(&mut self) -> Response {
+        let head = self.head().await.unwrap();
+        self.rest(head).await
+    }
+
+    /// The rest of the response whose head was read.
+    pub async fn rest(&mut self, head: String) -> Response {
+        let status = head[9..12].parse().unwrap();
+        let mut response = Response { status, head, body: Vec::new(), end: End::Whole };
+        let framing = match (response.fields("content-length")[..].first(), response.fields("transfer-encoding")) {
+            (Some(length), chunked) if chunked.is_empty() => Framing::Length(length.parse().unwrap()),
+            (None, chunked) if chunked == ["chunked"] => Framing::Chunked,
+            (None, chunked) if chunked.is_empty() => Framing::UntilClose,
+            _ => panic!("ambiguous framing: {response:?}"),
+        };
+        response.end = match framing {
+            Framing::Length(length) => self.take(length, &mut response.body).await,
+            Framing::Chunked => self.chunks(&mut response.body).await,
+            Framing::UntilClose => match self.take(usize::MAX, &mut response.body).await {
+                End::Short => End::Closed,
+                end => end,
+            },
+        };
+        response
+    }
+
+    async fn take(&mut self, mut length: usize, body: &mut Vec<u8>) -> End {
+        loop {
+            let here = self.input.len().min(length);
+            body.extend(self.input.drain(..here));
+            length -= here;
+            if length == 0 {
+                return End::Whole;
+            }
+            if let Err(end) = self.fill().await {
+                return end;
+            }
+        }
+    }
+
+    async fn chunks(&mut self, body: &mut Vec<u8>) -> End {
+        loop {
+            let line_end = loop {
+                match find(&self.input, b"\r\n") {
+                    Some(end) => break end,
+                    None => {
+                        if let Err(end) = self.fill().await {
+                            return end;
+                        }
+                    }
+                }
+            };
+            let line: Vec<u8> = self.input.drain(..line_end + 2).collect();
+            let size = usize::from_str_radix(std::str::from_utf8(&line[..line_end]).unwrap(), 16).unwrap();
+            let mut chunk = Vec::new();
+            match self.take(size + 2, &mut chunk).await {
+                End::Whole => {}
+                end => {
+                    chunk.truncate(size);
+                    body.extend(chunk);
+                    return end;
+                }
+            }
+            assert_eq!(chunk.split_off(size), b"\r\n");
+            body.extend(chunk);
+            if size == 0 {
+                return End::Whole;
+            }
+        }
+    }
+
+    /// What the connection does when nothing more is to come: `None` while it stays open and silent.
+    pub async fn ending(&mut self) -> Result<(), End> {
+        self.fill().await
+    }
+}
+
+fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+    bytes.windows(what.len()).position(|window| window == what)
+}
+
+/// Nothing in a test may hang.
+pub async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("this hangs")
+}

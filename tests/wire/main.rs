@@ -1,0 +1,19 @@
+//! The contract through real sockets, against a server in the test's own runtime.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails loudly"
+)]
+#![allow(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
+
+mod client;
+mod connections;
+mod creation;
+mod endings;
+mod reports;
+mod server;
+mod streaming;
+mod time;
+mod waiting;

@@ -1,0 +1,147 @@
+//! A server in the test's own runtime, on a port of its own.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http_rendezvous::config::Config;
+use http_rendezvous::server::Server;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::client::{Client, Response};
+
+/// Longer than anything may take that is not waited for on purpose.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Ends a test that hangs, by the clock on the wall: a paused clock would wait with it.
+struct Watchdog {
+    _alive: std::sync::mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    fn start() -> Self {
+        let (alive, ended) = std::sync::mpsc::channel();
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        std::thread::spawn(move || {
+            if ended.recv_timeout(3 * PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{test} hangs");
+                std::process::abort();
+            }
+        });
+        Self { _alive: alive }
+    }
+}
+
+pub struct TestServer {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    running: JoinHandle<()>,
+    _watchdog: Watchdog,
+}
+
+impl TestServer {
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config { port: 0, ..Config::default() };
+        adjust(&mut config);
+        let server = Server::bind(config).await.unwrap();
+        let address = server.address();
+        let (stop, stopped) = oneshot::channel();
+        let running = tokio::spawn(server.run(async { drop(stopped.await) }));
+        Self { address, stop: Some(stop), running, _watchdog: Watchdog::start() }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Asks the server to end, and waits until it takes no more connections.
+    pub async fn stop(&mut self) {
+        drop(self.stop.take());
+        while TcpStream::connect(self.address).await.is_ok() {}
+    }
+
+    /// Waits until it has ended.
+    pub async fn ended(self) {
+        drop(self.stop);
+        self.running.await.unwrap();
+    }
+
+    pub async fn connect(&self) -> Client {
+        Client::connect(self.address).await
+    }
+
+    /// A connection that has said `bytes`.
+    pub async fn say(&self, bytes: impl AsRef<[u8]>) -> Client {
+        let mut client = self.connect().await;
+        client.send(bytes).await;
+        client
+    }
+
+    /// The answer to a request of a connection of its own.
+    pub async fn ask(&self, bytes: impl AsRef<[u8]>) -> Response {
+        self.say(bytes).await.response().await
+    }
+
+    pub async fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Response {
+        self.ask(post(path, body)).await
+    }
+
+    pub async fn create(&self) -> String {
+        self.create_with("").await
+    }
+
+    pub async fn create_with(&self, body: &str) -> String {
+        let response = self.post("/stream", body).await;
+        assert_eq!(response.status, 201, "{response:?}");
+        response.json()["stream"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn get(&self, id: &str) -> Client {
+        self.say(get(&format!("/stream/{id}"))).await
+    }
+
+    /// A PUT that says its head and nothing of its body.
+    pub async fn put(&self, id: &str, fields: &str) -> Client {
+        self.say(put_head(id, fields)).await
+    }
+
+    pub async fn status(&self, id: &str) -> Value {
+        self.ask(get(&format!("/stream/{id}/status"))).await.json()
+    }
+
+    /// Waits until the stream is in `state`, and returns its status.
+    pub async fn until(&self, id: &str, state: &str) -> Value {
+        let reached = async {
+            loop {
+                let status = self.status(id).await;
+                if status["state"] == state {
+                    return status;
+                }
+            }
+        };
+        match tokio::time::timeout(PATIENCE, reached).await {
+            Ok(status) => status,
+            Err(_) => panic!("{} is not {state}", self.status(id).await),
+        }
+    }
+}
+
+pub fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n")
+}
+
+pub fn post(path: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
+    let body = body.as_ref();
+    let head = format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+pub fn put_head(id: &str, fields: &str) -> String {
+    format!("PUT /stream/{id} HTTP/1.1\r\nHost: test\r\n{fields}\r\n")
+}

@@ -1,0 +1,296 @@
+//! What time does: expiry, retention, the idle limit, slow heads, lingering, and the drain. The clock is paused and moved by hand.
+
+use std::time::Duration;
+
+use http_rendezvous::config::Period;
+
+use crate::client::{Client, End, soon};
+use crate::server::{TestServer, get};
+
+const TTL: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(6 * 60 * 60);
+
+/// A clock that stands still unless it is moved: a paused tokio clock would jump to the next timer whenever all tasks wait, also
+/// while bytes are on their way.
+struct Clock {
+    _jumps_no_more: std::sync::mpsc::Sender<()>,
+}
+
+impl Clock {
+    fn stopped() -> Self {
+        let (held, ended) = std::sync::mpsc::channel();
+        // tokio's clock does not jump while a blocking task runs. Dropping the sender ends it.
+        tokio::task::spawn_blocking(move || ended.recv());
+        Self { _jumps_no_more: held }
+    }
+
+    async fn advance(&self, duration: Duration) {
+        tokio::time::advance(duration).await;
+    }
+}
+
+const A_MOMENT: Duration = Duration::from_millis(10);
+
+#[tokio::test(start_paused = true)]
+async fn a_side_that_waits_gets_504_when_the_ttl_has_passed_since_the_creation() {
+    let clock = Clock::stopped();
+    let server = TestServer::start().await;
+    for (source, state) in [(true, "TIMEOUT_NO_DST"), (false, "TIMEOUT_NO_SRC")] {
+        let id = server.create().await;
+        clock.advance(TTL / 2).await;
+        let mut side = if source { server.put(&id, "Content-Length: 1000000\r\n").await } else { server.get(&id).await };
+        server.until(&id, if source { "SRC_CONNECTED" } else { "DST_CONNECTED" }).await;
+        if source {
+            side.send(vec![7; 20_000]).await;
+        }
+        clock.advance(TTL / 2 - A_MOMENT).await;
+        assert_eq!(server.status(&id).await["active"], true, "not yet");
+        clock.advance(2 * A_MOMENT).await;
+        let expired = side.response().await;
+        assert_eq!(expired.error(), "504 SessionTimeoutError");
+        assert_eq!(expired.message(), "The specified session expired before both sides connected");
+
+        let status = server.status(&id).await;
+        assert_eq!((&status["state"], &status["active"]), (&state.into(), &false.into()));
+        assert_eq!(status["error"]["name"], "SessionTimeoutError");
+        assert!(status["deactivated_at"].is_string());
+        assert_eq!(server.get(&id).await.response().await.error(), "404 SessionNotFoundError");
+        let report = server.post(&format!("/stream/{id}/error"), "{}").await;
+        assert_eq!(report.error(), "404 SessionNotFoundError");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ended_stream_is_forgotten_after_one_more_ttl() {
+    let clock = Clock::stopped();
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    clock.advance(TTL + A_MOMENT).await;
+    assert_eq!(server.until(&id, "TIMEOUT_NO_SRC_NO_DST").await["active"], false);
+    clock.advance(TTL - A_MOMENT).await;
+    assert_eq!(server.ask(get(&format!("/stream/{id}/status"))).await.status, 200);
+    clock.advance(2 * A_MOMENT).await;
+    let forgotten = async { while server.ask(get("/stream")).await.body != b"[]" {} };
+    soon(forgotten).await;
+    assert_eq!(server.ask(get(&format!("/stream/{id}/status"))).await.error(), "404 SessionNotFoundError");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reported_error_can_be_fetched_until_the_ttl_ends() {
+    let clock = Clock::stopped();
+    let server = TestServer::start().await;
+    let (in_time, too_late) = (server.create().await, server.create().await);
+    for id in [&in_time, &too_late] {
+        server.post(&format!("/stream/{id}/error"), r#"{"http_status":418}"#).await;
+    }
+    clock.advance(TTL - A_MOMENT).await;
+    assert_eq!(server.get(&in_time).await.response().await.error(), "418 Error");
+    clock.advance(2 * A_MOMENT).await;
+    assert_eq!(server.get(&too_late).await.response().await.error(), "404 SessionNotFoundError");
+    assert_eq!(server.status(&too_late).await["state"], "CLIENT_ERROR");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pair_outlives_the_ttl_also_in_silence() {
+    let clock = Clock::stopped();
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    let mut destination = server.get(&id).await;
+    let mut source = server.put(&id, "Content-Length: 5\r\n").await;
+    server.until(&id, "STREAMING").await;
+    clock.advance(3 * TTL).await;
+    source.send("he").await;
+    destination.head().await.unwrap();
+    clock.advance(3 * TTL).await;
+    source.send("llo").await;
+    assert_eq!(destination.body_bytes(5).await, b"hello");
+    assert_eq!(source.response().await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiting_source_that_leaves_behind_a_full_buffer_is_found_gone() {
+    let chunk = 1 << 20;
+    for fields in [
+        "Content-Length: 100000000\r\n",
+        "Content-Length: 100000000\r\nExpect: 100-continue\r\n",
+        "Transfer-Encoding: chunked\r\n",
+    ] {
+        let clock = Clock::stopped();
+        let server = TestServer::start().await;
+        let id = server.create().await;
+        let mut source = server.put(&id, fields).await;
+        server.until(&id, "SRC_CONNECTED").await;
+        // More than the server's kernel takes, less than the client's own does.
+        source.send("100000\r\n").await;
+        source.send(vec![7; chunk]).await;
+        source.close();
+        server.status(&id).await;
+        clock.advance(Duration::from_secs(1) + A_MOMENT).await;
+        server.until(&id, "CREATED").await;
+        assert_eq!(server.put(&id, "Content-Length: 0\r\n").await.push(b"").await, 0);
+        server.until(&id, "SRC_CONNECTED").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_stalls_for_the_idle_limit_is_named_and_the_download_is_incomplete() {
+    for mid_body in [false, true] {
+        let clock = Clock::stopped();
+        let server = TestServer::start().await;
+        let id = server.create().await;
+        let mut destination = server.get(&id).await;
+        let mut source = server.put(&id, "Content-Length: 5\r\n").await;
+        server.until(&id, "STREAMING").await;
+        let mut head = None;
+        if mid_body {
+            clock.advance(IDLE / 2).await;
+            source.send("he").await;
+            head = Some(destination.head().await.unwrap());
+            // Bytes have moved: the limit counts anew.
+            clock.advance(IDLE - A_MOMENT).await;
+            assert_eq!(server.status(&id).await["active"], true);
+            clock.advance(2 * A_MOMENT).await;
+        } else {
+            clock.advance(IDLE + A_MOMENT).await;
+        }
+        let upload = source.response().await;
+        assert_eq!(upload.error(), "502 StreamSourceError");
+        assert!(upload.message().contains("no byte moved for 6h"), "{}", upload.message());
+        match head {
+            None => assert_eq!(destination.response().await.error(), "502 StreamSourceError"),
+            Some(head) => assert_eq!(destination.rest(head).await.end, End::Reset),
+        }
+        server.until(&id, "SRC_ERROR").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_stalls_for_the_idle_limit_is_named() {
+    // Stalled while the source still sends, and stalled with the last bytes on their way.
+    for size in [64 << 20, 1 << 20] {
+        let clock = Clock::stopped();
+        let server = TestServer::start().await;
+        let id = server.create().await;
+        let mut destination = Client::connect_narrow(server.address()).await;
+        destination.send(get(&format!("/stream/{id}"))).await;
+        server.until(&id, "DST_CONNECTED").await;
+        let mut source = server.put(&id, &format!("Content-Length: {size}\r\n")).await;
+        let body = vec![7; size];
+        let watch = async {
+            // Until nothing moves any more: behind so many exchanges a byte that could move has moved.
+            let mut still = (0, 0);
+            while still.1 < 100 {
+                let moved = server.status(&id).await["bytes_transferred"].as_u64().unwrap();
+                still = (moved, if moved > 0 && moved == still.0 { still.1 + 1 } else { 0 });
+            }
+            // Once for what was acknowledged since the last look, once for good.
+            for _ in 0..3 {
+                clock.advance(IDLE + A_MOMENT).await;
+                server.status(&id).await;
+            }
+            server.until(&id, "DST_ERROR").await
+        };
+        let (_, status) = tokio::join!(source.push(&body), watch);
+        assert_eq!(status["error"]["name"], "StreamDestinationError");
+        assert_eq!(source.response().await.error(), "502 StreamDestinationError");
+        let head = destination.head().await.unwrap();
+        assert_eq!(destination.rest(head).await.end, End::Reset);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_takes_too_long_is_408_and_an_idle_connection_is_closed_in_silence() {
+    let clock = Clock::stopped();
+    let server = TestServer::start().await;
+    let mut slow = server.say("GET /ping HTT").await;
+    let mut idle = server.connect().await;
+    let mut kept = server.say(get("/ping")).await;
+    assert_eq!(kept.response().await.status, 200);
+    // By now the server waits for all three.
+    assert_eq!(server.ask(get("/ping")).await.status, 200);
+    clock.advance(Duration::from_secs(10) + A_MOMENT).await;
+    let refused = slow.response().await;
+    assert_eq!(refused.error(), "408 BadRequestError");
+    assert!(refused.closes());
+    assert_eq!(idle.head().await, Err(End::Short));
+    assert_eq!(kept.head().await, Err(End::Short));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_json_body_that_takes_too_long_is_408() {
+    let clock = Clock::stopped();
+    let server = TestServer::start().await;
+    let mut slow = server.say("POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\n{").await;
+    assert_eq!(server.ask(get("/ping")).await.status, 200);
+    clock.advance(Duration::from_secs(10) + A_MOMENT).await;
+    let refused = slow.response().await;
+    assert_eq!(refused.error(), "408 BadRequestError");
+    assert!(refused.closes());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_on_sending_after_its_answer_is_cut_off_after_two_seconds() {
+    let clock = Clock::stopped();
+    let server = TestServer::start().await;
+    let mut source = server.put("unknown", "Content-Length: 1000000\r\n").await;
+    assert_eq!(source.response().await.status, 404);
+    assert_eq!(source.ending().await, Err(End::Short), "half-closed");
+    source.send("is still taken").await;
+    clock.advance(Duration::from_secs(2) + A_MOMENT).await;
+    // What is sent now is answered by a reset.
+    let cut_off = async { while source.push(&[7; 1000]).await > 0 {} };
+    soon(cut_off).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_it_drains_running_streams_finish_and_nothing_new_begins() {
+    let _clock = Clock::stopped();
+    let mut server = TestServer::start().await;
+    let (running, waiting) = (server.create().await, server.create().await);
+    let mut destination = server.get(&running).await;
+    let mut source = server.put(&running, "Content-Length: 5\r\n").await;
+    server.until(&running, "STREAMING").await;
+    let mut waiting_source = server.put(&waiting, "Content-Length: 5\r\nExpect: 100-continue\r\n").await;
+    server.until(&waiting, "SRC_CONNECTED").await;
+    let mut idle = server.say(get("/ping")).await;
+    idle.response().await;
+    let mut busy = server.say("POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n{").await;
+    assert_eq!(server.ask(get("/ping")).await.status, 200);
+
+    server.stop().await;
+    let refused = waiting_source.response().await;
+    assert_eq!(refused.error(), "503 ShuttingDownError");
+    assert_eq!(refused.fields("retry-after").len(), 1);
+    assert_eq!(idle.head().await, Err(End::Short), "idle connections are closed");
+    busy.send("}").await;
+    let refused = busy.response().await;
+    assert_eq!(refused.error(), "503 ShuttingDownError");
+    assert!(refused.closes());
+
+    source.send("hello").await;
+    assert_eq!(destination.response().await.body, b"hello");
+    assert_eq!(source.response().await.status, 200);
+    // It would still be listened to for two seconds.
+    waiting_source.close();
+    soon(server.ended()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn past_the_drain_timeout_streams_are_cut_visibly() {
+    for (version, chunked_end) in [("1.1", End::Reset), ("1.0", End::Reset)] {
+        let clock = Clock::stopped();
+        let mut server = TestServer::start_with(|config| config.drain_timeout = Period::from_secs(30)).await;
+        let id = server.create().await;
+        let mut destination = server.say(format!("GET /stream/{id} HTTP/{version}\r\nHost: test\r\n\r\n")).await;
+        let mut source = server.put(&id, "Transfer-Encoding: chunked\r\n").await;
+        source.send("5\r\nhello\r\n").await;
+        let head = destination.head().await.unwrap();
+        server.stop().await;
+        clock.advance(Duration::from_secs(30) + A_MOMENT).await;
+        assert_eq!(destination.rest(head).await.end, chunked_end, "HTTP/{version}");
+        let refused = source.response().await;
+        assert_eq!(refused.error(), "503 ShuttingDownError");
+        source.close();
+        soon(server.ended()).await;
+    }
+}

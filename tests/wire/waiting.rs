@@ -1,0 +1,182 @@
+//! Seats, and what happens to a side that waits.
+
+use crate::client::{Client, End};
+use crate::server::{TestServer, get, put_head};
+
+#[tokio::test]
+async fn a_taken_seat_is_refused_and_the_pair_is_unharmed() {
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    let mut source = server.put(&id, "Content-Length: 5\r\n").await;
+    server.until(&id, "SRC_CONNECTED").await;
+    for _ in 0..2 {
+        let second = server.say(put_head(&id, "Content-Length: 5\r\nExpect: 100-continue\r\n")).await.response().await;
+        assert_eq!(second.error(), "429 AlreadyConnectedError");
+        assert_eq!(second.message(), "A client has already connected to the source side of this stream");
+    }
+    let mut destination = server.get(&id).await;
+    source.send("he").await;
+    destination.head().await.unwrap();
+    for (request, side) in [(put_head(&id, ""), "source"), (get(&format!("/stream/{id}")), "destination")] {
+        let second = server.ask(request).await;
+        assert_eq!(second.error(), "429 AlreadyConnectedError");
+        assert!(second.message().contains(side));
+    }
+    source.send("llo").await;
+    assert_eq!(destination.body_bytes(5).await, b"hello");
+    assert_eq!(source.response().await.status, 200);
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Left {
+    Closed,
+    Reset,
+}
+
+fn leave(client: Client, how: Left) {
+    match how {
+        Left::Closed => client.close(),
+        Left::Reset => client.reset(),
+    }
+}
+
+#[tokio::test]
+async fn a_waiting_source_that_leaves_frees_its_seat_and_its_bytes_reach_nobody() {
+    for (what, said) in [
+        ("nothing of its body", ("Content-Length: 100\r\n", String::new())),
+        ("a part of its body", ("Content-Length: 100\r\n", "WRONG".into())),
+        ("chunks without an end", ("Transfer-Encoding: chunked\r\n", "5\r\nWRONG\r\n".into())),
+        ("no body, but an expectation", ("Content-Length: 5\r\nExpect: 100-continue\r\n", String::new())),
+        ("a whole body", ("Content-Length: 5\r\n", "WRONG".into())),
+        ("a whole chunked body", ("Transfer-Encoding: chunked\r\n", "5\r\nWRONG\r\n0\r\n\r\n".into())),
+        ("an empty body", ("", String::new())),
+    ] {
+        for how in [Left::Closed, Left::Reset] {
+            let server = TestServer::start().await;
+            let id = server.create().await;
+            let mut source = server.put(&id, said.0).await;
+            server.until(&id, "SRC_CONNECTED").await;
+            source.send(&said.1).await;
+            leave(source, how);
+            let status = server.until(&id, "CREATED").await;
+            assert_eq!(status["active"], true, "{what}");
+
+            let mut destination = server.get(&id).await;
+            let mut source = server.put(&id, "Content-Length: 5\r\n").await;
+            source.send("right").await;
+            let download = destination.response().await;
+            assert_eq!((download.end, &download.body[..]), (End::Whole, &b"right"[..]), "{what}, {how:?}");
+            assert_eq!(source.response().await.status, 200, "{what}, {how:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_waiting_destination_that_leaves_frees_its_seat() {
+    for how in [Left::Closed, Left::Reset] {
+        let server = TestServer::start().await;
+        let id = server.create().await;
+        let destination = server.get(&id).await;
+        server.until(&id, "DST_CONNECTED").await;
+        leave(destination, how);
+        server.until(&id, "CREATED").await;
+        let mut destination = server.get(&id).await;
+        server.until(&id, "DST_CONNECTED").await;
+        let mut source = server.put(&id, "").await;
+        assert_eq!(source.response().await.status, 200);
+        assert_eq!(destination.response().await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_source_may_half_close_behind_a_whole_body_while_it_waits() {
+    for (fields, body) in
+        [("Content-Length: 5\r\n", "hello"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n")]
+    {
+        let server = TestServer::start().await;
+        let id = server.create().await;
+        let mut source = server.put(&id, fields).await;
+        source.send(body).await;
+        source.half_close().await;
+        // It is asked whether it is still there.
+        assert_eq!(source.head().await.unwrap(), "HTTP/1.1 100 Continue\r\n\r\n");
+        assert_eq!(server.status(&id).await["state"], "SRC_CONNECTED");
+        let download = server.get(&id).await.response().await;
+        assert_eq!((download.end, &download.body[..]), (End::Whole, &b"hello"[..]));
+        assert_eq!(source.response().await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_100_comes_when_the_sides_have_paired_and_not_before() {
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    let mut source = server.put(&id, "Content-Length: 5\r\nExpect: 100-continue\r\n").await;
+    server.until(&id, "SRC_CONNECTED").await;
+    let mut destination = tokio::select! {
+        biased;
+        head = source.head() => panic!("the source was answered while it waited: {head:?}"),
+        destination = server.get(&id) => destination,
+    };
+    assert_eq!(source.head().await.unwrap(), "HTTP/1.1 100 Continue\r\n\r\n");
+    source.send("hello").await;
+    assert_eq!(destination.response().await.body, b"hello");
+    assert_eq!(source.response().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_refusal_comes_without_a_100() {
+    let server = TestServer::start().await;
+    let expects = "Content-Length: 5\r\nExpect: 100-continue\r\n";
+    let unknown = server.put("unknown", expects).await.response().await;
+    assert_eq!(unknown.error(), "404 SessionNotFoundError");
+
+    let id = server.create().await;
+    let mut reported = server.put(&id, expects).await;
+    server.until(&id, "SRC_CONNECTED").await;
+    server.post(&format!("/stream/{id}/error"), r#"{"http_status":418,"name":"N","message":"M"}"#).await;
+    let answer = reported.response().await;
+    assert_eq!((answer.error(), answer.message()), ("418 N".into(), "M".into()));
+}
+
+#[tokio::test]
+async fn a_head_request_takes_no_seat() {
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    let probe = |id: &str| format!("HEAD /stream/{id} HTTP/1.1\r\nHost: test\r\n\r\n");
+    for _ in 0..2 {
+        let head = server.say(probe(&id)).await.head().await.unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    }
+    assert_eq!(server.status(&id).await["state"], "CREATED");
+    let head = server.say(probe("unknown")).await.head().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+}
+
+#[tokio::test]
+async fn an_ended_stream_is_not_found() {
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    let mut destination = server.get(&id).await;
+    server.put(&id, "").await.response().await;
+    destination.response().await;
+    for request in [get(&format!("/stream/{id}")), put_head(&id, "")] {
+        let answer = server.ask(request).await;
+        assert_eq!(answer.error(), "404 SessionNotFoundError");
+        assert_eq!(answer.message(), "The specified session id does not exist");
+    }
+    assert_eq!(server.post(&format!("/stream/{id}/error"), "{}").await.error(), "409 StreamStartedError");
+    let head = server.say(format!("HEAD /stream/{id} HTTP/1.1\r\nHost: test\r\n\r\n")).await.head().await.unwrap();
+    assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
+}
+
+#[tokio::test]
+async fn ids_that_name_properties_of_javascript_objects_are_unknown_ids() {
+    let server = TestServer::start().await;
+    for id in ["__proto__", "constructor", "toString", "hasOwnProperty"] {
+        for request in [get(&format!("/stream/{id}")), put_head(id, ""), get(&format!("/stream/{id}/status"))] {
+            assert_eq!(server.ask(request).await.error(), "404 SessionNotFoundError", "{id}");
+        }
+        assert_eq!(server.post(&format!("/stream/{id}/error"), "{}").await.error(), "404 SessionNotFoundError");
+    }
+}
