@@ -115,7 +115,8 @@ impl Server {
         info!(connections = connections.len(), "draining for at most {}", self.config.drain_timeout);
         let all_ended = timeout(self.config.drain_timeout.get(), join_all(&mut connections)).await;
         if all_ended.is_err() {
-            warn!(streams = rendezvous.cut(), "cut what still streamed");
+            let streams = rendezvous.cut();
+            warn!(streams, "cut what still streamed");
             // What is left after this has had its time.
             let _ = timeout(LAST_WORDS, join_all(&mut connections)).await;
         }

@@ -149,10 +149,6 @@ impl Inbound {
                     }
                     return Poll::Ready(Ok(()));
                 }
-                Stage::Body(BodyEnd::After(0)) => self.stage = Stage::Head(HeadScanner::default()),
-                Stage::Body(BodyEnd::Chunked(tracker)) if tracker.is_done() => {
-                    self.stage = Stage::Head(HeadScanner::default());
-                }
                 Stage::Body(end) => {
                     if self.ahead.is_empty() && ready!(poll_fill(&mut self.ahead, socket, cx))? == 0 {
                         return Poll::Ready(Ok(()));
@@ -161,6 +157,9 @@ impl Inbound {
                     match end.follow(self.ahead.get(..room).unwrap_or_default()) {
                         Ok(mine) => {
                             give(&mut self.ahead, mine, buffer);
+                            if end.is_reached() {
+                                self.stage = Stage::Head(HeadScanner::default());
+                            }
                             return Poll::Ready(Ok(()));
                         }
                         Err(BadChunk) => self.stage = Stage::Broken,
@@ -275,6 +274,13 @@ impl BodyEnd {
                 Ok(mine)
             }
             Self::Chunked(tracker) => tracker.follow(bytes),
+        }
+    }
+
+    fn is_reached(&self) -> bool {
+        match self {
+            Self::After(left) => *left == 0,
+            Self::Chunked(tracker) => tracker.is_done(),
         }
     }
 }

@@ -6,6 +6,7 @@
     clippy::indexing_slicing,
     reason = "a test fails loudly"
 )]
+#![allow(unreachable_pub, reason = "what is public here is so for this one crate")]
 #![allow(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
 mod client;
