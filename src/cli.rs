@@ -23,7 +23,7 @@ enum Command {
 /// Runs the program. Exit code 0: it ended well; 1: it failed; 2: the arguments are wrong.
 pub(crate) fn run() -> ExitCode {
     let Arguments { command: Command::Serve(arguments) } = Arguments::parse();
-    match serve::run(arguments) {
+    match serve::run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Where stderr is closed, the exit code has to do.

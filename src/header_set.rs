@@ -134,7 +134,9 @@ fn number_text(number: &serde_json::Number) -> String {
 
 fn promised_length(side: Side, values: &[HeaderValue]) -> Result<u64, Refusal> {
     if side == Side::Source {
-        return Err(invalid("The server sets the header Content-Length of the upload's answer itself".into()));
+        return Err(invalid(
+            "The server sets the header Content-Length of the upload's answer itself".into(),
+        ));
     }
     let decimal = |value: &HeaderValue| {
         let text = value.to_str().ok()?;
@@ -165,7 +167,7 @@ mod tests {
     #[test]
     fn every_legal_value_becomes_lines() {
         for (json, expected) in [
-            (r#"{}"#, vec!["x-a: default"]),
+            ("{}", vec!["x-a: default"]),
             (r#"{"X-A":"b"}"#, vec!["x-a: b"]),
             (r#"{"X-A":"a\tb c"}"#, vec!["x-a: a\tb c"]),
             (r#"{"X-A":1}"#, vec!["x-a: 1"]),
@@ -209,7 +211,8 @@ mod tests {
         let promised = |json: &str| parse(json, Side::Destination).map(|set| set.content_length);
         assert_eq!(promised(r#"{"Content-Length":10}"#), Ok(Some(10)));
         assert_eq!(promised(r#"{"content-length":"18446744073709551615"}"#), Ok(Some(u64::MAX)));
-        for bad in [r#""abc""#, r#""""#, r#""+1""#, "-1", "1.5", r#"["1","1"]"#, r#""18446744073709551616""#] {
+        for bad in [r#""abc""#, r#""""#, r#""+1""#, "-1", "1.5", r#"["1","1"]"#, r#""18446744073709551616""#]
+        {
             let error = promised(&format!(r#"{{"Content-Length":{bad}}}"#)).unwrap_err();
             assert!(error.contains("must be one decimal number"), "{bad}: {error}");
         }

@@ -308,7 +308,9 @@ impl Relay {
         self.received += data.len() as u64;
         self.transfer.awaits(Awaited::Destination);
         match self.length {
-            Some(length) if self.received > length => Err(mismatch(length, UploadLength::MoreThan(length)).into()),
+            Some(length) if self.received > length => {
+                Err(mismatch(length, UploadLength::MoreThan(length)).into())
+            }
             Some(length) if self.received == length && self.promised => {
                 self.held = Some(data);
                 Ok(None)
@@ -380,4 +382,3 @@ impl Body for Relay {
         self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
-

@@ -381,7 +381,8 @@ impl Rendezvous {
         let waiters: Vec<Party> = {
             let mut table = self.table.lock();
             table.closed = true;
-            let leave = |slot: &mut Slot<_, _>| slot.leave(Side::Source).or_else(|| slot.leave(Side::Destination));
+            let leave =
+                |slot: &mut Slot<_, _>| slot.leave(Side::Source).or_else(|| slot.leave(Side::Destination));
             table.entries.values_mut().filter_map(|entry| leave(&mut entry.slot)).collect()
         };
         for waiter in waiters {

@@ -62,7 +62,7 @@ enum LogFormat {
 }
 
 fn count(text: &str) -> Result<usize, String> {
-    let count = text.parse().ok().filter(|count| *count >= 1 && *count <= u32::MAX as usize);
+    let count = text.parse().ok().filter(|count| *count >= 1 && u32::try_from(*count).is_ok());
     count.ok_or_else(|| format!("give a whole number from 1 to {}", u32::MAX))
 }
 
@@ -82,7 +82,7 @@ impl ServeArguments {
 }
 
 /// Runs the server until it is told to end.
-pub(crate) fn run(arguments: ServeArguments) -> anyhow::Result<()> {
+pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     log_to_stderr(arguments.log_level, arguments.log_format);
     raise_descriptor_limit(arguments.max_connections);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
@@ -125,7 +125,11 @@ fn raise_descriptor_limit(connections: usize) {
     if let Some(descriptors) = getrlimit(Resource::Nofile).current
         && descriptors < connections as u64
     {
-        tracing::debug!(descriptors, connections, "fewer descriptors than connections are allowed: raise ulimit -n");
+        tracing::debug!(
+            descriptors,
+            connections,
+            "fewer descriptors than connections are allowed: raise ulimit -n"
+        );
     }
 }
 

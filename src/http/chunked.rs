@@ -54,7 +54,11 @@ impl ChunkTracker {
             if let State::Data { left } = self.0 {
                 let here = (bytes.len() - at) as u64;
                 let step = left.min(here);
-                self.0 = if step == left { State::DataEnd { cr: false } } else { State::Data { left: left - step } };
+                self.0 = if step == left {
+                    State::DataEnd { cr: false }
+                } else {
+                    State::Data { left: left - step }
+                };
                 at += usize::try_from(step).map_err(|_| BadChunk)?;
             } else {
                 self.0 = self.0.step(byte)?;
@@ -81,14 +85,15 @@ impl State {
             (Self::Size { size, digits: 1.. }, b';' | b' ' | b'\t') => Self::Extension { size },
             (Self::Size { size, digits: 1.. } | Self::Extension { size }, b'\r') => Self::SizeEnd { size },
             (Self::Extension { size }, byte) if byte != b'\n' => Self::Extension { size },
-            (Self::SizeEnd { size: 0 }, b'\n') => Self::Trailer { line_start: true },
+            (Self::SizeEnd { size: 0 } | Self::TrailerEnd { last: false }, b'\n') => {
+                Self::Trailer { line_start: true }
+            }
             (Self::SizeEnd { size }, b'\n') => Self::Data { left: size },
             (Self::DataEnd { cr: false }, b'\r') => Self::DataEnd { cr: true },
             (Self::DataEnd { cr: true }, b'\n') => SIZE,
             (Self::Trailer { line_start }, b'\r') => Self::TrailerEnd { last: line_start },
             (Self::Trailer { .. }, byte) if byte != b'\n' => Self::Trailer { line_start: false },
             (Self::TrailerEnd { last: true }, b'\n') => Self::Done,
-            (Self::TrailerEnd { last: false }, b'\n') => Self::Trailer { line_start: true },
             _ => return Err(BadChunk),
         })
     }

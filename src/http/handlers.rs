@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_RANGE, CONTENT_TYPE,
-    X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_RANGE,
+    CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::Either;
@@ -108,16 +108,14 @@ pub(super) async fn source(
         () = peer.source_left() => return Err(Unanswered::Departed),
     };
     peer.inbound().lock().release();
-    match half.transfer().outcome().await {
-        Outcome::Failed(fault) => Ok(reply::source_fault(fault)),
-        _ => {
-            peer.body_taken();
-            let mut reply = reply::empty(StatusCode::OK);
-            put_over(&mut reply, half.transfer().headers().upload.as_ref()).await;
-            reply::close(&mut reply);
-            Ok(reply)
-        }
+    if let Outcome::Failed(fault) = half.transfer().outcome().await {
+        return Ok(reply::source_fault(fault));
     }
+    peer.body_taken();
+    let mut reply = reply::empty(StatusCode::OK);
+    put_over(&mut reply, half.transfer().headers().upload.as_ref()).await;
+    reply::close(&mut reply);
+    Ok(reply)
 }
 
 /// `GET /stream/:id`. Its head goes out with the first body byte, so that until then a failure can be told as a status.
@@ -137,8 +135,7 @@ pub(super) async fn destination(
     let mut headers = default_headers();
     headers.extend(offer.headers.clone());
     let watched = Arc::clone(peer);
-    let mut relay =
-        Relay::new(offer, Arc::clone(&transfer), async move { watched.destination_left().await });
+    let mut relay = Relay::new(offer, Arc::clone(&transfer), async move { watched.destination_left().await });
 
     let begun = tokio::select! {
         biased;

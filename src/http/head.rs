@@ -260,7 +260,11 @@ mod tests {
             b"GET /ping HTTP/1.1\r\nHost: a b\r\n\r\n",
             b"PUT /x HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
         ] {
-            assert!(matches!(scan(bytes), Err(Refusal::BadRequest(_))), "{:?}", String::from_utf8_lossy(bytes));
+            assert!(
+                matches!(scan(bytes), Err(Refusal::BadRequest(_))),
+                "{:?}",
+                String::from_utf8_lossy(bytes)
+            );
         }
     }
 

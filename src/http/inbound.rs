@@ -190,11 +190,11 @@ impl Inbound {
     fn poll_head(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let Stage::Head(scanner) = &mut self.stage else { return Poll::Ready(Ok(true)) };
         loop {
-            let scanned = match self.refusal.clone().filter(|_| !self.ahead.is_empty()) {
+            let verdict = match self.refusal.clone().filter(|_| !self.ahead.is_empty()) {
                 Some(refusal) => Err(refusal),
                 None => scanner.scan(&self.ahead),
             };
-            match scanned {
+            match verdict {
                 Ok(Some(head)) => {
                     self.timer = None;
                     self.requests += 1;
@@ -215,9 +215,8 @@ impl Inbound {
                 Poll::Ready(_) => self.timer = None,
                 Poll::Pending => {
                     let limit = self.head_timeout;
-                    let timer = self
-                        .timer
-                        .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + limit)));
+                    let timer =
+                        self.timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + limit)));
                     ready!(timer.as_mut().poll(cx));
                     if !begun {
                         return Poll::Ready(Ok(false));

@@ -88,7 +88,7 @@ impl Peer {
                 self.probe();
             }
         }
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     fn probe(&self) {

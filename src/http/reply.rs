@@ -27,7 +27,7 @@ pub struct ErrorBody {
 }
 
 impl ErrorBody {
-    fn new(name: &str, message: impl ToString) -> Self {
+    fn new(name: &str, message: &(impl ToString + ?Sized)) -> Self {
         Self { name: name.to_owned(), message: message.to_string() }
     }
 
@@ -119,7 +119,7 @@ pub fn destination_fault(fault: &Fault) -> Reply {
         }
         // How the source broke is between it and the server.
         Fault::SourceDisconnected | Fault::SourceBroke(_) | Fault::LengthMismatch(_) => {
-            json(StatusCode::BAD_GATEWAY, &ErrorBody::new("StreamSourceError", Fault::SourceDisconnected))
+            json(StatusCode::BAD_GATEWAY, &ErrorBody::new("StreamSourceError", &Fault::SourceDisconnected))
         }
     };
     close(&mut reply);
@@ -143,7 +143,9 @@ fn fault_name(fault: &Fault) -> &'static str {
         | Fault::SourceBroke(_)
         | Fault::LengthMismatch(_)
         | Fault::Stalled { side: Side::Source, .. } => "StreamSourceError",
-        Fault::DestinationDisconnected | Fault::Stalled { side: Side::Destination, .. } => "StreamDestinationError",
+        Fault::DestinationDisconnected | Fault::Stalled { side: Side::Destination, .. } => {
+            "StreamDestinationError"
+        }
         Fault::ShutDown => "ShuttingDownError",
     }
 }

@@ -14,10 +14,9 @@ use crate::rendezvous::{Snapshot, SnapshotState};
 #[derive(Serialize)]
 pub struct Status<'a> {
     id: &'a str,
-    #[serde(serialize_with = "iso_8601")]
-    created_at: SystemTime,
-    #[serde(serialize_with = "iso_8601_if_some", skip_serializing_if = "Option::is_none")]
-    deactivated_at: Option<SystemTime>,
+    created_at: IsoTime,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deactivated_at: Option<IsoTime>,
     state: &'static str,
     active: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,8 +36,8 @@ impl<'a> From<&'a Snapshot> for Status<'a> {
         };
         Self {
             id: snapshot.id.as_str(),
-            created_at: snapshot.created_at,
-            deactivated_at: snapshot.deactivated_at,
+            created_at: IsoTime(snapshot.created_at),
+            deactivated_at: snapshot.deactivated_at.map(IsoTime),
             state: state_name(&snapshot.state),
             active: ended.is_none(),
             error: ended.and_then(ErrorBody::of_outcome),
@@ -74,13 +73,11 @@ fn state_name(state: &SnapshotState) -> &'static str {
     }
 }
 
-fn iso_8601<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&humantime::format_rfc3339_millis(*time))
-}
+/// ISO 8601, UTC, milliseconds.
+struct IsoTime(SystemTime);
 
-fn iso_8601_if_some<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => iso_8601(time, serializer),
-        None => serializer.serialize_none(),
+impl Serialize for IsoTime {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_rfc3339_millis(self.0))
     }
 }

@@ -32,7 +32,12 @@ use crate::socket::Socket;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves the connection until it has ended. `refusal`, if any, is the answer to its first request and its last.
-pub(super) async fn serve(socket: Socket, app: Arc<App>, draining: CancellationToken, refusal: Option<Refusal>) {
+pub(super) async fn serve(
+    socket: Socket,
+    app: Arc<App>,
+    draining: CancellationToken,
+    refusal: Option<Refusal>,
+) {
     let peer = Arc::new(Peer::new(socket, app.request_timeout));
     if let Some(refusal) = refusal {
         peer.inbound().lock().refuse_first(refusal);
@@ -91,7 +96,10 @@ async fn end_destination(peer: &Peer, half: DestinationHalf, whole: bool) {
     let transfer = half.transfer();
     if !(whole && transfer.is_source_done() && transfer.fault().is_none()) {
         drop(half);
-        if matches!(peer.receiving().and_then(|transfer| transfer.fault()), Some(Fault::Stalled { .. } | Fault::ShutDown)) {
+        if matches!(
+            peer.receiving().and_then(|transfer| transfer.fault()),
+            Some(Fault::Stalled { .. } | Fault::ShutDown)
+        ) {
             // Nobody may read what is left: the kernel is not to hold it.
             socket.arm_reset();
         }
@@ -160,7 +168,8 @@ impl AsyncWrite for Io {
             Poll::Pending if self.peer.receiving().is_some() => Poll::Pending,
             Poll::Pending => {
                 let patience = self.patience;
-                let timer = self.stalled.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + patience)));
+                let timer =
+                    self.stalled.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + patience)));
                 ready!(timer.as_mut().poll(cx));
                 // The kernel is not to hold the rest of the answer for it.
                 self.peer.socket().arm_reset();

@@ -154,12 +154,13 @@ impl Client {
     pub async fn rest(&mut self, head: String) -> Response {
         let status = head[9..12].parse().unwrap();
         let mut response = Response { status, head, body: Vec::new(), end: End::Whole };
-        let framing = match (response.fields("content-length")[..].first(), response.fields("transfer-encoding")) {
-            (Some(length), chunked) if chunked.is_empty() => Framing::Length(length.parse().unwrap()),
-            (None, chunked) if chunked == ["chunked"] => Framing::Chunked,
-            (None, chunked) if chunked.is_empty() => Framing::UntilClose,
-            _ => panic!("ambiguous framing: {response:?}"),
-        };
+        let framing =
+            match (response.fields("content-length")[..].first(), response.fields("transfer-encoding")) {
+                (Some(length), chunked) if chunked.is_empty() => Framing::Length(length.parse().unwrap()),
+                (None, chunked) if chunked == ["chunked"] => Framing::Chunked,
+                (None, chunked) if chunked.is_empty() => Framing::UntilClose,
+                _ => panic!("ambiguous framing: {response:?}"),
+            };
         response.end = match framing {
             Framing::Length(length) => self.take(length, &mut response.body).await,
             Framing::Chunked => self.chunks(&mut response.body).await,

@@ -90,7 +90,7 @@ async fn a_head_over_the_limits_is_431() {
     let head = |fields: String| format!("GET /ping HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
     for request in [
         head(format!("X: {}\r\n", "a".repeat(16 * 1024))),
-        head((0..100).map(|number| format!("X{number}: 1\r\n")).collect()),
+        head("X: 1\r\n".repeat(100)),
         format!("GET /{} HTTP/1.1\r\n", "a".repeat(65_536)),
     ] {
         let mut client = server.connect().await;
@@ -105,7 +105,9 @@ async fn a_head_over_the_limits_is_431() {
 #[tokio::test]
 async fn what_is_no_route_is_a_bad_route() {
     let server = TestServer::start().await;
-    for request in [get("/"), get("//ping"), get("/PING"), get("*"), "DELETE /stream HTTP/1.1\r\nHost: a\r\n\r\n".into()] {
+    for request in
+        [get("/"), get("//ping"), get("/PING"), get("*"), "DELETE /stream HTTP/1.1\r\nHost: a\r\n\r\n".into()]
+    {
         let refused = server.ask(&request).await;
         assert_eq!(refused.error(), "404 BadRouteError", "{request:?}");
         assert_eq!(refused.message(), "No endpoint exists for the specified method and/or route");

@@ -15,7 +15,9 @@ async fn a_stream_is_made_and_shown() {
     let created_at = server.status(&id).await["created_at"].as_str().unwrap().to_owned();
     assert_eq!(
         shown,
-        format!(r#"{{"id":"{id}","created_at":"{created_at}","state":"CREATED","active":true,"bytes_transferred":0}}"#)
+        format!(
+            r#"{{"id":"{id}","created_at":"{created_at}","state":"CREATED","active":true,"bytes_transferred":0}}"#
+        )
     );
     let digits = created_at.replace(|letter: char| letter.is_ascii_digit(), "0");
     assert_eq!(digits, "0000-00-00T00:00:00.000Z");
@@ -33,7 +35,14 @@ async fn the_status_object_has_its_fields_in_order() {
     assert_eq!(
         fields,
         [
-            "id", "created_at", "deactivated_at", "state", "active", "error", "download_headers", "upload_headers",
+            "id",
+            "created_at",
+            "deactivated_at",
+            "state",
+            "active",
+            "error",
+            "download_headers",
+            "upload_headers",
             "bytes_transferred"
         ]
     );
@@ -78,12 +87,14 @@ async fn a_body_over_64_kib_is_refused_before_it_is_taken() {
     assert_eq!(just.len(), 64 * 1024);
     assert_eq!(server.post("/stream", &just).await.status, 201);
 
-    let declared = "POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: 65537\r\nExpect: 100-continue\r\n\r\n";
+    let declared =
+        "POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: 65537\r\nExpect: 100-continue\r\n\r\n";
     let refused = server.ask(declared).await;
     assert_eq!(refused.error(), "413 BodyTooLargeError");
     assert!(refused.message().contains("65536") && refused.closes());
 
-    let mut endless = server.say("POST /stream HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let mut endless =
+        server.say("POST /stream HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n").await;
     let chunk = format!("10000\r\n{}\r\n", " ".repeat(65_536));
     endless.push(chunk.repeat(3).as_bytes()).await;
     assert_eq!(endless.response().await.error(), "413 BodyTooLargeError");

@@ -188,7 +188,11 @@ async fn a_source_may_close_its_sending_side_behind_a_whole_body() {
         source.send(framing.end()).await;
         source.half_close().await;
         let download = Pair::download(&mut destination, head).await;
-        assert_eq!((download.end, download.body), (framing.whole(), [HALF, OTHER_HALF].concat()), "{framing:?}");
+        assert_eq!(
+            (download.end, download.body),
+            (framing.whole(), [HALF, OTHER_HALF].concat()),
+            "{framing:?}"
+        );
         assert_eq!(source.response().await.status, 200, "{framing:?}");
     }
 }
@@ -213,7 +217,11 @@ async fn a_source_that_is_gone_after_its_last_byte_spoils_nothing() {
         source.send(framing.end()).await;
         let download = Pair::download(&mut destination, head).await;
         source.reset();
-        assert_eq!((download.end, download.body), (framing.whole(), [HALF, OTHER_HALF].concat()), "{framing:?}");
+        assert_eq!(
+            (download.end, download.body),
+            (framing.whole(), [HALF, OTHER_HALF].concat()),
+            "{framing:?}"
+        );
         server.until(&id, "FINISHED").await;
     }
 }
@@ -222,7 +230,8 @@ async fn a_source_that_is_gone_after_its_last_byte_spoils_nothing() {
 async fn a_source_that_breaks_its_chunks_is_told_and_the_download_is_incomplete() {
     for broken in ["zz\r\nabc\r\n", "5\r\nabcdefgh\r\n", "-1\r\n", "11111111111111111\r\n"] {
         for when in [When::BeforeFirstByte, When::MidBody] {
-            let Pair { server, id, mut source, mut destination, head } = Pair::new(Framing::Chunked, when).await;
+            let Pair { server, id, mut source, mut destination, head } =
+                Pair::new(Framing::Chunked, when).await;
             source.send(broken).await;
             let download = Pair::download(&mut destination, head).await;
             match download.status {
@@ -266,9 +275,10 @@ async fn a_destination_that_resets_with_bytes_in_flight_gives_no_200() {
         server.until(&id, "DST_CONNECTED").await;
         let mut source = server.put(&id, fields).await;
         let body = vec![7; 1 << 20];
-        match fields.contains("chunked") {
-            true => source.send([&b"100000\r\n"[..], &body, b"\r\n0\r\n\r\n"].concat()).await,
-            false => source.send(&body).await,
+        if fields.contains("chunked") {
+            source.send([&b"100000\r\n"[..], &body, b"\r\n0\r\n\r\n"].concat()).await;
+        } else {
+            source.send(&body).await;
         }
         // The server has taken it all; the destination's kernel has not.
         while server.status(&id).await["bytes_transferred"] != body.len() {}
@@ -284,7 +294,7 @@ async fn a_stalled_destination_stalls_the_source() {
     let id = server.create().await;
     let mut destination = Client::connect_narrow(server.address()).await;
     destination.send(get(&format!("/stream/{id}"))).await;
-    let body: Vec<u8> = (0..HUGE).map(|at| (at % 251) as u8).collect();
+    let body: Vec<u8> = (0..251).cycle().take(HUGE).collect();
     let mut source = server.put(&id, &format!("Content-Length: {HUGE}\r\n")).await;
     let pushed = async {
         assert_eq!(source.push(&body).await, HUGE);

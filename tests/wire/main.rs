@@ -4,6 +4,7 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::print_stderr,
     reason = "a test fails loudly"
 )]
 #![allow(unreachable_pub, reason = "what is public here is so for this one crate")]

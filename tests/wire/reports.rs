@@ -2,7 +2,8 @@
 
 use crate::server::{TestServer, get, put_head};
 
-const FULL: &str = r#"{"http_status":404,"name":"FileNotFoundError","message":"File 'ü\r\n' does not exist"}"#;
+const FULL: &str =
+    r#"{"http_status":404,"name":"FileNotFoundError","message":"File 'ü\r\n' does not exist"}"#;
 
 #[tokio::test]
 async fn a_report_reaches_the_side_that_waits_or_the_first_that_comes() {
@@ -10,7 +11,8 @@ async fn a_report_reaches_the_side_that_waits_or_the_first_that_comes() {
         for waiting in [true, false] {
             let server = TestServer::start().await;
             let id = server.create().await;
-            let request = if source { put_head(&id, "Content-Length: 3\r\n") } else { get(&format!("/stream/{id}")) };
+            let request =
+                if source { put_head(&id, "Content-Length: 3\r\n") } else { get(&format!("/stream/{id}")) };
             let mut side = server.connect().await;
             if waiting {
                 side.send(&request).await;
@@ -51,11 +53,14 @@ async fn without_a_body_the_report_is_vague() {
 #[tokio::test]
 async fn any_http_status_is_a_clear_refusal_or_one_whole_answer() {
     let server = TestServer::start().await;
-    for status in ["99", "200", "204", "304", "399", "600", "1000", "-1", "404.5", "\"404\"", "true", "[404]", "1e300"] {
+    for status in
+        ["99", "200", "204", "304", "399", "600", "1000", "-1", "404.5", "\"404\"", "true", "[404]", "1e300"]
+    {
         let id = server.create().await;
         let mut destination = server.get(&id).await;
         server.until(&id, "DST_CONNECTED").await;
-        let refused = server.post(&format!("/stream/{id}/error"), format!(r#"{{"http_status":{status}}}"#)).await;
+        let refused =
+            server.post(&format!("/stream/{id}/error"), format!(r#"{{"http_status":{status}}}"#)).await;
         assert_eq!(refused.error(), "400 InvalidBodyError", "{status}");
         assert!(refused.message().contains("from 400 to 599"));
         // The stream is as before.
@@ -76,7 +81,10 @@ async fn once_the_sides_have_paired_a_report_changes_nothing() {
     let server = TestServer::start().await;
     let id = server.create().await;
     let mut late = server
-        .say(format!("POST /stream/{id}/error HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n{{", FULL.len()))
+        .say(format!(
+            "POST /stream/{id}/error HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n{{",
+            FULL.len()
+        ))
         .await;
     let mut destination = server.get(&id).await;
     let mut source = server.put(&id, "Content-Length: 1\r\n").await;

@@ -125,10 +125,10 @@ impl TestServer {
                 }
             }
         };
-        match tokio::time::timeout(PATIENCE, reached).await {
-            Ok(status) => status,
-            Err(_) => panic!("{} is not {state}", self.status(id).await),
-        }
+        let Ok(status) = tokio::time::timeout(PATIENCE, reached).await else {
+            panic!("{} is not {state}", self.status(id).await);
+        };
+        status
     }
 }
 

@@ -124,7 +124,9 @@ async fn the_makers_headers_are_on_the_answers_spelled_as_given() {
         .await;
     let (download, upload) =
         transfer(&server, &id, "Content-Length: 1\r\nContent-Type: text/plain\r\n", b"x").await;
-    for line in ["content-TYPE: text/csv", "X-A: 1", "Set-Cookie: a=1", "Set-Cookie: b=2", "Cache-Control: max-age=5"] {
+    for line in
+        ["content-TYPE: text/csv", "X-A: 1", "Set-Cookie: a=1", "Set-Cookie: b=2", "Cache-Control: max-age=5"]
+    {
         assert!(download.head.contains(&format!("\r\n{line}\r\n")), "{line}: {}", download.head);
     }
     assert_eq!(download.fields("content-type"), ["text/csv"], "overrides the source's");
@@ -167,12 +169,12 @@ async fn the_download_carries_the_sources_description_and_safe_defaults() {
 async fn a_range_is_ignored_and_a_content_range_refused() {
     let server = TestServer::start().await;
     let id = server.create().await;
-    let refused = server.put(&id, "Content-Length: 5\r\nContent-Range: bytes 0-4/10\r\n").await.response().await;
+    let refused =
+        server.put(&id, "Content-Length: 5\r\nContent-Range: bytes 0-4/10\r\n").await.response().await;
     assert_eq!(refused.error(), "400 BadRequestError");
 
-    let mut destination = server
-        .say(format!("GET /stream/{id} HTTP/1.1\r\nHost: test\r\nRange: bytes=1-2\r\n\r\n"))
-        .await;
+    let mut destination =
+        server.say(format!("GET /stream/{id} HTTP/1.1\r\nHost: test\r\nRange: bytes=1-2\r\n\r\n")).await;
     server.put(&id, "Content-Length: 5\r\n").await.send("hello").await;
     let download = destination.response().await;
     assert_eq!((download.status, &download.body[..]), (200, &b"hello"[..]));
@@ -182,7 +184,8 @@ async fn a_range_is_ignored_and_a_content_range_refused() {
 async fn a_promised_length_frames_the_download_of_a_chunked_upload() {
     let server = TestServer::start().await;
     for (promised, body) in [(5, &b"hello"[..]), (0, b"")] {
-        let id = server.create_with(&format!(r#"{{"download_headers":{{"Content-Length":{promised}}}}}"#)).await;
+        let id =
+            server.create_with(&format!(r#"{{"download_headers":{{"Content-Length":{promised}}}}}"#)).await;
         let encoded = chunked(body, &[2], "", "");
         let (download, upload) = transfer(&server, &id, "Transfer-Encoding: chunked\r\n", &encoded).await;
         assert_eq!((download.status, upload.status, download.end), (200, 200, End::Whole));

@@ -7,8 +7,8 @@ use http_rendezvous::config::Period;
 use crate::client::{Client, End, soon};
 use crate::server::{TestServer, get};
 
-const TTL: Duration = Duration::from_secs(60);
-const IDLE: Duration = Duration::from_secs(6 * 60 * 60);
+const TTL: Duration = Duration::from_mins(1);
+const IDLE: Duration = Duration::from_hours(6);
 
 /// A clock that stands still unless it is moved: a paused tokio clock would jump to the next timer whenever all tasks wait, also
 /// while bytes are on their way.
@@ -27,6 +27,10 @@ impl Clock {
     async fn advance(&self, duration: Duration) {
         tokio::time::advance(duration).await;
     }
+
+    async fn advance_to_just_before(&self, duration: Duration) {
+        self.advance(duration.saturating_sub(A_MOMENT)).await;
+    }
 }
 
 const A_MOMENT: Duration = Duration::from_millis(10);
@@ -38,12 +42,13 @@ async fn a_side_that_waits_gets_504_when_the_ttl_has_passed_since_the_creation()
     for (source, state) in [(true, "TIMEOUT_NO_DST"), (false, "TIMEOUT_NO_SRC")] {
         let id = server.create().await;
         clock.advance(TTL / 2).await;
-        let mut side = if source { server.put(&id, "Content-Length: 1000000\r\n").await } else { server.get(&id).await };
+        let mut side =
+            if source { server.put(&id, "Content-Length: 1000000\r\n").await } else { server.get(&id).await };
         server.until(&id, if source { "SRC_CONNECTED" } else { "DST_CONNECTED" }).await;
         if source {
             side.send(vec![7; 20_000]).await;
         }
-        clock.advance(TTL / 2 - A_MOMENT).await;
+        clock.advance_to_just_before(TTL / 2).await;
         assert_eq!(server.status(&id).await["active"], true, "not yet");
         clock.advance(2 * A_MOMENT).await;
         let expired = side.response().await;
@@ -67,7 +72,7 @@ async fn an_ended_stream_is_forgotten_after_one_more_ttl() {
     let id = server.create().await;
     clock.advance(TTL + A_MOMENT).await;
     assert_eq!(server.until(&id, "TIMEOUT_NO_SRC_NO_DST").await["active"], false);
-    clock.advance(TTL - A_MOMENT).await;
+    clock.advance_to_just_before(TTL).await;
     assert_eq!(server.ask(get(&format!("/stream/{id}/status"))).await.status, 200);
     clock.advance(2 * A_MOMENT).await;
     let forgotten = async { while server.ask(get("/stream")).await.body != b"[]" {} };
@@ -83,7 +88,7 @@ async fn a_reported_error_can_be_fetched_until_the_ttl_ends() {
     for id in [&in_time, &too_late] {
         server.post(&format!("/stream/{id}/error"), r#"{"http_status":418}"#).await;
     }
-    clock.advance(TTL - A_MOMENT).await;
+    clock.advance_to_just_before(TTL).await;
     assert_eq!(server.get(&in_time).await.response().await.error(), "418 Error");
     clock.advance(2 * A_MOMENT).await;
     assert_eq!(server.get(&too_late).await.response().await.error(), "404 SessionNotFoundError");
@@ -145,7 +150,7 @@ async fn a_source_that_stalls_for_the_idle_limit_is_named_and_the_download_is_in
             source.send("he").await;
             head = Some(destination.head().await.unwrap());
             // Bytes have moved: the limit counts anew.
-            clock.advance(IDLE - A_MOMENT).await;
+            clock.advance_to_just_before(IDLE).await;
             assert_eq!(server.status(&id).await["active"], true);
             clock.advance(2 * A_MOMENT).await;
         } else {
@@ -283,7 +288,8 @@ async fn past_the_drain_timeout_streams_are_cut_visibly() {
         let clock = Clock::stopped();
         let mut server = TestServer::start_with(|config| config.drain_timeout = Period::from_secs(30)).await;
         let id = server.create().await;
-        let mut destination = server.say(format!("GET /stream/{id} HTTP/{version}\r\nHost: test\r\n\r\n")).await;
+        let mut destination =
+            server.say(format!("GET /stream/{id} HTTP/{version}\r\nHost: test\r\n\r\n")).await;
         let mut source = server.put(&id, "Transfer-Encoding: chunked\r\n").await;
         source.send("5\r\nhello\r\n").await;
         let head = destination.head().await.unwrap();

@@ -10,7 +10,8 @@ async fn a_taken_seat_is_refused_and_the_pair_is_unharmed() {
     let mut source = server.put(&id, "Content-Length: 5\r\n").await;
     server.until(&id, "SRC_CONNECTED").await;
     for _ in 0..2 {
-        let second = server.say(put_head(&id, "Content-Length: 5\r\nExpect: 100-continue\r\n")).await.response().await;
+        let second =
+            server.say(put_head(&id, "Content-Length: 5\r\nExpect: 100-continue\r\n")).await.response().await;
         assert_eq!(second.error(), "429 AlreadyConnectedError");
         assert_eq!(second.message(), "A client has already connected to the source side of this stream");
     }
@@ -166,7 +167,8 @@ async fn an_ended_stream_is_not_found() {
         assert_eq!(answer.message(), "The specified session id does not exist");
     }
     assert_eq!(server.post(&format!("/stream/{id}/error"), "{}").await.error(), "409 StreamStartedError");
-    let head = server.say(format!("HEAD /stream/{id} HTTP/1.1\r\nHost: test\r\n\r\n")).await.head().await.unwrap();
+    let head =
+        server.say(format!("HEAD /stream/{id} HTTP/1.1\r\nHost: test\r\n\r\n")).await.head().await.unwrap();
     assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
 }
 
@@ -174,9 +176,13 @@ async fn an_ended_stream_is_not_found() {
 async fn ids_that_name_properties_of_javascript_objects_are_unknown_ids() {
     let server = TestServer::start().await;
     for id in ["__proto__", "constructor", "toString", "hasOwnProperty"] {
-        for request in [get(&format!("/stream/{id}")), put_head(id, ""), get(&format!("/stream/{id}/status"))] {
+        for request in [get(&format!("/stream/{id}")), put_head(id, ""), get(&format!("/stream/{id}/status"))]
+        {
             assert_eq!(server.ask(request).await.error(), "404 SessionNotFoundError", "{id}");
         }
-        assert_eq!(server.post(&format!("/stream/{id}/error"), "{}").await.error(), "404 SessionNotFoundError");
+        assert_eq!(
+            server.post(&format!("/stream/{id}/error"), "{}").await.error(),
+            "404 SessionNotFoundError"
+        );
     }
 }

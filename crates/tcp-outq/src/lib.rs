@@ -45,7 +45,7 @@ mod tests {
         assert_eq!(unacknowledged(&near).unwrap(), 0);
         near.set_nonblocking(true).unwrap();
         let mut written = 0;
-        while let Ok(bytes) = near.write(&[7; 65536]) {
+        while let Ok(bytes) = near.write(&[7; 8192]) {
             written += bytes;
         }
         let held = unacknowledged(&near).unwrap();
@@ -60,7 +60,7 @@ mod tests {
     fn a_reset_does_not_look_like_an_acknowledgement() {
         let (mut near, far) = pair();
         near.set_nonblocking(true).unwrap();
-        while near.write(&[7; 65536]).is_ok() {}
+        while near.write(&[7; 8192]).is_ok() {}
         drop(far); // with unread data: RST
         while near.take_error().unwrap().is_none() {
             std::thread::yield_now();

@@ -1,0 +1,332 @@
+//! The program as a user meets it: its arguments, its signals, its logs, and the real `curl` on both sides.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails loudly"
+)]
+#![allow(clippy::disallowed_methods, reason = "there is no clock to pause across processes")]
+
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn rendezvous(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rendezvous"));
+    command.arg("serve").args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// A child that does not outlive its test.
+struct Running(Child);
+
+impl Running {
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    fn wait(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.0.try_wait().unwrap() {
+                Some(status) => return status,
+                None => assert!(Instant::now() < deadline, "the process does not end"),
+            }
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+struct Program {
+    process: Running,
+    /// `http://127.0.0.1:PORT`
+    base: String,
+    greeting: Vec<String>,
+}
+
+impl Program {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = rendezvous(&["--port", "0"]);
+        let mut process =
+            Running(command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+        let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
+        let greeting: Vec<_> = lines.take(3).map(Result::unwrap).collect();
+        let base = greeting[0].strip_prefix("Listening on ").unwrap().to_owned();
+        Self { process, base, greeting }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.base.strip_prefix("http://").unwrap()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    fn say(&self, bytes: &str) -> TcpStream {
+        let mut stream = self.connect();
+        stream.write_all(bytes.as_bytes()).unwrap();
+        stream
+    }
+
+    fn create(&self) -> String {
+        let made = curl(&["-X", "POST", &format!("{}/stream", self.base)]).output().unwrap();
+        let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+        format!("{}/stream/{}", self.base, made["stream"].as_str().unwrap())
+    }
+
+    /// Ends the program and returns what it logged.
+    fn log(mut self) -> String {
+        self.process.signal(Signal::TERM);
+        self.process.wait();
+        let mut log = String::new();
+        self.process.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        log
+    }
+}
+
+/// Waits until the status object of the stream at this URL is as wanted.
+fn until(stream: &str, reached: impl Fn(&Value) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let status = curl(&[&format!("{stream}/status")]).output().unwrap();
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+        if reached(&status) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{status}");
+    }
+}
+
+fn until_state(stream: &str, state: &str) {
+    until(stream, |status| status["state"] == state);
+}
+
+/// The real `curl`, silent but for errors, and failing where the server says so.
+fn curl(arguments: &[&str]) -> Command {
+    let mut command = Command::new("curl");
+    command.args(["-sS", "-f", "--noproxy", "*", "--max-time", "60"]).args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn spawn(command: &mut Command) -> Running {
+    Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("curl is installed"))
+}
+
+#[test]
+fn the_greeting_says_where_it_listens_and_how_to_try_it() {
+    let program = Program::start(&[]);
+    assert_eq!(program.base, format!("http://{}", program.connect().peer_addr().unwrap()));
+    let typed = format!("{}\n{}\nwait", program.greeting[1], program.greeting[2]);
+    let tried = Command::new("sh").args(["-c", &typed]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&tried.stdout), "hello\n");
+}
+
+fn refused(command: &mut Command) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = command.output().unwrap();
+    (status.code(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn a_bad_value_is_refused_with_what_would_be_right() {
+    for (flag, value, sentence) in [
+        ("--ttl", "soon", "\"soon\" is no length of time: give seconds such as 60 or 2.5"),
+        ("--ttl", "0", "from 1ms to 365d"),
+        ("--idle-timeout", "-1", "is no length of time"),
+        ("--head-timeout", "1e9", "is no length of time"),
+        ("--drain-timeout", "1 week", "is no length of time"),
+        ("--port", "65536", "65536 is not in 0..=65535"),
+        ("--max-streams", "0", "give a whole number from 1 to"),
+        ("--max-connections", "many", "give a whole number from 1 to"),
+        ("--log-level", "loud", "[possible values: error, warn, info, debug, trace]"),
+        ("--log-format", "xml", "[possible values: text, json]"),
+    ] {
+        let variable = format!("RENDEZVOUS_{}", flag[2..].to_uppercase().replace('-', "_"));
+        for mut command in [rendezvous(&[&format!("{flag}={value}")]), {
+            let mut command = rendezvous(&[]);
+            command.env(variable, value);
+            command
+        }] {
+            let (code, said) = refused(&mut command);
+            assert_eq!(code, Some(2), "{flag} {value}: {said}");
+            assert!(said.contains(sentence) && said.contains(flag), "{flag} {value}: {said}");
+        }
+    }
+}
+
+#[test]
+fn a_taken_port_is_a_clear_error() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (code, said) = refused(&mut rendezvous(&["--port", &port]));
+    assert_eq!(code, Some(1));
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.contains("is taken by another program") && said.contains("--port"), "{said}");
+    let (code, said) = refused(&mut rendezvous(&["--host", "no.such.host.invalid"]));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("cannot find the address of the host \"no.such.host.invalid\""), "{said}");
+}
+
+#[test]
+fn a_signal_lets_running_streams_finish_and_a_second_one_ends_at_once() {
+    for signal in [Signal::INT, Signal::TERM] {
+        for again in [false, true] {
+            let mut program = Program::start(&[]);
+            let stream = program.create();
+            let path = stream.strip_prefix(&program.base).unwrap();
+            let mut destination = program.say(&format!("GET {path} HTTP/1.0\r\n\r\n"));
+            until_state(&stream, "DST_CONNECTED");
+            let mut source = program.say(&format!(
+                "PUT {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+            ));
+            until(&stream, |status| status["bytes_transferred"] == 5);
+            program.process.signal(signal);
+            while TcpStream::connect(program.base.strip_prefix("http://").unwrap()).is_ok() {}
+
+            let mut download = Vec::new();
+            if again {
+                program.process.signal(signal);
+                let end = destination.read_to_end(&mut download);
+                assert_eq!(
+                    end.unwrap_err().kind(),
+                    ErrorKind::ConnectionReset,
+                    "what is cut does not look whole"
+                );
+                assert_eq!(program.process.wait().code(), Some(1));
+            } else {
+                source.write_all(b"0\r\n\r\n").unwrap();
+                destination.read_to_end(&mut download).unwrap();
+                assert!(download.ends_with(b"hello"));
+                let mut upload = String::new();
+                source.read_to_string(&mut upload).unwrap();
+                assert!(upload.starts_with("HTTP/1.1 200 "), "{upload}");
+                assert_eq!(program.process.wait().code(), Some(0));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_leaves_no_download_that_looks_whole() {
+    let mut program = Program::start(&[]);
+    let stream = program.create();
+    let mut download = spawn(&mut curl(&["-0", &stream]));
+    until_state(&stream, "DST_CONNECTED");
+    let path = stream.strip_prefix(&program.base).unwrap();
+    let _source = program
+        .say(&format!("PUT {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"));
+    until(&stream, |status| status["bytes_transferred"] == 5);
+    program.process.signal(Signal::KILL);
+    program.process.wait();
+    assert_eq!(download.wait().code(), Some(56), "curl: failure in receiving network data");
+}
+
+#[test]
+fn the_log_has_a_line_for_each_event_and_no_whole_id() {
+    for format in ["text", "json"] {
+        let program = Program::start(&["--log-format", format, "--log-level", "debug"]);
+        let stream = program.create();
+        let mut download = spawn(&mut curl(&[&stream]));
+        until_state(&stream, "DST_CONNECTED");
+        assert!(curl(&["-T", "Cargo.toml", &stream]).status().unwrap().success());
+        assert!(download.wait().success());
+        let id = stream.rsplit('/').next().unwrap().to_owned();
+        let log = program.log();
+        assert!(!log.contains(&id) && !log.contains(&id[8..]), "{log}");
+        let of_stream: Vec<_> = log.lines().filter(|line| line.contains(&id[..8])).collect();
+        for (line, event) in of_stream.iter().zip(["created", "destination waits", "streaming", "finished"]) {
+            assert!(line.contains(event), "{event}: {line}");
+            assert!(format == "text" || serde_json::from_str::<Value>(line).is_ok(), "{line}");
+        }
+        assert_eq!(of_stream.len(), 4, "{log}");
+    }
+}
+
+/// A file of 8 MiB that compresses badly and repeats nowhere.
+fn file() -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let mut state = 1_u64;
+    let mut noise = Vec::with_capacity(8 << 20);
+    while noise.len() < 8 << 20 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        noise.extend((state >> 16).to_be_bytes());
+    }
+    file.write_all(&noise).unwrap();
+    file
+}
+
+#[test]
+fn curl_moves_a_file_in_every_way() {
+    let program = Program::start(&[]);
+    let file = file();
+    let path = file.path().to_str().unwrap();
+    let content = std::fs::read(path).unwrap();
+    for from_stdin in [false, true] {
+        for get_first in [false, true] {
+            for version in ["--http1.1", "-0"] {
+                let stream = program.create();
+                let upload = || {
+                    let mut upload = curl(&["-T", if from_stdin { "-" } else { path }, &stream]);
+                    spawn(upload.stdin(std::fs::File::open(path).unwrap()))
+                };
+                let download = || spawn(&mut curl(&[version, &stream]));
+                let (mut upload, mut download) = if get_first {
+                    let download = download();
+                    until_state(&stream, "DST_CONNECTED");
+                    (upload(), download)
+                } else {
+                    let upload = upload();
+                    until_state(&stream, "SRC_CONNECTED");
+                    (upload, download())
+                };
+                let mut received = Vec::new();
+                download.0.stdout.take().unwrap().read_to_end(&mut received).unwrap();
+                assert!(received == content, "stdin {from_stdin}, GET first {get_first}, {version}");
+                assert!(download.wait().success() && upload.wait().success());
+            }
+        }
+    }
+}
+
+#[test]
+fn curl_sees_a_cut_on_either_side() {
+    let program = Program::start(&[]);
+    let file = file();
+    let path = file.path().to_str().unwrap();
+    for from_stdin in [false, true] {
+        for kill_upload in [false, true] {
+            let stream = program.create();
+            let mut download = spawn(&mut curl(&["--limit-rate", "2M", &stream]));
+            until_state(&stream, "DST_CONNECTED");
+            let mut upload =
+                curl(&["-T", if from_stdin { "-" } else { path }, "-w", "%{http_code}", &stream]);
+            let mut upload =
+                spawn(upload.args(["--limit-rate", "2M"]).stdin(std::fs::File::open(path).unwrap()));
+            until(&stream, |status| status["bytes_transferred"].as_u64().unwrap() > 0);
+            if kill_upload {
+                upload.signal(Signal::KILL);
+                assert_eq!(download.wait().code(), Some(18), "curl: a partial file");
+                until_state(&stream, "SRC_DISCONNECTED");
+            } else {
+                download.signal(Signal::KILL);
+                assert_eq!(upload.wait().code(), Some(22), "curl: the server says that it failed");
+                let mut said = String::new();
+                upload.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+                assert!(said.ends_with("502"), "{said}");
+                until_state(&stream, "DST_DISCONNECTED");
+            }
+        }
+    }
+}
