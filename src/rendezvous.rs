@@ -361,15 +361,18 @@ impl Rendezvous {
             while let Some(id) = pop_due(&mut table.expiring, now) {
                 let Some(entry) = table.entries.get_mut(&id) else { continue };
                 entry.deadline = None;
-                expired.push((id.clone(), entry.slot.expire()));
+                let waiter = entry.slot.expire();
+                if let Phase::Ended(outcome) = entry.slot.phase() {
+                    expired.push((id.clone(), outcome.clone(), waiter));
+                }
                 self.retain(&mut table, &id);
             }
             while let Some(id) = pop_due(&mut table.retained, now) {
                 table.entries.remove(&id);
             }
         }
-        for (id, waiter) in expired {
-            info!(stream = %id.short(), "expired");
+        for (id, outcome, waiter) in expired {
+            info!(stream = %id.short(), "{outcome}");
             if let Some(waiter) = waiter {
                 refuse(waiter, Refusal::Expired);
             }
