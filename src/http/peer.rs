@@ -68,7 +68,7 @@ impl Peer {
     ///
     /// A reset is a leave, and so is a FIN inside the body. A FIN behind a whole body is legal (RFC 9112, section 9.6), but most
     /// often it is a client that was ended; and a FIN behind more than the kernel's buffer takes can not come in at all. In both
-    /// cases the client is asked: see [`PROBE`].
+    /// cases the client is asked, by a `100 Continue` that it need not heed.
     pub async fn source_left(&self) {
         let departed = tokio::select! {
             departed = self.socket.departed() => departed,
