@@ -94,14 +94,19 @@ class Tally:
     violations: list[str] = field(default_factory=list)
 
     @contextmanager
-    def trial(self, label: str) -> Iterator[None]:
-        """One question of the proof. If it fails, the next ones are still asked."""
-        self.asked += 1
+    def noting(self, label: str) -> Iterator[None]:
+        """Any failure in the block becomes one more violation."""
         try:
             yield
         except FAILURES as failure:
-            self.violations.append(f"{label}: {failure!r}")
-        else:
+            self.violations.append(f"{label}: {type(failure).__name__}: {failure}")
+
+    @contextmanager
+    def trial(self, label: str) -> Iterator[None]:
+        """One question of the proof. If it fails, the next ones are still asked."""
+        self.asked += 1
+        with self.noting(label):
+            yield
             self.right += 1
 
 
@@ -227,29 +232,38 @@ class Download:
         check(not self._reader.is_alive(), "the output of curl does not end")
         return code, self._sha256.hexdigest()
 
+    def end(self) -> None:
+        """The pipe is closed when the process is left, and by then nobody may read it."""
+        self.curl.kill()
+        self._reader.join(PATIENCE)
+
 
 @contextmanager
 def downloading(url: str, *options: str) -> Iterator[Download]:
     with child(*CURL, *options, "-o", "-", url, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as curl:
-        yield Download(curl)
+        download = Download(curl)
+        try:
+            yield download
+        finally:
+            download.end()
 
 
 # -------------------------------------------------------------------------------------------------- big
 
 
 def prove_big(options: argparse.Namespace, tally: Tally) -> None:
-    seconds = []
+    tally.notes.append(f"{options.size} bytes each")
     with tempfile.TemporaryDirectory() as directory, serving(options.server) as server:
         file = Path(directory, "random")
         digest = write_random(file, options.size)
         for chunked in (False, True):
             for put_first in (False, True):
                 framing = "chunked" if chunked else "Content-Length"
-                with tally.trial(f"{framing}, {'PUT' if put_first else 'GET'} first"):
+                label = f"{framing} with {'PUT' if put_first else 'GET'} first"
+                with tally.trial(label):
                     began = time.monotonic()
                     transfer(server, file, digest, chunked, put_first)
-                    seconds.append(f"{time.monotonic() - began:.1f}")
-    tally.notes.append(f"{options.size} bytes each, in {', '.join(seconds)} s")
+                    tally.notes.append(f"{label} in {time.monotonic() - began:.1f} s")
 
 
 def write_random(file: Path, size: int) -> str:
@@ -509,10 +523,8 @@ PROOFS: dict[str, Callable[[argparse.Namespace, Tally], None]] = {
 def run(name: str, options: argparse.Namespace) -> bool:
     """One proof, its line of figures, and a line for each violation."""
     tally = Tally()
-    try:
+    with tally.noting(f"seed {options.seed}"):
         PROOFS[name](options, tally)
-    except FAILURES as failure:
-        tally.violations.append(f"seed {options.seed}: {failure!r}")
     print(f"{name}: {tally.right} of {tally.asked} right", *tally.notes, sep=", ", flush=True)
     for violation in tally.violations:
         print(f"  violation: {violation}", flush=True)

@@ -158,6 +158,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     }?;
     // A restart must not wait for old connections to time out.
     socket.set_reuseaddr(true)?;
+    // Accepted connections inherit it. Without it, small answers wait 40 ms for an acknowledgement.
+    socket.set_nodelay(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }

@@ -5,6 +5,7 @@
 //! the bytes have left the server's buffers, and a peer's leave shows only where nothing it sent is unread.
 
 use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -30,27 +31,29 @@ pub enum Departure {
 
 /// An accepted connection.
 #[derive(Debug)]
-pub struct Socket(TcpStream);
+pub struct Socket {
+    stream: TcpStream,
+    /// Any end of this connection is an RST.
+    armed: AtomicBool,
+}
 
 impl Socket {
-    /// Takes the connection, and has every write sent at once (without it, small answers wait 40 ms for an ACK).
+    /// Takes the connection.
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {
-        // Fails only on a connection that is dead already, which the first read will show.
-        let _ = stream.set_nodelay(true);
-        Self(stream)
+        Self { stream, armed: AtomicBool::new(false) }
     }
 
     /// Reads into `buffer`; no bytes added means end of file.
     pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
-            ready!(self.0.poll_read_ready(cx))?;
+            ready!(self.stream.poll_read_ready(cx))?;
             let room = buffer.remaining();
             let mut read = Ok(0);
             // A short read has emptied the kernel's buffer. Said as `WouldBlock` inside `try_io`, it saves the
             // system call that would find that out, and can not miss what comes in between.
-            let emptied = self.0.try_io(Interest::READABLE, || {
-                read = self.0.try_read_buf(buffer);
+            let emptied = self.stream.try_io(Interest::READABLE, || {
+                read = self.stream.try_read_buf(buffer);
                 match read {
                     Ok(count) if 0 < count && count < room => Err(io::ErrorKind::WouldBlock.into()),
                     _ => Ok(()),
@@ -69,14 +72,14 @@ impl Socket {
     /// # Errors
     /// `WouldBlock` where nothing is there.
     pub fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        self.0.try_read_buf(buffer)
+        self.stream.try_read_buf(buffer)
     }
 
     /// Writes some of `buffers`.
     pub fn poll_write(&self, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            match self.0.try_write_vectored(buffers) {
+            ready!(self.stream.poll_write_ready(cx))?;
+            match self.stream.try_write_vectored(buffers) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }
@@ -86,36 +89,36 @@ impl Socket {
     /// Writes `bytes` if the kernel takes them all at once. Only where nobody else writes.
     pub fn try_write(&self, bytes: &[u8]) {
         // A probe that does not go out leaves things as they were.
-        let _ = self.0.try_write(bytes);
+        let _ = self.stream.try_write(bytes);
     }
 
     /// Sends FIN behind what was written. False where the connection is broken already.
     pub fn shutdown_write(&self) -> bool {
-        net::shutdown(&self.0, net::Shutdown::Write).is_ok()
+        net::shutdown(&self.stream, net::Shutdown::Write).is_ok()
     }
 
     /// Waits until the peer has closed its sending side, or has reset. Data that is unread does not hide it.
     pub async fn departed(&self) -> Departure {
-        system::departed(&self.0).await
+        system::departed(&self.stream).await
     }
 
     /// Waits for a reset, also behind a FIN.
     pub async fn reset(&self) {
         // An error of `ready` itself means that the runtime ends.
-        let _ = self.0.ready(Interest::ERROR).await;
+        let _ = self.stream.ready(Interest::ERROR).await;
     }
 
     /// Bytes received by the kernel and not yet read; 0 where that can not be told.
     #[must_use]
     pub fn unread(&self) -> usize {
-        let unread = rustix::io::ioctl_fionread(&self.0);
+        let unread = rustix::io::ioctl_fionread(&self.stream);
         unread.ok().and_then(|bytes| bytes.try_into().ok()).unwrap_or(0)
     }
 
     /// Bytes (and FIN) written and not yet acknowledged by the peer's kernel; 0 where that can not be told.
     #[must_use]
     pub fn unacknowledged(&self) -> usize {
-        system::unacknowledged(&self.0)
+        system::unacknowledged(&self.stream)
     }
 
     /// Sends FIN, and waits until the peer's kernel has acknowledged every byte before it. False if the connection broke first.
@@ -148,12 +151,15 @@ impl Socket {
     /// ends must not end cleanly before it is whole.
     pub fn arm_reset(&self) {
         // Fails only on a connection that is broken already.
-        let _ = self.0.set_zero_linger();
+        let _ = self.stream.set_zero_linger();
+        self.armed.store(true, Ordering::Relaxed);
     }
 
     /// Takes [`Socket::arm_reset`] back: the body is whole.
     pub fn disarm_reset(&self) {
-        let _ = net::sockopt::set_socket_linger(&self.0, None);
+        if self.armed.swap(false, Ordering::Relaxed) {
+            let _ = net::sockopt::set_socket_linger(&self.stream, None);
+        }
     }
 
     /// Throws away what comes until the peer closes, for at most `limit`: a peer that still sends must not be answered by an RST,
@@ -164,11 +170,11 @@ impl Socket {
         let drained = async {
             loop {
                 scratch.clear();
-                match self.0.try_read_buf(&mut scratch) {
+                match self.stream.try_read_buf(&mut scratch) {
                     Ok(0) => return,
                     Ok(_) => tokio::task::consume_budget().await,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        if self.0.readable().await.is_err() {
+                        if self.stream.readable().await.is_err() {
                             return;
                         }
                     }

@@ -1,6 +1,6 @@
 //! `rendezvous serve`.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 
 use anyhow::Context;
@@ -142,8 +142,9 @@ fn log_to_stderr(level: LogLevel, format: LogFormat) {
         LogLevel::Trace => Level::TRACE,
     };
     let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    let is_read_by_a_person = std::io::stderr().is_terminal();
     match format {
-        LogFormat::Text => subscriber.with_target(false).init(),
+        LogFormat::Text => subscriber.with_target(false).with_ansi(is_read_by_a_person).init(),
         LogFormat::Json => subscriber.json().init(),
     }
 }

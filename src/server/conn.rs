@@ -120,10 +120,10 @@ async fn end_destination(peer: &Peer, half: DestinationHalf, whole: bool) {
     }
 }
 
-/// Says that nothing more will come, and lets a client that still sends read its answer.
+/// Lets a client that may still send read its answer. Any other can be closed at once.
 async fn end(peer: &Peer) {
-    peer.socket().shutdown_write();
     if peer.may_still_send() {
+        peer.socket().shutdown_write();
         peer.socket().discard(LINGER).await;
     }
 }
