@@ -41,7 +41,8 @@ impl Default for Config {
     }
 }
 
-/// A length of time from a millisecond to a year, written as `60`, `2.5`, `500ms`, `60s`, `10m`, `6h` or `1d`.
+/// A length of time from a millisecond to a year, written as `60`, `2.5`, `500ms`, `60s`, `10m`, `6h` or
+/// `1d`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period(Duration);
 

@@ -1,7 +1,7 @@
 //! The header sets that a stream's maker gives: `download_headers` for the GET, `upload_headers` for the PUT.
 //!
-//! A set is validated once, here, so that whatever is put on the wire later is well-formed and can not contradict
-//! the framing, which is the server's alone.
+//! A set is validated once, here, so that whatever is put on the wire later is well-formed and can not
+//! contradict the framing, which is the server's alone.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use serde_json::{Map, Value};

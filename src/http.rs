@@ -1,7 +1,7 @@
 //! HTTP: from a request to an answer. One match over [`route::Route`] leads to one function for each route.
 //!
-//! Knows nothing of listeners and connections but what [`peer::Peer`] shows. Every refusal and every ending becomes an answer
-//! in [`reply`].
+//! Knows nothing of listeners and connections but what [`peer::Peer`] shows. Every refusal and every ending
+//! becomes an answer in [`reply`].
 
 pub mod chunked;
 mod handlers;

@@ -1,7 +1,7 @@
 //! Stream ids.
 //!
-//! An id is a capability: whoever knows it may take a seat. So a [`StreamId`] is opaque outside this module, it
-//! has no `Display`, and its `Debug` shows only the shortened form that logs may carry.
+//! An id is a capability: whoever knows it may take a seat. So a [`StreamId`] is opaque outside this module,
+//! it has no `Display`, and its `Debug` shows only the shortened form that logs may carry.
 
 use std::fmt;
 use std::sync::Arc;

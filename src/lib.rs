@@ -1,4 +1,5 @@
-//! An HTTP rendezvous relay: one side `PUT`s, the other `GET`s, and the bytes flow through, live and unstored.
+//! An HTTP rendezvous relay: one side `PUT`s, the other `GET`s, and the bytes flow through, live and
+//! unstored.
 //!
 //! From the top down; a module knows only what stands below it:
 //!

@@ -1,6 +1,7 @@
 //! The vocabulary of endings. Pure: no I/O, no HTTP.
 //!
-//! - A [`Refusal`] is why a request gets nothing of a stream: no seat, or a seat that it loses while it waits.
+//! - A [`Refusal`] is why a request gets nothing of a stream: no seat, or a seat that it loses while it
+//!   waits.
 //! - A [`Fault`] is why a transfer failed after the sides had paired.
 //! - An [`Outcome`] is how a stream ended; each stream has one, and the first one stands.
 //!

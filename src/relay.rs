@@ -1,11 +1,13 @@
 //! A source meets a destination: the transfer, its two halves, and the body that flows through.
 //!
-//! A [`Transfer`] settles exactly one [`Outcome`], and the first stands. Each side holds a half; a half that is
-//! dropped (its connection broke, its task was cancelled or panicked) settles the transfer as a failure of that
-//! side, so no path leaves the other side waiting. Nothing but [`DestinationHalf::delivered`] settles a success.
+//! A [`Transfer`] settles exactly one [`Outcome`], and the first stands. Each side holds a half; a half that
+//! is dropped (its connection broke, its task was cancelled or panicked) settles the transfer as a failure of
+//! that side, so no path leaves the other side waiting. Nothing but [`DestinationHalf::delivered`] settles a
+//! success.
 //!
-//! The destination conducts: it polls the [`Relay`], watches for stalls, and confirms delivery. The source waits
-//! for the outcome. Memory is bounded by one frame in flight here, and by hyper's buffers on both connections.
+//! The destination conducts: it polls the [`Relay`], watches for stalls, and confirms delivery. The source
+//! waits for the outcome. Memory is bounded by one frame in flight here, and by hyper's buffers on both
+//! connections.
 
 use std::future::Future;
 use std::io;
@@ -143,8 +145,8 @@ impl Transfer {
         self.progress.lock().moved = Instant::now();
     }
 
-    /// Waits until no byte has moved for the idle limit. `unacknowledged` tells how many bytes the kernel still
-    /// holds for the destination: while that shrinks, bytes move, though no write of ours shows it.
+    /// Waits until no byte has moved for the idle limit. `unacknowledged` tells how many bytes the kernel
+    /// still holds for the destination: while that shrinks, bytes move, though no write of ours shows it.
     pub async fn stalled(&self, unacknowledged: impl Fn() -> usize) -> Fault {
         let mut held = unacknowledged();
         loop {
@@ -229,7 +231,8 @@ pub struct Relay {
     body: Incoming,
     /// Total length, where it is declared or promised.
     length: Option<u64>,
-    /// The length is only promised: the frame that fulfils it waits in `held` until the source has really ended.
+    /// The length is only promised: the frame that fulfils it waits in `held` until the source has really
+    /// ended.
     promised: bool,
     received: u64,
     held: Option<Bytes>,

@@ -1,8 +1,9 @@
 //! The table of slots: where the sides of a stream find each other.
 //!
-//! [`Rendezvous`] is shared by all connections. One lock guards the table; it is held for map operations only, never
-//! across an await, and nothing is told to anybody while it is held. Waiting sides hold a [`Seat`]: dropping it
-//! frees the seat. One task, [`Rendezvous::keep_time`], expires what waited too long and forgets what ended.
+//! [`Rendezvous`] is shared by all connections. One lock guards the table; it is held for map operations
+//! only, never across an await, and nothing is told to anybody while it is held. Waiting sides hold a
+//! [`Seat`]: dropping it frees the seat. One task, [`Rendezvous::keep_time`], expires what waited too long
+//! and forgets what ended.
 //!
 //! Bounds: at most `max_streams` streams that have not ended, and as many that have.
 
@@ -19,7 +20,7 @@ use crate::header_set::StreamHeaders;
 use crate::id::StreamId;
 use crate::outcome::{Fault, Outcome, Refusal, Report, Side};
 use crate::relay::{DestinationHalf, Offer, SourceHalf, Transfer};
-use crate::slot::{Phase, Slot, Waiter};
+use crate::slot::{self, Phase, Waiter};
 
 /// The limits of a rendezvous.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +37,8 @@ pub struct Limits {
 pub struct Rendezvous {
     limits: Limits,
     table: Mutex<Table>,
+    /// What most streams are made with: no header sets.
+    bare: Arc<StreamHeaders>,
     /// Something has got a deadline while there was none.
     deadline_set: Notify,
 }
@@ -60,7 +63,9 @@ struct WaitingDestination {
     tell: oneshot::Sender<Verdict<Meeting>>,
 }
 
-type Party = Waiter<WaitingSource, WaitingDestination>;
+/// A source is boxed, so that a stream nobody waits on is small.
+type Slot = slot::Slot<Box<WaitingSource>, WaitingDestination>;
+type Party = Waiter<Box<WaitingSource>, WaitingDestination>;
 
 /// Orders streams by deadline, and those of one deadline by age.
 type Deadline = (Instant, u64);
@@ -76,7 +81,7 @@ struct Table {
 }
 
 struct Entry {
-    slot: Slot<WaitingSource, WaitingDestination>,
+    slot: Slot,
     number: u64,
     headers: Arc<StreamHeaders>,
     created_at: SystemTime,
@@ -121,7 +126,7 @@ impl Rendezvous {
     /// An empty table.
     #[must_use]
     pub fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, table: Mutex::default(), deadline_set: Notify::new() })
+        Arc::new(Self { limits, table: Mutex::default(), bare: Arc::default(), deadline_set: Notify::new() })
     }
 
     /// Makes a stream that waits for both sides.
@@ -130,6 +135,8 @@ impl Rendezvous {
     /// [`Refusal::Busy`] at `max_streams`, [`Refusal::ShuttingDown`] after [`Rendezvous::close`].
     pub fn create(&self, headers: StreamHeaders) -> Result<StreamId, Refusal> {
         let id = StreamId::mint();
+        let headers =
+            if headers == StreamHeaders::default() { Arc::clone(&self.bare) } else { Arc::new(headers) };
         let mut table = self.table.lock();
         if table.closed {
             return Err(Refusal::ShuttingDown);
@@ -143,7 +150,7 @@ impl Rendezvous {
         let entry = Entry {
             slot: Slot::default(),
             number,
-            headers: Arc::new(headers),
+            headers,
             created_at: SystemTime::now(),
             deactivated_at: None,
             deadline: Some(deadline),
@@ -164,7 +171,7 @@ impl Rendezvous {
     /// The refusal, and the offer is dropped.
     pub fn seat_source(self: &Arc<Self>, id: &StreamId, offer: Offer) -> Result<Seat<SourceHalf>, Refusal> {
         let (tell, verdict) = oneshot::channel();
-        self.seat(id, Side::Source, verdict, |slot| slot.seat_source(WaitingSource { offer, tell }))
+        self.seat(id, Side::Source, verdict, |slot| slot.seat_source(Box::new(WaitingSource { offer, tell })))
     }
 
     /// Takes the destination's seat.
@@ -181,22 +188,29 @@ impl Rendezvous {
         id: &StreamId,
         side: Side,
         verdict: oneshot::Receiver<Verdict<M>>,
-        sit: impl FnOnce(
-            &mut Slot<WaitingSource, WaitingDestination>,
-        ) -> Result<Option<(WaitingSource, WaitingDestination)>, Refusal>,
+        sit: impl FnOnce(&mut Slot) -> Result<Option<(Box<WaitingSource>, WaitingDestination)>, Refusal>,
     ) -> Result<Seat<M>, Refusal> {
         let pair = {
-            let mut table = self.table.lock();
+            let mut guard = self.table.lock();
+            let table = &mut *guard;
             if table.closed {
                 return Err(Refusal::ShuttingDown);
             }
             let entry = table.entries.get_mut(id).ok_or(Refusal::NotFound)?;
             match sit(&mut entry.slot) {
                 Ok(None) => None,
-                Ok(Some(pair)) => Some((pair, self.start_transfer(&mut table, id))),
+                Ok(Some(pair)) => {
+                    let halves = self.start_transfer(id, Arc::clone(&entry.headers));
+                    entry.transfer = Some(Arc::clone(halves.1.transfer()));
+                    if let Some(deadline) = entry.deadline.take() {
+                        table.expiring.remove(&deadline);
+                    }
+                    table.streaming += 1;
+                    Some((pair, halves))
+                }
                 Err(refusal) => {
                     if matches!(refusal, Refusal::Reported(_)) {
-                        self.retain(&mut table, id);
+                        self.retain(table, id);
                     }
                     return Err(refusal);
                 }
@@ -214,23 +228,14 @@ impl Rendezvous {
         Ok(Seat { id: id.clone(), side, rendezvous: Arc::clone(self), verdict })
     }
 
-    fn start_transfer(self: &Arc<Self>, table: &mut Table, id: &StreamId) -> (SourceHalf, DestinationHalf) {
-        let rendezvous = Arc::clone(self);
-        let headers = table.entries.get(id).map(|entry| Arc::clone(&entry.headers)).unwrap_or_default();
-        let ended = id.clone();
-        let halves = Transfer::start(
-            headers,
-            self.limits.idle_timeout,
-            Box::new(move |outcome| rendezvous.settle(&ended, outcome)),
-        );
-        table.streaming += 1;
-        if let Some(entry) = table.entries.get_mut(id) {
-            entry.transfer = Some(Arc::clone(halves.1.transfer()));
-            if let Some(deadline) = entry.deadline.take() {
-                table.expiring.remove(&deadline);
-            }
-        }
-        halves
+    fn start_transfer(
+        self: &Arc<Self>,
+        id: &StreamId,
+        headers: Arc<StreamHeaders>,
+    ) -> (SourceHalf, DestinationHalf) {
+        let (rendezvous, id) = (Arc::clone(self), id.clone());
+        let on_end = Box::new(move |outcome: &Outcome| rendezvous.settle(&id, outcome));
+        Transfer::start(headers, self.limits.idle_timeout, on_end)
     }
 
     fn settle(&self, id: &StreamId, outcome: &Outcome) {
@@ -384,8 +389,7 @@ impl Rendezvous {
         let waiters: Vec<Party> = {
             let mut table = self.table.lock();
             table.closed = true;
-            let leave =
-                |slot: &mut Slot<_, _>| slot.leave(Side::Source).or_else(|| slot.leave(Side::Destination));
+            let leave = |slot: &mut Slot| slot.leave(Side::Source).or_else(|| slot.leave(Side::Destination));
             table.entries.values_mut().filter_map(|entry| leave(&mut entry.slot)).collect()
         };
         for waiter in waiters {

@@ -5,7 +5,8 @@
 //!                                 └── all transfers ended, or the drain timeout ──► cut ──► closed
 //! ```
 //!
-//! Every connection is a task of one `JoinSet`: dropping [`Server::run`] drops them all, and with them their halves and seats.
+//! Every connection is a task of one `JoinSet`: dropping [`Server::run`] drops them all, and with them their
+//! halves and seats.
 
 mod conn;
 

@@ -1,7 +1,7 @@
 //! One stream's life: who may sit where, who meets whom, and how it ends.
 //!
-//! Pure: no I/O, no clock, no lock. The caller says what happens and acts on what comes back. `S` and `D` are what
-//! the caller keeps of a waiting source and of a waiting destination.
+//! Pure: no I/O, no clock, no lock. The caller says what happens and acts on what comes back. `S` and `D` are
+//! what the caller keeps of a waiting source and of a waiting destination.
 //!
 //! ```text
 //!          PUT                        GET
@@ -115,7 +115,8 @@ impl<S, D> Slot<S, D> {
     /// A client reports an error. `Ok(Some(_))`: this waiter is to be told, and the stream has ended.
     ///
     /// # Errors
-    /// [`Refusal::AlreadyStarted`] where the sides have paired, or the stream has ended or was reported before.
+    /// [`Refusal::AlreadyStarted`] where the sides have paired, or the stream has ended or was reported
+    /// before.
     pub fn report(&mut self, report: Report) -> Result<Option<Waiter<S, D>>, Refusal> {
         match &self.0 {
             State::Created => {
@@ -129,7 +130,8 @@ impl<S, D> Slot<S, D> {
         }
     }
 
-    /// The time to live is over. The waiter, if any, is to be told. A streaming or ended stream stays as it is.
+    /// The time to live is over. The waiter, if any, is to be told. A streaming or ended stream stays as it
+    /// is.
     pub fn expire(&mut self) -> Option<Waiter<S, D>> {
         let outcome = match &self.0 {
             State::Created => Outcome::Expired { present: None },

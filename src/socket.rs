@@ -1,8 +1,10 @@
-//! One TCP connection, as its kernel knows it: whether its peer has left, what is unread, what is unacknowledged.
+//! One TCP connection, as its kernel knows it: whether its peer has left, what is unread, what is
+//! unacknowledged.
 //!
-//! All methods take `&self`, so that a handler may watch a connection while hyper reads and writes it. Only one task
-//! polls each direction. This module is the one home of what differs between systems: beside Linux, delivery means that
-//! the bytes have left the server's buffers, and a peer's leave shows only where nothing it sent is unread.
+//! All methods take `&self`, so that a handler may watch a connection while hyper reads and writes it. Only
+//! one task polls each direction. This module is the one home of what differs between systems: beside Linux,
+//! delivery means that the bytes have left the server's buffers, and a peer's leave shows only where nothing
+//! it sent is unread.
 
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,8 +52,8 @@ impl Socket {
             ready!(self.stream.poll_read_ready(cx))?;
             let room = buffer.remaining();
             let mut read = Ok(0);
-            // A short read has emptied the kernel's buffer. Said as `WouldBlock` inside `try_io`, it saves the
-            // system call that would find that out, and can not miss what comes in between.
+            // A short read has emptied the kernel's buffer. Said as `WouldBlock` inside `try_io`, it saves
+            // the system call that would find that out, and can not miss what comes in between.
             let emptied = self.stream.try_io(Interest::READABLE, || {
                 read = self.stream.try_read_buf(buffer);
                 match read {
@@ -121,12 +123,14 @@ impl Socket {
         system::unacknowledged(&self.stream)
     }
 
-    /// Sends FIN, and waits until the peer's kernel has acknowledged every byte before it. False if the connection broke first.
+    /// Sends FIN, and waits until the peer's kernel has acknowledged every byte before it. False if the
+    /// connection broke first.
     ///
-    /// The FIN itself is not waited for: a peer that is in no hurry acknowledges it 40 ms later. `acknowledged` is told
-    /// whenever bytes have been acknowledged.
+    /// The FIN itself is not waited for: a peer that is in no hurry acknowledges it 40 ms later.
+    /// `acknowledged` is told whenever bytes have been acknowledged.
     pub async fn deliver(&self, acknowledged: impl Fn()) -> bool {
-        // A FIN that was queued counts as one unacknowledged byte, the last; on a broken connection there is none.
+        // A FIN that was queued counts as one unacknowledged byte, the last; on a broken connection there is
+        // none.
         let fin = usize::from(self.shutdown_write());
         let mut left = self.unacknowledged();
         let mut pause = ACK_PAUSES.0;
@@ -147,8 +151,8 @@ impl Socket {
         true
     }
 
-    /// From now on any end of this connection, even a crash of the server, is an RST: a body that ends where the connection
-    /// ends must not end cleanly before it is whole.
+    /// From now on any end of this connection, even a crash of the server, is an RST: a body that ends where
+    /// the connection ends must not end cleanly before it is whole.
     pub fn arm_reset(&self) {
         // Fails only on a connection that is broken already.
         let _ = self.stream.set_zero_linger();
@@ -162,8 +166,8 @@ impl Socket {
         }
     }
 
-    /// Throws away what comes until the peer closes, for at most `limit`: a peer that still sends must not be answered by an RST,
-    /// which would take the answer away before it was read.
+    /// Throws away what comes until the peer closes, for at most `limit`: a peer that still sends must not be
+    /// answered by an RST, which would take the answer away before it was read.
     pub async fn discard(&self, limit: Duration) {
         let deadline = Instant::now() + limit;
         let mut scratch = BytesMut::with_capacity(DISCARD_BUFFER);
@@ -194,8 +198,9 @@ mod system {
 
     use super::Departure;
 
-    /// tokio's interest in "priority" data, which we never ask the kernel for, is also an interest in a closed read side, and
-    /// unlike an interest in reading it is not satisfied by data: so this waits for EPOLLRDHUP.
+    /// tokio's interest in "priority" data, which we never ask the kernel for, is also an interest in a
+    /// closed read side, and unlike an interest in reading it is not satisfied by data: so this waits for
+    /// EPOLLRDHUP.
     pub(super) async fn departed(stream: &TcpStream) -> Departure {
         match stream.ready(Interest::PRIORITY | Interest::ERROR).await {
             Ok(ready) if !ready.is_error() => Departure::Closed,

@@ -1,4 +1,5 @@
-//! The order of the modules, held: a module knows only what stands below it, and each heavy crate has one home.
+//! The order of the modules, held: a module knows only what stands below it, and each heavy crate has one
+//! home.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails loudly")]
 
 use std::fs;

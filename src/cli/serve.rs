@@ -86,7 +86,8 @@ pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     log_to_stderr(arguments.log_level, arguments.log_format);
     raise_descriptor_limit(arguments.max_connections);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    // On a worker of the runtime, so that a connection begins where it was accepted, and not on another thread.
+    // On a worker of the runtime, so that a connection begins where it was accepted, and not on another
+    // thread.
     let ended = runtime.block_on(runtime.spawn(serve(arguments.config()))).context("the server panicked")?;
     // Whatever is left has had its time, or was not to have any.
     runtime.shutdown_background();

@@ -1,7 +1,7 @@
 //! Where a chunked body ends (RFC 9112, section 7.1), strictly and without looking at a data byte.
 //!
-//! hyper decodes the bodies. This tracker only follows along, to know whether a body is whole before hyper is allowed to
-//! take it, and where the next request begins.
+//! hyper decodes the bodies. This tracker only follows along, to know whether a body is whole before hyper is
+//! allowed to take it, and where the next request begins.
 
 /// The position inside a chunked body.
 #[derive(Debug, Clone, PartialEq, Eq)]

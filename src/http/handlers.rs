@@ -118,7 +118,8 @@ pub(super) async fn source(
     Ok(reply)
 }
 
-/// `GET /stream/:id`. Its head goes out with the first body byte, so that until then a failure can be told as a status.
+/// `GET /stream/:id`. Its head goes out with the first body byte, so that until then a failure can be told as
+/// a status.
 pub(super) async fn destination(
     app: &App,
     peer: &Arc<Peer>,

@@ -1,7 +1,8 @@
 //! Request heads, strictly: what is ambiguous is refused, never guessed at (contract, section 8; RFC 9112).
 //!
-//! hyper's own parser is lenient where two readers of one connection could disagree about where a message ends, which
-//! is how requests are smuggled. So every head passes this scanner before hyper sees it. Pure: bytes in, verdict out.
+//! hyper's own parser is lenient where two readers of one connection could disagree about where a message
+//! ends, which is how requests are smuggled. So every head passes this scanner before hyper sees it. Pure:
+//! bytes in, verdict out.
 
 use http::Uri;
 use http::uri::Authority;
@@ -48,8 +49,8 @@ pub struct HeadScanner {
 }
 
 impl HeadScanner {
-    /// The head at the start of `buffer`, which is what the last call had with more behind; `None` where it is not
-    /// whole yet.
+    /// The head at the start of `buffer`, which is what the last call had with more behind; `None` where it
+    /// is not whole yet.
     ///
     /// # Errors
     /// [`Refusal::BadRequest`] or [`Refusal::HeadTooLarge`]; the connection can not go on after it.

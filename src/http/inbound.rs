@@ -9,9 +9,10 @@
 //!        └── refused ──► StandIn: a request that the service answers with the refusal, and nothing more
 //! ```
 //!
-//! hyper gets nothing of a source's body before the sides have paired: so it can be told here whether the source has left, and
-//! nothing of it can reach anybody. Every answer to a `PUT` closes its connection, so its body needs no end here; that is what
-//! lets the bodies of streams pass uncopied. Memory: at most one head, or 64 KiB of a waiting source's body.
+//! hyper gets nothing of a source's body before the sides have paired: so it can be told here whether the
+//! source has left, and nothing of it can reach anybody. Every answer to a `PUT` closes its connection, so
+//! its body needs no end here; that is what lets the bodies of streams pass uncopied. Memory: at most one
+//! head, or 64 KiB of a waiting source's body.
 
 use std::io;
 use std::pin::Pin;
@@ -108,8 +109,8 @@ impl Inbound {
             }
     }
 
-    /// The `PUT` that waits may be sent a `100 Continue` past hyper: it speaks HTTP/1.1, and no earlier answer can still be on
-    /// its way out.
+    /// The `PUT` that waits may be sent a `100 Continue` past hyper: it speaks HTTP/1.1, and no earlier
+    /// answer can still be on its way out.
     #[must_use]
     pub fn may_probe(&self) -> bool {
         let Stage::Held { head, .. } = &self.stage else { return false };
@@ -242,8 +243,8 @@ impl Inbound {
         }
     }
 
-    /// Whether the whole body of the `PUT` that waits has arrived. Looks at no more than 64 KiB: a longer chunked body counts as
-    /// unfinished.
+    /// Whether the whole body of the `PUT` that waits has arrived. Looks at no more than 64 KiB: a longer
+    /// chunked body counts as unfinished.
     pub fn holds_whole_body(&mut self, socket: &Socket) -> bool {
         let Stage::Held { head, .. } = &self.stage else { return false };
         match head.framing {

@@ -1,4 +1,5 @@
-//! The JSON bodies of `POST /stream` and `POST /stream/:id/error`: how they are read, and what may be in them.
+//! The JSON bodies of `POST /stream` and `POST /stream/:id/error`: how they are read, and what may be in
+//! them.
 
 use std::time::Duration;
 
@@ -41,8 +42,8 @@ impl RequestBody {
     /// Reads the whole body, once.
     ///
     /// # Errors
-    /// [`Refusal::BodyTooLarge`] over 64 KiB, also as soon as a declared length is; [`Refusal::RequestTimeout`];
-    /// [`Refusal::BadRequest`] where its framing is broken.
+    /// [`Refusal::BodyTooLarge`] over 64 KiB, also as soon as a declared length is;
+    /// [`Refusal::RequestTimeout`]; [`Refusal::BadRequest`] where its framing is broken.
     pub async fn read(&mut self) -> Result<Vec<u8>, Refusal> {
         let Some(mut incoming) = self.incoming.take() else { return Ok(Vec::new()) };
         if incoming.size_hint().lower() > MAX_BODY_BYTES as u64 {

@@ -1,4 +1,5 @@
-//! What a handler may know of the connection it answers on, and what it leaves there for the connection's task.
+//! What a handler may know of the connection it answers on, and what it leaves there for the connection's
+//! task.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +13,14 @@ use crate::outcome::Refusal;
 use crate::relay::{DestinationHalf, Transfer};
 use crate::socket::{Departure, Socket};
 
-/// Asks a client that has sent all or much of its body whether it is still there: it ignores this (RFC 9110, section 15.2), while
-/// the kernel of a client that is gone answers with a reset.
+/// Asks a client that has sent all or much of its body whether it is still there: it ignores this (RFC 9110,
+/// section 15.2), while the kernel of a client that is gone answers with a reset.
 const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// Between two probes of a source whose unread body fills its buffer. Few, because some clients take no more than five interim
-/// answers (Go's, before 1.23).
+/// Between two probes of a source whose unread body fills its buffer. Few, because some clients take no more
+/// than five interim answers (Go's, before 1.23).
 const PROBE_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
-/// Unread bytes behind which a FIN may be stuck: less than the smallest buffer that kernels give a connection.
+/// Unread bytes behind which a FIN may be stuck: less than the smallest buffer that kernels give a
+/// connection.
 const FULL: usize = 32 * 1024;
 
 /// One HTTP/1 connection, as its handlers see it.
@@ -66,9 +68,10 @@ impl Peer {
 
     /// Waits until a source that waits has left.
     ///
-    /// A reset is a leave, and so is a FIN inside the body. A FIN behind a whole body is legal (RFC 9112, section 9.6), but most
-    /// often it is a client that was ended; and a FIN behind more than the kernel's buffer takes can not come in at all. In both
-    /// cases the client is asked, by a `100 Continue` that it need not heed.
+    /// A reset is a leave, and so is a FIN inside the body. A FIN behind a whole body is legal (RFC 9112,
+    /// section 9.6), but most often it is a client that was ended; and a FIN behind more than the kernel's
+    /// buffer takes can not come in at all. In both cases the client is asked, by a `100 Continue` that it
+    /// need not heed.
     pub async fn source_left(&self) {
         let departed = tokio::select! {
             departed = self.socket.departed() => departed,
@@ -98,12 +101,14 @@ impl Peer {
         }
     }
 
-    /// Waits until a destination has left. One that only closes its sending side can not be told from one that is gone.
+    /// Waits until a destination has left. One that only closes its sending side can not be told from one
+    /// that is gone.
     pub async fn destination_left(&self) {
         self.socket.departed().await;
     }
 
-    /// From now on the connection's task answers for the transfer: it sees the body out and confirms its delivery.
+    /// From now on the connection's task answers for the transfer: it sees the body out and confirms its
+    /// delivery.
     pub fn receive(&self, half: DestinationHalf) {
         let transfer = Arc::clone(half.transfer());
         *self.half.lock() = Some(half);

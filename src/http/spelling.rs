@@ -1,8 +1,8 @@
 //! Header names on the wire, spelled as they were given.
 //!
-//! `http::HeaderMap` folds names to lower case. hyper restores a response's spelling only from an extension of a private type
-//! that its own parser makes. So the parser is given a request with the wanted names, in memory, and what it makes of it is
-//! put on the response.
+//! `http::HeaderMap` folds names to lower case. hyper restores a response's spelling only from an extension
+//! of a private type that its own parser makes. So the parser is given a request with the wanted names, in
+//! memory, and what it makes of it is put on the response.
 
 use std::io;
 use std::pin::Pin;
@@ -34,7 +34,8 @@ pub async fn extensions<'a>(names: impl Iterator<Item = &'a str>) -> Extensions 
     });
     let connection =
         http1::Builder::new().preserve_header_case(true).serve_connection(TokioIo::new(Script(head)), keep);
-    // Names that are no header names give no extension, and their response would not have passed `HeaderSet::parse`.
+    // Names that are no header names give no extension, and their response would not have passed
+    // `HeaderSet::parse`.
     let _ = connection.await;
     parsed.into_inner()
 }

@@ -10,7 +10,8 @@ use crate::header_set::HeaderSet;
 use crate::outcome::{Fault, Outcome, Side};
 use crate::rendezvous::{Snapshot, SnapshotState};
 
-/// One stream as `GET /stream` and `GET /stream/:id/status` show it; the order of the fields is the contract's.
+/// One stream as `GET /stream` and `GET /stream/:id/status` show it; the order of the fields is the
+/// contract's.
 #[derive(Serialize)]
 pub struct Status<'a> {
     id: &'a str,

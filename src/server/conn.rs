@@ -6,7 +6,8 @@
 //!                                      └─ yes ─► half-close, wait for the acknowledgement: delivered
 //! ```
 //!
-//! hyper never shuts the socket down ([`Io::poll_shutdown`] does nothing): it can not know when the last byte has arrived.
+//! hyper never shuts the socket down ([`Io::poll_shutdown`] does nothing): it can not know when the last byte
+//! has arrived.
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -31,7 +32,8 @@ use crate::socket::Socket;
 /// How long a client that still sends is listened to after its final answer (contract, section 8).
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Serves the connection until it has ended. `refusal`, if any, is the answer to its first request and its last.
+/// Serves the connection until it has ended. `refusal`, if any, is the answer to its first request and its
+/// last.
 pub(super) async fn serve(
     socket: Socket,
     app: Arc<App>,

@@ -137,7 +137,8 @@ impl Client {
         }
     }
 
-    /// Reads until `bytes` of the body have come, and leaves them to be read. Only for a body that is not chunked.
+    /// Reads until `bytes` of the body have come, and leaves them to be read. Only for a body that is not
+    /// chunked.
     pub async fn body_bytes(&mut self, bytes: usize) -> Vec<u8> {
         while self.input.len() < bytes {
             self.fill().await.unwrap();

@@ -1,4 +1,5 @@
-//! What time does: expiry, retention, the idle limit, slow heads, lingering, and the drain. The clock is paused and moved by hand.
+//! What time does: expiry, retention, the idle limit, slow heads, lingering, and the drain. The clock is
+//! paused and moved by hand.
 
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use crate::server::{TestServer, get};
 const TTL: Duration = Duration::from_mins(1);
 const IDLE: Duration = Duration::from_hours(6);
 
-/// A clock that stands still unless it is moved: a paused tokio clock would jump to the next timer whenever all tasks wait, also
-/// while bytes are on their way.
+/// A clock that stands still unless it is moved: a paused tokio clock would jump to the next timer whenever
+/// all tasks wait, also while bytes are on their way.
 struct Clock {
     _jumps_no_more: std::sync::mpsc::Sender<()>,
 }

@@ -1,6 +1,7 @@
 //! `SIOCOUTQ` of tcp(7), which no well-kept crate offers as a safe function.
 //!
-//! It is a crate of its own so that the server can forbid unsafe code: here is the only unsafe block of the project.
+//! It is a crate of its own so that the server can forbid unsafe code: here is the only unsafe block of the
+//! project.
 
 #![cfg(target_os = "linux")]
 
