@@ -33,7 +33,7 @@ const HOMES: [(&str, &[&str]); 14] = [
     ("serde", &["http/handlers.rs", "http/reply.rs", "http/status.rs"]),
     ("humantime", &["config.rs", "outcome.rs", "http/status.rs"]),
     ("parking_lot", &["relay.rs", "rendezvous.rs", "http/peer.rs", "http/spelling.rs"]),
-    ("tokio_util", &["server.rs", "server/conn.rs"]),
+    ("tokio_util", &["cli/serve.rs", "server.rs", "server/conn.rs"]),
 ];
 
 /// These are pure: no I/O, no runtime.

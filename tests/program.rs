@@ -308,7 +308,7 @@ fn curl_sees_a_cut_on_either_side() {
     for from_stdin in [false, true] {
         for kill_upload in [false, true] {
             let stream = program.create();
-            let mut download = spawn(&mut curl(&["--limit-rate", "2M", &stream]));
+            let mut download = spawn(&mut curl(&["--limit-rate", "2M", "-o", "/dev/null", &stream]));
             until_state(&stream, "DST_CONNECTED");
             let mut upload =
                 curl(&["-T", if from_stdin { "-" } else { path }, "-w", "%{http_code}", &stream]);

@@ -9,6 +9,7 @@ use http_rendezvous::config::{Config, Period};
 use http_rendezvous::server::Server;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 /// Start the server. SIGINT or SIGTERM ends it once running streams have ended; a second one ends it at once.
@@ -96,15 +97,17 @@ pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
-    let mut more_signals = Signals::new().context("cannot listen for signals")?;
     let server = Server::bind(config).await?;
     // Nobody has to read it.
     let _ = greet(server.address());
+    let stop = CancellationToken::new();
     tokio::select! {
-        () = server.run(async move { signals.next().await }) => Ok(()),
-        () = async { more_signals.next().await; more_signals.next().await } => {
-            anyhow::bail!("ended at once by a second signal; streams that ran were cut")
-        }
+        () = server.run(stop.cancelled()) => Ok(()),
+        () = async {
+            signals.next().await;
+            stop.cancel();
+            signals.next().await;
+        } => anyhow::bail!("ended at once by a second signal; streams that ran were cut"),
     }
 }
 

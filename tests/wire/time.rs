@@ -187,8 +187,8 @@ async fn a_destination_that_stalls_for_the_idle_limit_is_named() {
                 let moved = server.status(&id).await["bytes_transferred"].as_u64().unwrap();
                 still = (moved, if moved > 0 && moved == still.0 { still.1 + 1 } else { 0 });
             }
-            // Once for what was acknowledged since the last look, once for good.
-            for _ in 0..2 {
+            // Again for whatever was acknowledged since the last look.
+            for _ in 0..20 {
                 clock.advance(IDLE + A_MOMENT).await;
                 let status = server.status(&id).await;
                 if status["active"] == false {
