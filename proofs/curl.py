@@ -225,9 +225,9 @@ class Download:
             self.received += len(block)
             self._sha256.update(block)
 
-    def finish(self, patience: float) -> tuple[int, str]:
+    def finish(self) -> tuple[int, str]:
         """The exit code of curl, and the SHA-256 of all that it put out."""
-        code = self.curl.wait(patience)
+        code = self.curl.wait(PATIENCE)
         self._reader.join(PATIENCE)
         check(not self._reader.is_alive(), "the output of curl does not end")
         return code, self._sha256.hexdigest()
@@ -291,7 +291,7 @@ def transfer(server: Server, file: Path, digest: str, chunked: bool, put_first: 
             server.wait_for_state(stream, "DST_CONNECTED")
             upload = running.enter_context(uploading(url, file, chunked))
         status, complaint = upload.communicate(timeout=TRANSFER_PATIENCE)
-        code, received = download.finish(PATIENCE)
+        code, received = download.finish()
     exits = f"uploader exit {upload.returncode}, {status!r}, {complaint!r}, downloader exit {code}"
     check((upload.returncode, status, code) == (0, b"200", 0), f"{exits} after {download.received} bytes")
     check(received == digest, f"{download.received} bytes came, their SHA-256 is {received}, not {digest}")
@@ -420,7 +420,7 @@ def kill_one(server: Server, file: Path, manner: Manner, victim: Victim, chance:
         )
         {"uploader": upload, "downloader": download.curl}[victim.name].kill()
         upload_status, _ = upload.communicate(timeout=PATIENCE)
-        download_exit, sha256 = download.finish(PATIENCE)
+        download_exit, sha256 = download.finish()
         return Ending(
             passed_on=before.get("bytes_transferred", 0),
             upload_exit=upload.returncode,
