@@ -34,6 +34,15 @@ pub struct StreamHeaders {
 }
 
 impl StreamHeaders {
+    /// The set for this side's answer.
+    #[must_use]
+    pub fn of(&self, side: Side) -> Option<&HeaderSet> {
+        match side {
+            Side::Source => self.upload.as_ref(),
+            Side::Destination => self.download.as_ref(),
+        }
+    }
+
     /// The body length that `Content-Length` in `download_headers` promises, in bytes.
     #[must_use]
     pub fn promised_length(&self) -> Option<u64> {
@@ -75,6 +84,12 @@ impl HeaderSet {
     /// The names as they were given, one for each line, for a wire that keeps the spelling.
     pub fn spellings(&self) -> impl Iterator<Item = &str> {
         self.fields.iter().flat_map(|field| field.values.iter().map(|_| field.spelling.as_str()))
+    }
+
+    /// The name as it was given, if the set has it.
+    #[must_use]
+    pub fn spelling(&self, name: &HeaderName) -> Option<&str> {
+        self.fields.iter().find(|field| field.name == *name).map(|field| field.spelling.as_str())
     }
 
     /// Puts the set over `headers`; what has the same name there is replaced.

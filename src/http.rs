@@ -3,10 +3,7 @@
 //! Knows nothing of listeners and connections but what [`peer::Peer`] shows. Every refusal and every ending
 //! becomes an answer in [`reply`].
 
-pub mod chunked;
 mod handlers;
-pub mod head;
-pub mod inbound;
 pub mod json_body;
 pub mod peer;
 pub mod reply;
@@ -14,6 +11,7 @@ pub mod route;
 pub mod spelling;
 pub mod status;
 
+use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,12 +20,14 @@ use futures_util::FutureExt;
 use http::{Request, Version};
 use hyper::body::Incoming;
 
+use crate::id::StreamId;
 use crate::outcome::Refusal;
+use crate::relay::Offer;
 use crate::rendezvous::Rendezvous;
 use handlers::Unanswered;
 use json_body::RequestBody;
 use peer::Peer;
-use reply::Reply;
+use reply::{Reply, Spelled};
 use route::Route;
 
 /// What all requests share.
@@ -43,13 +43,52 @@ pub struct App {
 #[error("the client has left")]
 pub struct Departed;
 
-/// Answers one request.
+/// Answers a request that hyper has read.
 ///
 /// # Errors
 /// [`Departed`]: the connection is to be dropped.
 pub async fn answer(app: Arc<App>, peer: Arc<Peer>, request: Request<Incoming>) -> Result<Reply, Departed> {
     let version = request.version();
-    let answered = AssertUnwindSafe(dispatch(&app, &peer, request)).catch_unwind().await;
+    let mut reply = settle(version, dispatch(&app, &peer, request)).await?;
+    if let Some(Spelled { headers, side }) = reply.extensions_mut().remove()
+        && let Some(set) = headers.of(side)
+    {
+        reply.extensions_mut().extend(spelling::extensions(set.spellings()).await);
+    }
+    Ok(reply)
+}
+
+/// A request for a side of a stream that was read without hyper.
+pub struct StreamRequest {
+    /// The stream.
+    pub id: StreamId,
+    /// The version of the request.
+    pub version: Version,
+    /// What a source brings; `None` for a destination.
+    pub offer: Option<Offer>,
+}
+
+/// Answers a request that did not go through hyper.
+///
+/// # Errors
+/// [`Departed`]: the connection is to be dropped.
+pub async fn answer_stream(app: &App, peer: &Arc<Peer>, request: StreamRequest) -> Result<Reply, Departed> {
+    let StreamRequest { id, version, offer } = request;
+    let answered = async {
+        match offer {
+            Some(offer) => source(app, peer, &id, Ok(offer)).await,
+            None => handlers::destination(app, peer, &id, version).await,
+        }
+    };
+    settle(version, answered).await
+}
+
+/// Makes an answer of whatever comes of a request, also of a panic.
+async fn settle(
+    version: Version,
+    answered: impl Future<Output = Result<Reply, Unanswered>>,
+) -> Result<Reply, Departed> {
+    let answered = AssertUnwindSafe(answered).catch_unwind().await;
     let mut reply = match answered.unwrap_or(Err(Unanswered::Refused(Refusal::Internal))) {
         Ok(reply) => reply,
         Err(Unanswered::Refused(refusal)) => reply::refusal(&refusal),
@@ -63,22 +102,35 @@ pub async fn answer(app: Arc<App>, peer: Arc<Peer>, request: Request<Incoming>) 
     Ok(reply)
 }
 
+/// What is still to come of a refused upload is not waited for: every answer to a source closes.
+async fn source(
+    app: &App,
+    peer: &Peer,
+    id: &StreamId,
+    offer: Result<Offer, Refusal>,
+) -> Result<Reply, Unanswered> {
+    let answered = match offer {
+        Ok(offer) => handlers::source(app, peer, id, offer).await,
+        Err(refusal) => Err(refusal.into()),
+    };
+    answered.or_else(|unanswered| match unanswered {
+        Unanswered::Refused(refusal) => {
+            let mut reply = reply::refusal(&refusal);
+            reply::close(&mut reply);
+            Ok(reply)
+        }
+        Unanswered::Departed => Err(Unanswered::Departed),
+    })
+}
+
 async fn dispatch(app: &App, peer: &Arc<Peer>, request: Request<Incoming>) -> Result<Reply, Unanswered> {
-    if let Some(refusal) = peer.take_refusal() {
+    if let Some(refusal) = peer.wire().take_refusal() {
         return Err(refusal.into());
     }
     let version = request.version();
     let route = Route::parse(request.method(), request.uri().path());
     if let Some(Route::Source(id)) = route {
-        // What is still to come of a refused upload is not waited for.
-        return handlers::source(app, peer, &id, request).await.or_else(|unanswered| match unanswered {
-            Unanswered::Refused(refusal) => {
-                let mut reply = reply::refusal(&refusal);
-                reply::close(&mut reply);
-                Ok(reply)
-            }
-            Unanswered::Departed => Err(Unanswered::Departed),
-        });
+        return source(app, peer, &id, handlers::offer(request)).await;
     }
     let mut body = RequestBody::new(request, app.request_timeout);
     let answered = match route {

@@ -23,3 +23,4 @@ pub mod rendezvous;
 pub mod server;
 pub mod slot;
 pub mod socket;
+pub mod wire;

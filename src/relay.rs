@@ -9,8 +9,9 @@
 //! waits for the outcome. Memory is bounded by one frame in flight here, and by hyper's buffers on both
 //! connections.
 
+mod source;
+
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -18,19 +19,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
 use crate::header_set::StreamHeaders;
 use crate::outcome::{Fault, LengthMismatch, Outcome, Side, UploadLength};
+pub use source::{SocketBody, SourceBody};
 
 /// What a source brings to the meeting.
-#[derive(Debug)]
 pub struct Offer {
-    /// The request body. Untouched until the sides have paired.
-    pub body: Incoming,
+    /// The request body.
+    pub body: SourceBody,
     /// The declared length in bytes; `None` for a chunked body.
     pub length: Option<u64>,
     /// Those of the source's headers that describe the body and go to the destination.
@@ -88,7 +89,7 @@ impl Transfer {
 
     /// The header sets of the stream.
     #[must_use]
-    pub fn headers(&self) -> &StreamHeaders {
+    pub fn headers(&self) -> &Arc<StreamHeaders> {
         &self.headers
     }
 
@@ -228,7 +229,7 @@ impl Drop for DestinationHalf {
 /// incomplete. Trailers are consumed, not passed on.
 pub struct Relay {
     transfer: Arc<Transfer>,
-    body: Incoming,
+    body: SourceBody,
     /// Total length, where it is declared or promised.
     length: Option<u64>,
     /// The length is only promised: the frame that fulfils it waits in `held` until the source has really
@@ -279,21 +280,18 @@ impl Relay {
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         loop {
-            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            let Poll::Ready(data) = self.body.poll_data(cx) else {
                 self.transfer.awaits(Awaited::Source);
                 ready!(self.departure.as_mut().poll(cx));
                 return Poll::Ready(Some(Err(self.fail(Fault::DestinationDisconnected))));
             };
-            let end = match frame {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) if !data.is_empty() => match self.accept(data) {
-                        Ok(Some(data)) => return Poll::Ready(Some(Ok(data))),
-                        Ok(None) => continue,
-                        Err(fault) => Err(fault),
-                    },
-                    _ => continue,
+            let end = match data {
+                Some(Ok(data)) => match self.accept(data) {
+                    Ok(Some(data)) => return Poll::Ready(Some(Ok(data))),
+                    Ok(None) => continue,
+                    Err(fault) => Err(fault),
                 },
-                Some(Err(error)) => Err(source_fault(&error)),
+                Some(Err(fault)) => Err(fault),
                 None => self.check_end(),
             };
             return Poll::Ready(match end {
@@ -345,17 +343,6 @@ impl Relay {
 
 fn mismatch(promised: u64, upload: UploadLength) -> LengthMismatch {
     LengthMismatch { promised, upload }
-}
-
-/// hyper tells a body that breaks HTTP from a connection that breaks by the kind of the I/O error beneath.
-fn source_fault(error: &hyper::Error) -> Fault {
-    let beneath = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
-    match beneath {
-        Some(cause) if matches!(cause.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
-            Fault::SourceBroke(cause.to_string())
-        }
-        _ => Fault::SourceDisconnected,
-    }
 }
 
 impl Body for Relay {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use rustix::net;
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::TcpStream;
@@ -48,9 +48,14 @@ impl Socket {
 
     /// Reads into `buffer`; no bytes added means end of file.
     pub fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_buf(cx, buffer).map_ok(drop)
+    }
+
+    /// Reads into the room that `buffer` has without growing, and says how many bytes; 0 is the end of file.
+    pub fn poll_read_buf(&self, cx: &mut Context<'_>, buffer: &mut impl BufMut) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
-            let room = buffer.remaining();
+            let room = buffer.chunk_mut().len();
             let mut read = Ok(0);
             // A short read has emptied the kernel's buffer. Said as `WouldBlock` inside `try_io`, it saves
             // the system call that would find that out, and can not miss what comes in between.
@@ -64,7 +69,7 @@ impl Socket {
             match (read, emptied) {
                 (Ok(0), Err(_)) => {}
                 (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {}
-                (read, _) => return Poll::Ready(read.map(drop)),
+                (read, _) => return Poll::Ready(read),
             }
         }
     }

@@ -13,13 +13,13 @@ use serde::Serialize;
 
 use super::json_body::RequestBody;
 use super::peer::Peer;
-use super::reply::{self, Reply};
+use super::reply::{self, Reply, Spelled};
 use super::status::Status;
-use super::{App, Departed, json_body, spelling};
-use crate::header_set::HeaderSet;
+use super::{App, Departed, json_body};
+use crate::header_set::StreamHeaders;
 use crate::id::StreamId;
-use crate::outcome::{Fault, LengthMismatch, Outcome, Refusal, UploadLength};
-use crate::relay::{Offer, Relay};
+use crate::outcome::{Fault, LengthMismatch, Outcome, Refusal, Side, UploadLength};
+use crate::relay::{Offer, Relay, SourceBody};
 use crate::rendezvous::Meeting;
 
 /// A request that is not answered: refused by a rule, or by its own leaving.
@@ -85,35 +85,27 @@ pub(super) async fn source(
     app: &App,
     peer: &Peer,
     id: &StreamId,
-    request: Request<Incoming>,
+    offer: Offer,
 ) -> Result<Reply, Unanswered> {
-    let (parts, body) = request.into_parts();
-    if parts.headers.contains_key(CONTENT_RANGE) {
-        let message = "A PUT with Content-Range is a part of something: streams carry whole bodies only";
-        return Err(Refusal::BadRequest(message.into()).into());
-    }
-    let length = body.size_hint().exact();
-    if let (Some(promised), Some(declared)) = (app.rendezvous.promised_length(id)?, length)
+    if let (Some(promised), Some(declared)) = (app.rendezvous.promised_length(id)?, offer.length)
         && promised != declared
     {
         let mismatch = LengthMismatch { promised, upload: UploadLength::Exactly(declared) };
         return Err(Refusal::from(mismatch).into());
     }
-
-    let offer = Offer { body, length, headers: passed_headers(&parts.headers) };
     let mut seat = app.rendezvous.seat_source(id, offer)?;
     let half = tokio::select! {
         biased;
         half = seat.met() => half?,
-        () = peer.source_left() => return Err(Unanswered::Departed),
+        () = peer.wire().source_left() => return Err(Unanswered::Departed),
     };
-    peer.inbound().lock().release();
+    peer.wire().inbound().lock().release();
     if let Outcome::Failed(fault) = half.transfer().outcome().await {
         return Ok(reply::source_fault(fault));
     }
     peer.body_taken();
     let mut reply = reply::empty(StatusCode::OK);
-    put_over(&mut reply, half.transfer().headers().upload.as_ref()).await;
+    put_over(&mut reply, half.transfer().headers(), Side::Source);
     reply::close(&mut reply);
     Ok(reply)
 }
@@ -130,12 +122,12 @@ pub(super) async fn destination(
     let Meeting { half, offer } = tokio::select! {
         biased;
         meeting = seat.met() => meeting?,
-        () = peer.destination_left() => return Err(Unanswered::Departed),
+        () = peer.wire().destination_left() => return Err(Unanswered::Departed),
     };
     let transfer = Arc::clone(half.transfer());
     let mut headers = default_headers();
     headers.extend(offer.headers.clone());
-    let watched = Arc::clone(peer);
+    let watched = Arc::clone(peer.wire());
     let mut relay = Relay::new(offer, Arc::clone(&transfer), async move { watched.destination_left().await });
 
     let begun = tokio::select! {
@@ -158,14 +150,25 @@ pub(super) async fn destination(
     }
     let mut reply = Response::new(Either::Right(relay));
     *reply.headers_mut() = headers;
-    put_over(&mut reply, transfer.headers().download.as_ref()).await;
+    put_over(&mut reply, transfer.headers(), Side::Destination);
     reply::close(&mut reply);
     peer.receive(half);
     Ok(reply)
 }
 
+/// What a source brings by a request that hyper has read.
+pub(super) fn offer(request: Request<Incoming>) -> Result<Offer, Refusal> {
+    let (parts, body) = request.into_parts();
+    if parts.headers.contains_key(CONTENT_RANGE) {
+        let message = "A PUT with Content-Range is a part of something: streams carry whole bodies only";
+        return Err(Refusal::BadRequest(message.into()));
+    }
+    let length = body.size_hint().exact();
+    Ok(Offer { body: SourceBody::Hyper(body), length, headers: passed_headers(&parts.headers) })
+}
+
 /// Those of the source's headers that describe the body it sends.
-fn passed_headers(headers: &HeaderMap) -> HeaderMap {
+pub(super) fn passed_headers(headers: &HeaderMap) -> HeaderMap {
     const NAMES: [HeaderName; 6] = [
         CONTENT_TYPE,
         CONTENT_ENCODING,
@@ -192,10 +195,10 @@ fn default_headers() -> HeaderMap {
     ])
 }
 
-/// Puts the maker's headers over the answer's own, spelled as they were given.
-async fn put_over(reply: &mut Reply, set: Option<&HeaderSet>) {
-    if let Some(set) = set {
+/// Puts the maker's headers over the answer's own, to be spelled as they were given.
+fn put_over(reply: &mut Reply, headers: &Arc<StreamHeaders>, side: Side) {
+    if let Some(set) = headers.of(side) {
         set.override_in(reply.headers_mut());
-        reply.extensions_mut().extend(spelling::extensions(set.spellings()).await);
+        reply.extensions_mut().insert(Spelled { headers: Arc::clone(headers), side });
     }
 }

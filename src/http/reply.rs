@@ -1,5 +1,6 @@
 //! The one place where an ending becomes an answer: status, headers and body.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{Either, Full};
 use serde::Serialize;
 
+use crate::header_set::StreamHeaders;
 use crate::outcome::{Fault, Outcome, Refusal, Side};
 use crate::relay::Relay;
 
@@ -15,6 +17,15 @@ use crate::relay::Relay;
 pub type Body = Either<Full<Bytes>, Relay>;
 /// An answer.
 pub type Reply = Response<Body>;
+
+/// An extension of a [`Reply`]: the names of this header set are to be spelled as they were given.
+#[derive(Debug, Clone)]
+pub struct Spelled {
+    /// Both header sets of the stream.
+    pub headers: Arc<StreamHeaders>,
+    /// Whose answer this is.
+    pub side: Side,
+}
 
 /// When a client may try again that was told so.
 const RETRY: Duration = Duration::from_secs(5);

@@ -28,6 +28,7 @@ use crate::http::{App, answer};
 use crate::outcome::{Fault, Refusal};
 use crate::relay::DestinationHalf;
 use crate::socket::Socket;
+use crate::wire::Wire;
 
 /// How long a client that still sends is listened to after its final answer (contract, section 8).
 const LINGER: Duration = Duration::from_secs(2);
@@ -40,9 +41,9 @@ pub(super) async fn serve(
     draining: CancellationToken,
     refusal: Option<Refusal>,
 ) {
-    let peer = Arc::new(Peer::new(socket, app.request_timeout));
+    let peer = Arc::new(Peer::new(Wire::new(socket, app.request_timeout)));
     if let Some(refusal) = refusal {
-        peer.inbound().lock().refuse_first(refusal);
+        peer.wire().inbound().lock().refuse_first(refusal);
     }
     let whole = serve_http(&peer, &app, &draining).await;
     match peer.take_half() {
@@ -144,7 +145,8 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.peer.inbound().lock().poll_read(self.peer.socket(), cx, buffer)
+        let wire = self.peer.wire();
+        wire.inbound().lock().poll_read(wire.socket(), cx, buffer)
     }
 }
 

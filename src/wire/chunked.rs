@@ -1,7 +1,9 @@
 //! Where a chunked body ends (RFC 9112, section 7.1), strictly and without looking at a data byte.
 //!
-//! hyper decodes the bodies. This tracker only follows along, to know whether a body is whole before hyper is
-//! allowed to take it, and where the next request begins.
+//! It follows bodies that hyper decodes, to know whether one is whole before hyper is allowed to take it and
+//! where the next request begins; and it decodes those that do not go through hyper.
+
+use bytes::{Buf, Bytes, BytesMut};
 
 /// The position inside a chunked body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,11 +56,7 @@ impl ChunkTracker {
             if let State::Data { left } = self.0 {
                 let here = (bytes.len() - at) as u64;
                 let step = left.min(here);
-                self.0 = if step == left {
-                    State::DataEnd { cr: false }
-                } else {
-                    State::Data { left: left - step }
-                };
+                self.0 = State::after_data(left - step);
                 at += usize::try_from(step).map_err(|_| BadChunk)?;
             } else {
                 self.0 = self.0.step(byte)?;
@@ -66,6 +64,28 @@ impl ChunkTracker {
             }
         }
         Ok(at)
+    }
+
+    /// Takes framing off the front of `input`, and returns the data behind it. `None` where `input` is empty, or
+    /// the body is whole: what is left belongs to the next request.
+    ///
+    /// # Errors
+    /// [`BadChunk`]; nothing that follows can be trusted.
+    pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Bytes>, BadChunk> {
+        let mut framing = 0;
+        while !matches!(self.0, State::Data { .. } | State::Done) {
+            let Some(&byte) = input.get(framing) else { break };
+            self.0 = self.0.step(byte)?;
+            framing += 1;
+        }
+        input.advance(framing);
+        let State::Data { left } = self.0 else { return Ok(None) };
+        if input.is_empty() {
+            return Ok(None);
+        }
+        let here = input.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.0 = State::after_data(left - here as u64);
+        Ok(Some(input.split_to(here).freeze()))
     }
 
     /// The body is whole.
@@ -76,6 +96,10 @@ impl ChunkTracker {
 }
 
 impl State {
+    fn after_data(left: u64) -> Self {
+        if left == 0 { Self::DataEnd { cr: false } } else { Self::Data { left } }
+    }
+
     fn step(self, byte: u8) -> Result<Self, BadChunk> {
         Ok(match (self, byte) {
             (Self::Size { size, digits: digits @ 0..16 }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
@@ -167,6 +191,32 @@ mod tests {
                 prop_assert_eq!(tracker.follow(piece), Ok(piece.len()));
             }
             prop_assert!(tracker.is_done());
+        }
+
+        #[test]
+        fn decoding_gives_the_data_and_leaves_what_follows(
+            data in prop::collection::vec(any::<u8>(), 0..2000),
+            size in 1usize..300,
+            split in 1usize..100,
+        ) {
+            let mut body = Vec::new();
+            for chunk in data.chunks(size) {
+                body.extend(format!("{:X};e=\"x\"\r\n", chunk.len()).bytes());
+                body.extend(chunk);
+                body.extend(b"\r\n");
+            }
+            body.extend(b"0\r\nT: x\r\n\r\nGET");
+            let mut decoder = ChunkTracker::default();
+            let (mut input, mut decoded) = (BytesMut::new(), Vec::new());
+            for piece in body.chunks(split) {
+                input.extend_from_slice(piece);
+                while let Some(data) = decoder.decode(&mut input).unwrap() {
+                    decoded.extend(data);
+                }
+            }
+            prop_assert!(decoder.is_done());
+            prop_assert_eq!(decoded, data);
+            prop_assert_eq!(&input[..], b"GET");
         }
     }
 }

@@ -19,7 +19,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::ReadBuf;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -34,6 +34,10 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nHost: refused\r\nConnection: close\r
 const READ_SIZE: usize = 4 * 1024;
 /// What is read of a waiting source's body, to see whether it is whole.
 const MAX_LOOK_AHEAD: usize = 64 * 1024;
+
+/// A head that was refused: hyper is given a stand-in for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused;
 
 /// The input of one connection.
 #[derive(Debug)]
@@ -114,7 +118,46 @@ impl Inbound {
     #[must_use]
     pub fn may_probe(&self) -> bool {
         let Stage::Held { head, .. } = &self.stage else { return false };
-        head.is_http11 && self.requests == 1
+        head.is_http11 && self.is_first_request()
+    }
+
+    /// No earlier answer of this connection can still be on its way out.
+    #[must_use]
+    pub fn is_first_request(&self) -> bool {
+        self.requests == 1
+    }
+
+    /// Reads a head and leaves it where it is: [`Inbound::take_head`] or hyper takes it. `None` at the end of the
+    /// connection; an error where hyper is to answer, because the head was refused.
+    pub fn poll_peek(
+        &mut self,
+        socket: &Socket,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Option<Result<(Head, Bytes), Refused>>>> {
+        if !ready!(self.poll_head(socket, cx))? {
+            return Poll::Ready(Ok(None));
+        }
+        Poll::Ready(Ok(Some(match &self.stage {
+            Stage::Pass { head, .. } => {
+                Ok((*head, Bytes::copy_from_slice(self.ahead.get(..head.length).unwrap_or_default())))
+            }
+            _ => Err(Refused),
+        })))
+    }
+
+    /// Takes the head that was peeked at: hyper will not see it.
+    pub fn take_head(&mut self) {
+        if let Stage::Pass { left, head } = &self.stage {
+            self.ahead.advance(*left);
+            self.stage = after_head(*head);
+            self.release_if_empty();
+        }
+    }
+
+    /// Takes what has been read ahead of the body of the `PUT` at hand; the rest is in the socket.
+    #[must_use]
+    pub fn take_ahead(&mut self) -> BytesMut {
+        std::mem::take(&mut self.ahead)
     }
 
     /// The sides have paired: hyper may read the body.

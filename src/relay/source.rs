@@ -1,0 +1,151 @@
+//! The source's body, whichever lane reads it: frames of data, an end, or a fault.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use hyper::body::{Body, Incoming};
+
+use crate::outcome::Fault;
+use crate::wire::Wire;
+use crate::wire::chunked::ChunkTracker;
+use crate::wire::head::Framing;
+
+/// Read at a time from a source's socket, in bytes. Held only while the body is relayed.
+const BUFFER: usize = 256 * 1024;
+/// Read the first time: a body of at most this goes out in one write with its head.
+const FIRST_BUFFER: usize = 64 * 1024;
+
+/// The body of a `PUT`. Untouched until the sides have paired.
+pub enum SourceBody {
+    /// hyper reads and decodes it.
+    Hyper(Incoming),
+    /// It is read from its connection here, in the destination's task.
+    Socket(SocketBody),
+}
+
+/// A body that is read straight from its connection.
+pub struct SocketBody {
+    wire: Arc<Wire>,
+    framing: BodyFraming,
+    /// The client waits for a `100 Continue`.
+    expects_continue: bool,
+    started: bool,
+    buffer: BytesMut,
+}
+
+enum BodyFraming {
+    /// So many bytes are still to come.
+    Length(u64),
+    Chunked(ChunkTracker),
+}
+
+impl SourceBody {
+    /// The next data, `None` at the proper end of the body.
+    pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        match self {
+            Self::Socket(body) => body.poll_data(cx),
+            Self::Hyper(incoming) => loop {
+                let frame = match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
+                    Some(Ok(frame)) => frame,
+                    Some(Err(error)) => return Poll::Ready(Some(Err(hyper_fault(&error)))),
+                    None => return Poll::Ready(None),
+                };
+                // Trailers are consumed, not passed on.
+                if let Ok(data) = frame.into_data()
+                    && !data.is_empty()
+                {
+                    return Poll::Ready(Some(Ok(data)));
+                }
+            },
+        }
+    }
+}
+
+impl SocketBody {
+    /// The body that follows the head of the request at hand.
+    #[must_use]
+    pub fn new(wire: Arc<Wire>, framing: Framing, expects_continue: bool) -> Self {
+        let framing = match framing {
+            Framing::Empty => BodyFraming::Length(0),
+            Framing::Length(length) => BodyFraming::Length(length),
+            Framing::Chunked => BodyFraming::Chunked(ChunkTracker::default()),
+        };
+        Self { wire, framing, expects_continue, started: false, buffer: BytesMut::new() }
+    }
+
+    /// The connection, and how many bytes of the body are still in its kernel or to come. `None` where they have
+    /// to pass through the program.
+    #[must_use]
+    pub fn in_kernel(&self) -> Option<(Arc<Wire>, u64)> {
+        match self.framing {
+            BodyFraming::Length(left @ 1..) if self.started && self.buffer.is_empty() => {
+                Some((Arc::clone(&self.wire), left))
+            }
+            _ => None,
+        }
+    }
+
+    /// So many bytes of the body have been taken from the kernel past this.
+    pub fn skip(&mut self, bytes: u64) {
+        if let BodyFraming::Length(left) = &mut self.framing {
+            *left = left.saturating_sub(bytes);
+        }
+    }
+
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        loop {
+            match &mut self.framing {
+                BodyFraming::Length(0) => return Poll::Ready(None),
+                BodyFraming::Length(left) if !self.buffer.is_empty() => {
+                    let here = self.buffer.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                    *left -= here as u64;
+                    return Poll::Ready(Some(Ok(self.buffer.split_to(here).freeze())));
+                }
+                BodyFraming::Length(_) => {}
+                BodyFraming::Chunked(tracker) => match tracker.decode(&mut self.buffer) {
+                    Ok(Some(data)) => return Poll::Ready(Some(Ok(data))),
+                    Ok(None) if tracker.is_done() => return Poll::Ready(None),
+                    Ok(None) => {}
+                    Err(bad) => return Poll::Ready(Some(Err(Fault::SourceBroke(bad.to_string())))),
+                },
+            }
+            match ready!(self.poll_fill(cx)) {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return Poll::Ready(Some(Err(Fault::SourceDisconnected))),
+            }
+        }
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut room = BUFFER;
+        if !std::mem::replace(&mut self.started, true) {
+            if self.expects_continue {
+                self.wire.send_continue();
+            }
+            self.buffer = self.wire.inbound().lock().take_ahead();
+            if !self.buffer.is_empty() {
+                return Poll::Ready(Ok(self.buffer.len()));
+            }
+            room = FIRST_BUFFER;
+        }
+        if let BodyFraming::Length(left) = self.framing {
+            room = room.min(usize::try_from(left).unwrap_or(usize::MAX));
+        }
+        self.buffer.reserve(room);
+        self.wire.socket().poll_read_buf(cx, &mut (&mut self.buffer).limit(room))
+    }
+}
+
+/// hyper tells a body that breaks HTTP from a connection that breaks by the kind of the I/O error beneath.
+fn hyper_fault(error: &hyper::Error) -> Fault {
+    let beneath = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    match beneath {
+        Some(cause) if matches!(cause.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
+            Fault::SourceBroke(cause.to_string())
+        }
+        _ => Fault::SourceDisconnected,
+    }
+}

@@ -1,0 +1,110 @@
+//! One HTTP/1 connection below HTTP: its socket, and the gate on its input.
+//!
+//! The gate lets nothing through that two readers could understand differently; see [`inbound`].
+
+pub mod chunked;
+pub mod head;
+pub mod inbound;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::sleep;
+
+use crate::outcome::Refusal;
+use crate::socket::{Departure, Socket};
+use inbound::Inbound;
+
+/// Asks a client that has sent all or much of its body whether it is still there: it ignores this (RFC 9110,
+/// section 15.2), while the kernel of a client that is gone answers with a reset.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// Between two probes of a source whose unread body fills its buffer. Few, because some clients take no more
+/// than five interim answers (Go's, before 1.23).
+const PROBE_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
+/// Unread bytes behind which a FIN may be stuck: less than the smallest buffer that kernels give a
+/// connection.
+const FULL: usize = 32 * 1024;
+
+/// One connection.
+#[derive(Debug)]
+pub struct Wire {
+    socket: Socket,
+    /// Locked by whoever reads the connection, and never across an await.
+    inbound: Mutex<Inbound>,
+}
+
+impl Wire {
+    /// A fresh connection, whose request heads may take `head_timeout` each.
+    #[must_use]
+    pub fn new(socket: Socket, head_timeout: Duration) -> Arc<Self> {
+        Arc::new(Self { socket, inbound: Mutex::new(Inbound::new(head_timeout)) })
+    }
+
+    /// The socket.
+    #[must_use]
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// The input.
+    #[must_use]
+    pub fn inbound(&self) -> &Mutex<Inbound> {
+        &self.inbound
+    }
+
+    /// Why the request at hand is a stand-in for one that was refused, if it is.
+    #[must_use]
+    pub fn take_refusal(&self) -> Option<Refusal> {
+        self.inbound.lock().take_refusal()
+    }
+
+    /// Sends `100 Continue`, which the client at hand waits for.
+    pub fn send_continue(&self) {
+        if self.inbound.lock().is_first_request() || self.socket.unacknowledged() == 0 {
+            self.socket.try_write(CONTINUE);
+        }
+    }
+
+    /// Waits until a source that waits has left.
+    ///
+    /// A reset is a leave, and so is a FIN inside the body. A FIN behind a whole body is legal (RFC 9112,
+    /// section 9.6), but most often it is a client that was ended; and a FIN behind more than the kernel's
+    /// buffer takes can not come in at all. In both cases the client is asked, by a `100 Continue` that it
+    /// need not heed.
+    pub async fn source_left(&self) {
+        let departed = tokio::select! {
+            departed = self.socket.departed() => departed,
+            () = self.probe_while_full() => Departure::Reset,
+        };
+        if departed == Departure::Closed && self.inbound.lock().holds_whole_body(&self.socket) {
+            self.probe();
+            self.socket.reset().await;
+        }
+    }
+
+    /// Asks a source whose unread body may hide its leaving, less and less often. Never ends.
+    async fn probe_while_full(&self) {
+        for pause in PROBE_PAUSES {
+            sleep(pause).await;
+            if self.socket.unread() >= FULL {
+                self.probe();
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+
+    fn probe(&self) {
+        // Only where the kernel has room for all of it: a part of it would spoil the answer.
+        if self.inbound.lock().may_probe() && self.socket.unacknowledged() == 0 {
+            self.socket.try_write(CONTINUE);
+        }
+    }
+
+    /// Waits until a destination has left. One that only closes its sending side can not be told from one
+    /// that is gone.
+    pub async fn destination_left(&self) {
+        self.socket.departed().await;
+    }
+
+}
