@@ -23,6 +23,17 @@ pub struct Config {
     pub max_streams: usize,
     /// Connections at a time, at least 1.
     pub max_connections: usize,
+    /// How bodies are moved.
+    pub data_path: DataPath,
+}
+
+/// How the bodies of plain streams are moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DataPath {
+    /// By the fast lane where it can be taken.
+    Auto,
+    /// All through hyper.
+    Portable,
 }
 
 impl Default for Config {
@@ -37,6 +48,7 @@ impl Default for Config {
             max_streams: 100_000,
             // Both sides of every stream, and some who ask.
             max_connections: 2 * 100_000 + 10_000,
+            data_path: DataPath::Auto,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod handlers;
 pub mod json_body;
+pub mod message;
 pub mod peer;
 pub mod reply;
 pub mod route;
@@ -24,6 +25,7 @@ use crate::id::StreamId;
 use crate::outcome::Refusal;
 use crate::relay::Offer;
 use crate::rendezvous::Rendezvous;
+pub use handlers::PASSED_HEADERS;
 use handlers::Unanswered;
 use json_body::RequestBody;
 use peer::Peer;

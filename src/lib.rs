@@ -23,4 +23,5 @@ pub mod rendezvous;
 pub mod server;
 pub mod slot;
 pub mod socket;
+pub mod splice;
 pub mod wire;

@@ -26,6 +26,7 @@ use tokio::time::Instant;
 
 use crate::header_set::StreamHeaders;
 use crate::outcome::{Fault, LengthMismatch, Outcome, Side, UploadLength};
+use crate::wire::Wire;
 pub use source::{SocketBody, SourceBody};
 
 /// What a source brings to the meeting.
@@ -278,6 +279,63 @@ impl Relay {
         self.length
     }
 
+    /// The next data to pass on, counted as passed on; `None` at the end.
+    ///
+    /// # Errors
+    /// The fault that ended the transfer.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await.transpose()
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        let data = match self.first.take() {
+            Some(first) => Some(Ok(first)),
+            None if self.transfer.is_source_done() => None,
+            None => ready!(self.poll_data(cx)),
+        };
+        if let Some(Ok(data)) = &data {
+            self.transfer.passed_on(data.len());
+        }
+        Poll::Ready(data)
+    }
+
+    /// The source's connection, and how many bytes can be moved from it by the kernel. `None` where they have to
+    /// pass through the program.
+    #[must_use]
+    pub fn in_kernel(&self) -> Option<(Arc<Wire>, u64)> {
+        match &self.body {
+            SourceBody::Socket(body) if self.first.is_none() => body.in_kernel(),
+            _ => None,
+        }
+    }
+
+    /// The kernel has taken so many bytes from the source.
+    pub fn taken_by_kernel(&mut self, bytes: u64) {
+        if let SourceBody::Socket(body) = &mut self.body {
+            body.skip(bytes);
+        }
+        self.received += bytes;
+        self.transfer.awaits(Awaited::Destination);
+    }
+
+    /// The kernel has passed so many bytes on to the destination.
+    pub fn passed_by_kernel(&mut self, bytes: usize) {
+        self.transfer.passed_on(bytes);
+        if self.in_kernel().is_none() && self.length == Some(self.received) {
+            self.transfer.awaits(Awaited::Delivery);
+        }
+    }
+
+    /// The source's next bytes are what is waited for.
+    pub fn awaits_source(&self) {
+        self.transfer.awaits(Awaited::Source);
+    }
+
+    /// The source's connection has ended inside its body.
+    pub fn source_gone(&self) -> Fault {
+        self.fail(Fault::SourceDisconnected)
+    }
+
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         loop {
             let Poll::Ready(data) = self.body.poll_data(cx) else {
@@ -353,15 +411,7 @@ impl Body for Relay {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        let data = match self.first.take() {
-            Some(first) => Some(Ok(first)),
-            None if self.transfer.is_source_done() => None,
-            None => ready!(self.poll_data(cx)),
-        };
-        if let Some(Ok(data)) = &data {
-            self.transfer.passed_on(data.len());
-        }
-        Poll::Ready(data.map(|data| data.map(Frame::data)))
+        self.poll_next(cx).map(|data| data.map(|data| data.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -9,6 +9,7 @@
 //! halves and seats.
 
 mod conn;
+mod fast;
 
 use std::future::Future;
 use std::io;
@@ -22,11 +23,12 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, DataPath};
 use crate::http::App;
 use crate::outcome::Refusal;
 use crate::rendezvous::{Limits, Rendezvous};
 use crate::socket::Socket;
+use crate::splice::Pipes;
 
 /// Connections the kernel holds for us before they are accepted; it may lower this (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
@@ -43,6 +45,8 @@ pub struct Server {
     address: SocketAddr,
     config: Config,
     app: Arc<App>,
+    /// For the fast lane, where it may be taken.
+    pipes: Option<Arc<Pipes>>,
 }
 
 /// The address can not be listened on.
@@ -90,7 +94,8 @@ impl Server {
             max_streams: config.max_streams,
         };
         let app = App { rendezvous: Rendezvous::new(limits), request_timeout: config.head_timeout.get() };
-        Ok(Self { listener, address, config, app: Arc::new(app) })
+        let pipes = (config.data_path == DataPath::Auto).then(Arc::default);
+        Ok(Self { listener, address, config, app: Arc::new(app), pipes })
     }
 
     /// Where it listens.
@@ -148,7 +153,8 @@ impl Server {
             }
             Some(_) => return,
         };
-        connections.spawn(conn::serve(Socket::new(stream), Arc::clone(&self.app), draining.clone(), refusal));
+        let (app, draining, pipes) = (Arc::clone(&self.app), draining.clone(), self.pipes.clone());
+        connections.spawn(conn::serve(Socket::new(stream), app, draining, pipes, refusal));
     }
 }
 

@@ -7,6 +7,7 @@
 //! it sent is unread.
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -91,6 +92,38 @@ impl Socket {
                 result => return Poll::Ready(result),
             }
         }
+    }
+
+    /// Writes all of `buffers`.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub async fn write_all(&self, mut buffers: &mut [IoSlice<'_>]) -> io::Result<()> {
+        // Takes empty buffers off the front, whose write would look like a full connection.
+        IoSlice::advance_slices(&mut buffers, 0);
+        while !buffers.is_empty() {
+            match std::future::poll_fn(|cx| self.poll_write(cx, buffers)).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                written => IoSlice::advance_slices(&mut buffers, written),
+            }
+        }
+        Ok(())
+    }
+
+    /// Calls `read` on the descriptor when there is something to read, until it is not `WouldBlock`.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub async fn when_readable<T>(&self, read: impl Fn(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+        self.stream.async_io(Interest::READABLE, || read(self.stream.as_fd())).await
+    }
+
+    /// Calls `write` on the descriptor when there is room to write, until it is not `WouldBlock`.
+    ///
+    /// # Errors
+    /// Those of `write`.
+    pub async fn when_writable<T>(&self, write: impl Fn(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+        self.stream.async_io(Interest::WRITABLE, || write(self.stream.as_fd())).await
     }
 
     /// Writes `bytes` if the kernel takes them all at once. Only where nobody else writes.

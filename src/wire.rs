@@ -106,5 +106,4 @@ impl Wire {
     pub async fn destination_left(&self) {
         self.socket.departed().await;
     }
-
 }

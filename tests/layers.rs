@@ -6,39 +6,44 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top down. Modules of one line do not know each other.
-const LAYERS: [&[&str]; 9] = [
+const LAYERS: [&[&str]; 10] = [
     &["main"],
     &["cli"],
     &["server"],
     &["http"],
     &["rendezvous"],
-    &["relay", "socket"],
-    &["slot", "header_set"],
+    &["relay"],
+    &["wire", "splice"],
+    &["socket", "slot", "header_set"],
     &["outcome", "config"],
     &["id"],
 ];
 
 /// Where a crate may be named. `http`, `bytes` and `tokio` are everywhere.
-const HOMES: [(&str, &[&str]); 14] = [
+const HOMES: [(&str, &[&str]); 15] = [
     ("anyhow", &["cli/serve.rs"]),
     ("clap", &["cli.rs", "cli/serve.rs"]),
     ("tracing_subscriber", &["cli/serve.rs"]),
-    ("httparse", &["http/head.rs"]),
-    ("futures_util", &["http.rs"]),
+    ("httparse", &["wire/head.rs"]),
+    ("httpdate", &["http/message.rs"]),
+    ("futures_util", &["http.rs", "server/fast.rs"]),
     ("tcp_outq", &["socket.rs"]),
-    ("rustix", &["socket.rs", "cli/serve.rs"]),
+    ("rustix", &["socket.rs", "splice.rs", "cli/serve.rs"]),
     ("uuid", &["id.rs"]),
     ("hyper_util", &["http/spelling.rs", "server/conn.rs"]),
     ("serde_json", &["header_set.rs", "http/json_body.rs", "http/reply.rs", "http/status.rs"]),
     ("serde", &["http/handlers.rs", "http/reply.rs", "http/status.rs"]),
     ("humantime", &["config.rs", "outcome.rs", "http/status.rs"]),
-    ("parking_lot", &["relay.rs", "rendezvous.rs", "http/peer.rs", "http/spelling.rs"]),
-    ("tokio_util", &["cli/serve.rs", "server.rs", "server/conn.rs"]),
+    (
+        "parking_lot",
+        &["relay.rs", "rendezvous.rs", "splice.rs", "wire.rs", "http/peer.rs", "http/spelling.rs"],
+    ),
+    ("tokio_util", &["cli/serve.rs", "server.rs", "server/conn.rs", "server/fast.rs"]),
 ];
 
 /// These are pure: no I/O, no runtime.
 const PURE: [&str; 7] =
-    ["id.rs", "outcome.rs", "slot.rs", "header_set.rs", "config.rs", "http/head.rs", "http/chunked.rs"];
+    ["id.rs", "outcome.rs", "slot.rs", "header_set.rs", "config.rs", "wire/head.rs", "wire/chunked.rs"];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {

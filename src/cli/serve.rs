@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use http_rendezvous::config::{Config, Period};
+use http_rendezvous::config::{Config, DataPath, Period};
 use http_rendezvous::server::Server;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -39,12 +39,21 @@ pub(crate) struct ServeArguments {
     /// Connections at a time; more are refused with 503
     #[arg(long, env = "RENDEZVOUS_MAX_CONNECTIONS", value_name = "COUNT", default_value = "210000", value_parser = count)]
     max_connections: usize,
+    /// How the bodies of plain streams are moved: by splice where the system has it, or all through hyper
+    #[arg(long, env = "RENDEZVOUS_DATA_PATH", default_value = "auto")]
+    data_path: DataPathName,
     /// The least important events to log
     #[arg(long, env = "RENDEZVOUS_LOG_LEVEL", default_value = "info")]
     log_level: LogLevel,
     /// How to log, to standard error
     #[arg(long, env = "RENDEZVOUS_LOG_FORMAT", default_value = "text")]
     log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum DataPathName {
+    Auto,
+    Portable,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -78,6 +87,10 @@ impl ServeArguments {
             drain_timeout: self.drain_timeout,
             max_streams: self.max_streams,
             max_connections: self.max_connections,
+            data_path: match self.data_path {
+                DataPathName::Auto => DataPath::Auto,
+                DataPathName::Portable => DataPath::Portable,
+            },
         }
     }
 }

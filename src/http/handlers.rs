@@ -81,12 +81,7 @@ pub(super) async fn report(app: &App, id: &StreamId, body: &mut RequestBody) -> 
 }
 
 /// `PUT /stream/:id`. Its answer is the outcome, so it comes last.
-pub(super) async fn source(
-    app: &App,
-    peer: &Peer,
-    id: &StreamId,
-    offer: Offer,
-) -> Result<Reply, Unanswered> {
+pub(super) async fn source(app: &App, peer: &Peer, id: &StreamId, offer: Offer) -> Result<Reply, Unanswered> {
     if let (Some(promised), Some(declared)) = (app.rendezvous.promised_length(id)?, offer.length)
         && promised != declared
     {
@@ -167,22 +162,23 @@ pub(super) fn offer(request: Request<Incoming>) -> Result<Offer, Refusal> {
     Ok(Offer { body: SourceBody::Hyper(body), length, headers: passed_headers(&parts.headers) })
 }
 
-/// Those of the source's headers that describe the body it sends.
-pub(super) fn passed_headers(headers: &HeaderMap) -> HeaderMap {
-    const NAMES: [HeaderName; 6] = [
-        CONTENT_TYPE,
-        CONTENT_ENCODING,
-        CONTENT_LANGUAGE,
-        CONTENT_DISPOSITION,
-        HeaderName::from_static("content-digest"),
-        HeaderName::from_static("repr-digest"),
-    ];
+fn passed_headers(headers: &HeaderMap) -> HeaderMap {
     let named = |name: HeaderName| {
         let values = headers.get_all(&name).into_iter();
         values.map(|value| (name.clone(), value.clone())).collect::<Vec<_>>()
     };
-    NAMES.into_iter().flat_map(named).collect()
+    PASSED_HEADERS.into_iter().flat_map(named).collect()
 }
+
+/// Those of a source's headers that describe the body it sends, and go to the destination.
+pub const PASSED_HEADERS: [HeaderName; 6] = [
+    CONTENT_TYPE,
+    CONTENT_ENCODING,
+    CONTENT_LANGUAGE,
+    CONTENT_DISPOSITION,
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+];
 
 /// A stream is nobody's to keep, to guess at, to index, to resume or to hold back.
 fn default_headers() -> HeaderMap {

@@ -23,11 +23,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::fast::{self, Next};
 use crate::http::peer::Peer;
 use crate::http::{App, answer};
 use crate::outcome::{Fault, Refusal};
 use crate::relay::DestinationHalf;
 use crate::socket::Socket;
+use crate::splice::Pipes;
 use crate::wire::Wire;
 
 /// How long a client that still sends is listened to after its final answer (contract, section 8).
@@ -39,16 +41,38 @@ pub(super) async fn serve(
     socket: Socket,
     app: Arc<App>,
     draining: CancellationToken,
+    pipes: Option<Arc<Pipes>>,
     refusal: Option<Refusal>,
 ) {
     let peer = Arc::new(Peer::new(Wire::new(socket, app.request_timeout)));
     if let Some(refusal) = refusal {
         peer.wire().inbound().lock().refuse_first(refusal);
     }
-    let whole = serve_http(&peer, &app, &draining).await;
+    let whole = match pipes {
+        Some(pipes) => serve_lanes(&peer, &app, &pipes, &draining).await,
+        None => Box::pin(serve_http(&peer, &app, &draining)).await,
+    };
     match peer.take_half() {
         Some(half) => end_destination(&peer, half, whole).await,
         None => end(&peer).await,
+    }
+}
+
+/// The fast lane as long as it goes, then hyper. True where the last message was written to its end.
+async fn serve_lanes(
+    peer: &Arc<Peer>,
+    app: &Arc<App>,
+    pipes: &Arc<Pipes>,
+    draining: &CancellationToken,
+) -> bool {
+    loop {
+        match fast::serve(peer, app, pipes, draining).await {
+            Next::Request => {}
+            // In a box, so that a side that waits in the fast lane does not carry the room for it.
+            Next::Hyper => return Box::pin(serve_http(peer, app, draining)).await,
+            Next::Closed { whole } => return whole,
+            Next::Gone => return false,
+        }
     }
 }
 
@@ -85,7 +109,7 @@ async fn serve_http(peer: &Arc<Peer>, app: &Arc<App>, draining: &CancellationTok
 }
 
 /// Waits until the transfer that this connection receives has failed elsewhere, or stands still.
-async fn cut(peer: &Peer) {
+pub(super) async fn cut(peer: &Peer) {
     let transfer = peer.until_receiving().await;
     tokio::select! {
         _ = transfer.failed() => {}

@@ -102,7 +102,7 @@ fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
     let is_http11 = request.version == Some(1);
     request.path.unwrap_or_default().parse::<Uri>().map_err(|_| bad("an invalid request target"))?;
 
-    let mut fields = Fields::default();
+    let mut fields = Shape::default();
     for field in request.headers.iter() {
         fields.take(field)?;
     }
@@ -115,16 +115,47 @@ fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
     })
 }
 
+/// The request line and the fields of a head that was scanned.
+pub struct Fields<'a, 'b> {
+    /// The method.
+    pub method: &'b str,
+    /// The request target.
+    pub target: &'b str,
+    fields: &'a [httparse::Header<'b>],
+}
+
+impl<'b> Fields<'_, 'b> {
+    /// The values of the fields of this name.
+    pub fn all(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
+        let named = move |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case(name);
+        self.fields.iter().filter(named).map(|field| field.value)
+    }
+
+    /// Whether there is a field of this name.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.all(name).next().is_some()
+    }
+}
+
+/// Looks at the fields of a whole head, as [`HeadScanner::scan`] found it.
+pub fn with_fields<T>(head: &[u8], look: impl FnOnce(&Fields<'_, '_>) -> Option<T>) -> Option<T> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_HEAD_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    request.parse(head).ok()?;
+    look(&Fields { method: request.method?, target: request.path?, fields: request.headers })
+}
+
 /// The fields that decide about the message's shape.
 #[derive(Default)]
-struct Fields {
+struct Shape {
     hosts: usize,
     length: Option<u64>,
     chunked: bool,
     expects_continue: bool,
 }
 
-impl Fields {
+impl Shape {
     fn take(&mut self, field: &httparse::Header<'_>) -> Result<(), Refusal> {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         if is("host") {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http_rendezvous::config::Config;
+use http_rendezvous::config::{Config, DataPath};
 use http_rendezvous::server::Server;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -47,7 +47,12 @@ impl TestServer {
     }
 
     pub async fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config { port: 0, ..Config::default() };
+        // The same variable that the program knows: the whole suite runs through either lane.
+        let data_path = match std::env::var("RENDEZVOUS_DATA_PATH").as_deref() {
+            Ok("portable") => DataPath::Portable,
+            _ => DataPath::Auto,
+        };
+        let mut config = Config { port: 0, data_path, ..Config::default() };
         adjust(&mut config);
         let server = Server::bind(config).await.unwrap();
         let address = server.address();

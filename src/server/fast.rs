@@ -1,0 +1,268 @@
+//! The fast lane: a plain `PUT` or `GET` of a stream, without hyper between the sockets.
+//!
+//! It decides nothing. The head has passed the same scanner, and the same handlers answer; the lane only reads the request
+//! and writes the answer by itself. Whatever is not in the plainest form goes to hyper, which is given the same bytes.
+//!
+//! A body whose length is known and whose source is in this lane too is moved by the kernel; any other is written from the
+//! source's own buffers, a batch at a time. Buffers and pipes are held only while relaying, never while waiting.
+
+use std::future::poll_fn;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::header::CONNECTION;
+use http::response::Parts;
+use http::{HeaderMap, HeaderValue, Method, Version};
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::Body;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::conn::cut;
+
+use crate::http::message::{self, BodyFraming};
+use crate::http::peer::Peer;
+use crate::http::reply;
+use crate::http::route::Route;
+use crate::http::{App, PASSED_HEADERS, StreamRequest, answer_stream};
+use crate::outcome::Fault;
+use crate::relay::{Offer, Relay, SocketBody, SourceBody};
+use crate::splice::{Pipe, Pipes};
+use crate::wire::head::{Fields, Framing, Head, with_fields};
+use crate::wire::inbound::Refused;
+
+/// Below this many bytes a splice is not worth its system calls.
+const SPLICE_FROM: u64 = 64 * 1024;
+/// Pieces of a body that are written at a time.
+const MAX_BATCH: usize = 48;
+/// Bytes of a body that are gathered before they are written.
+const MAX_BATCH_BYTES: usize = 256 * 1024;
+
+/// What became of a connection's next request.
+pub(super) enum Next {
+    /// It was answered, and the connection goes on.
+    Request,
+    /// hyper is to take the connection from here; nothing of the request is lost.
+    Hyper,
+    /// It was answered, and the answer was the last; `whole` where it was written to its end.
+    Closed {
+        /// The answer was written to its end.
+        whole: bool,
+    },
+    /// The client has closed the connection, or left it.
+    Gone,
+}
+
+/// A request for this lane.
+struct Plain {
+    request: StreamRequest,
+    /// The client wants the connection closed behind the answer.
+    closes: bool,
+}
+
+/// Serves the connection's next request, if it is one for this lane.
+pub(super) async fn serve(
+    peer: &Arc<Peer>,
+    app: &App,
+    pipes: &Arc<Pipes>,
+    draining: &CancellationToken,
+) -> Next {
+    let wire = peer.wire();
+    let peeked = tokio::select! {
+        biased;
+        peeked = poll_fn(|cx| wire.inbound().lock().poll_peek(wire.socket(), cx)) => peeked,
+        () = draining.cancelled() => return Next::Gone,
+    };
+    let (head, bytes) = match peeked {
+        Ok(Some(Ok(peeked))) => peeked,
+        Ok(Some(Err(Refused))) => return Next::Hyper,
+        Ok(None) | Err(_) => return Next::Gone,
+    };
+    let Some(Plain { request, closes }) = with_fields(&bytes, |fields| plain(peer, head, fields)) else {
+        return Next::Hyper;
+    };
+    drop(bytes);
+    wire.inbound().lock().take_head();
+
+    let Ok(mut reply) = answer_stream(app, peer, request).await else { return Next::Gone };
+    if closes {
+        reply::close(&mut reply);
+    }
+    let (parts, body) = reply.into_parts();
+    match body {
+        Either::Left(body) => write_small(peer, app, &parts, body).await,
+        Either::Right(relay) => Next::Closed { whole: Box::pin(stream(peer, pipes, &parts, relay)).await },
+    }
+}
+
+/// The request, if it is in the plainest form.
+fn plain(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Option<Plain> {
+    let method = Method::from_bytes(fields.method.as_bytes()).ok()?;
+    let (id, offer) = match Route::parse(&method, fields.target)? {
+        Route::Destination(id) if head.framing == Framing::Empty && !fields.has("expect") => (id, None),
+        Route::Source(id) if !fields.has("content-range") => (id, Some(offer(peer, head, fields))),
+        _ => return None,
+    };
+    let version = if head.is_http11 { Version::HTTP_11 } else { Version::HTTP_10 };
+    let closes = fields.all("connection").any(|value| {
+        value.split(|byte| *byte == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"))
+    });
+    Some(Plain { request: StreamRequest { id, version, offer }, closes })
+}
+
+fn offer(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Offer {
+    let length = match head.framing {
+        Framing::Empty => Some(0),
+        Framing::Length(length) => Some(length),
+        Framing::Chunked => None,
+    };
+    let mut headers = HeaderMap::new();
+    for name in PASSED_HEADERS {
+        for value in fields.all(name.as_str()).filter_map(|value| HeaderValue::from_bytes(value).ok()) {
+            headers.append(name.clone(), value);
+        }
+    }
+    let body = SocketBody::new(Arc::clone(peer.wire()), head.framing, head.expects_continue);
+    Offer { body: SourceBody::Socket(body), length, headers }
+}
+
+async fn write_small(peer: &Peer, app: &App, parts: &Parts, body: Full<Bytes>) -> Next {
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let head = message::head(parts, BodyFraming::Length(body.len() as u64));
+    let mut buffers = [IoSlice::new(&head), IoSlice::new(&body)];
+    match timeout(app.request_timeout, peer.socket().write_all(&mut buffers)).await {
+        Ok(Ok(())) if parts.headers.contains_key(CONNECTION) => Next::Closed { whole: true },
+        Ok(Ok(())) => Next::Request,
+        Ok(Err(_)) => Next::Gone,
+        Err(_) => {
+            // The kernel is not to hold the rest of the answer for it.
+            peer.socket().arm_reset();
+            Next::Gone
+        }
+    }
+}
+
+/// Writes a stream to the destination. True where all of it was written.
+async fn stream(peer: &Peer, pipes: &Arc<Pipes>, parts: &Parts, mut relay: Relay) -> bool {
+    let framing = match relay.length() {
+        _ if relay.is_end_stream() => BodyFraming::Length(0),
+        Some(length) => BodyFraming::Length(length),
+        None if parts.version == Version::HTTP_10 => BodyFraming::UntilClose,
+        None => BodyFraming::Chunked,
+    };
+    let head = message::head(parts, framing);
+    tokio::select! {
+        biased;
+        moved = move_body(peer, pipes, head, framing, &mut relay) => moved.is_ok(),
+        () = cut(peer) => false,
+        () = peer.wire().destination_left() => false,
+    }
+}
+
+async fn move_body(
+    peer: &Peer,
+    pipes: &Arc<Pipes>,
+    head: Vec<u8>,
+    framing: BodyFraming,
+    relay: &mut Relay,
+) -> Result<(), Fault> {
+    let by_kernel = |relay: &Relay| {
+        let worth_it = relay.in_kernel().is_some_and(|(_, left)| left >= SPLICE_FROM);
+        worth_it && framing != BodyFraming::Chunked
+    };
+    let mut head = Some(head);
+    loop {
+        if head.is_none()
+            && by_kernel(relay)
+            && let Some(pipe) = pipes.take()
+        {
+            splice_body(peer, pipe, relay).await?;
+        }
+        let batch = Batch::gather(relay, &by_kernel).await?;
+        batch.write(peer, head.take().as_deref().unwrap_or_default(), framing).await?;
+        match batch.end {
+            None => {}
+            Some(end) => return end,
+        }
+    }
+}
+
+/// Moves what is left of the body through `pipe`.
+async fn splice_body(peer: &Peer, mut pipe: Pipe, relay: &mut Relay) -> Result<(), Fault> {
+    while let Some((source, left)) = relay.in_kernel() {
+        relay.awaits_source();
+        match pipe.fill(source.socket(), left).await {
+            Ok(taken @ 1..) => relay.taken_by_kernel(taken as u64),
+            Ok(0) | Err(_) => return Err(relay.source_gone()),
+        }
+        while pipe.held() > 0 {
+            let passed = pipe.drain(peer.socket()).await.map_err(|_| Fault::DestinationDisconnected)?;
+            relay.passed_by_kernel(passed);
+        }
+        tokio::task::consume_budget().await;
+    }
+    Ok(())
+}
+
+/// Pieces of a body that are there to be written.
+struct Batch {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+    /// The body has ended behind them, well or not.
+    end: Option<Result<(), Fault>>,
+}
+
+impl Batch {
+    /// Waits for the next piece, and adds what is there already behind it, up to where the kernel can go on.
+    async fn gather(relay: &mut Relay, by_kernel: &impl Fn(&Relay) -> bool) -> Result<Self, Fault> {
+        let mut batch = Self { pieces: Vec::new(), bytes: 0, end: None };
+        batch.add(relay.next().await);
+        while batch.end.is_none()
+            && batch.pieces.len() < MAX_BATCH
+            && batch.bytes < MAX_BATCH_BYTES
+            && !by_kernel(relay)
+        {
+            let Some(next) = relay.next().now_or_never() else { break };
+            batch.add(next);
+        }
+        Ok(batch)
+    }
+
+    fn add(&mut self, next: Result<Option<Bytes>, Fault>) {
+        match next {
+            Ok(Some(piece)) => {
+                self.bytes += piece.len();
+                self.pieces.push(piece);
+            }
+            Ok(None) => self.end = Some(Ok(())),
+            Err(fault) => self.end = Some(Err(fault)),
+        }
+    }
+
+    /// Writes the batch behind `head`, in one go if the kernel takes it.
+    async fn write(&self, peer: &Peer, head: &[u8], framing: BodyFraming) -> Result<(), Fault> {
+        let chunked = framing == BodyFraming::Chunked;
+        let size_line = format!("{:x}\r\n", self.bytes);
+        let last_chunk = matches!(self.end, Some(Ok(())));
+        let mut buffers = Vec::with_capacity(self.pieces.len() + 4);
+        buffers.push(IoSlice::new(head));
+        if chunked && self.bytes > 0 {
+            buffers.push(IoSlice::new(size_line.as_bytes()));
+        }
+        buffers.extend(self.pieces.iter().map(|piece| IoSlice::new(piece)));
+        if chunked && self.bytes > 0 {
+            buffers.push(IoSlice::new(b"\r\n"));
+        }
+        if chunked && last_chunk {
+            buffers.push(IoSlice::new(b"0\r\n\r\n"));
+        }
+        let written = peer.socket().write_all(&mut buffers).await;
+        written.map_err(|_| Fault::DestinationDisconnected)?;
+        if let Some(transfer) = peer.receiving() {
+            transfer.touch();
+        }
+        Ok(())
+    }
+}
