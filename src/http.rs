@@ -12,7 +12,6 @@ pub mod route;
 pub mod spelling;
 pub mod status;
 
-use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +50,8 @@ pub struct Departed;
 /// [`Departed`]: the connection is to be dropped.
 pub async fn answer(app: Arc<App>, peer: Arc<Peer>, request: Request<Incoming>) -> Result<Reply, Departed> {
     let version = request.version();
-    let mut reply = settle(version, dispatch(&app, &peer, request)).await?;
+    let answered = AssertUnwindSafe(dispatch(&app, &peer, request)).catch_unwind().await;
+    let mut reply = settle(version, answered)?;
     if let Some(Spelled { headers, side }) = reply.extensions_mut().remove()
         && let Some(set) = headers.of(side)
     {
@@ -67,7 +67,7 @@ pub struct StreamRequest {
     /// The version of the request.
     pub version: Version,
     /// What a source brings; `None` for a destination.
-    pub offer: Option<Offer>,
+    pub offer: Option<Box<Offer>>,
 }
 
 /// Answers a request that did not go through hyper.
@@ -76,21 +76,18 @@ pub struct StreamRequest {
 /// [`Departed`]: the connection is to be dropped.
 pub async fn answer_stream(app: &App, peer: &Arc<Peer>, request: StreamRequest) -> Result<Reply, Departed> {
     let StreamRequest { id, version, offer } = request;
-    let answered = async {
-        match offer {
-            Some(offer) => source(app, peer, &id, Ok(offer)).await,
-            None => handlers::destination(app, peer, &id, version).await,
-        }
+    let answered = match offer {
+        Some(offer) => AssertUnwindSafe(source(app, peer, &id, Ok(offer))).catch_unwind().await,
+        None => AssertUnwindSafe(handlers::destination(app, peer, &id, version)).catch_unwind().await,
     };
-    settle(version, answered).await
+    settle(version, answered)
 }
 
-/// Makes an answer of whatever comes of a request, also of a panic.
-async fn settle(
+/// Makes an answer of whatever came of a request, also of a panic.
+fn settle(
     version: Version,
-    answered: impl Future<Output = Result<Reply, Unanswered>>,
+    answered: std::thread::Result<Result<Reply, Unanswered>>,
 ) -> Result<Reply, Departed> {
-    let answered = AssertUnwindSafe(answered).catch_unwind().await;
     let mut reply = match answered.unwrap_or(Err(Unanswered::Refused(Refusal::Internal))) {
         Ok(reply) => reply,
         Err(Unanswered::Refused(refusal)) => reply::refusal(&refusal),
@@ -109,7 +106,7 @@ async fn source(
     app: &App,
     peer: &Peer,
     id: &StreamId,
-    offer: Result<Offer, Refusal>,
+    offer: Result<Box<Offer>, Refusal>,
 ) -> Result<Reply, Unanswered> {
     let answered = match offer {
         Ok(offer) => handlers::source(app, peer, id, offer).await,

@@ -48,14 +48,14 @@ pub struct Meeting {
     /// Its hold on the transfer.
     pub half: DestinationHalf,
     /// What the source brought.
-    pub offer: Offer,
+    pub offer: Box<Offer>,
 }
 
 /// Told to a waiting side: whom it met, or why it waits no longer.
 type Verdict<M> = Result<M, Refusal>;
 
 struct WaitingSource {
-    offer: Offer,
+    offer: Box<Offer>,
     tell: oneshot::Sender<Verdict<SourceHalf>>,
 }
 
@@ -63,9 +63,8 @@ struct WaitingDestination {
     tell: oneshot::Sender<Verdict<Meeting>>,
 }
 
-/// A source is boxed, so that a stream nobody waits on is small.
-type Slot = slot::Slot<Box<WaitingSource>, WaitingDestination>;
-type Party = Waiter<Box<WaitingSource>, WaitingDestination>;
+type Slot = slot::Slot<WaitingSource, WaitingDestination>;
+type Party = Waiter<WaitingSource, WaitingDestination>;
 
 /// Orders streams by deadline, and those of one deadline by age.
 type Deadline = (Instant, u64);
@@ -169,9 +168,13 @@ impl Rendezvous {
     ///
     /// # Errors
     /// The refusal, and the offer is dropped.
-    pub fn seat_source(self: &Arc<Self>, id: &StreamId, offer: Offer) -> Result<Seat<SourceHalf>, Refusal> {
+    pub fn seat_source(
+        self: &Arc<Self>,
+        id: &StreamId,
+        offer: Box<Offer>,
+    ) -> Result<Seat<SourceHalf>, Refusal> {
         let (tell, verdict) = oneshot::channel();
-        self.seat(id, Side::Source, verdict, |slot| slot.seat_source(Box::new(WaitingSource { offer, tell })))
+        self.seat(id, Side::Source, verdict, |slot| slot.seat_source(WaitingSource { offer, tell }))
     }
 
     /// Takes the destination's seat.
@@ -188,7 +191,7 @@ impl Rendezvous {
         id: &StreamId,
         side: Side,
         verdict: oneshot::Receiver<Verdict<M>>,
-        sit: impl FnOnce(&mut Slot) -> Result<Option<(Box<WaitingSource>, WaitingDestination)>, Refusal>,
+        sit: impl FnOnce(&mut Slot) -> Result<Option<(WaitingSource, WaitingDestination)>, Refusal>,
     ) -> Result<Seat<M>, Refusal> {
         let pair = {
             let mut guard = self.table.lock();

@@ -81,7 +81,12 @@ pub(super) async fn report(app: &App, id: &StreamId, body: &mut RequestBody) -> 
 }
 
 /// `PUT /stream/:id`. Its answer is the outcome, so it comes last.
-pub(super) async fn source(app: &App, peer: &Peer, id: &StreamId, offer: Offer) -> Result<Reply, Unanswered> {
+pub(super) async fn source(
+    app: &App,
+    peer: &Peer,
+    id: &StreamId,
+    offer: Box<Offer>,
+) -> Result<Reply, Unanswered> {
     if let (Some(promised), Some(declared)) = (app.rendezvous.promised_length(id)?, offer.length)
         && promised != declared
     {
@@ -105,8 +110,7 @@ pub(super) async fn source(app: &App, peer: &Peer, id: &StreamId, offer: Offer) 
     Ok(reply)
 }
 
-/// `GET /stream/:id`. Its head goes out with the first body byte, so that until then a failure can be told as
-/// a status.
+/// `GET /stream/:id`.
 pub(super) async fn destination(
     app: &App,
     peer: &Arc<Peer>,
@@ -114,11 +118,19 @@ pub(super) async fn destination(
     version: Version,
 ) -> Result<Reply, Unanswered> {
     let mut seat = app.rendezvous.seat_destination(id)?;
-    let Meeting { half, offer } = tokio::select! {
+    let meeting = tokio::select! {
         biased;
         meeting = seat.met() => meeting?,
         () = peer.wire().destination_left() => return Err(Unanswered::Departed),
     };
+    // In a box, so that a side that waits does not carry the room for it.
+    Box::pin(begin(peer, meeting, version)).await
+}
+
+/// Begins the download. Its head goes out with the first body byte, so that until then a failure can be told as
+/// a status.
+async fn begin(peer: &Arc<Peer>, meeting: Meeting, version: Version) -> Result<Reply, Unanswered> {
+    let Meeting { half, offer } = meeting;
     let transfer = Arc::clone(half.transfer());
     let mut headers = default_headers();
     headers.extend(offer.headers.clone());
@@ -152,14 +164,14 @@ pub(super) async fn destination(
 }
 
 /// What a source brings by a request that hyper has read.
-pub(super) fn offer(request: Request<Incoming>) -> Result<Offer, Refusal> {
+pub(super) fn offer(request: Request<Incoming>) -> Result<Box<Offer>, Refusal> {
     let (parts, body) = request.into_parts();
     if parts.headers.contains_key(CONTENT_RANGE) {
         let message = "A PUT with Content-Range is a part of something: streams carry whole bodies only";
         return Err(Refusal::BadRequest(message.into()));
     }
     let length = body.size_hint().exact();
-    Ok(Offer { body: SourceBody::Hyper(body), length, headers: passed_headers(&parts.headers) })
+    Ok(Box::new(Offer { body: SourceBody::Hyper(body), length, headers: passed_headers(&parts.headers) }))
 }
 
 fn passed_headers(headers: &HeaderMap) -> HeaderMap {

@@ -112,7 +112,7 @@ fn plain(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Option<Plain> {
     Some(Plain { request: StreamRequest { id, version, offer }, closes })
 }
 
-fn offer(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Offer {
+fn offer(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Box<Offer> {
     let length = match head.framing {
         Framing::Empty => Some(0),
         Framing::Length(length) => Some(length),
@@ -125,7 +125,7 @@ fn offer(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Offer {
         }
     }
     let body = SocketBody::new(Arc::clone(peer.wire()), head.framing, head.expects_continue);
-    Offer { body: SourceBody::Socket(body), length, headers }
+    Box::new(Offer { body: SourceBody::Socket(body), length, headers })
 }
 
 async fn write_small(peer: &Peer, app: &App, parts: &Parts, body: Full<Bytes>) -> Next {
