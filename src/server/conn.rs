@@ -9,6 +9,7 @@
 //! hyper never shuts the socket down ([`Io::poll_shutdown`] does nothing): it can not know when the last byte
 //! has arrived.
 
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -36,25 +37,28 @@ use crate::wire::Wire;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves the connection until it has ended. `refusal`, if any, is the answer to its first request and its
-/// last.
-pub(super) async fn serve(
+/// last. Without `pipes` there is no fast lane.
+pub(super) fn serve(
     socket: Socket,
     app: Arc<App>,
     draining: CancellationToken,
     pipes: Option<Arc<Pipes>>,
     refusal: Option<Refusal>,
-) {
+) -> impl Future<Output = ()> + Send {
     let peer = Arc::new(Peer::new(Wire::new(socket, app.request_timeout)));
     if let Some(refusal) = refusal {
         peer.wire().inbound().lock().refuse_first(refusal);
     }
-    let whole = match pipes {
-        Some(pipes) => serve_lanes(&peer, &app, &pipes, &draining).await,
-        None => Box::pin(serve_http(&peer, &app, &draining)).await,
-    };
-    match peer.take_half() {
-        Some(half) => end_destination(&peer, half, whole).await,
-        None => end(&peer).await,
+    // A connection that waits is this future: what it holds from here on is what a waiting side costs.
+    async move {
+        let whole = match pipes {
+            Some(pipes) => serve_lanes(&peer, &app, &pipes, &draining).await,
+            None => Box::pin(serve_http(&peer, &app, &draining)).await,
+        };
+        match peer.take_half() {
+            Some(half) => Box::pin(end_destination(&peer, half, whole)).await,
+            None => end(&peer).await,
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use super::conn::cut;
 
 use crate::http::message::{self, BodyFraming};
 use crate::http::peer::Peer;
-use crate::http::reply;
+use crate::http::reply::{self, Reply};
 use crate::http::route::Route;
 use crate::http::{App, PASSED_HEADERS, StreamRequest, answer_stream};
 use crate::outcome::Fault;
@@ -69,31 +69,42 @@ pub(super) async fn serve(
     pipes: &Arc<Pipes>,
     draining: &CancellationToken,
 ) -> Next {
-    let wire = peer.wire();
-    let peeked = tokio::select! {
-        biased;
-        peeked = poll_fn(|cx| wire.inbound().lock().poll_peek(wire.socket(), cx)) => peeked,
-        () = draining.cancelled() => return Next::Gone,
+    let request = match read_request(peer, draining).await {
+        Ok(request) => request,
+        Err(next) => return next,
     };
-    let (head, bytes) = match peeked {
-        Ok(Some(Ok(peeked))) => peeked,
-        Ok(Some(Err(Refused))) => return Next::Hyper,
-        Ok(None) | Err(_) => return Next::Gone,
-    };
-    let Some(Plain { request, closes }) = with_fields(&bytes, |fields| plain(peer, head, fields)) else {
-        return Next::Hyper;
-    };
-    drop(bytes);
-    wire.inbound().lock().take_head();
-
+    let Plain { request, closes } = request;
     let Ok(mut reply) = answer_stream(app, peer, request).await else { return Next::Gone };
     if closes {
         reply::close(&mut reply);
     }
+    // In a box, so that a side that waits does not carry the room for it.
+    Box::pin(write_reply(peer, app, pipes, reply)).await
+}
+
+/// Waits for the next request.
+async fn read_request(peer: &Peer, draining: &CancellationToken) -> Result<Plain, Next> {
+    let wire = peer.wire();
+    let peeked = tokio::select! {
+        biased;
+        peeked = poll_fn(|cx| wire.inbound().lock().poll_peek(wire.socket(), cx)) => peeked,
+        () = draining.cancelled() => return Err(Next::Gone),
+    };
+    let (head, bytes) = match peeked {
+        Ok(Some(Ok(peeked))) => peeked,
+        Ok(Some(Err(Refused))) => return Err(Next::Hyper),
+        Ok(None) | Err(_) => return Err(Next::Gone),
+    };
+    let request = with_fields(&bytes, |fields| plain(peer, head, fields)).ok_or(Next::Hyper)?;
+    wire.inbound().lock().take_head();
+    Ok(request)
+}
+
+async fn write_reply(peer: &Peer, app: &App, pipes: &Arc<Pipes>, reply: Reply) -> Next {
     let (parts, body) = reply.into_parts();
     match body {
         Either::Left(body) => write_small(peer, app, &parts, body).await,
-        Either::Right(relay) => Next::Closed { whole: Box::pin(stream(peer, pipes, &parts, relay)).await },
+        Either::Right(relay) => Next::Closed { whole: stream(peer, pipes, &parts, relay).await },
     }
 }
 
