@@ -2,6 +2,8 @@
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -11,6 +13,9 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
+
+/// More are a mistake.
+const MAX_THREADS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
 
 /// Start the server. SIGINT or SIGTERM ends it once running streams have ended; a second one ends it at once.
 #[derive(Debug, Args)]
@@ -39,6 +44,9 @@ pub(crate) struct ServeArguments {
     /// Connections at a time; more are refused with 503
     #[arg(long, env = "RENDEZVOUS_MAX_CONNECTIONS", value_name = "COUNT", default_value = "210000", value_parser = count)]
     max_connections: usize,
+    /// Threads that serve [default: one for each core]
+    #[arg(long, env = "RENDEZVOUS_THREADS", value_name = "COUNT", value_parser = threads)]
+    threads: Option<NonZeroUsize>,
     /// How the bodies of plain streams are moved: by splice where the system has it, or all through hyper
     #[arg(long, env = "RENDEZVOUS_DATA_PATH", default_value = "auto")]
     data_path: DataPathName,
@@ -71,6 +79,11 @@ enum LogFormat {
     Json,
 }
 
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let threads = text.parse().ok().filter(|threads| *threads <= MAX_THREADS);
+    threads.ok_or_else(|| format!("give a whole number from 1 to {MAX_THREADS}"))
+}
+
 fn count(text: &str) -> Result<usize, String> {
     let count = text.parse().ok().filter(|count| *count >= 1 && u32::try_from(*count).is_ok());
     count.ok_or_else(|| format!("give a whole number from 1 to {}", u32::MAX))
@@ -87,6 +100,7 @@ impl ServeArguments {
             drain_timeout: self.drain_timeout,
             max_streams: self.max_streams,
             max_connections: self.max_connections,
+            threads: self.threads.or_else(|| available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
             data_path: match self.data_path {
                 DataPathName::Auto => DataPath::Auto,
                 DataPathName::Portable => DataPath::Portable,
@@ -99,13 +113,10 @@ impl ServeArguments {
 pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     log_to_stderr(arguments.log_level, arguments.log_format);
     raise_descriptor_limit(arguments.max_connections);
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start")?;
-    // On a worker of the runtime, so that a connection begins where it was accepted, and not on another
-    // thread.
-    let ended = runtime.block_on(runtime.spawn(serve(arguments.config()))).context("the server panicked")?;
-    // Whatever is left has had its time, or was not to have any.
-    runtime.shutdown_background();
-    ended
+    // One of the server's threads; it makes the others by itself.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(serve(arguments.config()))
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
@@ -115,7 +126,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let _ = greet(server.address());
     let stop = CancellationToken::new();
     tokio::select! {
-        () = server.run(stop.cancelled()) => Ok(()),
+        served = server.run(stop.cancelled()) => served.context("cannot serve"),
         () = async {
             signals.next().await;
             stop.cancel();
