@@ -247,7 +247,7 @@ pub struct Relay {
 impl Relay {
     /// `departure` resolves when the destination's connection closes or resets.
     pub fn new(
-        offer: Box<Offer>,
+        offer: Offer,
         transfer: Arc<Transfer>,
         departure: impl Future<Output = ()> + Send + 'static,
     ) -> Self {

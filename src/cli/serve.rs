@@ -126,7 +126,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let _ = greet(server.address());
     let stop = CancellationToken::new();
     tokio::select! {
-        served = server.run(stop.cancelled()) => served.context("cannot serve"),
+        ended = server.run(stop.cancelled()) => ended.context("cannot serve"),
         () = async {
             signals.next().await;
             stop.cancel();

@@ -135,7 +135,8 @@ async fn begin(peer: &Arc<Peer>, meeting: Meeting, version: Version) -> Result<R
     let mut headers = default_headers();
     headers.extend(offer.headers.clone());
     let watched = Arc::clone(peer.wire());
-    let mut relay = Relay::new(offer, Arc::clone(&transfer), async move { watched.destination_left().await });
+    let mut relay =
+        Relay::new(*offer, Arc::clone(&transfer), async move { watched.destination_left().await });
 
     let begun = tokio::select! {
         biased;

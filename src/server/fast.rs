@@ -31,7 +31,7 @@ use crate::outcome::Fault;
 use crate::relay::{Offer, Relay, SocketBody, SourceBody};
 use crate::splice::{Pipe, Pipes};
 use crate::wire::head::{Fields, Framing, Head, with_fields};
-use crate::wire::inbound::Refused;
+use crate::wire::inbound::Peek;
 
 /// Below this many bytes a splice is not worth its system calls.
 const SPLICE_FROM: u64 = 64 * 1024;
@@ -91,9 +91,9 @@ async fn read_request(peer: &Peer, draining: &CancellationToken) -> Result<Plain
         () = draining.cancelled() => return Err(Next::Gone),
     };
     let (head, bytes) = match peeked {
-        Ok(Some(Ok(peeked))) => peeked,
-        Ok(Some(Err(Refused))) => return Err(Next::Hyper),
-        Ok(None) | Err(_) => return Err(Next::Gone),
+        Ok(Peek::Head(head, bytes)) => (head, bytes),
+        Ok(Peek::Refused) => return Err(Next::Hyper),
+        Ok(Peek::End) | Err(_) => return Err(Next::Gone),
     };
     let request = with_fields(&bytes, |fields| plain(peer, head, fields)).ok_or(Next::Hyper)?;
     wire.inbound().lock().take_head();

@@ -121,14 +121,14 @@ pub struct Fields<'a, 'b> {
     pub method: &'b str,
     /// The request target.
     pub target: &'b str,
-    fields: &'a [httparse::Header<'b>],
+    lines: &'a [httparse::Header<'b>],
 }
 
 impl<'b> Fields<'_, 'b> {
     /// The values of the fields of this name.
     pub fn all(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
         let named = move |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case(name);
-        self.fields.iter().filter(named).map(|field| field.value)
+        self.lines.iter().filter(named).map(|field| field.value)
     }
 
     /// Whether there is a field of this name.
@@ -143,7 +143,7 @@ pub fn with_fields<T>(head: &[u8], look: impl FnOnce(&Fields<'_, '_>) -> Option<
     let mut fields = [httparse::EMPTY_HEADER; MAX_HEAD_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     request.parse(head).ok()?;
-    look(&Fields { method: request.method?, target: request.path?, fields: request.headers })
+    look(&Fields { method: request.method?, target: request.path?, lines: request.headers })
 }
 
 /// The fields that decide about the message's shape.

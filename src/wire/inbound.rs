@@ -35,9 +35,16 @@ const READ_SIZE: usize = 4 * 1024;
 /// What is read of a waiting source's body, to see whether it is whole.
 const MAX_LOOK_AHEAD: usize = 64 * 1024;
 
-/// A head that was refused: hyper is given a stand-in for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused;
+/// What comes next on a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Peek {
+    /// A head, and its bytes.
+    Head(Head, Bytes),
+    /// A head that was refused: hyper is given a stand-in for it.
+    Refused,
+    /// Nothing more.
+    End,
+}
 
 /// The input of one connection.
 #[derive(Debug)]
@@ -127,22 +134,17 @@ impl Inbound {
         self.requests == 1
     }
 
-    /// Reads a head and leaves it where it is: [`Inbound::take_head`] or hyper takes it. `None` at the end of the
-    /// connection; an error where hyper is to answer, because the head was refused.
-    pub fn poll_peek(
-        &mut self,
-        socket: &Socket,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Option<Result<(Head, Bytes), Refused>>>> {
+    /// Reads a head and leaves it where it is: [`Inbound::take_head`] or hyper takes it.
+    pub fn poll_peek(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<Peek>> {
         if !ready!(self.poll_head(socket, cx))? {
-            return Poll::Ready(Ok(None));
+            return Poll::Ready(Ok(Peek::End));
         }
-        Poll::Ready(Ok(Some(match &self.stage {
+        Poll::Ready(Ok(match &self.stage {
             Stage::Pass { head, .. } => {
-                Ok((*head, Bytes::copy_from_slice(self.ahead.get(..head.length).unwrap_or_default())))
+                Peek::Head(*head, Bytes::copy_from_slice(self.ahead.get(..head.length).unwrap_or_default()))
             }
-            _ => Err(Refused),
-        })))
+            _ => Peek::Refused,
+        }))
     }
 
     /// Takes the head that was peeked at: hyper will not see it.
