@@ -1,7 +1,6 @@
 //! The server's settings, validated. Knows nothing of a command line.
 
 use std::fmt;
-use std::num::NonZeroUsize;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -24,8 +23,6 @@ pub struct Config {
     pub max_streams: usize,
     /// Connections at a time, at least 1.
     pub max_connections: usize,
-    /// Threads that serve, each with a listener and a runtime of its own.
-    pub threads: NonZeroUsize,
     /// How bodies are moved.
     pub data_path: DataPath,
 }
@@ -51,7 +48,6 @@ impl Default for Config {
             max_streams: 100_000,
             // Both sides of every stream, and some who ask.
             max_connections: 2 * 100_000 + 10_000,
-            threads: NonZeroUsize::MIN,
             data_path: DataPath::Auto,
         }
     }

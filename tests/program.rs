@@ -150,6 +150,8 @@ fn a_bad_value_is_refused_with_what_would_be_right() {
         ("--port", "65536", "65536 is not in 0..=65535"),
         ("--max-streams", "0", "give a whole number from 1 to"),
         ("--max-connections", "many", "give a whole number from 1 to"),
+        ("--threads", "0", "give a whole number from 1 to 1024"),
+        ("--data-path", "fast", "[possible values: auto, portable]"),
         ("--log-level", "loud", "[possible values: error, warn, info, debug, trace]"),
         ("--log-format", "xml", "[possible values: text, json]"),
     ] {

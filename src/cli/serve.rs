@@ -2,8 +2,6 @@
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
-use std::thread::available_parallelism;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
@@ -15,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 /// More are a mistake.
-const MAX_THREADS: NonZeroUsize = NonZeroUsize::new(1024).unwrap();
+const MAX_THREADS: usize = 1024;
 
 /// Start the server. SIGINT or SIGTERM ends it once running streams have ended; a second one ends it at once.
 #[derive(Debug, Args)]
@@ -46,7 +44,7 @@ pub(crate) struct ServeArguments {
     max_connections: usize,
     /// Threads that serve [default: one for each core]
     #[arg(long, env = "RENDEZVOUS_THREADS", value_name = "COUNT", value_parser = threads)]
-    threads: Option<NonZeroUsize>,
+    threads: Option<usize>,
     /// How the bodies of plain streams are moved: by splice where the system has it, or all through hyper
     #[arg(long, env = "RENDEZVOUS_DATA_PATH", default_value = "auto")]
     data_path: DataPathName,
@@ -79,8 +77,8 @@ enum LogFormat {
     Json,
 }
 
-fn threads(text: &str) -> Result<NonZeroUsize, String> {
-    let threads = text.parse().ok().filter(|threads| *threads <= MAX_THREADS);
+fn threads(text: &str) -> Result<usize, String> {
+    let threads = text.parse().ok().filter(|threads| (1..=MAX_THREADS).contains(threads));
     threads.ok_or_else(|| format!("give a whole number from 1 to {MAX_THREADS}"))
 }
 
@@ -100,7 +98,6 @@ impl ServeArguments {
             drain_timeout: self.drain_timeout,
             max_streams: self.max_streams,
             max_connections: self.max_connections,
-            threads: self.threads.or_else(|| available_parallelism().ok()).unwrap_or(NonZeroUsize::MIN),
             data_path: match self.data_path {
                 DataPathName::Auto => DataPath::Auto,
                 DataPathName::Portable => DataPath::Portable,
@@ -113,10 +110,17 @@ impl ServeArguments {
 pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     log_to_stderr(arguments.log_level, arguments.log_format);
     raise_descriptor_limit(arguments.max_connections);
-    // One of the server's threads; it makes the others by itself.
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
-    runtime.block_on(serve(arguments.config()))
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = arguments.threads {
+        runtime.worker_threads(threads);
+    }
+    let runtime = runtime.enable_all().build().context("cannot start")?;
+    // On a worker of the runtime, so that a connection begins where it was accepted, and not on another
+    // thread.
+    let ended = runtime.block_on(runtime.spawn(serve(arguments.config()))).context("the server panicked")?;
+    // Whatever is left has had its time, or was not to have any.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
@@ -126,7 +130,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let _ = greet(server.address());
     let stop = CancellationToken::new();
     tokio::select! {
-        ended = server.run(stop.cancelled()) => ended.context("cannot serve"),
+        () = server.run(stop.cancelled()) => Ok(()),
         () = async {
             signals.next().await;
             stop.cancel();

@@ -57,7 +57,7 @@ impl TestServer {
         let server = Server::bind(config).await.unwrap();
         let address = server.address();
         let (stop, stopped) = oneshot::channel();
-        let running = tokio::spawn(async { server.run(async { drop(stopped.await) }).await.unwrap() });
+        let running = tokio::spawn(server.run(async { drop(stopped.await) }));
         Self { address, stop: Some(stop), running, _watchdog: Watchdog::start() }
     }
 
