@@ -1,0 +1,101 @@
+//! A client of a contender: how to connect, and how two sides meet there.
+
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
+use serde_json::Value;
+
+use super::http::{Incoming, answer};
+use super::transfer::{Body, Download, Framing, Upload};
+
+/// Nothing on loopback stands still for so long, unless it hangs.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How to meet through a contender.
+pub(crate) enum Dialect {
+    /// POST makes a stream.
+    Rendezvous,
+    /// Any path will do.
+    Piping,
+    /// No HTTP: what is sent comes out of a connection to this listener.
+    Tcp(TcpListener),
+}
+
+/// Connects to a contender.
+pub(crate) struct Client {
+    pub(crate) address: SocketAddrV4,
+    pub(crate) dialect: Dialect,
+}
+
+impl Client {
+    /// Both sides of a transfer, the receiver's first.
+    pub(crate) fn pair(&self, body: &Body) -> anyhow::Result<(Upload, Download)> {
+        if let Dialect::Tcp(listener) = &self.dialect {
+            let upload = Upload::new(self.connect()?, Framing::Close, body);
+            let (stream, _) = listener.accept().context("nobody connects to the listener")?;
+            return Ok((upload, Download::of_connection(patient(stream)?, body)));
+        }
+        let path = self.meeting_point()?;
+        let download = self.download(&path, body)?;
+        Ok((self.upload(&path, body)?, download))
+    }
+
+    /// A path that nobody else uses.
+    pub(crate) fn meeting_point(&self) -> anyhow::Result<String> {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        if !matches!(self.dialect, Dialect::Rendezvous) {
+            return Ok(format!("/{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        }
+        let mut stream = self.connect()?;
+        stream.write_all(self.head("POST", "/stream", "Content-Length: 0\r\n").as_bytes())?;
+        let made: Value = serde_json::from_str(&answer(&mut Incoming::new(stream), 201)?)?;
+        let id = made.get("stream").and_then(Value::as_str).context("POST /stream makes no stream")?;
+        Ok(format!("/stream/{id}"))
+    }
+
+    /// The receiving side, asked for.
+    pub(crate) fn download(&self, path: &str, body: &Body) -> anyhow::Result<Download> {
+        let mut stream = self.connect()?;
+        stream.write_all(self.head("GET", path, "").as_bytes())?;
+        Ok(Download::of_answer(stream, body))
+    }
+
+    /// The sending side. Nothing is on the wire before its first piece.
+    pub(crate) fn upload(&self, path: &str, body: &Body) -> anyhow::Result<Upload> {
+        let (framing, field) = if body.chunked {
+            (Framing::Chunks, "Transfer-Encoding: chunked\r\n".to_owned())
+        } else {
+            (Framing::Length, format!("Content-Length: {}\r\n", body.bytes()))
+        };
+        let mut upload = Upload::new(self.connect()?, framing, body);
+        upload.hold(&self.head("PUT", path, &field))?;
+        Ok(upload)
+    }
+
+    fn head(&self, method: &str, path: &str, field: &str) -> String {
+        format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{field}Connection: close\r\n\r\n", self.address)
+    }
+
+    /// A connection from one of 250 addresses in turn: a single one runs out of ports within seconds, because
+    /// each port rests for a minute after its use.
+    fn connect(&self) -> anyhow::Result<TcpStream> {
+        static TURN: AtomicU8 = AtomicU8::new(0);
+        let source = Ipv4Addr::new(127, 0, 0, 2 + TURN.fetch_add(1, Ordering::Relaxed) % 250);
+        let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        net::bind(&socket, &SocketAddrV4::new(source, 0))?;
+        let connected = net::connect(&socket, &self.address);
+        connected.with_context(|| format!("cannot connect to {}", self.address))?;
+        Ok(patient(TcpStream::from(socket))?)
+    }
+}
+
+fn patient(stream: TcpStream) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}

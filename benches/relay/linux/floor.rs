@@ -1,0 +1,50 @@
+//! The floor: a plain TCP relay, one thread a connection, that moves bytes from socket to socket by splice(2).
+//!
+//! It speaks no HTTP, watches nobody and promises nothing, so a server is as good as it is near to this. (One
+//! that moves more bytes at each waking may come out a little below.) It is a process of its own, because its
+//! CPU time is measured like a server's.
+
+use std::io::{self, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::thread;
+
+use anyhow::Context;
+use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, pipe, splice};
+
+/// Behind this argument stands the port to connect to.
+pub(crate) const ARGUMENT: &str = "floor";
+/// Moved at a time, and the size of the pipe between the sockets: what an unprivileged process may have at most.
+const AT_A_TIME: usize = 1 << 20;
+
+/// Relays every connection to `target`, until it is killed.
+pub(crate) fn serve(target: u16) -> anyhow::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen")?;
+    println!("Listening on {}", listener.local_addr()?);
+    io::stdout().flush()?;
+    for source in listener.incoming() {
+        let source = source?;
+        thread::spawn(move || {
+            // The receiver sees the failure: it misses bytes.
+            if let Err(error) = relay(&source, target) {
+                eprintln!("the floor failed: {error}");
+            }
+        });
+    }
+    Ok(())
+}
+
+fn relay(source: &TcpStream, target: u16) -> io::Result<()> {
+    let destination = TcpStream::connect((Ipv4Addr::LOCALHOST, target))?;
+    destination.set_nodelay(true)?;
+    let (out_of_pipe, into_pipe) = pipe()?;
+    fcntl_setpipe_size(&into_pipe, AT_A_TIME)?;
+    loop {
+        let mut in_pipe = splice(source, None, &into_pipe, None, AT_A_TIME, SpliceFlags::MOVE)?;
+        if in_pipe == 0 {
+            return Ok(());
+        }
+        while in_pipe > 0 {
+            in_pipe -= splice(&out_of_pipe, None, &destination, None, in_pipe, SpliceFlags::MOVE)?;
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The figures that were taken, and what they come to.
+
+/// What a figure tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Measure {
+    GibPerSecond,
+    CpuPerGib,
+    TransfersPerSecond,
+    CpuPerThousand,
+    MedianLatency,
+    P99Latency,
+    LongestLatency,
+    Resident,
+}
+
+impl Measure {
+    pub(crate) fn unit(self) -> &'static str {
+        match self {
+            Self::GibPerSecond => "GiB/s",
+            Self::CpuPerGib => "CPU s/GiB",
+            Self::TransfersPerSecond => "transfers/s",
+            Self::CpuPerThousand => "CPU s/1000",
+            Self::MedianLatency => "ms, median",
+            Self::P99Latency => "ms, p99",
+            Self::LongestLatency => "ms, longest",
+            Self::Resident => "KiB each",
+        }
+    }
+
+    /// With as many digits as the measurement is worth.
+    pub(crate) fn format(self, value: f64) -> String {
+        let digits = match self {
+            Self::TransfersPerSecond => 0,
+            Self::Resident => 1,
+            Self::GibPerSecond | Self::P99Latency => 2,
+            Self::CpuPerGib | Self::CpuPerThousand | Self::MedianLatency | Self::LongestLatency => 3,
+        };
+        format!("{value:.digits$}")
+    }
+}
+
+pub(crate) type Figure = (Measure, f64);
+
+/// Figures in one line, to follow the progress.
+pub(crate) fn line(figures: &[Figure]) -> String {
+    let figures =
+        figures.iter().map(|(measure, value)| format!("{} {}", measure.format(*value), measure.unit()));
+    figures.collect::<Vec<_>>().join(", ")
+}
+
+/// What one run of a workload gave.
+pub(crate) struct Sample {
+    pub(crate) workload: String,
+    pub(crate) contender: String,
+    pub(crate) figures: Vec<Figure>,
+}
+
+impl Sample {
+    fn figure(&self, measure: Measure) -> Option<f64> {
+        self.figures.iter().find(|(taken, _)| *taken == measure).map(|(_, value)| *value)
+    }
+}
+
+/// All samples.
+#[derive(Default)]
+pub(crate) struct Results(Vec<Sample>);
+
+impl Results {
+    pub(crate) fn add(&mut self, sample: Sample) {
+        self.0.push(sample);
+    }
+
+    /// What was measured of a workload.
+    pub(crate) fn measures(&self, workload: &str) -> Vec<Measure> {
+        let sample = self.0.iter().find(|sample| sample.workload == workload);
+        sample.into_iter().flat_map(|sample| &sample.figures).map(|(measure, _)| *measure).collect()
+    }
+
+    /// The median of all rounds, if there is one.
+    pub(crate) fn median(&self, workload: &str, contender: &str, measure: Measure) -> Option<f64> {
+        let samples = self.0.iter().filter(|one| one.workload == workload && one.contender == contender);
+        let values = samples.filter_map(|sample| sample.figure(measure)).collect();
+        Some(percentile(values, 50)).filter(|median| !median.is_nan())
+    }
+}
+
+/// The value that so many percent of the others do not exceed; NaN of nothing.
+pub(crate) fn percentile(mut values: Vec<f64>, percent: usize) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().saturating_sub(1) * percent / 100).copied().unwrap_or(f64::NAN)
+}
