@@ -152,7 +152,7 @@ impl Inbound {
         if let Stage::Pass { left, head } = &self.stage {
             self.ahead.advance(*left);
             self.stage = after_head(*head);
-            self.release_if_empty();
+            self.shrink();
         }
     }
 
@@ -191,7 +191,7 @@ impl Inbound {
                     *left -= give(&mut self.ahead, *left, buffer);
                     if *left == 0 {
                         self.stage = after_head(*head);
-                        self.release_if_empty();
+                        self.shrink();
                     }
                     return Poll::Ready(Ok(()));
                 }
@@ -219,7 +219,7 @@ impl Inbound {
                 Stage::Last(_) if self.ahead.is_empty() => return socket.poll_read(cx, buffer),
                 Stage::Last(_) => {
                     give(&mut self.ahead, usize::MAX, buffer);
-                    self.release_if_empty();
+                    self.shrink();
                     return Poll::Ready(Ok(()));
                 }
                 Stage::StandIn(left) => {
@@ -281,11 +281,9 @@ impl Inbound {
         self.stage = Stage::StandIn(STAND_IN);
     }
 
-    /// A side that waits must not hold a buffer.
-    fn release_if_empty(&mut self) {
-        if self.ahead.is_empty() {
-            self.ahead = BytesMut::new();
-        }
+    /// A side that waits must not hold a buffer for more than what is in it.
+    fn shrink(&mut self) {
+        self.ahead = BytesMut::from(&*self.ahead);
     }
 
     /// Whether the whole body of the `PUT` that waits has arrived. Looks at no more than 64 KiB: a longer
