@@ -133,7 +133,8 @@ async fn dispatch(app: &App, peer: &Arc<Peer>, request: Request<Incoming>) -> Re
     }
     let mut body = RequestBody::new(request, app.request_timeout);
     let answered = match route {
-        None => Err(Refusal::BadRoute.into()),
+        // A source was answered above.
+        None | Some(Route::Source(_)) => Err(Refusal::BadRoute.into()),
         Some(Route::Create) => handlers::create(app, &mut body).await.map_err(Unanswered::from),
         Some(Route::Report(id)) => handlers::report(app, &id, &mut body).await.map_err(Unanswered::from),
         Some(Route::List) => Ok(handlers::list(app)),
@@ -141,7 +142,6 @@ async fn dispatch(app: &App, peer: &Arc<Peer>, request: Request<Incoming>) -> Re
         Some(Route::Probe(id)) => handlers::probe(app, &id).map_err(Unanswered::from),
         Some(Route::Ping) => Ok(reply::text("pong")),
         Some(Route::Destination(id)) => handlers::destination(app, peer, &id, version).await,
-        Some(Route::Source(_)) => unreachable!(),
     };
     let mut reply = match answered {
         Err(Unanswered::Refused(refusal)) => reply::refusal(&refusal),

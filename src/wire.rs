@@ -77,9 +77,18 @@ impl Wire {
             departed = self.socket.departed() => departed,
             () = self.probe_while_full() => Departure::Reset,
         };
-        if departed == Departure::Closed && self.inbound.lock().holds_whole_body(&self.socket) {
-            self.probe();
-            self.socket.reset().await;
+        if departed == Departure::Reset {
+            return;
+        }
+        let whole = self.inbound.lock().holds_whole_body(&self.socket);
+        match whole {
+            Some(false) => {}
+            Some(true) => {
+                self.probe();
+                self.socket.reset().await;
+            }
+            // The sides have paired in this very moment.
+            None => std::future::pending().await,
         }
     }
 

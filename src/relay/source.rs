@@ -125,7 +125,7 @@ impl SocketBody {
             if self.expects_continue {
                 self.wire.send_continue();
             }
-            self.buffer = self.wire.inbound().lock().take_ahead();
+            self.buffer = self.wire.inbound().lock().take_body();
             if !self.buffer.is_empty() {
                 return Poll::Ready(Ok(self.buffer.len()));
             }

@@ -156,12 +156,6 @@ impl Inbound {
         }
     }
 
-    /// Takes what has been read ahead of the body of the `PUT` at hand; the rest is in the socket.
-    #[must_use]
-    pub fn take_ahead(&mut self) -> BytesMut {
-        std::mem::take(&mut self.ahead)
-    }
-
     /// The sides have paired: hyper may read the body.
     pub fn release(&mut self) {
         if let Stage::Held { head, reader } = &mut self.stage {
@@ -171,6 +165,15 @@ impl Inbound {
                 reader.wake();
             }
         }
+    }
+
+    /// The sides have paired, and the body does not go through hyper: takes what has been read ahead of it. The rest
+    /// is in the socket.
+    #[must_use]
+    pub fn take_body(&mut self) -> BytesMut {
+        // Nobody looks ahead any more, or bytes would be taken from under the one who reads.
+        self.release();
+        std::mem::take(&mut self.ahead)
     }
 
     /// Gives hyper what it may see. No bytes added means end of file.
@@ -286,11 +289,11 @@ impl Inbound {
         self.ahead = BytesMut::from(&*self.ahead);
     }
 
-    /// Whether the whole body of the `PUT` that waits has arrived. Looks at no more than 64 KiB: a longer
-    /// chunked body counts as unfinished.
-    pub fn holds_whole_body(&mut self, socket: &Socket) -> bool {
-        let Stage::Held { head, .. } = &self.stage else { return false };
-        match head.framing {
+    /// Whether the whole body of the `PUT` that waits has arrived; `None` where it waits no more. Looks at no
+    /// more than 64 KiB: a longer chunked body counts as unfinished.
+    pub fn holds_whole_body(&mut self, socket: &Socket) -> Option<bool> {
+        let Stage::Held { head, .. } = &self.stage else { return None };
+        Some(match head.framing {
             Framing::Empty => true,
             Framing::Length(length) => (self.ahead.len() + socket.unread()) as u64 >= length,
             Framing::Chunked => {
@@ -303,7 +306,7 @@ impl Inbound {
                 let mut tracker = ChunkTracker::default();
                 tracker.follow(&self.ahead).is_ok() && tracker.is_done()
             }
-        }
+        })
     }
 }
 
