@@ -54,9 +54,13 @@ impl Peer {
         self.receiving.get()
     }
 
-    /// Waits until this connection receives a transfer.
-    pub async fn until_receiving(&self) -> &Arc<Transfer> {
-        self.receiving.wait().await
+    /// Waits until the transfer that this connection receives has failed elsewhere, or stands still.
+    pub async fn cut(&self) {
+        let transfer = self.receiving.wait().await;
+        tokio::select! {
+            _ = transfer.failed() => {}
+            fault = transfer.stalled(|| self.socket().unacknowledged()) => transfer.fail(fault),
+        }
     }
 
     /// Takes what [`Peer::receive`] left.

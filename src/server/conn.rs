@@ -92,7 +92,7 @@ async fn serve_http(peer: &Arc<Peer>, app: &Arc<App>, draining: &CancellationTok
             .header_read_timeout(None)
             .serve_connection(TokioIo::new(io), service)
     );
-    let mut cut = pin!(cut(peer));
+    let mut cut = pin!(peer.cut());
     let mut drains = false;
     loop {
         tokio::select! {
@@ -109,15 +109,6 @@ async fn serve_http(peer: &Arc<Peer>, app: &Arc<App>, draining: &CancellationTok
                 connection.as_mut().graceful_shutdown();
             }
         }
-    }
-}
-
-/// Waits until the transfer that this connection receives has failed elsewhere, or stands still.
-pub(super) async fn cut(peer: &Peer) {
-    let transfer = peer.until_receiving().await;
-    tokio::select! {
-        _ = transfer.failed() => {}
-        fault = transfer.stalled(|| peer.socket().unacknowledged()) => transfer.fail(fault),
     }
 }
 
@@ -140,7 +131,7 @@ async fn end_destination(peer: &Peer, half: DestinationHalf, whole: bool) {
     let delivered = tokio::select! {
         biased;
         delivered = socket.deliver(|| transfer.touch()) => delivered,
-        () = cut(peer) => false,
+        () = peer.cut() => false,
     };
     if delivered {
         half.delivered();

@@ -20,8 +20,6 @@ use hyper::body::Body;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::conn::cut;
-
 use crate::http::message::{self, BodyFraming};
 use crate::http::peer::Peer;
 use crate::http::reply::{self, Reply};
@@ -167,7 +165,7 @@ async fn stream(peer: &Peer, pipes: &Arc<Pipes>, parts: &Parts, mut relay: Relay
     tokio::select! {
         biased;
         moved = move_body(peer, pipes, head, framing, &mut relay) => moved.is_ok(),
-        () = cut(peer) => false,
+        () = peer.cut() => false,
         () = peer.wire().destination_left() => false,
     }
 }
