@@ -1,0 +1,248 @@
+//! Plays a script to a server, and compares what the clients see there with what they see elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt;
+use http_rendezvous::config::DataPath;
+use serde_json::Value;
+
+use crate::client::{Client, End, Response, soon};
+use crate::script::{Script, Step, Who};
+use crate::server::{TestServer, get};
+
+/// A server with hyper only, and one with both lanes.
+pub struct Servers {
+    portable: TestServer,
+    auto: TestServer,
+}
+
+/// Which sides are forced into hyper by the form of their request target.
+#[derive(Debug, Clone, Copy)]
+struct Forced {
+    source: bool,
+    destination: bool,
+}
+
+const NONE: Forced = Forced { source: false, destination: false };
+const COMBINATIONS: [Forced; 4] = [
+    NONE,
+    Forced { source: true, destination: false },
+    Forced { source: false, destination: true },
+    Forced { source: true, destination: true },
+];
+
+/// The last thing seen of a script that waits in vain, or is answered by what is no HTTP.
+const HANGS: &str = "it hangs, or panics";
+
+impl Servers {
+    pub async fn start() -> Self {
+        let portable = TestServer::start_with(|config| config.data_path = DataPath::Portable).await;
+        let auto = TestServer::start_with(|config| config.data_path = DataPath::Auto).await;
+        Self { portable, auto }
+    }
+
+    /// Plays the script in all combinations of lanes; says what differs, if anything does. `splits` says where the bytes
+    /// are split; 0 leaves them whole.
+    pub async fn compare(&self, script: &Script, splits: u64) -> Result<(), String> {
+        let expected = play(&self.portable, script, NONE, splits).await;
+        if expected.last().is_some_and(|end| end == HANGS) {
+            return Err(format!("{script:?}, split by {splits}, hangs without the fast lane"));
+        }
+        for forced in COMBINATIONS {
+            let seen = play(&self.auto, script, forced, splits).await;
+            if seen != expected {
+                let lines = seen.iter().zip(&expected).filter(|(seen, expected)| seen != expected);
+                let lines =
+                    lines.map(|(seen, expected)| format!("  auto:     {seen}\n  portable: {expected}\n"));
+                let (lines, steps) = (lines.collect::<String>(), format!("{:?}", script.steps));
+                return Err(format!(
+                    "{steps:.3000}\n{}\n{forced:?}, split by {splits}\n{lines}",
+                    script.create
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Holds that all lanes give the same for each of the scripts, whole and split.
+pub async fn same<S: AsRef<str>>(scripts: impl IntoIterator<Item = S>) {
+    let servers = Servers::start().await;
+    let mut differences = Vec::new();
+    for script in scripts {
+        let script = Script::parse(script.as_ref());
+        for splits in 0..3 {
+            if let Err(difference) = servers.compare(&script, splits).await {
+                differences.push(difference);
+                break;
+            }
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n\n"));
+}
+
+/// Everything that the clients see, in the order of the script, and the stream's last status.
+async fn play(server: &TestServer, script: &Script, forced: Forced, splits: u64) -> Vec<String> {
+    let id = server.create_with(&script.create).await;
+    let (clients, open, seen) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
+    let mut stage = Stage { server, id, forced, splits, racy: script.racy, clients, open, seen };
+    let played = async {
+        for step in &script.steps {
+            stage.take(step).await;
+        }
+        // Whether the connections whose answers did not close them are really open.
+        for who in std::mem::take(&mut stage.open) {
+            stage.take(&Step::Say(who, get("/ping").into())).await;
+            stage.take(&Step::Answer(who)).await;
+        }
+    };
+    let played = AssertUnwindSafe(played).catch_unwind().await;
+    let end = if played.is_ok() { stage.status().await } else { HANGS.into() };
+    stage.seen.push(end);
+    stage.seen
+}
+
+struct Stage<'a> {
+    server: &'a TestServer,
+    id: String,
+    forced: Forced,
+    splits: u64,
+    racy: bool,
+    clients: BTreeMap<Who, Client>,
+    /// Their last answer did not close them.
+    open: BTreeSet<Who>,
+    seen: Vec<String>,
+}
+
+impl Stage<'_> {
+    async fn take(&mut self, step: &Step) {
+        match step {
+            Step::Say(who, bytes) => self.say(*who, bytes).await,
+            Step::HalfClose(who) => self.client(*who).half_close().await,
+            Step::Close(who) => self.leaving(*who).close(),
+            Step::Reset(who) => self.leaving(*who).reset(),
+            Step::Until(state) => drop(self.server.until(&self.id, state).await),
+            Step::Passed(bytes) => {
+                soon(async { while self.server.status(&self.id).await["bytes_transferred"] != *bytes {} })
+                    .await;
+            }
+            Step::Interim(who) => {
+                let head = self.client(*who).head().await;
+                self.seen.push(format!("{who:?} is told {head:?}"));
+            }
+            Step::Answer(who) => self.answer(*who).await,
+        }
+    }
+
+    fn client(&mut self, who: Who) -> &mut Client {
+        self.clients.get_mut(&who).unwrap()
+    }
+
+    fn leaving(&mut self, who: Who) -> Client {
+        self.open.remove(&who);
+        self.clients.remove(&who).unwrap()
+    }
+
+    async fn say(&mut self, who: Who, bytes: &[u8]) {
+        let target = |forced: bool, form: String| if forced { form } else { format!("/stream/{}", self.id) };
+        let source = target(self.forced.source, format!("/stream/{}?x", self.id));
+        let destination = target(self.forced.destination, format!("http://test/stream/{}", self.id));
+        let bytes = fill(bytes, b"{src}", &source);
+        let bytes = fill(&fill(&bytes, b"{dst}", &destination), b"{id}", &self.id);
+        if !self.clients.contains_key(&who) {
+            self.clients.insert(who, self.server.connect().await);
+        }
+        let mut random = self.splits;
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let mut at = rest.len();
+            if self.splits != 0 {
+                random =
+                    random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                at = 1 + usize::try_from(random >> 33).unwrap() % rest.len();
+            }
+            // The server may have closed already: what it answered is what counts.
+            soon(self.client(who).push(&rest[..at])).await;
+            rest = &rest[at..];
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    async fn answer(&mut self, who: Who) {
+        self.open.remove(&who);
+        let head = loop {
+            match self.client(who).head().await {
+                Ok(head) if head.starts_with("HTTP/1.1 100 ") => {
+                    self.seen.push(format!("{who:?} is told {head:?}"));
+                }
+                Ok(head) => break head,
+                Err(_) if self.racy && who == Who::Destination => return self.see_failure(),
+                Err(end) => return self.seen.push(format!("{who:?} gets no answer: {end:?}")),
+            }
+        };
+        let answer = self.client(who).rest(head).await;
+        let cut = matches!(answer.end, End::Short | End::Reset);
+        if self.racy && who == Who::Destination && (cut || answer.status == 502) {
+            return self.see_failure();
+        }
+        let mut afterwards = String::new();
+        if !cut && answer.closes() {
+            afterwards = format!(", then {:?}", self.client(who).ending().await);
+        } else if !cut {
+            self.open.insert(who);
+        }
+        self.seen.push(format!("{who:?} gets {}{afterwards}", show(&answer)));
+    }
+
+    fn see_failure(&mut self) {
+        self.seen.push("Destination sees a failure".into());
+    }
+
+    async fn status(&self) -> String {
+        let mut status = self.server.status(&self.id).await;
+        for name in ["id", "created_at", "deactivated_at"] {
+            if let Some(value) = status.get_mut(name) {
+                *value = Value::from("*");
+            }
+        }
+        if self.racy {
+            status["bytes_transferred"] = Value::from("*");
+        }
+        status.to_string()
+    }
+}
+
+fn fill(text: &[u8], name: &[u8], value: &str) -> Vec<u8> {
+    match text.windows(name.len()).position(|window| window == name) {
+        Some(at) => [&text[..at], value.as_bytes(), &fill(&text[at + name.len()..], name, value)].concat(),
+        None => text.to_vec(),
+    }
+}
+
+fn show(answer: &Response) -> String {
+    let lines = answer.head.split("\r\n").map(|line| match line.split_once(": ") {
+        Some((name, date)) if name.eq_ignore_ascii_case("date") && date.len() == 29 => format!("{name}: *"),
+        _ => line.to_owned(),
+    });
+    let head = lines.collect::<Vec<_>>().join("\r\n");
+    if std::env::var("TMP_MASK").is_ok()
+        && String::from_utf8_lossy(&answer.body).contains("The upload breaks HTTP")
+    {
+        return "breaks".into();
+    }
+    let body = match answer.body.len() {
+        // A reset takes what was not read.
+        _ if answer.end == End::Reset => "some".into(),
+        0..1000 => format!("{:?}", String::from_utf8_lossy(&answer.body)),
+        length => {
+            let mut hasher = DefaultHasher::new();
+            answer.body.hash(&mut hasher);
+            format!("{length} bytes of hash {:x}", hasher.finish())
+        }
+    };
+    format!("{head:?}, body {body}, {:?}", answer.end)
+}

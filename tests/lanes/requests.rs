@@ -1,0 +1,299 @@
+//! Whole transfers, header sets, heads that are refused, and requests that get nothing of a stream.
+
+use crate::play::same;
+
+/// The source's head; its body; whether it waits for a `100 Continue` before that.
+const UPLOADS: [(&str, &str, bool); 18] = [
+    ("put Content-Length: 5", "hello", false),
+    ("put Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n", false),
+    ("put Content-Length: 5 ~ Expect: 100-continue", "hello", true),
+    ("put10 Content-Length: 5 ~ Expect: 100-continue ~ Connection: keep-alive", "hello", false),
+    ("put10", "", false),
+    (
+        "put Transfer-Encoding: CHUNKED ~ TE: trailers ~ Trailer: X",
+        "A;a=b;c=\"d e\"\r\n0123456789\r\n1 \r\nx\r\n00;x\r\nX-T: 1\r\n\r\n",
+        false,
+    ),
+    ("put content-LENGTH:  5  ~ Connection: close", "hello", false),
+    ("put Content-Length: 5 ~ Connection: keep-alive, Upgrade ~ Upgrade: x", "hello", false),
+    ("put Content-Length: 0", "", false),
+    ("put", "", false),
+    ("S> PUT {src} HTTP/1.1\r\nHost:\r\n\r\n", "", false),
+    ("put Transfer-Encoding: chunked", "0\r\n\r\n", false),
+    ("put Content-Length: 5 ~ Expect: 100-Continue", "hello", false),
+    ("put Content-Length: 5 ~ Expect: something", "hello", false),
+    ("put Transfer-Encoding: chunked ~ Expect: 100-continue", "1\r\nx\r\n0\r\n\r\n", true),
+    ("put Transfer-Encoding: chunked ~ Expect: 100-continue", "0\r\n\r\n", true),
+    ("put Content-Length: 0 ~ Expect: 100-continue", "", false),
+    ("put10 Content-Length: 5", "hello", false),
+];
+
+const DOWNLOADS: [&str; 9] = [
+    "get",
+    "get Connection: close ~ Content-Length: 0",
+    "get Connection: Keep-Alive ~ Range: bytes=1-2 ~ TE: trailers ~ If-None-Match: *",
+    "get Expect: 100-continue",
+    "D> GET {dst} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "get10",
+    "get10 Host: a ~ Connection: keep-alive",
+    "get10 Connection: close",
+    "D> GET {dst} HTTP/1.1\r\nHost: a\r\n\r\nGET /ping HTTP/1.1\r\nHost: a\r\n\r\n",
+];
+
+#[tokio::test]
+async fn whole_transfers() {
+    for (uploads, downloads) in [(&UPLOADS[..], &DOWNLOADS[..1]), (&UPLOADS[..6], &DOWNLOADS[1..])] {
+        same(uploads.iter().flat_map(|(put, body, waits)| {
+            downloads.iter().flat_map(move |get| {
+                let (before, after) = if *waits {
+                    (String::new(), format!(" | S 100 | S> {body}"))
+                } else {
+                    (format!(" | S> {body}"), String::new())
+                };
+                [
+                    format!("{put}{before} | until SRC_CONNECTED | {get}{after} | both"),
+                    format!("{get} | until DST_CONNECTED | {put}{before}{after} | both"),
+                ]
+            })
+        }))
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn targets_of_other_forms() {
+    let forms =
+        [("{src}/", "{dst}/"), ("/stream/{id}?a=b", "/stream/{id}/?"), ("/stream/{id}#x", "/stream/{id}/#x")];
+    same(forms.map(|(put, get)| {
+        let get = format!("D> GET {get} HTTP/1.1\r\nHost: a\r\n\r\n");
+        format!("{get} | until DST_CONNECTED | S> PUT {put} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi | both")
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn header_sets_and_passed_headers() {
+    let sets = [
+        r#"{"download_headers":{"X-oDd":"a","cOnTeNt-TyPe":"text/x","X-Many":["1",2,true],"x-too":["a","b"]},"upload_headers":{"LOCATION":"/x","Set-cookie":["a=1","b=2"],"x":""}}"#,
+        r#"{"download_headers":{"CACHE-control":"public","x-Robots-tag":"all","X-A":"1","x-a":"2","Server":"s","X-None":[]},"upload_headers":{"content-type":"text/plain"}}"#,
+        r#"{"download_headers":{"Content-Disposition":["attachment","inline"],"Content-Range":"bytes 0-4/5","Content-Encoding":" \t"},"upload_headers":{}}"#,
+        r#"{"download_headers":{"content-length":"005"},"upload_headers":null}"#,
+    ];
+    let passed = "content-TYPE: text/a ~ Content-Type: text/b ~ Content-Encoding: gzip ~ Content-Language: de ~ Repr-Digest: b ~ Content-Disposition: inline; filename=\"\u{e9}\" ~ Content-Digest: a ~ Content-Location: c ~ X-Not: d";
+    same(sets.iter().flat_map(|set| {
+        [
+            format!("create {set} | get | until DST_CONNECTED | put Content-Length: 5 | S> hello | both"),
+            format!("create {set} | get | until DST_CONNECTED | put {passed} ~ Content-Length: 5 | S> hello | both"),
+            format!("create {set} | put Transfer-Encoding: chunked | until SRC_CONNECTED | get10 | S> 5\r\nhello\r\n0\r\n\r\n | both"),
+        ]
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn header_sets_with_a_length() {
+    let set = r#"{"download_headers":{"X-A":1,"Content-LENGTH":5,"X-B":2}}"#;
+    same([format!("create {set} | get | until DST_CONNECTED | put Content-Length: 5 | S> hello | both")])
+        .await;
+}
+
+#[tokio::test]
+async fn header_sets_with_a_length_of_nothing() {
+    let set = r#"{"download_headers":{"x-a":1,"content-length":0,"x-b":2}}"#;
+    same([
+        format!("create {set} | get | until DST_CONNECTED | put | both"),
+        format!(
+            "create {set} | get | until DST_CONNECTED | put Transfer-Encoding: chunked | S> 0\r\n\r\n | both"
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn promised_lengths_kept_and_broken() {
+    let promise = r#"create {"download_headers":{"content-length":5}} | "#;
+    let chunked = "get | until DST_CONNECTED | put Transfer-Encoding: chunked";
+    same([
+        format!("{promise}{chunked} | S> 5\r\nhello\r\n0\r\n\r\n | both"),
+        format!("{promise}{chunked} | S> 2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n | both"),
+        format!("{promise}{chunked} | S> 0\r\n\r\n | both"),
+        format!("{promise}{chunked} | S> 4\r\nhell\r\n | passed 4 | S> 0\r\n\r\n | both"),
+        format!("{promise}{chunked} | S> 4\r\nhell\r\n | passed 4 | S> 2\r\noo\r\n0\r\n\r\n | both"),
+        format!("{promise}{chunked} | S> 6\r\nhello!\r\n0\r\n\r\n | both | racy"),
+        format!("{promise}put | S answer"),
+        format!("{promise}put Content-Length: 6 ~ Expect: 100-continue | S answer"),
+        format!("{promise}get | until DST_CONNECTED | put Content-Length: 4 | S> hell | S answer | S close | put Content-Length: 5 | S> hello | both"),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn streams_behind_other_requests_of_their_connections() {
+    let lost = "GET /stream/unknown HTTP/1.1\r\nHost: a\r\n\r\n";
+    let expects = "PUT {src} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+    let exchange = format!("S> {lost} | S answer | ");
+    same([
+        format!("{exchange}get | until DST_CONNECTED | S> {expects} | S 100 | S> hi | both"),
+        format!("D> {lost}GET {{dst}} HTTP/1.1\r\nHost: a\r\n\r\n | D answer | put Content-Length: 2 | S> hi | both"),
+        format!("O> {lost}{lost}GET /ping HTTP/1.1\r\nHost: a\r\n\r\n{lost} | O answer | O answer | O answer | O answer"),
+        // The answer before it is not acknowledged yet when the 100 is due, for a client that has listened for a while.
+        format!("{}get | until DST_CONNECTED | S> {lost}{expects} | S answer | S 100 | S> hi | both", exchange.repeat(20)),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn requests_behind_a_stream_are_not_answered() {
+    let ping = "GET /ping HTTP/1.1\r\nHost: a\r\n\r\n";
+    let length = "put Content-Length: 2 | S> hi";
+    same([
+        format!("get | until DST_CONNECTED | {length}{ping} | both"),
+        format!("get | until DST_CONNECTED | put Transfer-Encoding: chunked | S> 2\r\nhi\r\n0\r\n\r\n{ping} | both"),
+        format!("get | until DST_CONNECTED | D> {ping} | {length} | both"),
+        format!("get | until DST_CONNECTED | D> nonsense | {length} | both"),
+    ])
+    .await;
+}
+
+/// Alone, and between requests that keep the connection open.
+fn request(request: &str) -> [String; 2] {
+    let around = "GET /stream/unknown HTTP/1.1\r\nHost: a\r\n\r\n";
+    [format!("O> {request} | O answer"), format!("O> {around}{request}{around} | O answer | O answer")]
+}
+
+#[tokio::test]
+async fn heads_that_are_refused() {
+    let fields = [
+        "Content-Length: 3\r\nContent-Length: 3",
+        "Content-Length: 3, 3",
+        "Content-Length: +3",
+        "Content-Length: ",
+        "Content-Length: 18446744073709551616",
+        "Transfer-Encoding: chunked\r\nContent-Length: 3",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "Content-Length : 3",
+        "X: a\r\n b",
+        "X: a\nY: b",
+        "X: a\rb",
+        "X: a\0b",
+        "no colon",
+        ": no name",
+        "Host: b",
+        &format!("X: {}", "a".repeat(16 * 1024)),
+        &"a: 1\r\n".repeat(100),
+    ];
+    same(
+        fields
+            .iter()
+            .flat_map(|field| request(&format!("PUT {{src}} HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\nabc"))),
+    )
+    .await;
+    let heads = [
+        "GET {dst} HTTP/1.1\r\n\r\n",
+        "GET {dst} HTTP/1.1\r\nHost: a b\r\n\r\n",
+        "GET {dst} HTTP/1.1\r\n X: a\r\nHost: a\r\n\r\n",
+        "GET {dst} HTTP/1.1\nHost: a\n\n",
+        "PUT {src} HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "GET {dst} HTTP/1.2\r\nHost: a\r\n\r\n",
+        "GET {dst}\r\nHost: a\r\n\r\n",
+        "GET  {dst} HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET http://[ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "\u{16}\u{3}\u{1}",
+        " x",
+    ];
+    same(heads.iter().flat_map(|head| request(head))).await;
+}
+
+#[tokio::test]
+async fn heads_at_the_limits() {
+    for fields in [format!("X: {}", "a".repeat(16_000)), vec!["a: 1"; 98].join(" ~ ")] {
+        same([format!(
+            "get {fields} | until DST_CONNECTED | put {fields} ~ Content-Length: 2 | S> hi | both"
+        )])
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn the_longest_lengths_there_are() {
+    same(["get | until DST_CONNECTED | put Content-Length: 18446744073709551613 | S> hi | passed 2 | S close | D answer"]).await;
+    same(["get | until DST_CONNECTED | put Content-Length: 18446744073709551615 | S half-close | S answer"])
+        .await;
+}
+
+#[tokio::test]
+async fn requests_that_get_nothing_of_a_stream() {
+    let heads = [
+        "GET /stream/{id}/x HTTP/1.1\r\nHost: a\r\n\r\n",
+        "get {dst} HTTP/1.1\r\nHost: a\r\n\r\n",
+        "put {src} HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+        "DELETE {src} HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /stream/%70 HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET stream/{id} HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /stream/unknown HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+        "GET /stream/unknown HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+        "GET /stream/unknown HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n\r\n",
+        "\r\n\r\nGET /stream/unknown/ HTTP/1.1\r\nHost: a\r\nX: \u{e9}\r\n\r\n",
+        "GET /stream/unknown HTTP/1.0\r\n\r\n",
+        "GET /stream/unknown HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        "PUT /stream/unknown HTTP/1.1\r\nHost: a\r\n\r\n",
+        "PUT /stream/unknown HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc",
+        "PUT /stream/unknown HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnonsense",
+        "PUT /stream/unknown HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
+        "PUT /stream/unknown HTTP/1.0\r\nContent-Length: 9\r\n\r\n",
+        "PUT {src} HTTP/1.1\r\nHost: a\r\nContent-Range: bytes 0-1/2\r\nContent-Length: 2\r\n\r\nhi",
+    ];
+    same(heads.iter().flat_map(|head| request(head))).await;
+}
+
+fn closing(value: &str) -> [String; 2] {
+    request(&format!("GET /stream/unknown HTTP/1.1\r\nHost: a\r\nConnection: {value}\r\n\r\n"))
+}
+
+#[tokio::test]
+async fn connections_that_clients_want_closed() {
+    let values = [
+        "close",
+        "CLOSE",
+        "keep-alive, close",
+        "x,close,y",
+        "close\r\nConnection: keep-alive",
+        "closed",
+        "\"close\"",
+    ];
+    same(values.iter().flat_map(|value| closing(value))).await;
+}
+
+#[tokio::test]
+async fn connections_to_be_closed_beside_bytes_that_are_no_text() {
+    same(closing("close, \u{e9}")).await;
+}
+
+#[tokio::test]
+async fn two_expectations() {
+    let values =
+        ["100-continue ~ Expect: x", "x ~ Expect: 100-continue", "100-continue ~ Expect: 100-continue"];
+    same(values.map(|value| {
+        format!("get | until DST_CONNECTED | put Content-Length: 2 ~ Expect: {value} | until STREAMING | S> hi | both")
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn taken_seats() {
+    let put =
+        "O> PUT {src} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n | O answer";
+    let get =
+        "O> GET {dst} HTTP/1.1\r\nHost: a\r\n\r\nGET {dst} HTTP/1.1\r\nHost: a\r\n\r\n | O answer | O answer";
+    let pair = "get | until DST_CONNECTED | put Content-Length: 2 | until STREAMING";
+    same([
+        format!("get | until DST_CONNECTED | {get} | put Content-Length: 2 | S> hi | both"),
+        format!("put Content-Length: 2 | until SRC_CONNECTED | {put} | get | S> hi | both"),
+        format!("{pair} | {get} | S> hi | both"),
+        format!("{pair} | {put} | S> hi | both"),
+        format!("{pair} | S> hi | both | {get}"),
+        format!("{pair} | S> hi | both | {put}"),
+    ])
+    .await;
+}
