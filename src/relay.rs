@@ -414,8 +414,10 @@ impl Body for Relay {
         self.poll_next(cx).map(|data| data.map(|data| data.map(Frame::data)))
     }
 
+    /// False for a body of a known length of zero, which [`Relay::length`] tells: hyper would drop the length that
+    /// the stream's maker spelled.
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.transfer.is_source_done()
+        self.first.is_none() && self.transfer.is_source_done() && self.length != Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {

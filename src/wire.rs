@@ -16,9 +16,10 @@ use crate::outcome::Refusal;
 use crate::socket::{Departure, Socket};
 use inbound::Inbound;
 
-/// Asks a client that has sent all or much of its body whether it is still there: it ignores this (RFC 9110,
-/// section 15.2), while the kernel of a client that is gone answers with a reset.
-const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// What a client that expects it waits for; and what asks one that has sent all or much of its body whether it is
+/// still there: it ignores this (RFC 9110, section 15.2), while the kernel of a client that is gone answers with a
+/// reset.
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Between two probes of a source whose unread body fills its buffer. Few, because some clients take no more
 /// than five interim answers (Go's, before 1.23).
 const PROBE_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
@@ -57,13 +58,6 @@ impl Wire {
     #[must_use]
     pub fn take_refusal(&self) -> Option<Refusal> {
         self.inbound.lock().take_refusal()
-    }
-
-    /// Sends `100 Continue`, which the client at hand waits for.
-    pub fn send_continue(&self) {
-        if self.inbound.lock().is_first_request() || self.socket.unacknowledged() == 0 {
-            self.socket.try_write(CONTINUE);
-        }
     }
 
     /// Waits until a source that waits has left.

@@ -23,7 +23,8 @@ pub async fn extensions<'a>(names: impl Iterator<Item = &'a str>) -> Extensions 
     let mut head = String::from("GET / HTTP/1.1\r\n");
     for name in names {
         head.push_str(name);
-        head.push_str(": \r\n");
+        // Any value that is right for every header; a Content-Length must be a number.
+        head.push_str(": 0\r\n");
     }
     head.push_str("\r\n");
 

@@ -1,6 +1,6 @@
 //! The source's body, whichever lane reads it: frames of data, an end, or a fault.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -9,9 +9,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use hyper::body::{Body, Incoming};
 
 use crate::outcome::Fault;
-use crate::wire::Wire;
-use crate::wire::chunked::ChunkTracker;
+use crate::wire::chunked::{BadChunk, ChunkTracker};
 use crate::wire::head::Framing;
+use crate::wire::{CONTINUE, Wire};
 
 /// Read at a time from a source's socket, in bytes. Held only while the body is relayed.
 const BUFFER: usize = 256 * 1024;
@@ -30,8 +30,8 @@ pub enum SourceBody {
 pub struct SocketBody {
     wire: Arc<Wire>,
     framing: BodyFraming,
-    /// The client waits for a `100 Continue`.
-    expects_continue: bool,
+    /// What is still to be written of the `100 Continue` that the client waits for.
+    go_on: &'static [u8],
     started: bool,
     buffer: BytesMut,
 }
@@ -73,7 +73,8 @@ impl SocketBody {
             Framing::Length(length) => BodyFraming::Length(length),
             Framing::Chunked => BodyFraming::Chunked(ChunkTracker::default()),
         };
-        Self { wire, framing, expects_continue, started: false, buffer: BytesMut::new() }
+        let go_on = if expects_continue { CONTINUE } else { b"" };
+        Self { wire, framing, go_on, started: false, buffer: BytesMut::new() }
     }
 
     /// The connection, and how many bytes of the body are still in its kernel or to come. `None` where they have
@@ -120,11 +121,12 @@ impl SocketBody {
     }
 
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        while !self.go_on.is_empty() {
+            let written = ready!(self.wire.socket().poll_write(cx, &[IoSlice::new(self.go_on)]))?;
+            self.go_on = self.go_on.get(written..).unwrap_or_default();
+        }
         let mut room = BUFFER;
         if !std::mem::replace(&mut self.started, true) {
-            if self.expects_continue {
-                self.wire.send_continue();
-            }
             self.buffer = self.wire.inbound().lock().take_body();
             if !self.buffer.is_empty() {
                 return Poll::Ready(Ok(self.buffer.len()));
@@ -144,7 +146,7 @@ fn hyper_fault(error: &hyper::Error) -> Fault {
     let beneath = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
     match beneath {
         Some(cause) if matches!(cause.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
-            Fault::SourceBroke(cause.to_string())
+            Fault::SourceBroke(BadChunk.to_string())
         }
         _ => Fault::SourceDisconnected,
     }

@@ -115,9 +115,15 @@ fn plain(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Option<Plain> {
         _ => return None,
     };
     let version = if head.is_http11 { Version::HTTP_11 } else { Version::HTTP_10 };
-    let closes = fields.all("connection").any(|value| {
-        value.split(|byte| *byte == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"))
-    });
+    let mut closes = false;
+    for value in fields.all("connection") {
+        // hyper does not read such a value.
+        if !value.is_ascii() {
+            return None;
+        }
+        let mut tokens = value.split(|byte| *byte == b',');
+        closes |= tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"));
+    }
     Some(Plain { request: StreamRequest { id, version, offer }, closes })
 }
 

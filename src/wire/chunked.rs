@@ -5,26 +5,50 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::head::is_token_byte;
+
+/// Bytes of the extensions of a body's chunks, all together; and of its trailers. hyper's limits.
+const MAX_ASIDE: usize = 16 * 1024;
+/// Trailer fields. hyper's limit.
+const MAX_TRAILERS: usize = 100;
+
 /// The position inside a chunked body.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChunkTracker(State);
+pub struct ChunkTracker {
+    state: State,
+    extension_bytes: usize,
+    trailer_bytes: usize,
+    trailers: usize,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// In a chunk's size, `digits` of which have come.
-    Size { size: u64, digits: u8 },
-    /// In an extension, or in the white space before it.
-    Extension { size: u64 },
+    /// At the start of a size line.
+    SizeStart,
+    /// In a chunk's size.
+    Size(u64),
+    /// In the white space behind a size.
+    Space(u64),
+    /// In an extension.
+    Extension(u64),
     /// Behind the CR of a size line.
-    SizeEnd { size: u64 },
-    /// In a chunk's data.
-    Data { left: u64 },
+    SizeEnd(u64),
+    /// In a chunk's data, so much of which is to come.
+    Data(u64),
     /// Behind a chunk's data.
-    DataEnd { cr: bool },
-    /// In the trailer section: at the start of a line, or within one.
-    Trailer { line_start: bool },
-    /// Behind the CR of a trailer line; of the empty one if `last`.
-    TrailerEnd { last: bool },
+    DataEnd,
+    /// Behind the CR that follows a chunk's data.
+    DataLineEnd,
+    /// At the start of a line of the trailer section.
+    Trailer,
+    /// In the name of a trailer field.
+    TrailerName,
+    /// In the value of a trailer field.
+    TrailerValue,
+    /// Behind the CR of a trailer field.
+    TrailerEnd,
+    /// Behind the CR of the empty line.
+    LastLine,
     /// Behind the body.
     Done,
 }
@@ -36,11 +60,9 @@ pub struct BadChunk;
 
 impl Default for ChunkTracker {
     fn default() -> Self {
-        Self(SIZE)
+        Self { state: State::SizeStart, extension_bytes: 0, trailer_bytes: 0, trailers: 0 }
     }
 }
-
-const SIZE: State = State::Size { size: 0, digits: 0 };
 
 impl ChunkTracker {
     /// Follows `bytes`. Returns how many of them belong to the body.
@@ -49,21 +71,14 @@ impl ChunkTracker {
     /// [`BadChunk`]; nothing that follows can be trusted.
     pub fn follow(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
         let mut at = 0;
-        while let Some(&byte) = bytes.get(at) {
-            if self.0 == State::Done {
-                break;
+        loop {
+            at += self.follow_framing(bytes.get(at..).unwrap_or_default())?;
+            let here = self.take_data(bytes.len() - at);
+            if here == 0 {
+                return Ok(at);
             }
-            if let State::Data { left } = self.0 {
-                let here = (bytes.len() - at) as u64;
-                let step = left.min(here);
-                self.0 = State::after_data(left - step);
-                at += usize::try_from(step).map_err(|_| BadChunk)?;
-            } else {
-                self.0 = self.0.step(byte)?;
-                at += 1;
-            }
+            at += here;
         }
-        Ok(at)
     }
 
     /// Takes framing off the front of `input`, and returns the data behind it. `None` where `input` is empty, or
@@ -72,52 +87,70 @@ impl ChunkTracker {
     /// # Errors
     /// [`BadChunk`]; nothing that follows can be trusted.
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Bytes>, BadChunk> {
-        let mut framing = 0;
-        while !matches!(self.0, State::Data { .. } | State::Done) {
-            let Some(&byte) = input.get(framing) else { break };
-            self.0 = self.0.step(byte)?;
-            framing += 1;
-        }
+        let framing = self.follow_framing(input)?;
         input.advance(framing);
-        let State::Data { left } = self.0 else { return Ok(None) };
-        if input.is_empty() {
-            return Ok(None);
-        }
-        let here = input.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        self.0 = State::after_data(left - here as u64);
-        Ok(Some(input.split_to(here).freeze()))
+        let here = self.take_data(input.len());
+        Ok((here > 0).then(|| input.split_to(here).freeze()))
     }
 
     /// The body is whole.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.0 == State::Done
+        self.state == State::Done
+    }
+
+    /// Follows `bytes` to the next data, or to the end of the body. Returns how many that is.
+    fn follow_framing(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
+        for (at, byte) in bytes.iter().enumerate() {
+            if matches!(self.state, State::Data(_) | State::Done) {
+                return Ok(at);
+            }
+            self.state = self.state.step(*byte)?;
+            match self.state {
+                State::Extension(_) => self.extension_bytes += 1,
+                State::TrailerName | State::TrailerValue => self.trailer_bytes += 1,
+                State::TrailerEnd => self.trailers += 1,
+                _ => {}
+            }
+            let aside = self.extension_bytes.max(self.trailer_bytes);
+            if aside > MAX_ASIDE || self.trailers > MAX_TRAILERS {
+                return Err(BadChunk);
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    /// Passes over as much data as `room` takes, and says how much.
+    fn take_data(&mut self, room: usize) -> usize {
+        let State::Data(left) = self.state else { return 0 };
+        let here = room.min(usize::try_from(left).unwrap_or(usize::MAX));
+        let left = left - here as u64;
+        self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
+        here
     }
 }
 
 impl State {
-    fn after_data(left: u64) -> Self {
-        if left == 0 { Self::DataEnd { cr: false } } else { Self::Data { left } }
-    }
-
     fn step(self, byte: u8) -> Result<Self, BadChunk> {
+        let digit = char::from(byte).to_digit(16).map(u64::from);
         Ok(match (self, byte) {
-            (Self::Size { size, digits: digits @ 0..16 }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
-                let digit = char::from(byte).to_digit(16).ok_or(BadChunk)?;
-                Self::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
+            (Self::SizeStart, _) => Self::Size(digit.ok_or(BadChunk)?),
+            (Self::Size(size) | Self::Space(size), b' ' | b'\t') => Self::Space(size),
+            (Self::Size(size) | Self::Space(size), b';') => Self::Extension(size),
+            (Self::Size(size) | Self::Space(size) | Self::Extension(size), b'\r') => Self::SizeEnd(size),
+            (Self::Size(size), _) if size >> 60 == 0 => Self::Size(size << 4 | digit.ok_or(BadChunk)?),
+            (Self::Extension(size), byte) if byte != b'\n' => Self::Extension(size),
+            (Self::SizeEnd(0) | Self::TrailerEnd, b'\n') => Self::Trailer,
+            (Self::SizeEnd(size), b'\n') => Self::Data(size),
+            (Self::DataEnd, b'\r') => Self::DataLineEnd,
+            (Self::DataLineEnd, b'\n') => Self::SizeStart,
+            (Self::Trailer, b'\r') => Self::LastLine,
+            (Self::Trailer | Self::TrailerName, byte) if is_token_byte(byte) => Self::TrailerName,
+            (Self::TrailerValue, b'\r') => Self::TrailerEnd,
+            (Self::TrailerName, b':') | (Self::TrailerValue, b'\t' | b' '..=b'~' | 0x80..) => {
+                Self::TrailerValue
             }
-            (Self::Size { size, digits: 1.. }, b';' | b' ' | b'\t') => Self::Extension { size },
-            (Self::Size { size, digits: 1.. } | Self::Extension { size }, b'\r') => Self::SizeEnd { size },
-            (Self::Extension { size }, byte) if byte != b'\n' => Self::Extension { size },
-            (Self::SizeEnd { size: 0 } | Self::TrailerEnd { last: false }, b'\n') => {
-                Self::Trailer { line_start: true }
-            }
-            (Self::SizeEnd { size }, b'\n') => Self::Data { left: size },
-            (Self::DataEnd { cr: false }, b'\r') => Self::DataEnd { cr: true },
-            (Self::DataEnd { cr: true }, b'\n') => SIZE,
-            (Self::Trailer { line_start }, b'\r') => Self::TrailerEnd { last: line_start },
-            (Self::Trailer { .. }, byte) if byte != b'\n' => Self::Trailer { line_start: false },
-            (Self::TrailerEnd { last: true }, b'\n') => Self::Done,
+            (Self::LastLine, b'\n') => Self::Done,
             _ => return Err(BadChunk),
         })
     }
@@ -142,6 +175,7 @@ mod tests {
             "000A\r\n0123456789\r\n00\r\n\r\n",
             "1;a=b;c=\"d e\"\r\nx\r\n0;x\r\n\r\n",
             "1 \r\nx\r\n0\r\n\r\n",
+            "1 ;a\r\nx\r\n000000000000000000000\r\n\r\n",
             "2\r\n\r\n\r\n0\r\nX-T: 1\r\nX-U: 2\r\n\r\n",
         ] {
             let followed = format!("{body}GET /ping HTTP/1.1\r\n");
@@ -164,6 +198,11 @@ mod tests {
             "0x5\r\n",
             ";a\r\n",
             "11111111111111111\r\n",
+            "1 5\r\nx\r\n",
+            "0\r\nno colon\r\n",
+            "0\r\n: 1\r\n",
+            "0\r\nX : 1\r\n",
+            "0\r\nX: a\0b\r\n",
             "5\rX",
             "0\r\n\n",
             "1;a\n",

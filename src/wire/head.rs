@@ -11,6 +11,8 @@ use crate::outcome::Refusal;
 
 /// Bytes of a head, from the first of the request line to the empty line's last.
 pub const MAX_HEAD_BYTES: usize = 16 * 1024;
+/// The longest body that hyper can count, in bytes.
+pub const MAX_LENGTH: u64 = u64::MAX - 2;
 /// Fields of a head.
 pub const MAX_HEAD_FIELDS: usize = 100;
 
@@ -173,7 +175,8 @@ impl Shape {
             }
             self.chunked = true;
         } else if is("expect") {
-            self.expects_continue |= field.value.eq_ignore_ascii_case(b"100-continue");
+            // Of several expectations the last counts, as for hyper.
+            self.expects_continue = field.value.eq_ignore_ascii_case(b"100-continue");
         }
         Ok(())
     }
@@ -200,11 +203,12 @@ fn decimal(value: &[u8]) -> Result<u64, Refusal> {
         .ok()
         .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|text| text.parse().ok())
+        .filter(|length| *length <= MAX_LENGTH)
         .ok_or_else(|| bad("a Content-Length that is not one decimal number of bytes"))
 }
 
 /// tchar of RFC 9110, section 5.6.2.
-fn is_token_byte(byte: u8) -> bool {
+pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
@@ -237,7 +241,7 @@ mod tests {
             ("", Framing::Empty),
             ("Content-Length: 0\r\n", Framing::Empty),
             ("content-length:  5 \r\n", Framing::Length(5)),
-            ("Content-Length: 18446744073709551615\r\n", Framing::Length(u64::MAX)),
+            ("Content-Length: 18446744073709551613\r\n", Framing::Length(MAX_LENGTH)),
             ("Transfer-Encoding: chunked\r\n", Framing::Chunked),
             ("TRANSFER-ENCODING: Chunked\r\n", Framing::Chunked),
         ] {
@@ -256,6 +260,7 @@ mod tests {
             "Content-Length: -1\r\n",
             "Content-Length: 0x3\r\n",
             "Content-Length: \r\n",
+            "Content-Length: 18446744073709551614\r\n",
             "Content-Length: 18446744073709551616\r\n",
             "Transfer-Encoding: gzip\r\n",
             "Transfer-Encoding: gzip, chunked\r\n",

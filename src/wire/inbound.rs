@@ -125,13 +125,7 @@ impl Inbound {
     #[must_use]
     pub fn may_probe(&self) -> bool {
         let Stage::Held { head, .. } = &self.stage else { return false };
-        head.is_http11 && self.is_first_request()
-    }
-
-    /// No earlier answer of this connection can still be on its way out.
-    #[must_use]
-    pub fn is_first_request(&self) -> bool {
-        self.requests == 1
+        head.is_http11 && self.requests == 1
     }
 
     /// Reads a head and leaves it where it is: [`Inbound::take_head`] or hyper takes it.

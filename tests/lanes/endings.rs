@@ -123,10 +123,8 @@ async fn chunks_that_are_none() {
     same(behind.map(|body| format!("{PAIR} | S> 2\r\nhi\r\n | passed 2 | S> {body} | both | racy"))).await;
 }
 
-#[tokio::test]
-async fn trailers_that_begin_with_a_line_feed_alone() {
-    same([format!("{PAIR} | S> 0\r\n\n\r\n\r\n | both")]).await;
-}
+// Not here: `0\r\n\n`. hyper takes a lone LF where the trailers begin for their end, the fast lane refuses it; see
+// "The lanes look the same" in ARCHITECTURE.md.
 
 #[tokio::test]
 async fn chunks_that_end_too_early() {
