@@ -5,9 +5,11 @@
 //!
 //! - [`server`]: listeners, connections, their limits and their end
 //! - [`http`]: from a request to an answer
-//! - [`rendezvous`]: the table of streams; [`relay`]: one transfer; [`socket`]: one TCP connection
-//! - [`slot`]: one stream's life; [`header_set`]: what its maker gave; pure
-//! - [`outcome`], [`id`]: the vocabulary; pure
+//! - [`rendezvous`]: the table of streams
+//! - [`relay`]: one transfer
+//! - [`wire`]: one HTTP/1 connection below HTTP; [`splice`]: bytes moved by the kernel
+//! - [`socket`]: one TCP connection; [`slot`]: one stream's life; [`header_set`]: what its maker gave
+//! - [`outcome`], [`config`], [`id`]: the vocabulary and the settings
 //!
 //! ARCHITECTURE.md has the picture, the rules and the reasons.
 
