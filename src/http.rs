@@ -20,6 +20,7 @@ use futures_util::FutureExt;
 use http::{Request, Version};
 use hyper::body::Incoming;
 
+use crate::header_set::StreamHeaders;
 use crate::id::StreamId;
 use crate::outcome::Refusal;
 use crate::relay::Offer;
@@ -60,27 +61,38 @@ pub async fn answer(app: Arc<App>, peer: Arc<Peer>, request: Request<Incoming>) 
     Ok(reply)
 }
 
-/// A request for a side of a stream that was read without hyper.
-pub struct StreamRequest {
-    /// The stream.
-    pub id: StreamId,
+/// A request in the plainest form, read without hyper.
+pub struct PlainRequest {
     /// The version of the request.
     pub version: Version,
-    /// What a source brings; `None` for a destination.
-    pub offer: Option<Box<Offer>>,
+    /// What it asks for.
+    pub asks: Asks,
+}
+
+/// What may be asked for in the plainest form.
+pub enum Asks {
+    /// A stream without header sets.
+    Create,
+    /// To be the source of this stream.
+    Source(StreamId, Box<Offer>),
+    /// To be the destination of this stream.
+    Destination(StreamId),
 }
 
 /// Answers a request that did not go through hyper.
 ///
 /// # Errors
 /// [`Departed`]: the connection is to be dropped.
-pub async fn answer_stream(app: &App, peer: &Arc<Peer>, request: StreamRequest) -> Result<Reply, Departed> {
-    let StreamRequest { id, version, offer } = request;
-    let answered = match offer {
-        Some(offer) => AssertUnwindSafe(source(app, peer, &id, Ok(offer))).catch_unwind().await,
-        None => AssertUnwindSafe(handlers::destination(app, peer, &id, version)).catch_unwind().await,
+pub async fn answer_plain(app: &App, peer: &Arc<Peer>, request: PlainRequest) -> Result<Reply, Departed> {
+    let PlainRequest { version, asks } = request;
+    let answering = async {
+        match asks {
+            Asks::Create => Ok(handlers::create_with(app, StreamHeaders::default())?),
+            Asks::Source(id, offer) => source(app, peer, &id, Ok(offer)).await,
+            Asks::Destination(id) => handlers::destination(app, peer, &id, version).await,
+        }
     };
-    settle(version, answered)
+    settle(version, AssertUnwindSafe(answering).catch_unwind().await)
 }
 
 /// Makes an answer of whatever came of a request, also of a panic.

@@ -98,11 +98,28 @@ impl Socket {
     ///
     /// # Errors
     /// The connection is broken.
-    pub async fn write_all(&self, mut buffers: &mut [IoSlice<'_>]) -> io::Result<()> {
+    pub async fn write_all(&self, buffers: &mut [IoSlice<'_>]) -> io::Result<()> {
+        self.write_by(buffers, |socket, rest| Ok(rustix::io::writev(socket, rest)?)).await
+    }
+
+    /// Writes all of `buffers`, the last that this connection is to carry: where the system can, the end of the
+    /// connection goes out in the same segment, so they wait for it, for at most 0.2 s.
+    ///
+    /// # Errors
+    /// The connection is broken.
+    pub async fn write_last(&self, buffers: &mut [IoSlice<'_>]) -> io::Result<()> {
+        self.write_by(buffers, system::write_more).await
+    }
+
+    async fn write_by(
+        &self,
+        mut buffers: &mut [IoSlice<'_>],
+        write: fn(BorrowedFd<'_>, &[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<()> {
         // Takes empty buffers off the front, whose write would look like a full connection.
         IoSlice::advance_slices(&mut buffers, 0);
         while !buffers.is_empty() {
-            match std::future::poll_fn(|cx| self.poll_write(cx, buffers)).await? {
+            match self.when_writable(|socket| write(socket, buffers)).await? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 written => IoSlice::advance_slices(&mut buffers, written),
             }
@@ -231,6 +248,10 @@ impl Socket {
 
 #[cfg(target_os = "linux")]
 mod system {
+    use std::io::{self, IoSlice};
+    use std::os::fd::BorrowedFd;
+
+    use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
     use tokio::io::Interest;
     use tokio::net::TcpStream;
 
@@ -246,6 +267,11 @@ mod system {
         }
     }
 
+    pub(super) fn write_more(socket: BorrowedFd<'_>, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        let flags = SendFlags::MORE | SendFlags::NOSIGNAL;
+        Ok(sendmsg(socket, buffers, &mut SendAncillaryBuffer::default(), flags)?)
+    }
+
     pub(super) fn unacknowledged(stream: &TcpStream) -> usize {
         tcp_outq::unacknowledged(stream).unwrap_or(0)
     }
@@ -253,6 +279,8 @@ mod system {
 
 #[cfg(not(target_os = "linux"))]
 mod system {
+    use std::io::{self, IoSlice};
+    use std::os::fd::BorrowedFd;
     use std::time::Duration;
 
     use tokio::net::TcpStream;
@@ -270,6 +298,10 @@ mod system {
                 Err(_) => return Departure::Reset,
             }
         }
+    }
+
+    pub(super) fn write_more(socket: BorrowedFd<'_>, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        Ok(rustix::io::writev(socket, buffers)?)
     }
 
     pub(super) fn unacknowledged(_: &TcpStream) -> usize {

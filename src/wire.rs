@@ -69,7 +69,8 @@ impl Wire {
     pub async fn source_left(&self) {
         let departed = tokio::select! {
             departed = self.socket.departed() => departed,
-            () = self.probe_while_full() => Departure::Reset,
+            // In a box, so that a destination that waits does not carry the room for it.
+            () = Box::pin(self.probe_while_full()) => Departure::Reset,
         };
         if departed == Departure::Reset {
             return;

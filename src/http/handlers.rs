@@ -42,12 +42,16 @@ impl From<Departed> for Unanswered {
 
 /// `POST /stream`
 pub(super) async fn create(app: &App, body: &mut RequestBody) -> Result<Reply, Refusal> {
+    create_with(app, json_body::stream_headers(&body.read().await?)?)
+}
+
+/// `POST /stream`, its body read.
+pub(super) fn create_with(app: &App, headers: StreamHeaders) -> Result<Reply, Refusal> {
     #[derive(Serialize)]
     struct Created<'a> {
         stream: &'a str,
     }
 
-    let headers = json_body::stream_headers(&body.read().await?)?;
     let id = app.rendezvous.create(headers)?;
     Ok(reply::json(StatusCode::CREATED, &Created { stream: id.as_str() }))
 }

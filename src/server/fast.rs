@@ -1,4 +1,4 @@
-//! The fast lane: a plain `PUT` or `GET` of a stream, without hyper between the sockets.
+//! The fast lane: a plain `PUT` or `GET` of a stream, or a `POST` that makes one, without hyper between the sockets.
 //!
 //! It decides nothing. The head has passed the same scanner, and the same handlers answer; the lane only reads the request
 //! and writes the answer by itself. Whatever is not in the plainest form goes to hyper, which is given the same bytes.
@@ -24,7 +24,7 @@ use crate::http::message::{self, BodyFraming};
 use crate::http::peer::Peer;
 use crate::http::reply::{self, Reply};
 use crate::http::route::Route;
-use crate::http::{App, PASSED_HEADERS, StreamRequest, answer_stream};
+use crate::http::{App, Asks, PASSED_HEADERS, PlainRequest, answer_plain};
 use crate::outcome::Fault;
 use crate::relay::{Offer, Relay, SocketBody, SourceBody};
 use crate::splice::{Pipe, Pipes};
@@ -55,7 +55,7 @@ pub(super) enum Next {
 
 /// A request for this lane.
 struct Plain {
-    request: StreamRequest,
+    request: PlainRequest,
     /// The client wants the connection closed behind the answer.
     closes: bool,
 }
@@ -72,7 +72,7 @@ pub(super) async fn serve(
         Err(next) => return next,
     };
     let Plain { request, closes } = request;
-    let Ok(mut reply) = answer_stream(app, peer, request).await else { return Next::Gone };
+    let Ok(mut reply) = answer_plain(app, peer, request).await else { return Next::Gone };
     if closes {
         reply::close(&mut reply);
     }
@@ -109,9 +109,11 @@ async fn write_reply(peer: &Peer, app: &App, pipes: &Arc<Pipes>, reply: Reply) -
 /// The request, if it is in the plainest form.
 fn plain(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Option<Plain> {
     let method = Method::from_bytes(fields.method.as_bytes()).ok()?;
-    let (id, offer) = match Route::parse(&method, fields.target)? {
-        Route::Destination(id) if head.framing == Framing::Empty && !fields.has("expect") => (id, None),
-        Route::Source(id) if !fields.has("content-range") => (id, Some(offer(peer, head, fields))),
+    let has_body = head.framing != Framing::Empty || fields.has("expect");
+    let asks = match Route::parse(&method, fields.target)? {
+        Route::Create if !has_body => Asks::Create,
+        Route::Destination(id) if !has_body => Asks::Destination(id),
+        Route::Source(id) if !fields.has("content-range") => Asks::Source(id, offer(peer, head, fields)),
         _ => return None,
     };
     let version = if head.is_http11 { Version::HTTP_11 } else { Version::HTTP_10 };
@@ -124,7 +126,7 @@ fn plain(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Option<Plain> {
         let mut tokens = value.split(|byte| *byte == b',');
         closes |= tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"));
     }
-    Some(Plain { request: StreamRequest { id, version, offer }, closes })
+    Some(Plain { request: PlainRequest { version, asks }, closes })
 }
 
 fn offer(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Box<Offer> {
@@ -147,8 +149,16 @@ async fn write_small(peer: &Peer, app: &App, parts: &Parts, body: Full<Bytes>) -
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
     let head = message::head(parts, BodyFraming::Length(body.len() as u64));
     let mut buffers = [IoSlice::new(&head), IoSlice::new(&body)];
-    match timeout(app.request_timeout, peer.socket().write_all(&mut buffers)).await {
-        Ok(Ok(())) if parts.headers.contains_key(CONNECTION) => Next::Closed { whole: true },
+    let is_last = parts.headers.contains_key(CONNECTION);
+    let write = async {
+        if is_last {
+            peer.socket().write_last(&mut buffers).await
+        } else {
+            peer.socket().write_all(&mut buffers).await
+        }
+    };
+    match timeout(app.request_timeout, write).await {
+        Ok(Ok(())) if is_last => Next::Closed { whole: true },
         Ok(Ok(())) => Next::Request,
         Ok(Err(_)) => Next::Gone,
         Err(_) => {

@@ -19,7 +19,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::ReadBuf;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -343,11 +343,6 @@ fn give(ahead: &mut BytesMut, most: usize, buffer: &mut ReadBuf<'_>) -> usize {
 
 fn poll_fill(ahead: &mut BytesMut, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     let room = READ_SIZE.min(MAX_HEAD_BYTES.saturating_sub(ahead.len()).max(1));
-    let start = ahead.len();
-    ahead.resize(start + room, 0);
-    let mut buffer = ReadBuf::new(ahead.get_mut(start..).unwrap_or_default());
-    let read = socket.poll_read(cx, &mut buffer);
-    let count = buffer.filled().len();
-    ahead.truncate(start + count);
-    read.map_ok(|()| count)
+    ahead.reserve(room);
+    socket.poll_read_buf(cx, &mut ahead.limit(room))
 }
