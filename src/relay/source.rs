@@ -146,7 +146,7 @@ fn hyper_fault(error: &hyper::Error) -> Fault {
     let beneath = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
     match beneath {
         Some(cause) if matches!(cause.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
-            Fault::SourceBroke(BadChunk.to_string())
+            Fault::SourceBroke(BadChunk { after: 0 }.to_string())
         }
         _ => Fault::SourceDisconnected,
     }

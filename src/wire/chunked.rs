@@ -56,7 +56,10 @@ enum State {
 /// The bytes are no chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("invalid chunked framing")]
-pub struct BadChunk;
+pub struct BadChunk {
+    /// So many bytes of the body come before what is none.
+    pub after: usize,
+}
 
 impl Default for ChunkTracker {
     fn default() -> Self {
@@ -72,7 +75,8 @@ impl ChunkTracker {
     pub fn follow(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
         let mut at = 0;
         loop {
-            at += self.follow_framing(bytes.get(at..).unwrap_or_default())?;
+            let framing = self.follow_framing(bytes.get(at..).unwrap_or_default());
+            at += framing.map_err(|bad| BadChunk { after: at + bad.after })?;
             let here = self.take_data(bytes.len() - at);
             if here == 0 {
                 return Ok(at);
@@ -105,7 +109,7 @@ impl ChunkTracker {
             if matches!(self.state, State::Data(_) | State::Done) {
                 return Ok(at);
             }
-            self.state = self.state.step(*byte)?;
+            self.state = self.state.step(*byte).ok_or(BadChunk { after: at })?;
             match self.state {
                 State::Extension(_) => self.extension_bytes += 1,
                 State::TrailerName | State::TrailerValue => self.trailer_bytes += 1,
@@ -114,7 +118,7 @@ impl ChunkTracker {
             }
             let aside = self.extension_bytes.max(self.trailer_bytes);
             if aside > MAX_ASIDE || self.trailers > MAX_TRAILERS {
-                return Err(BadChunk);
+                return Err(BadChunk { after: at });
             }
         }
         Ok(bytes.len())
@@ -131,14 +135,15 @@ impl ChunkTracker {
 }
 
 impl State {
-    fn step(self, byte: u8) -> Result<Self, BadChunk> {
+    /// Past `byte`; `None` where it may not come here.
+    fn step(self, byte: u8) -> Option<Self> {
         let digit = char::from(byte).to_digit(16).map(u64::from);
-        Ok(match (self, byte) {
-            (Self::SizeStart, _) => Self::Size(digit.ok_or(BadChunk)?),
+        Some(match (self, byte) {
+            (Self::SizeStart, _) => Self::Size(digit?),
             (Self::Size(size) | Self::Space(size), b' ' | b'\t') => Self::Space(size),
             (Self::Size(size) | Self::Space(size), b';') => Self::Extension(size),
             (Self::Size(size) | Self::Space(size) | Self::Extension(size), b'\r') => Self::SizeEnd(size),
-            (Self::Size(size), _) if size >> 60 == 0 => Self::Size(size << 4 | digit.ok_or(BadChunk)?),
+            (Self::Size(size), _) if size >> 60 == 0 => Self::Size(size << 4 | digit?),
             (Self::Extension(size), byte) if byte != b'\n' => Self::Extension(size),
             (Self::SizeEnd(0) | Self::TrailerEnd, b'\n') => Self::Trailer,
             (Self::SizeEnd(size), b'\n') => Self::Data(size),
@@ -151,7 +156,7 @@ impl State {
                 Self::TrailerValue
             }
             (Self::LastLine, b'\n') => Self::Done,
-            _ => return Err(BadChunk),
+            _ => return None,
         })
     }
 }
@@ -188,26 +193,27 @@ mod tests {
 
     #[test]
     fn what_is_no_chunk_is_refused() {
-        for body in [
-            "\r\n",
-            "zz\r\n",
-            "5\nhello",
-            "5\r\nhello!\r\n",
-            "5\r\nhello\n",
-            "-1\r\n",
-            "0x5\r\n",
-            ";a\r\n",
-            "11111111111111111\r\n",
-            "1 5\r\nx\r\n",
-            "0\r\nno colon\r\n",
-            "0\r\n: 1\r\n",
-            "0\r\nX : 1\r\n",
-            "0\r\nX: a\0b\r\n",
-            "5\rX",
-            "0\r\n\n",
-            "1;a\n",
+        for (good, bad) in [
+            ("", "\r\n"),
+            ("", "zz\r\n"),
+            ("5", "\nhello"),
+            ("5\r\nhello", "!\r\n"),
+            ("5\r\nhello", "\n"),
+            ("", "-1\r\n"),
+            ("0", "x5\r\n"),
+            ("", ";a\r\n"),
+            ("1111111111111111", "1\r\n"),
+            ("1 ", "5\r\nx\r\n"),
+            ("0\r\nno", " colon\r\n"),
+            ("0\r\n", ": 1\r\n"),
+            ("0\r\nX", " : 1\r\n"),
+            ("0\r\nX: a", "\0b\r\n"),
+            ("5\r", "X"),
+            ("0\r\n", "\n"),
+            ("1;a", "\n"),
         ] {
-            assert_eq!(follow(body.as_bytes()), Err(BadChunk), "{body:?}");
+            let body = [good, bad].concat();
+            assert_eq!(follow(body.as_bytes()), Err(BadChunk { after: good.len() }), "{body:?}");
         }
     }
 

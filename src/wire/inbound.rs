@@ -5,13 +5,13 @@
 //!        ▼                                                         │
 //!   Head(scanner) ── whole ──► Pass(head) ──► Body(end) ───────────┘
 //!        │                         └─ PUT ──► Held ── the sides have paired ──► Last: all that follows is its body
-//!        │                                     Body(end) ── broken framing ──► Broken: end of file
+//!        │                                     Body, Last ── broken framing ──► Broken: an error
 //!        └── refused ──► StandIn: a request that the service answers with the refusal, and nothing more
 //! ```
 //!
 //! hyper gets nothing of a source's body before the sides have paired: so it can be told here whether the
 //! source has left, and nothing of it can reach anybody. Every answer to a `PUT` closes its connection, so
-//! its body needs no end here; that is what lets the bodies of streams pass uncopied. Memory: at most one
+//! nothing is kept back behind its body; that is what lets the bodies of streams pass uncopied. Memory: at most one
 //! head, or 64 KiB of a waiting source's body.
 
 use std::io;
@@ -67,13 +67,17 @@ enum Stage {
         head: Head,
     },
     Body(BodyEnd),
-    Broken,
+    Broken(BadChunk),
     /// A `PUT` that waits for its peer, and who wants to read its body.
     Held {
         head: Head,
         reader: Option<Waker>,
     },
-    Last(Head),
+    /// All that follows is the body of a `PUT`, which is followed where it is chunked: hyper is lenient there too.
+    Last {
+        head: Head,
+        tracker: Option<ChunkTracker>,
+    },
     /// So much of the stand-in is still to be given.
     StandIn(&'static [u8]),
 }
@@ -115,8 +119,8 @@ impl Inbound {
         self.ahead.is_empty()
             && match &self.stage {
                 Stage::Head(_) => true,
-                Stage::Held { head, .. } | Stage::Last(head) => head.framing == Framing::Empty,
-                Stage::Pass { .. } | Stage::Body(_) | Stage::Broken | Stage::StandIn(_) => false,
+                Stage::Held { head, .. } | Stage::Last { head, .. } => head.framing == Framing::Empty,
+                Stage::Pass { .. } | Stage::Body(_) | Stage::Broken(_) | Stage::StandIn(_) => false,
             }
     }
 
@@ -154,7 +158,8 @@ impl Inbound {
     pub fn release(&mut self) {
         if let Stage::Held { head, reader } = &mut self.stage {
             let reader = reader.take();
-            self.stage = Stage::Last(*head);
+            let tracker = (head.framing == Framing::Chunked).then(ChunkTracker::default);
+            self.stage = Stage::Last { head: *head, tracker };
             if let Some(reader) = reader {
                 reader.wake();
             }
@@ -205,19 +210,38 @@ impl Inbound {
                             }
                             return Poll::Ready(Ok(()));
                         }
-                        Err(BadChunk) => self.stage = Stage::Broken,
+                        Err(bad) => {
+                            self.stage = Stage::Broken(bad);
+                            if give(&mut self.ahead, bad.after, buffer) > 0 {
+                                return Poll::Ready(Ok(()));
+                            }
+                        }
                     }
                 }
-                Stage::Broken => return Poll::Ready(Ok(())),
+                Stage::Broken(bad) => {
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, *bad)));
+                }
                 Stage::Held { reader, .. } => {
                     *reader = Some(cx.waker().clone());
                     return Poll::Pending;
                 }
-                Stage::Last(_) if self.ahead.is_empty() => return socket.poll_read(cx, buffer),
-                Stage::Last(_) => {
-                    give(&mut self.ahead, usize::MAX, buffer);
-                    self.shrink();
-                    return Poll::Ready(Ok(()));
+                Stage::Last { tracker, .. } => {
+                    let given = buffer.filled().len();
+                    if self.ahead.is_empty() {
+                        ready!(socket.poll_read(cx, buffer))?;
+                    } else {
+                        give(&mut self.ahead, usize::MAX, buffer);
+                        if self.ahead.is_empty() {
+                            self.ahead = BytesMut::new();
+                        }
+                    }
+                    let followed = tracker.as_mut().map(|tracker| tracker.follow(fresh(buffer, given)));
+                    let Some(Err(bad)) = followed else { return Poll::Ready(Ok(())) };
+                    buffer.set_filled(given + bad.after);
+                    self.stage = Stage::Broken(bad);
+                    if bad.after > 0 {
+                        return Poll::Ready(Ok(()));
+                    }
                 }
                 Stage::StandIn(left) => {
                     let (now, later) = left.split_at(left.len().min(buffer.remaining()));
@@ -339,6 +363,11 @@ fn give(ahead: &mut BytesMut, most: usize, buffer: &mut ReadBuf<'_>) -> usize {
     buffer.put_slice(ahead.get(..count).unwrap_or_default());
     ahead.advance(count);
     count
+}
+
+/// What `buffer` has got since it held `given` bytes.
+fn fresh<'a>(buffer: &'a ReadBuf<'_>, given: usize) -> &'a [u8] {
+    buffer.filled().get(given..).unwrap_or_default()
 }
 
 fn poll_fill(ahead: &mut BytesMut, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

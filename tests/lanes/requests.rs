@@ -155,6 +155,26 @@ async fn requests_behind_a_stream_are_not_answered() {
     .await;
 }
 
+#[tokio::test]
+async fn streams_are_made() {
+    let forms = [
+        "POST /stream HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST /stream/ HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Type: application/json\r\n\r\n",
+        "POST /stream HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        "POST /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        "POST /stream?x HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST http://a/stream HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST /stream HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n",
+        "POST /stream HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}",
+        "POST /stream HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST /stream HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n[]",
+        "post /stream HTTP/1.1\r\nHost: a\r\n\r\n",
+    ];
+    same(forms.iter().flat_map(|form| request(form))).await;
+    let (made, lost) = (forms[0], "GET /stream/unknown HTTP/1.1\r\nHost: a\r\n\r\n");
+    same([format!("O> {made}{lost}{made}{} | O answer | O answer | O answer | O answer", forms[2])]).await;
+}
+
 /// Alone, and between requests that keep the connection open.
 fn request(request: &str) -> [String; 2] {
     let around = "GET /stream/unknown HTTP/1.1\r\nHost: a\r\n\r\n";
