@@ -1,6 +1,8 @@
 //! The server's settings, validated. Knows nothing of a command line.
 
 use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -25,6 +27,21 @@ pub struct Config {
     pub max_connections: usize,
     /// How bodies are moved.
     pub data_path: DataPath,
+    /// The certificate of `host` and `port`, which then speak TLS.
+    pub tls: Option<TlsFiles>,
+    /// A further port of `host`, without TLS.
+    pub plain_port: Option<u16>,
+    /// A listener of the operators' own, to which what is theirs alone moves.
+    pub admin_listen: Option<SocketAddr>,
+}
+
+/// Where the certificate is, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// How the bodies of plain streams are moved.
@@ -49,6 +66,9 @@ impl Default for Config {
             // Both sides of every stream, and some who ask.
             max_connections: 2 * 100_000 + 10_000,
             data_path: DataPath::Auto,
+            tls: None,
+            plain_port: None,
+            admin_listen: None,
         }
     }
 }

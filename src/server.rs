@@ -11,10 +11,11 @@
 mod conn;
 mod fast;
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -23,11 +24,12 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::conn::Accepted;
 use crate::config::{Config, DataPath};
 use crate::http::App;
+use crate::http::peer::{Audience, Entrance};
 use crate::outcome::Refusal;
 use crate::rendezvous::{Limits, Rendezvous};
-use crate::socket::Socket;
 use crate::splice::Pipes;
 
 /// Connections the kernel holds for us before they are accepted; it may lower this (`net.core.somaxconn`).
@@ -41,12 +43,29 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// A server that listens.
 pub struct Server {
-    listener: TcpListener,
-    address: SocketAddr,
+    listeners: Vec<Listener>,
     config: Config,
     app: Arc<App>,
     /// For the fast lane, where it may be taken.
     pipes: Option<Arc<Pipes>>,
+}
+
+struct Listener {
+    tcp: TcpListener,
+    address: SocketAddr,
+    entrance: Entrance,
+    kind: ListenerKind,
+}
+
+/// Which of the server's addresses a listener has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerKind {
+    /// `host` and `port`.
+    Main,
+    /// `host` and `plain_port`.
+    Plain,
+    /// `admin_listen`.
+    Admin,
 }
 
 /// The address can not be listened on.
@@ -79,15 +98,14 @@ impl Server {
     /// # Errors
     /// [`BindError`].
     pub async fn bind(config: Config) -> Result<Self, BindError> {
-        let found = tokio::net::lookup_host((config.host.as_str(), config.port)).await;
-        let address = found
-            .and_then(|mut addresses| addresses.next().ok_or(io::ErrorKind::NotFound.into()))
-            .map_err(|source| BindError::Host { host: config.host.clone(), source })?;
-        let listener = listen(address).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::Taken(address),
-            _ => BindError::Listen { address, source },
-        })?;
-        let address = listener.local_addr().map_err(|source| BindError::Listen { address, source })?;
+        let mut listeners = vec![Listener::bind(&config.host, config.port, ListenerKind::Main).await?];
+        if let Some(port) = config.plain_port {
+            listeners.push(Listener::bind(&config.host, port, ListenerKind::Plain).await?);
+        }
+        if let Some(address) = config.admin_listen {
+            let host = address.ip().to_string();
+            listeners.push(Listener::bind(&host, address.port(), ListenerKind::Admin).await?);
+        }
         let limits = Limits {
             ttl: config.ttl.get(),
             idle_timeout: config.idle_timeout.get(),
@@ -95,13 +113,13 @@ impl Server {
         };
         let app = App { rendezvous: Rendezvous::new(limits), request_timeout: config.head_timeout.get() };
         let pipes = (config.data_path == DataPath::Auto).then(Arc::default);
-        Ok(Self { listener, address, config, app: Arc::new(app), pipes })
+        Ok(Self { listeners, config, app: Arc::new(app), pipes })
     }
 
-    /// Where it listens.
+    /// Where it listens, if it has such a listener.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.address
+    pub fn address(&self, kind: ListenerKind) -> Option<SocketAddr> {
+        self.listeners.iter().find(|listener| listener.kind == kind).map(|listener| listener.address)
     }
 
     /// Serves until `stop` resolves, then drains. To end at once, drop it.
@@ -115,7 +133,7 @@ impl Server {
             () = stop => {}
         }
 
-        drop(self.listener);
+        drop(self.listeners);
         draining.cancel();
         rendezvous.close();
         info!(connections = connections.len(), "draining for at most {}", self.config.drain_timeout);
@@ -130,10 +148,16 @@ impl Server {
     }
 
     async fn accept(&self, connections: &mut JoinSet<()>, draining: &CancellationToken) {
+        let mut turn = 0;
         loop {
+            turn += 1;
             tokio::select! {
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => self.admit(stream, connections, draining),
+                (listener, accepted) = poll_fn(|cx| self.poll_accept(turn, cx)) => match accepted {
+                    Ok((stream, address)) => {
+                        let accepted =
+                            Accepted { stream, address: address.ip(), entrance: listener.entrance };
+                        self.admit(accepted, connections, draining);
+                    }
                     Err(error) => {
                         warn!(%error, "cannot accept a connection");
                         sleep(ACCEPT_PAUSE).await;
@@ -145,7 +169,23 @@ impl Server {
         }
     }
 
-    fn admit(&self, stream: TcpStream, connections: &mut JoinSet<()>, draining: &CancellationToken) {
+    /// The next connection of any listener. Each `turn` begins with another one, so that none is kept waiting by a
+    /// flood on its neighbour.
+    fn poll_accept(
+        &self,
+        turn: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<(&Listener, io::Result<(TcpStream, SocketAddr)>)> {
+        let count = self.listeners.len();
+        for listener in self.listeners.iter().cycle().skip(turn % count).take(count) {
+            if let Poll::Ready(accepted) = listener.tcp.poll_accept(cx) {
+                return Poll::Ready((listener, accepted));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn admit(&self, accepted: Accepted, connections: &mut JoinSet<()>, draining: &CancellationToken) {
         let refusal = match connections.len().checked_sub(self.config.max_connections) {
             None => None,
             Some(0..TOLD_BUSY) => {
@@ -154,7 +194,24 @@ impl Server {
             Some(_) => return,
         };
         let (app, draining, pipes) = (Arc::clone(&self.app), draining.clone(), self.pipes.clone());
-        connections.spawn(conn::serve(Socket::new(stream), app, draining, pipes, refusal));
+        connections.spawn(conn::serve(accepted, app, draining, pipes, refusal));
+    }
+}
+
+impl Listener {
+    async fn bind(host: &str, port: u16, kind: ListenerKind) -> Result<Self, BindError> {
+        let found = tokio::net::lookup_host((host, port)).await;
+        let address = found
+            .and_then(|mut addresses| addresses.next().ok_or(io::ErrorKind::NotFound.into()))
+            .map_err(|source| BindError::Host { host: host.to_owned(), source })?;
+        let tcp = listen(address).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::Taken(address),
+            _ => BindError::Listen { address, source },
+        })?;
+        let address = tcp.local_addr().map_err(|source| BindError::Listen { address, source })?;
+        let audience = if kind == ListenerKind::Admin { Audience::Operators } else { Audience::Clients };
+        let entrance = Entrance { audience, is_loopback: address.ip().to_canonical().is_loopback() };
+        Ok(Self { tcp, address, entrance, kind })
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use http_rendezvous::config::{Config, DataPath, Period};
-use http_rendezvous::server::Server;
+use http_rendezvous::server::{ListenerKind, Server};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -102,6 +102,9 @@ impl ServeArguments {
                 DataPathName::Auto => DataPath::Auto,
                 DataPathName::Portable => DataPath::Portable,
             },
+            tls: None,
+            plain_port: None,
+            admin_listen: None,
         }
     }
 }
@@ -126,8 +129,10 @@ pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let server = Server::bind(config).await?;
-    // Nobody has to read it.
-    let _ = greet(server.address());
+    if let Some(address) = server.address(ListenerKind::Main) {
+        // Nobody has to read it.
+        let _ = greet(address);
+    }
     let stop = CancellationToken::new();
     tokio::select! {
         () = server.run(stop.cancelled()) => Ok(()),

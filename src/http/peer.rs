@@ -1,6 +1,7 @@
 //! What a handler may know of the connection it answers on, and what it leaves there for the connection's
 //! task.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -10,9 +11,29 @@ use crate::relay::{DestinationHalf, Transfer};
 use crate::socket::Socket;
 use crate::wire::Wire;
 
+/// Where a connection came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entrance {
+    /// Whom it serves.
+    pub audience: Audience,
+    /// Only programs of this machine can come in here.
+    pub is_loopback: bool,
+}
+
+/// Whom a listener serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Those who make and use streams.
+    Clients,
+    /// Those who watch the server.
+    Operators,
+}
+
 /// One HTTP/1 connection, as its handlers see it.
 pub struct Peer {
     wire: Arc<Wire>,
+    entrance: Entrance,
+    address: IpAddr,
     half: Mutex<Option<DestinationHalf>>,
     /// Set when this connection becomes a destination that has got its head.
     receiving: SetOnce<Arc<Transfer>>,
@@ -21,10 +42,23 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// What is known of a fresh connection.
+    /// What is known of a fresh connection from `address`.
     #[must_use]
-    pub fn new(wire: Arc<Wire>) -> Self {
-        Self { wire, half: Mutex::new(None), receiving: SetOnce::new(), body_taken: SetOnce::new() }
+    pub fn new(wire: Arc<Wire>, entrance: Entrance, address: IpAddr) -> Self {
+        let (half, receiving, body_taken) = (Mutex::new(None), SetOnce::new(), SetOnce::new());
+        Self { wire, entrance, address, half, receiving, body_taken }
+    }
+
+    /// Where the connection came in.
+    #[must_use]
+    pub fn entrance(&self) -> Entrance {
+        self.entrance
+    }
+
+    /// Whom the connection comes from: a client, or a proxy.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.address
     }
 
     /// The connection.

@@ -11,6 +11,7 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -20,12 +21,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::fast::{self, Next};
-use crate::http::peer::Peer;
+use crate::http::peer::{Entrance, Peer};
 use crate::http::{App, answer};
 use crate::outcome::{Fault, Refusal};
 use crate::relay::DestinationHalf;
@@ -36,16 +38,25 @@ use crate::wire::Wire;
 /// How long a client that still sends is listened to after its final answer (contract, section 8).
 const LINGER: Duration = Duration::from_secs(2);
 
+/// A connection that was accepted.
+pub(super) struct Accepted {
+    pub(super) stream: TcpStream,
+    pub(super) address: IpAddr,
+    pub(super) entrance: Entrance,
+}
+
 /// Serves the connection until it has ended. `refusal`, if any, is the answer to its first request and its
 /// last. Without `pipes` there is no fast lane.
 pub(super) fn serve(
-    socket: Socket,
+    accepted: Accepted,
     app: Arc<App>,
     draining: CancellationToken,
     pipes: Option<Arc<Pipes>>,
     refusal: Option<Refusal>,
 ) -> impl Future<Output = ()> + Send {
-    let peer = Arc::new(Peer::new(Wire::new(socket, app.request_timeout)));
+    let Accepted { stream, address, entrance } = accepted;
+    let wire = Wire::new(Socket::new(stream), app.request_timeout);
+    let peer = Arc::new(Peer::new(wire, entrance, address));
     if let Some(refusal) = refusal {
         peer.wire().inbound().lock().refuse_first(refusal);
     }

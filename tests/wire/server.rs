@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use http_rendezvous::config::{Config, DataPath};
-use http_rendezvous::server::Server;
+use http_rendezvous::server::{ListenerKind, Server};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -55,7 +55,7 @@ impl TestServer {
         let mut config = Config { port: 0, data_path, ..Config::default() };
         adjust(&mut config);
         let server = Server::bind(config).await.unwrap();
-        let address = server.address();
+        let address = server.address(ListenerKind::Main).unwrap();
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(server.run(async { drop(stopped.await) }));
         Self { address, stop: Some(stop), running, _watchdog: Watchdog::start() }
