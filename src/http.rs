@@ -18,12 +18,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::{Request, Version};
-use hyper::body::Incoming;
 
 use crate::header_set::StreamHeaders;
 use crate::id::StreamId;
 use crate::outcome::Refusal;
-use crate::relay::Offer;
+use crate::relay::{BodyStream, Offer};
 use crate::rendezvous::Rendezvous;
 pub use handlers::PASSED_HEADERS;
 use handlers::Unanswered;
@@ -45,14 +44,25 @@ pub struct App {
 #[error("the client has left")]
 pub struct Departed;
 
-/// Answers a request that hyper has read.
+/// Answers a request that a library has read.
 ///
 /// # Errors
 /// [`Departed`]: the connection is to be dropped.
-pub async fn answer(app: Arc<App>, peer: Arc<Peer>, request: Request<Incoming>) -> Result<Reply, Departed> {
+pub async fn answer(app: &App, peer: &Arc<Peer>, request: Request<BodyStream>) -> Result<Reply, Departed> {
     let version = request.version();
-    let answered = AssertUnwindSafe(dispatch(&app, &peer, request)).catch_unwind().await;
-    let mut reply = settle(version, answered)?;
+    settle(version, AssertUnwindSafe(dispatch(app, peer, request)).catch_unwind().await)
+}
+
+/// Answers a request that hyper has read, so that hyper spells the answer's headers as they were given.
+///
+/// # Errors
+/// [`Departed`]: the connection is to be dropped.
+pub async fn answer_spelled(
+    app: Arc<App>,
+    peer: Arc<Peer>,
+    request: Request<BodyStream>,
+) -> Result<Reply, Departed> {
+    let mut reply = answer(&app, &peer, request).await?;
     if let Some(Spelled { headers, side }) = reply.extensions_mut().remove()
         && let Some(set) = headers.of(side)
     {
@@ -134,7 +144,7 @@ async fn source(
     })
 }
 
-async fn dispatch(app: &App, peer: &Arc<Peer>, request: Request<Incoming>) -> Result<Reply, Unanswered> {
+async fn dispatch(app: &App, peer: &Arc<Peer>, request: Request<BodyStream>) -> Result<Reply, Unanswered> {
     if let Some(refusal) = peer.wire().take_refusal() {
         return Err(refusal.into());
     }

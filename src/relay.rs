@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use crate::header_set::StreamHeaders;
 use crate::outcome::{Fault, LengthMismatch, Outcome, Side, UploadLength};
 use crate::wire::Wire;
-pub use source::{SocketBody, SourceBody};
+pub use source::{BodyStream, SocketBody, SourceBody};
 
 /// What a source brings to the meeting.
 pub struct Offer {

@@ -10,8 +10,11 @@
 
 mod conn;
 mod fast;
+mod http2;
+mod tls;
+mod traffic;
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,12 +22,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::conn::Accepted;
+use self::tls::Certificate;
+pub use self::tls::TlsError;
 use crate::config::{Config, DataPath};
 use crate::http::App;
 use crate::http::peer::{Audience, Entrance};
@@ -48,6 +55,8 @@ pub struct Server {
     app: Arc<App>,
     /// For the fast lane, where it may be taken.
     pipes: Option<Arc<Pipes>>,
+    certificate: Option<Arc<Certificate>>,
+    reload: Arc<Notify>,
 }
 
 struct Listener {
@@ -55,6 +64,8 @@ struct Listener {
     address: SocketAddr,
     entrance: Entrance,
     kind: ListenerKind,
+    /// Where it speaks TLS.
+    tls: Option<TlsAcceptor>,
 }
 
 /// Which of the server's addresses a listener has.
@@ -82,6 +93,9 @@ pub enum BindError {
     /// Another program has it.
     #[error("{0} is taken by another program: stop that, or choose another with --port (0 picks a free one)")]
     Taken(SocketAddr),
+    /// There is no certificate to speak TLS with.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The system says no.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -98,7 +112,10 @@ impl Server {
     /// # Errors
     /// [`BindError`].
     pub async fn bind(config: Config) -> Result<Self, BindError> {
-        let mut listeners = vec![Listener::bind(&config.host, config.port, ListenerKind::Main).await?];
+        let certificate = config.tls.clone().map(Certificate::load).transpose()?;
+        let mut main = Listener::bind(&config.host, config.port, ListenerKind::Main).await?;
+        main.tls = certificate.as_ref().map(Certificate::acceptor);
+        let mut listeners = vec![main];
         if let Some(port) = config.plain_port {
             listeners.push(Listener::bind(&config.host, port, ListenerKind::Plain).await?);
         }
@@ -113,13 +130,19 @@ impl Server {
         };
         let app = App { rendezvous: Rendezvous::new(limits), request_timeout: config.head_timeout.get() };
         let pipes = (config.data_path == DataPath::Auto).then(Arc::default);
-        Ok(Self { listeners, config, app: Arc::new(app), pipes })
+        Ok(Self { listeners, config, app: Arc::new(app), pipes, certificate, reload: Arc::default() })
     }
 
     /// Where it listens, if it has such a listener.
     #[must_use]
     pub fn address(&self, kind: ListenerKind) -> Option<SocketAddr> {
         self.listeners.iter().find(|listener| listener.kind == kind).map(|listener| listener.address)
+    }
+
+    /// Whoever notifies it has the certificate read again.
+    #[must_use]
+    pub fn reload(&self) -> Arc<Notify> {
+        Arc::clone(&self.reload)
     }
 
     /// Serves until `stop` resolves, then drains. To end at once, drop it.
@@ -130,6 +153,7 @@ impl Server {
         tokio::select! {
             () = self.accept(&mut connections, &draining) => {}
             () = rendezvous.keep_time() => {}
+            () = self.keep_certificate() => {}
             () = stop => {}
         }
 
@@ -147,6 +171,13 @@ impl Server {
         info!("ended");
     }
 
+    async fn keep_certificate(&self) {
+        match &self.certificate {
+            Some(certificate) => certificate.keep_fresh(&self.reload).await,
+            None => pending().await,
+        }
+    }
+
     async fn accept(&self, connections: &mut JoinSet<()>, draining: &CancellationToken) {
         let mut turn = 0;
         loop {
@@ -156,7 +187,7 @@ impl Server {
                     Ok((stream, address)) => {
                         let accepted =
                             Accepted { stream, address: address.ip(), entrance: listener.entrance };
-                        self.admit(accepted, connections, draining);
+                        self.admit(accepted, listener.tls.as_ref(), connections, draining);
                     }
                     Err(error) => {
                         warn!(%error, "cannot accept a connection");
@@ -185,7 +216,13 @@ impl Server {
         Poll::Pending
     }
 
-    fn admit(&self, accepted: Accepted, connections: &mut JoinSet<()>, draining: &CancellationToken) {
+    fn admit(
+        &self,
+        accepted: Accepted,
+        tls: Option<&TlsAcceptor>,
+        connections: &mut JoinSet<()>,
+        draining: &CancellationToken,
+    ) {
         let refusal = match connections.len().checked_sub(self.config.max_connections) {
             None => None,
             Some(0..TOLD_BUSY) => {
@@ -194,7 +231,10 @@ impl Server {
             Some(_) => return,
         };
         let (app, draining, pipes) = (Arc::clone(&self.app), draining.clone(), self.pipes.clone());
-        connections.spawn(conn::serve(accepted, app, draining, pipes, refusal));
+        match tls.cloned() {
+            None => connections.spawn(conn::serve(accepted, app, draining, pipes, refusal)),
+            Some(tls) => connections.spawn(conn::serve_tls(accepted, tls, app, draining, pipes, refusal)),
+        };
     }
 }
 
@@ -211,7 +251,7 @@ impl Listener {
         let address = tcp.local_addr().map_err(|source| BindError::Listen { address, source })?;
         let audience = if kind == ListenerKind::Admin { Audience::Operators } else { Audience::Clients };
         let entrance = Entrance { audience, is_loopback: address.ip().to_canonical().is_loopback() };
-        Ok(Self { tcp, address, entrance, kind })
+        Ok(Self { tcp, address, entrance, kind, tls: None })
     }
 }
 

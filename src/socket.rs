@@ -6,17 +6,26 @@
 //! delivery means that the bytes have left the server's buffers, and a peer's leave shows only where nothing
 //! it sent is unread.
 
+mod session;
+mod tcp;
+
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use rustix::net;
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use session::Session;
+use tcp::Tcp;
 
 /// First and longest pause between two looks at what is unacknowledged.
 const ACK_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(64));
@@ -35,7 +44,9 @@ pub enum Departure {
 /// An accepted connection.
 #[derive(Debug)]
 pub struct Socket {
-    stream: TcpStream,
+    tcp: Arc<Tcp>,
+    /// TLS over it, if it speaks that.
+    session: Option<Box<Session>>,
     /// Any end of this connection is an RST.
     armed: AtomicBool,
 }
@@ -44,7 +55,23 @@ impl Socket {
     /// Takes the connection.
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream, armed: AtomicBool::new(false) }
+        Self { tcp: Arc::new(Tcp::new(stream)), session: None, armed: AtomicBool::new(false) }
+    }
+
+    /// Takes the connection, and shakes hands over it.
+    ///
+    /// # Errors
+    /// The client does not speak TLS, none that is accepted here, or leaves.
+    pub async fn secure(stream: TcpStream, acceptor: &TlsAcceptor) -> io::Result<Self> {
+        let tcp = Arc::new(Tcp::new(stream));
+        let session = Session::accept(Arc::clone(&tcp), acceptor).await?;
+        Ok(Self { tcp, session: Some(Box::new(session)), armed: AtomicBool::new(false) })
+    }
+
+    /// What is read is what the client's kernel sent, so that this one can move it.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.session.is_none()
     }
 
     /// Reads into `buffer`; no bytes added means end of file.
@@ -54,43 +81,39 @@ impl Socket {
 
     /// Reads into the room that `buffer` has without growing, and says how many bytes; 0 is the end of file.
     pub fn poll_read_buf(&self, cx: &mut Context<'_>, buffer: &mut impl BufMut) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            let room = buffer.chunk_mut().len();
-            let mut read = Ok(0);
-            // A short read has emptied the kernel's buffer. Said as `WouldBlock` inside `try_io`, it saves
-            // the system call that would find that out, and can not miss what comes in between.
-            let emptied = self.stream.try_io(Interest::READABLE, || {
-                read = self.stream.try_read_buf(buffer);
-                match read {
-                    Ok(count) if 0 < count && count < room => Err(io::ErrorKind::WouldBlock.into()),
-                    _ => Ok(()),
-                }
-            });
-            match (read, emptied) {
-                (Ok(0), Err(_)) => {}
-                (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {}
-                (read, _) => return Poll::Ready(read),
-            }
+        match &self.session {
+            None => self.tcp.poll_read_buf(cx, buffer),
+            Some(session) => session.poll_read_buf(cx, buffer),
         }
     }
 
-    /// Reads what is there without waiting; `Ok(0)` is end of file.
+    /// Reads what is there without waiting; `Ok(0)` is end of file. Only where nobody else reads.
     ///
     /// # Errors
     /// `WouldBlock` where nothing is there.
     pub fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        self.stream.try_read_buf(buffer)
+        match &self.session {
+            None => self.tcp.stream().try_read_buf(buffer),
+            Some(session) => match session.poll_read_buf(&mut Context::from_waker(Waker::noop()), buffer) {
+                Poll::Ready(read) => read,
+                Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+            },
+        }
     }
 
-    /// Writes some of `buffers`.
+    /// Writes some of `buffers`. What it has taken may wait for [`Socket::poll_flush`].
     pub fn poll_write(&self, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        loop {
-            ready!(self.stream.poll_write_ready(cx))?;
-            match self.stream.try_write_vectored(buffers) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result),
-            }
+        match &self.session {
+            None => self.tcp.poll_write(cx, buffers),
+            Some(session) => session.poll_write(cx, buffers),
+        }
+    }
+
+    /// Gives all that was written to the kernel.
+    pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.session {
+            None => Poll::Ready(Ok(())),
+            Some(session) => session.poll_flush(cx),
         }
     }
 
@@ -99,7 +122,7 @@ impl Socket {
     /// # Errors
     /// The connection is broken.
     pub async fn write_all(&self, buffers: &mut [IoSlice<'_>]) -> io::Result<()> {
-        self.write_by(buffers, |socket, rest| Ok(rustix::io::writev(socket, rest)?)).await
+        self.write_by(buffers, Tcp::poll_write).await
     }
 
     /// Writes all of `buffers`, the last that this connection is to carry: where the system can, the end of the
@@ -108,97 +131,135 @@ impl Socket {
     /// # Errors
     /// The connection is broken.
     pub async fn write_last(&self, buffers: &mut [IoSlice<'_>]) -> io::Result<()> {
-        self.write_by(buffers, system::write_more).await
+        self.write_by(buffers, Tcp::poll_write_more).await
     }
 
     async fn write_by(
         &self,
         mut buffers: &mut [IoSlice<'_>],
-        write: fn(BorrowedFd<'_>, &[IoSlice<'_>]) -> io::Result<usize>,
+        plainly: fn(&Tcp, &mut Context<'_>, &[IoSlice<'_>]) -> Poll<io::Result<usize>>,
     ) -> io::Result<()> {
         // Takes empty buffers off the front, whose write would look like a full connection.
         IoSlice::advance_slices(&mut buffers, 0);
         while !buffers.is_empty() {
-            match self.when_writable(|socket| write(socket, buffers)).await? {
+            let written = poll_fn(|cx| match &self.session {
+                None => plainly(&self.tcp, cx, buffers),
+                Some(session) => session.poll_write(cx, buffers),
+            });
+            match written.await? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 written => IoSlice::advance_slices(&mut buffers, written),
             }
         }
-        Ok(())
+        poll_fn(|cx| self.poll_flush(cx)).await
     }
 
-    /// Calls `read` on the descriptor when there is something to read, until it is not `WouldBlock`.
+    /// Calls `read` on the descriptor when there is something to read, until it is not `WouldBlock`. Past TLS.
     ///
     /// # Errors
     /// Those of `read`.
     pub async fn when_readable<T>(&self, read: impl Fn(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
-        self.stream.async_io(Interest::READABLE, || read(self.stream.as_fd())).await
+        let stream = self.tcp.stream();
+        stream.async_io(Interest::READABLE, || read(stream.as_fd())).await
     }
 
-    /// Calls `write` on the descriptor when there is room to write, until it is not `WouldBlock`.
+    /// Calls `write` on the descriptor when there is room to write, until it is not `WouldBlock`. Past TLS.
     ///
     /// # Errors
     /// Those of `write`.
     pub async fn when_writable<T>(&self, write: impl Fn(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
-        self.stream.async_io(Interest::WRITABLE, || write(self.stream.as_fd())).await
+        let stream = self.tcp.stream();
+        stream.async_io(Interest::WRITABLE, || write(stream.as_fd())).await
     }
 
     /// Writes `bytes` if the kernel takes them all at once. Only where nobody else writes.
     pub fn try_write(&self, bytes: &[u8]) {
         // A probe that does not go out leaves things as they were.
-        let _ = self.stream.try_write(bytes);
+        let cx = &mut Context::from_waker(Waker::noop());
+        if self.poll_write(cx, &[IoSlice::new(bytes)]).is_ready() {
+            let _ = self.poll_flush(cx);
+        }
     }
 
-    /// Sends FIN behind what was written. False where the connection is broken already.
-    pub fn shutdown_write(&self) -> bool {
-        net::shutdown(&self.stream, net::Shutdown::Write).is_ok()
+    /// Sends FIN behind what was written, and before it what TLS says at a good end. False where the connection is
+    /// broken already.
+    pub async fn shutdown_write(&self) -> bool {
+        match &self.session {
+            None => self.tcp.shutdown_write().is_ok(),
+            Some(session) => poll_fn(|cx| session.poll_shutdown(cx)).await.is_ok(),
+        }
     }
 
     /// Waits until the peer has closed its sending side, or has reset. Data that is unread does not hide it.
     pub async fn departed(&self) -> Departure {
-        system::departed(&self.stream).await
+        system::departed(self.tcp.stream()).await
     }
 
     /// Waits for a reset, also behind a FIN.
     pub async fn reset(&self) {
         // An error of `ready` itself means that the runtime ends.
-        let _ = self.stream.ready(Interest::ERROR).await;
+        let _ = self.tcp.stream().ready(Interest::ERROR).await;
     }
 
     /// Bytes received by the kernel and not yet read; 0 where that can not be told.
     #[must_use]
     pub fn unread(&self) -> usize {
-        let unread = rustix::io::ioctl_fionread(&self.stream);
+        let unread = rustix::io::ioctl_fionread(self.tcp.stream());
         unread.ok().and_then(|bytes| bytes.try_into().ok()).unwrap_or(0)
+    }
+
+    /// Bytes given to the kernel by [`Socket::poll_write`] since the connection began, those of TLS itself among them.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.tcp.sent()
     }
 
     /// Bytes (and FIN) written and not yet acknowledged by the peer's kernel; 0 where that can not be told.
     #[must_use]
     pub fn unacknowledged(&self) -> usize {
-        system::unacknowledged(&self.stream)
+        system::unacknowledged(self.tcp.stream())
     }
 
-    /// Sends FIN, and waits until the peer's kernel has acknowledged every byte before it. False if the
-    /// connection broke first.
+    /// Ends what is written, and waits until the peer's kernel has acknowledged every byte before the end. False if
+    /// the connection broke first.
     ///
-    /// The FIN itself is not waited for: a peer that is in no hurry acknowledges it 40 ms later.
-    /// `acknowledged` is told whenever bytes have been acknowledged.
+    /// The end itself, a FIN and what TLS says before it, is not waited for: a peer that is in no hurry acknowledges it
+    /// 40 ms later, and one that has closed already answers it with a reset. `acknowledged` is told whenever bytes have
+    /// been acknowledged.
     pub async fn deliver(&self, acknowledged: impl Fn()) -> bool {
+        let sent = self.sent();
         // A FIN that was queued counts as one unacknowledged byte, the last; on a broken connection there is
         // none.
-        let fin = usize::from(self.shutdown_write());
-        let mut left = self.unacknowledged();
+        let fin = u64::from(self.shutdown_write().await);
+        self.until_acknowledged(|| self.unacknowledged_of(sent, fin), acknowledged).await
+    }
+
+    /// Waits until the peer's kernel has acknowledged all that was sent before [`Socket::sent`] went over `sent`. False
+    /// if the connection broke first. `acknowledged` is told whenever bytes have been acknowledged.
+    pub async fn delivered_to(&self, sent: u64, acknowledged: impl Fn()) -> bool {
+        self.until_acknowledged(|| self.unacknowledged_of(sent, 0), acknowledged).await
+    }
+
+    /// Unacknowledged bytes of what came before `sent`; `fin` is 1 where a FIN was sent.
+    fn unacknowledged_of(&self, sent: u64, fin: u64) -> u64 {
+        // Asked in this order, bytes that are sent meanwhile count as before `sent`: never too few are waited for.
+        let sent_later = self.sent() - sent;
+        (self.unacknowledged() as u64).saturating_sub(sent_later + fin)
+    }
+
+    async fn until_acknowledged(&self, left: impl Fn() -> u64, acknowledged: impl Fn()) -> bool {
+        let mut before = left();
         let mut pause = ACK_PAUSES.0;
-        while left > fin {
+        while before > 0 {
             let broken = tokio::select! {
                 () = self.reset() => true,
                 () = sleep(pause) => false,
             };
-            let now_left = self.unacknowledged();
-            if now_left > fin && broken {
+            let now = left();
+            if now > 0 && broken {
                 return false;
             }
-            if std::mem::replace(&mut left, now_left) > now_left {
+            if std::mem::replace(&mut before, now) > now {
                 acknowledged();
             }
             pause = (pause * 2).min(ACK_PAUSES.1);
@@ -210,39 +271,30 @@ impl Socket {
     /// the connection ends must not end cleanly before it is whole.
     pub fn arm_reset(&self) {
         // Fails only on a connection that is broken already.
-        let _ = self.stream.set_zero_linger();
+        let _ = self.tcp.stream().set_zero_linger();
         self.armed.store(true, Ordering::Relaxed);
     }
 
     /// Takes [`Socket::arm_reset`] back: the body is whole.
     pub fn disarm_reset(&self) {
         if self.armed.swap(false, Ordering::Relaxed) {
-            let _ = net::sockopt::set_socket_linger(&self.stream, None);
+            let _ = net::sockopt::set_socket_linger(self.tcp.stream(), None);
         }
     }
 
-    /// Throws away what comes until the peer closes, for at most `limit`: a peer that still sends must not be
-    /// answered by an RST, which would take the answer away before it was read.
-    pub async fn discard(&self, limit: Duration) {
-        let deadline = Instant::now() + limit;
+    /// Sends FIN, and throws away what comes until the peer closes, for at most `limit`: a peer that still sends must
+    /// not be answered by an RST, which would take the answer away before it was read.
+    pub async fn linger(&self, limit: Duration) {
         let mut scratch = BytesMut::with_capacity(DISCARD_BUFFER);
         let drained = async {
-            loop {
+            self.shutdown_write().await;
+            while let Ok(1..) = poll_fn(|cx| self.poll_read_buf(cx, &mut scratch)).await {
                 scratch.clear();
-                match self.stream.try_read_buf(&mut scratch) {
-                    Ok(0) => return,
-                    Ok(_) => tokio::task::consume_budget().await,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        if self.stream.readable().await.is_err() {
-                            return;
-                        }
-                    }
-                    Err(_) => return,
-                }
+                tokio::task::consume_budget().await;
             }
         };
         // Past the limit nobody is owed anything.
-        let _ = tokio::time::timeout_at(deadline, drained).await;
+        let _ = timeout(limit, drained).await;
     }
 }
 

@@ -1,8 +1,9 @@
-//! One HTTP/1 connection below HTTP: its socket, and the gate on its input.
+//! One connection below HTTP: its socket, and the gate on its input.
 //!
 //! The gate lets nothing through that two readers could understand differently; see [`inbound`].
 
 pub mod chunked;
+pub mod frames;
 pub mod head;
 pub mod inbound;
 

@@ -1,11 +1,11 @@
 //! `rendezvous serve`.
 
 use std::io::{IsTerminal, Write};
-use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use http_rendezvous::config::{Config, DataPath, Period};
+use http_rendezvous::config::{Config, DataPath, Period, TlsFiles};
 use http_rendezvous::server::{ListenerKind, Server};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,6 +24,15 @@ pub(crate) struct ServeArguments {
     /// Port to listen on; 0 picks a free one
     #[arg(long, env = "RENDEZVOUS_PORT", default_value_t = 9999)]
     port: u16,
+    /// The certificate chain, in PEM: with it, --port speaks TLS. Read again when it changes, and on SIGHUP
+    #[arg(long, env = "RENDEZVOUS_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key, in PEM
+    #[arg(long, env = "RENDEZVOUS_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// A further port of the host, without TLS
+    #[arg(long, env = "RENDEZVOUS_PLAIN_PORT", value_name = "PORT", requires = "tls_cert")]
+    plain_port: Option<u16>,
     /// How long a stream waits for both sides, and stays visible after its end: 60, 2.5, 500ms, 60s, 10m, 6h
     #[arg(long, env = "RENDEZVOUS_TTL", value_name = "PERIOD", default_value = "60s")]
     ttl: Period,
@@ -102,8 +111,12 @@ impl ServeArguments {
                 DataPathName::Auto => DataPath::Auto,
                 DataPathName::Portable => DataPath::Portable,
             },
-            tls: None,
-            plain_port: None,
+            tls: self
+                .tls_cert
+                .clone()
+                .zip(self.tls_key.clone())
+                .map(|(certificate, key)| TlsFiles { certificate, key }),
+            plain_port: self.plain_port,
             admin_listen: None,
         }
     }
@@ -128,14 +141,18 @@ pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
+    let scheme = if config.tls.is_some() { "https" } else { "http" };
     let server = Server::bind(config).await?;
     if let Some(address) = server.address(ListenerKind::Main) {
         // Nobody has to read it.
-        let _ = greet(address);
+        let _ = greet(&format!("{scheme}://{address}"));
     }
+    let reload = server.reload();
     let stop = CancellationToken::new();
     tokio::select! {
         () = server.run(stop.cancelled()) => Ok(()),
+        () = async { while hangup.recv().await.is_some() { reload.notify_one() } } => Ok(()),
         () = async {
             signals.next().await;
             stop.cancel();
@@ -145,8 +162,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 }
 
 /// What a newcomer needs: where it is, and how to try it.
-fn greet(address: SocketAddr) -> std::io::Result<()> {
-    let base = format!("http://{address}");
+fn greet(base: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "Listening on {base}")?;
     writeln!(out, r#"  id=$(curl -s -X POST {base}/stream | cut -d'"' -f4); curl -s {base}/stream/$id &"#)?;

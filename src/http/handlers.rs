@@ -8,7 +8,7 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::Either;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use serde::Serialize;
 
 use super::json_body::RequestBody;
@@ -19,7 +19,7 @@ use super::{App, Departed, json_body};
 use crate::header_set::StreamHeaders;
 use crate::id::StreamId;
 use crate::outcome::{Fault, LengthMismatch, Outcome, Refusal, Side, UploadLength};
-use crate::relay::{Offer, Relay, SourceBody};
+use crate::relay::{BodyStream, Offer, Relay, SourceBody};
 use crate::rendezvous::Meeting;
 
 /// A request that is not answered: refused by a rule, or by its own leaving.
@@ -101,9 +101,9 @@ pub(super) async fn source(
     let half = tokio::select! {
         biased;
         half = seat.met() => half?,
-        () = peer.wire().source_left() => return Err(Unanswered::Departed),
+        () = peer.source_left() => return Err(Unanswered::Departed),
     };
-    peer.wire().inbound().lock().release();
+    peer.want_body();
     if let Outcome::Failed(fault) = half.transfer().outcome().await {
         return Ok(reply::source_fault(fault));
     }
@@ -125,7 +125,7 @@ pub(super) async fn destination(
     let meeting = tokio::select! {
         biased;
         meeting = seat.met() => meeting?,
-        () = peer.wire().destination_left() => return Err(Unanswered::Departed),
+        () = peer.destination_left() => return Err(Unanswered::Departed),
     };
     // In a box, so that a side that waits does not carry the room for it.
     Box::pin(begin(peer, meeting, version)).await
@@ -138,7 +138,7 @@ async fn begin(peer: &Arc<Peer>, meeting: Meeting, version: Version) -> Result<R
     let transfer = Arc::clone(half.transfer());
     let mut headers = default_headers();
     headers.extend(offer.headers.clone());
-    let watched = Arc::clone(peer.wire());
+    let watched = Arc::clone(peer);
     let mut relay =
         Relay::new(*offer, Arc::clone(&transfer), async move { watched.destination_left().await });
 
@@ -168,15 +168,15 @@ async fn begin(peer: &Arc<Peer>, meeting: Meeting, version: Version) -> Result<R
     Ok(reply)
 }
 
-/// What a source brings by a request that hyper has read.
-pub(super) fn offer(request: Request<Incoming>) -> Result<Box<Offer>, Refusal> {
+/// What a source brings by a request that a library has read.
+pub(super) fn offer(request: Request<BodyStream>) -> Result<Box<Offer>, Refusal> {
     let (parts, body) = request.into_parts();
     if parts.headers.contains_key(CONTENT_RANGE) {
         let message = "A PUT with Content-Range is a part of something: streams carry whole bodies only";
         return Err(Refusal::BadRequest(message.into()));
     }
     let length = body.size_hint().exact();
-    Ok(Box::new(Offer { body: SourceBody::Hyper(body), length, headers: passed_headers(&parts.headers) }))
+    Ok(Box::new(Offer { body: SourceBody::Stream(body), length, headers: passed_headers(&parts.headers) }))
 }
 
 fn passed_headers(headers: &HeaderMap) -> HeaderMap {

@@ -6,12 +6,13 @@ use std::time::Duration;
 use http::header::EXPECT;
 use http::{Method, Request};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use crate::header_set::{HeaderSet, StreamHeaders};
 use crate::outcome::{Refusal, Report, Side};
+use crate::relay::BodyStream;
 
 /// Bytes of a JSON body.
 pub const MAX_BODY_BYTES: usize = 64 * 1024;
@@ -19,7 +20,7 @@ pub const MAX_BODY_BYTES: usize = 64 * 1024;
 /// The body of a request that is answered without streaming it.
 pub struct RequestBody {
     /// `None` once it was read, or was not worth reading on.
-    incoming: Option<Incoming>,
+    incoming: Option<BodyStream>,
     is_whole: bool,
     comes_by_itself: bool,
     limit: Duration,
@@ -28,7 +29,7 @@ pub struct RequestBody {
 impl RequestBody {
     /// The body of `request`, for which the client has `limit`.
     #[must_use]
-    pub fn new(request: Request<Incoming>, limit: Duration) -> Self {
+    pub fn new(request: Request<BodyStream>, limit: Duration) -> Self {
         // A PUT's body is held back, and a client that expects a 100 sends none before it.
         let comes_by_itself = request.method() != Method::PUT && !request.headers().contains_key(EXPECT);
         Self {
@@ -57,8 +58,9 @@ impl RequestBody {
 
     /// Takes what is left of the body if that is little. False where it is not: the connection can not go on.
     pub async fn finish(&mut self) -> bool {
-        let is_small =
-            |body: &Incoming| body.size_hint().upper().is_some_and(|length| length <= MAX_BODY_BYTES as u64);
+        let is_small = |body: &BodyStream| {
+            body.size_hint().upper().is_some_and(|length| length <= MAX_BODY_BYTES as u64)
+        };
         if !self.is_whole && self.comes_by_itself && self.incoming.as_ref().is_some_and(is_small) {
             // Whatever goes wrong with it, the connection ends.
             let _ = self.read().await;
@@ -67,7 +69,7 @@ impl RequestBody {
     }
 }
 
-async fn read_frames(body: &mut Incoming) -> Result<Vec<u8>, Refusal> {
+async fn read_frames(body: &mut BodyStream) -> Result<Vec<u8>, Refusal> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Refusal::BadRequest("The request body is broken off".into()))?;

@@ -44,6 +44,12 @@ pub fn head(parts: &Parts, framing: BodyFraming) -> Vec<u8> {
         BodyFraming::Chunked => head.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         BodyFraming::Length(_) | BodyFraming::UntilClose => {}
     }
-    let _ = write!(head, "date: {}\r\n\r\n", httpdate::HttpDate::from(SystemTime::now()));
+    let _ = write!(head, "date: {}\r\n\r\n", date());
     head
+}
+
+/// The present time, as the `Date` field of an answer tells it (RFC 9110, section 6.6.1).
+#[must_use]
+pub fn date() -> String {
+    httpdate::HttpDate::from(SystemTime::now()).to_string()
 }

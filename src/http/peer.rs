@@ -1,6 +1,7 @@
 //! What a handler may know of the connection it answers on, and what it leaves there for the connection's
 //! task.
 
+use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -29,14 +30,26 @@ pub enum Audience {
     Operators,
 }
 
-/// One HTTP/1 connection, as its handlers see it.
+/// What a request has of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    /// All of it: HTTP/1.
+    Whole,
+    /// One stream of HTTP/2. Whoever serves that drops the handler when the client leaves.
+    Stream,
+}
+
+/// Where a request came from, as its handler sees it: an HTTP/1 connection, or a stream of an HTTP/2 connection.
 pub struct Peer {
     wire: Arc<Wire>,
+    share: Share,
     entrance: Entrance,
     address: IpAddr,
     half: Mutex<Option<DestinationHalf>>,
     /// Set when this connection becomes a destination that has got its head.
     receiving: SetOnce<Arc<Transfer>>,
+    /// Set when the request body is about to be read.
+    body_wanted: SetOnce<()>,
     /// Set when the whole request body is known to have been taken.
     body_taken: SetOnce<()>,
 }
@@ -45,8 +58,22 @@ impl Peer {
     /// What is known of a fresh connection from `address`.
     #[must_use]
     pub fn new(wire: Arc<Wire>, entrance: Entrance, address: IpAddr) -> Self {
-        let (half, receiving, body_taken) = (Mutex::new(None), SetOnce::new(), SetOnce::new());
-        Self { wire, entrance, address, half, receiving, body_taken }
+        Self {
+            wire,
+            share: Share::Whole,
+            entrance,
+            address,
+            half: Mutex::new(None),
+            receiving: SetOnce::new(),
+            body_wanted: SetOnce::new(),
+            body_taken: SetOnce::new(),
+        }
+    }
+
+    /// What is known of a fresh HTTP/2 stream of this connection.
+    #[must_use]
+    pub fn stream(&self) -> Self {
+        Self { share: Share::Stream, ..Self::new(Arc::clone(&self.wire), self.entrance, self.address) }
     }
 
     /// Where the connection came in.
@@ -91,10 +118,45 @@ impl Peer {
     /// Waits until the transfer that this connection receives has failed elsewhere, or stands still.
     pub async fn cut(&self) {
         let transfer = self.receiving.wait().await;
+        let unacknowledged = || match self.share {
+            Share::Whole => self.socket().unacknowledged(),
+            // What other streams of the connection move says nothing of this one.
+            Share::Stream => 0,
+        };
         tokio::select! {
             _ = transfer.failed() => {}
-            fault = transfer.stalled(|| self.socket().unacknowledged()) => transfer.fail(fault),
+            fault = transfer.stalled(unacknowledged) => transfer.fail(fault),
         }
+    }
+
+    /// Waits until a source that waits has left.
+    pub async fn source_left(&self) {
+        match self.share {
+            Share::Whole => self.wire.source_left().await,
+            Share::Stream => pending().await,
+        }
+    }
+
+    /// Waits until a destination has left.
+    pub async fn destination_left(&self) {
+        match self.share {
+            Share::Whole => self.wire.destination_left().await,
+            Share::Stream => pending().await,
+        }
+    }
+
+    /// The sides have paired: the source's body may be read.
+    pub fn want_body(&self) {
+        match self.share {
+            Share::Whole => self.wire.inbound().lock().release(),
+            // Said once; to say it again changes nothing.
+            Share::Stream => drop(self.body_wanted.set(())),
+        }
+    }
+
+    /// Waits until the body of an HTTP/2 request is about to be read.
+    pub async fn body_wanted(&self) {
+        self.body_wanted.wait().await;
     }
 
     /// Takes what [`Peer::receive`] left.

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use hyper::body::{Body, Incoming};
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Body;
 
 use crate::outcome::Fault;
-use crate::wire::chunked::{BadChunk, ChunkTracker};
+use crate::wire::chunked::ChunkTracker;
 use crate::wire::head::Framing;
 use crate::wire::{CONTINUE, Wire};
 
@@ -18,10 +19,13 @@ const BUFFER: usize = 256 * 1024;
 /// Read the first time: a body of at most this goes out in one write with its head.
 const FIRST_BUFFER: usize = 64 * 1024;
 
+/// A request body that a library reads and decodes.
+pub type BodyStream = UnsyncBoxBody<Bytes, Fault>;
+
 /// The body of a `PUT`. Untouched until the sides have paired.
 pub enum SourceBody {
-    /// hyper reads and decodes it.
-    Hyper(Incoming),
+    /// A library reads and decodes it.
+    Stream(BodyStream),
     /// It is read from its connection here, in the destination's task.
     Socket(SocketBody),
 }
@@ -47,11 +51,9 @@ impl SourceBody {
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         match self {
             Self::Socket(body) => body.poll_data(cx),
-            Self::Hyper(incoming) => loop {
-                let frame = match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
-                    Some(Ok(frame)) => frame,
-                    Some(Err(error)) => return Poll::Ready(Some(Err(hyper_fault(&error)))),
-                    None => return Poll::Ready(None),
+            Self::Stream(stream) => loop {
+                let Some(frame) = ready!(Pin::new(&mut *stream).poll_frame(cx)?) else {
+                    return Poll::Ready(None);
                 };
                 // Trailers are consumed, not passed on.
                 if let Ok(data) = frame.into_data()
@@ -78,11 +80,13 @@ impl SocketBody {
     }
 
     /// The connection, and how many bytes of the body are still in its kernel or to come. `None` where they have
-    /// to pass through the program.
+    /// to pass through the program: those that were read already, chunks, and TLS.
     #[must_use]
     pub fn in_kernel(&self) -> Option<(Arc<Wire>, u64)> {
         match self.framing {
-            BodyFraming::Length(left @ 1..) if self.started && self.buffer.is_empty() => {
+            BodyFraming::Length(left @ 1..)
+                if self.started && self.buffer.is_empty() && self.wire.socket().is_plain() =>
+            {
                 Some((Arc::clone(&self.wire), left))
             }
             _ => None,
@@ -138,16 +142,5 @@ impl SocketBody {
         }
         self.buffer.reserve(room);
         self.wire.socket().poll_read_buf(cx, &mut (&mut self.buffer).limit(room))
-    }
-}
-
-/// hyper tells a body that breaks HTTP from a connection that breaks by the kind of the I/O error beneath.
-fn hyper_fault(error: &hyper::Error) -> Fault {
-    let beneath = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
-    match beneath {
-        Some(cause) if matches!(cause.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
-            Fault::SourceBroke(BadChunk { after: 0 }.to_string())
-        }
-        _ => Fault::SourceDisconnected,
     }
 }

@@ -17,23 +17,29 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::Request;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::fast::{self, Next};
+use super::http2;
 use crate::http::peer::{Entrance, Peer};
-use crate::http::{App, answer};
+use crate::http::{App, answer_spelled};
 use crate::outcome::{Fault, Refusal};
 use crate::relay::DestinationHalf;
 use crate::socket::Socket;
 use crate::splice::Pipes;
 use crate::wire::Wire;
+use crate::wire::chunked::BadChunk;
 
 /// How long a client that still sends is listened to after its final answer (contract, section 8).
 const LINGER: Duration = Duration::from_secs(2);
@@ -57,14 +63,66 @@ pub(super) fn serve(
     let Accepted { stream, address, entrance } = accepted;
     let wire = Wire::new(Socket::new(stream), app.request_timeout);
     let peer = Arc::new(Peer::new(wire, entrance, address));
+    serve_peer(peer, app, draining, pipes, refusal)
+}
+
+/// As [`serve`], over TLS.
+pub(super) async fn serve_tls(
+    accepted: Accepted,
+    acceptor: TlsAcceptor,
+    app: Arc<App>,
+    draining: CancellationToken,
+    pipes: Option<Arc<Pipes>>,
+    refusal: Option<Refusal>,
+) {
+    let Accepted { stream, address, entrance } = accepted;
+    let shaking = async {
+        if speaks_tls(&stream).await? {
+            Ok((Box::pin(Socket::secure(stream, &acceptor)).await?, refusal))
+        } else {
+            let message = "This port speaks HTTPS: use https:// in place of http://";
+            Ok::<_, io::Error>((Socket::new(stream), Some(Refusal::BadRequest(message.into()))))
+        }
+    };
+    let (socket, refusal) = match timeout(app.request_timeout, shaking).await {
+        Ok(Ok(shaken)) => shaken,
+        Ok(Err(error)) => return debug!(%error, "no handshake"),
+        Err(_) => return debug!("no handshake in time"),
+    };
+    let wire = Wire::new(socket, app.request_timeout);
+    serve_peer(Arc::new(Peer::new(wire, entrance, address)), app, draining, pipes, refusal).await;
+}
+
+/// Whether the client begins as TLS does, with a handshake record (RFC 8446, section 5.1).
+async fn speaks_tls(stream: &TcpStream) -> io::Result<bool> {
+    const HANDSHAKE: u8 = 22;
+    let mut first = [0];
+    stream.peek(&mut first).await?;
+    Ok(first == [HANDSHAKE])
+}
+
+fn serve_peer(
+    peer: Arc<Peer>,
+    app: Arc<App>,
+    draining: CancellationToken,
+    pipes: Option<Arc<Pipes>>,
+    refusal: Option<Refusal>,
+) -> impl Future<Output = ()> + Send {
     if let Some(refusal) = refusal {
         peer.wire().inbound().lock().refuse_first(refusal);
     }
     // A connection that waits is this future: what it holds from here on is what a waiting side costs.
     async move {
-        let whole = match pipes {
+        let next = match pipes {
             Some(pipes) => serve_lanes(&peer, &app, &pipes, &draining).await,
-            None => Box::pin(serve_http(&peer, &app, &draining)).await,
+            None => fast::peek(&peer, &draining).await.err().unwrap_or(Next::Hyper),
+        };
+        // In boxes, so that a side that waits in the fast lane does not carry the room for them.
+        let whole = match next {
+            Next::Request | Next::Hyper => Box::pin(serve_http(&peer, &app, &draining)).await,
+            Next::Http2 => return Box::pin(http2::serve(&peer, &app, &draining)).await,
+            Next::Closed { whole } => whole,
+            Next::Gone => false,
         };
         match peer.take_half() {
             Some(half) => Box::pin(end_destination(&peer, half, whole)).await,
@@ -73,27 +131,27 @@ pub(super) fn serve(
     }
 }
 
-/// The fast lane as long as it goes, then hyper. True where the last message was written to its end.
+/// The fast lane as long as it goes.
 async fn serve_lanes(
     peer: &Arc<Peer>,
     app: &Arc<App>,
     pipes: &Arc<Pipes>,
     draining: &CancellationToken,
-) -> bool {
+) -> Next {
     loop {
         match fast::serve(peer, app, pipes, draining).await {
             Next::Request => {}
-            // In a box, so that a side that waits in the fast lane does not carry the room for it.
-            Next::Hyper => return Box::pin(serve_http(peer, app, draining)).await,
-            Next::Closed { whole } => return whole,
-            Next::Gone => return false,
+            next => return next,
         }
     }
 }
 
 /// True where the last message was written to its end.
 async fn serve_http(peer: &Arc<Peer>, app: &Arc<App>, draining: &CancellationToken) -> bool {
-    let service = service_fn(|request| answer(Arc::clone(app), Arc::clone(peer), request));
+    let service = service_fn(|request: Request<Incoming>| {
+        let request = request.map(|body| body.map_err(|error| fault(&error)).boxed_unsync());
+        answer_spelled(Arc::clone(app), Arc::clone(peer), request)
+    });
     let io = Io { peer: Arc::clone(peer), patience: app.request_timeout, stalled: None };
     let mut connection = pin!(
         http1::Builder::new()
@@ -123,7 +181,18 @@ async fn serve_http(peer: &Arc<Peer>, app: &Arc<App>, draining: &CancellationTok
     }
 }
 
-/// The one place where a transfer can end well.
+/// hyper tells a body that breaks HTTP from a connection that breaks by the kind of the I/O error beneath.
+fn fault(error: &hyper::Error) -> Fault {
+    let beneath = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    match beneath {
+        Some(cause) if matches!(cause.kind(), io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => {
+            Fault::SourceBroke(BadChunk { after: 0 }.to_string())
+        }
+        _ => Fault::SourceDisconnected,
+    }
+}
+
+/// The one place where a transfer over HTTP/1 can end well.
 async fn end_destination(peer: &Peer, half: DestinationHalf, whole: bool) {
     let socket = peer.socket();
     let transfer = half.transfer();
@@ -156,8 +225,7 @@ async fn end_destination(peer: &Peer, half: DestinationHalf, whole: bool) {
 /// Lets a client that may still send read its answer. Any other can be closed at once.
 async fn end(peer: &Peer) {
     if peer.may_still_send() {
-        peer.socket().shutdown_write();
-        peer.socket().discard(LINGER).await;
+        peer.socket().linger(LINGER).await;
     }
 }
 
@@ -216,8 +284,8 @@ impl AsyncWrite for Io {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.peer.socket().poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

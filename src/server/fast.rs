@@ -44,6 +44,8 @@ pub(super) enum Next {
     Request,
     /// hyper is to take the connection from here; nothing of the request is lost.
     Hyper,
+    /// It is HTTP/2 from here; nothing of it is lost.
+    Http2,
     /// It was answered, and the answer was the last; `whole` where it was written to its end.
     Closed {
         /// The answer was written to its end.
@@ -82,20 +84,26 @@ pub(super) async fn serve(
 
 /// Waits for the next request.
 async fn read_request(peer: &Peer, draining: &CancellationToken) -> Result<Plain, Next> {
+    let (head, bytes) = peek(peer, draining).await?;
+    let request = with_fields(&bytes, |fields| plain(peer, head, fields)).ok_or(Next::Hyper)?;
+    peer.wire().inbound().lock().take_head();
+    Ok(request)
+}
+
+/// Waits for the next request and leaves it where it is; what else may come is told as an error.
+pub(super) async fn peek(peer: &Peer, draining: &CancellationToken) -> Result<(Head, Bytes), Next> {
     let wire = peer.wire();
     let peeked = tokio::select! {
         biased;
         peeked = poll_fn(|cx| wire.inbound().lock().poll_peek(wire.socket(), cx)) => peeked,
         () = draining.cancelled() => return Err(Next::Gone),
     };
-    let (head, bytes) = match peeked {
-        Ok(Peek::Head(head, bytes)) => (head, bytes),
-        Ok(Peek::Refused) => return Err(Next::Hyper),
-        Ok(Peek::End) | Err(_) => return Err(Next::Gone),
-    };
-    let request = with_fields(&bytes, |fields| plain(peer, head, fields)).ok_or(Next::Hyper)?;
-    wire.inbound().lock().take_head();
-    Ok(request)
+    match peeked {
+        Ok(Peek::Head(head, bytes)) => Ok((head, bytes)),
+        Ok(Peek::Refused) => Err(Next::Hyper),
+        Ok(Peek::Http2) => Err(Next::Http2),
+        Ok(Peek::End) | Err(_) => Err(Next::Gone),
+    }
 }
 
 async fn write_reply(peer: &Peer, app: &App, pipes: &Arc<Pipes>, reply: Reply) -> Next {
@@ -195,7 +203,7 @@ async fn move_body(
 ) -> Result<(), Fault> {
     let by_kernel = |relay: &Relay| {
         let worth_it = relay.in_kernel().is_some_and(|(_, left)| left >= SPLICE_FROM);
-        worth_it && framing != BodyFraming::Chunked
+        worth_it && framing != BodyFraming::Chunked && peer.socket().is_plain()
     };
     let mut head = Some(head);
     loop {

@@ -30,6 +30,8 @@ use crate::socket::Socket;
 
 /// What hyper is given in place of a head that it must not see.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n\r\n";
+/// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
+pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Room that is made for a read.
 const READ_SIZE: usize = 4 * 1024;
 /// What is read of a waiting source's body, to see whether it is whole.
@@ -42,7 +44,17 @@ pub enum Peek {
     Head(Head, Bytes),
     /// A head that was refused: hyper is given a stand-in for it.
     Refused,
+    /// The preface of HTTP/2: all that follows is that.
+    Http2,
     /// Nothing more.
+    End,
+}
+
+/// What comes next on a connection, its head left where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Comes {
+    Request,
+    Http2,
     End,
 }
 
@@ -134,8 +146,10 @@ impl Inbound {
 
     /// Reads a head and leaves it where it is: [`Inbound::take_head`] or hyper takes it.
     pub fn poll_peek(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<Peek>> {
-        if !ready!(self.poll_head(socket, cx))? {
-            return Poll::Ready(Ok(Peek::End));
+        match ready!(self.poll_head(socket, cx))? {
+            Comes::Request => {}
+            Comes::Http2 => return Poll::Ready(Ok(Peek::Http2)),
+            Comes::End => return Poll::Ready(Ok(Peek::End)),
         }
         Poll::Ready(Ok(match &self.stage {
             Stage::Pass { head, .. } => {
@@ -166,13 +180,19 @@ impl Inbound {
         }
     }
 
+    /// Takes what has been read and not been given to anybody. The rest is in the socket.
+    #[must_use]
+    pub fn take_ahead(&mut self) -> BytesMut {
+        std::mem::take(&mut self.ahead)
+    }
+
     /// The sides have paired, and the body does not go through hyper: takes what has been read ahead of it. The rest
     /// is in the socket.
     #[must_use]
     pub fn take_body(&mut self) -> BytesMut {
         // Nobody looks ahead any more, or bytes would be taken from under the one who reads.
         self.release();
-        std::mem::take(&mut self.ahead)
+        self.take_ahead()
     }
 
     /// Gives hyper what it may see. No bytes added means end of file.
@@ -185,7 +205,7 @@ impl Inbound {
         loop {
             match &mut self.stage {
                 Stage::Head(_) => {
-                    if !ready!(self.poll_head(socket, cx))? {
+                    if ready!(self.poll_head(socket, cx))? != Comes::Request {
                         return Poll::Ready(Ok(()));
                     }
                 }
@@ -253,12 +273,18 @@ impl Inbound {
         }
     }
 
-    /// Reads a head, and sets the stage that it leads to. False at the end of the connection.
-    fn poll_head(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let Stage::Head(scanner) = &mut self.stage else { return Poll::Ready(Ok(true)) };
+    /// Reads a head, and sets the stage that it leads to.
+    fn poll_head(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<Comes>> {
+        let Stage::Head(scanner) = &mut self.stage else { return Poll::Ready(Ok(Comes::Request)) };
         loop {
-            let verdict = match self.refusal.clone().filter(|_| !self.ahead.is_empty()) {
+            let begun = !self.ahead.is_empty();
+            let verdict = match self.refusal.clone().filter(|_| begun) {
                 Some(refusal) => Err(refusal),
+                None if self.requests == 0 && self.ahead.starts_with(HTTP2_PREFACE) => {
+                    self.timer = None;
+                    return Poll::Ready(Ok(Comes::Http2));
+                }
+                None if self.requests == 0 && HTTP2_PREFACE.starts_with(&self.ahead) => Ok(None),
                 None => scanner.scan(&self.ahead),
             };
             match verdict {
@@ -266,17 +292,16 @@ impl Inbound {
                     self.timer = None;
                     self.requests += 1;
                     self.stage = Stage::Pass { left: head.length, head };
-                    return Poll::Ready(Ok(true));
+                    return Poll::Ready(Ok(Comes::Request));
                 }
                 Ok(None) => {}
                 Err(refusal) => {
                     self.stand_in(refusal);
-                    return Poll::Ready(Ok(true));
+                    return Poll::Ready(Ok(Comes::Request));
                 }
             }
-            let begun = !self.ahead.is_empty();
             match poll_fill(&mut self.ahead, socket, cx)? {
-                Poll::Ready(0) => return Poll::Ready(Ok(false)),
+                Poll::Ready(0) => return Poll::Ready(Ok(Comes::End)),
                 Poll::Ready(_) if begun => {}
                 // The clock of a head starts with its first byte; until then it was the idle connection's.
                 Poll::Ready(_) => self.timer = None,
@@ -286,10 +311,10 @@ impl Inbound {
                         self.timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + limit)));
                     ready!(timer.as_mut().poll(cx));
                     if !begun {
-                        return Poll::Ready(Ok(false));
+                        return Poll::Ready(Ok(Comes::End));
                     }
                     self.stand_in(Refusal::RequestTimeout(limit));
-                    return Poll::Ready(Ok(true));
+                    return Poll::Ready(Ok(Comes::Request));
                 }
             }
         }

@@ -1,0 +1,100 @@
+//! The TCP connection beneath a [`super::Socket`], shared with TLS over it.
+
+use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::BufMut;
+use rustix::net;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use super::system;
+
+#[derive(Debug)]
+pub(super) struct Tcp {
+    stream: TcpStream,
+    sent: AtomicU64,
+}
+
+impl Tcp {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self { stream, sent: AtomicU64::new(0) }
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn poll_read_buf(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut impl BufMut,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_read_ready(cx))?;
+            let room = buffer.chunk_mut().len();
+            let mut read = Ok(0);
+            // A short read has emptied the kernel's buffer. Said as `WouldBlock` inside `try_io`, it saves
+            // the system call that would find that out, and can not miss what comes in between.
+            let emptied = self.stream.try_io(Interest::READABLE, || {
+                read = self.stream.try_read_buf(buffer);
+                match read {
+                    Ok(count) if 0 < count && count < room => Err(io::ErrorKind::WouldBlock.into()),
+                    _ => Ok(()),
+                }
+            });
+            match (read, emptied) {
+                (Ok(0), Err(_)) => {}
+                (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {}
+                (read, _) => return Poll::Ready(read),
+            }
+        }
+    }
+
+    pub(super) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_by(cx, || self.stream.try_write_vectored(buffers))
+    }
+
+    /// As `poll_write`, and says to the kernel that more comes at once: it may wait for that.
+    pub(super) fn poll_write_more(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_by(cx, || {
+            self.stream.try_io(Interest::WRITABLE, || system::write_more(self.stream.as_fd(), buffers))
+        })
+    }
+
+    fn poll_write_by(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl Fn() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.stream.poll_write_ready(cx))?;
+            match write() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(written) => {
+                    self.sent.fetch_add(written as u64, Ordering::Relaxed);
+                    return Poll::Ready(Ok(written));
+                }
+            }
+        }
+    }
+
+    pub(super) fn shutdown_write(&self) -> io::Result<()> {
+        Ok(net::shutdown(&self.stream, net::Shutdown::Write)?)
+    }
+}
