@@ -20,15 +20,18 @@ const LAYERS: [&[&str]; 10] = [
 ];
 
 /// Where a crate may be named. `http`, `bytes` and `tokio` are everywhere.
-const HOMES: [(&str, &[&str]); 15] = [
+const HOMES: [(&str, &[&str]); 18] = [
     ("anyhow", &["cli/serve.rs"]),
     ("clap", &["cli.rs", "cli/serve.rs"]),
     ("tracing_subscriber", &["cli/serve.rs"]),
     ("httparse", &["wire/head.rs"]),
     ("httpdate", &["http/message.rs"]),
-    ("futures_util", &["http.rs", "server/fast.rs"]),
+    ("futures_util", &["http.rs", "server/fast.rs", "server/http2.rs"]),
+    ("h2", &["server/http2.rs", "server/traffic.rs"]),
+    ("rustls", &["server/tls.rs"]),
+    ("tokio_rustls", &["socket.rs", "socket/session.rs", "server.rs", "server/conn.rs", "server/tls.rs"]),
     ("tcp_outq", &["socket.rs"]),
-    ("rustix", &["socket.rs", "splice.rs", "cli/serve.rs"]),
+    ("rustix", &["socket.rs", "socket/tcp.rs", "splice.rs", "cli/serve.rs"]),
     ("uuid", &["id.rs"]),
     ("hyper_util", &["http/spelling.rs", "server/conn.rs"]),
     ("serde_json", &["header_set.rs", "http/json_body.rs", "http/reply.rs", "http/status.rs"]),
@@ -36,9 +39,29 @@ const HOMES: [(&str, &[&str]); 15] = [
     ("humantime", &["config.rs", "outcome.rs", "http/status.rs"]),
     (
         "parking_lot",
-        &["relay.rs", "rendezvous.rs", "splice.rs", "wire.rs", "http/peer.rs", "http/spelling.rs"],
+        &[
+            "relay.rs",
+            "rendezvous.rs",
+            "splice.rs",
+            "wire.rs",
+            "http/peer.rs",
+            "http/spelling.rs",
+            "server/tls.rs",
+            "server/traffic.rs",
+            "socket/session.rs",
+        ],
     ),
-    ("tokio_util", &["cli/serve.rs", "server.rs", "server/conn.rs", "server/fast.rs"]),
+    (
+        "tokio_util",
+        &[
+            "cli/serve.rs",
+            "server.rs",
+            "server/conn.rs",
+            "server/fast.rs",
+            "server/http2.rs",
+            "socket/session.rs",
+        ],
+    ),
 ];
 
 /// These are pure: no I/O, no runtime.

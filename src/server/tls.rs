@@ -61,12 +61,18 @@ pub enum TlsError {
 pub(super) struct Certificate {
     files: TlsFiles,
     current: Mutex<Arc<CertifiedKey>>,
+    /// How old the files were when they were read.
+    read_at: Mutex<Modified>,
 }
+
+/// When the certificate and the key were written, where that can be told.
+type Modified = [Option<SystemTime>; 2];
 
 impl Certificate {
     pub(super) fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
+        let read_at = Mutex::new(modified(&files));
         let current = Mutex::new(Arc::new(read(&files)?));
-        Ok(Arc::new(Self { files, current }))
+        Ok(Arc::new(Self { files, current, read_at }))
     }
 
     /// Accepts TLS 1.2 and 1.3 with whatever certificate is at hand then, for HTTP/2 or HTTP/1.1.
@@ -80,7 +86,6 @@ impl Certificate {
     /// Reads the files again when they have changed, or whenever `reload` says so. Connections that exist keep what they
     /// have; a pair that is of no use is logged, and the one at hand stays. Never ends by itself.
     pub(super) async fn keep_fresh(&self, reload: &Notify) {
-        let mut seen = self.modified();
         let mut ticks = interval(LOOK_AGAIN);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -88,9 +93,9 @@ impl Certificate {
                 _ = ticks.tick() => false,
                 () = reload.notified() => true,
             };
-            let now = self.modified();
-            if asked || now != seen {
-                seen = now;
+            let now = modified(&self.files);
+            let changed = std::mem::replace(&mut *self.read_at.lock(), now) != now;
+            if asked || changed {
                 self.reload();
             }
         }
@@ -105,18 +110,17 @@ impl Certificate {
             Err(error) => warn!(%error, "the old certificate stays"),
         }
     }
-
-    /// When the files were written; links are followed.
-    fn modified(&self) -> [Option<SystemTime>; 2] {
-        let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-        [modified(&self.files.certificate), modified(&self.files.key)]
-    }
 }
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.current.lock()))
     }
+}
+
+fn modified(files: &TlsFiles) -> Modified {
+    let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    [modified(&files.certificate), modified(&files.key)]
 }
 
 fn read(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {

@@ -25,3 +25,6 @@ mod script;
 #[allow(dead_code, reason = "some of it is for tests/wire alone")]
 #[path = "../wire/server.rs"]
 mod server;
+#[allow(dead_code, reason = "some of it is for tests/wire alone")]
+#[path = "../wire/transport.rs"]
+mod transport;

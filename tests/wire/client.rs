@@ -1,6 +1,7 @@
 //! An HTTP/1 client over a raw socket that can not take a cut message for a whole one.
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 
 use serde_json::Value;
@@ -9,6 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::server::PATIENCE;
+use crate::transport::{CERTIFICATE, Transport, is_tls};
 
 /// How a message ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +60,10 @@ impl Response {
 }
 
 pub struct Client {
-    stream: TcpStream,
+    stream: Transport,
     input: Vec<u8>,
+    /// The connection ended, and TLS did not say that it was to.
+    truncated: bool,
 }
 
 enum Framing {
@@ -69,24 +73,36 @@ enum Framing {
 }
 
 impl Client {
+    /// Over TLS where the whole suite runs so.
     pub async fn connect(address: SocketAddr) -> Self {
-        Self::new(TcpStream::connect(address).await.unwrap())
+        Self::begin(TcpStream::connect(address).await.unwrap()).await
     }
 
     /// A client whose kernel takes little that the client does not read.
     pub async fn connect_narrow(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
-        Self::new(socket.connect(address).await.unwrap())
+        Self::begin(socket.connect(address).await.unwrap()).await
     }
 
-    fn new(stream: TcpStream) -> Self {
+    async fn begin(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
-        Self { stream, input: Vec::new() }
+        if is_tls() {
+            // A server that refuses connections closes them in mid-handshake.
+            let secure = soon(CERTIFICATE.secure(stream, &["http/1.1"])).await.unwrap();
+            Self::over(Transport::Tls(Box::new(secure)))
+        } else {
+            Self::over(Transport::Plain(stream))
+        }
+    }
+
+    pub fn over(stream: Transport) -> Self {
+        Self { stream, input: Vec::new(), truncated: false }
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         soon(self.stream.write_all(bytes.as_ref())).await.unwrap();
+        soon(self.stream.flush()).await.unwrap();
     }
 
     /// Sends until all is sent or the server does not let it; returns how much went out.
@@ -95,9 +111,11 @@ impl Client {
         while sent < bytes.len() {
             match self.stream.write(&bytes[sent..]).await {
                 Ok(count) => sent += count,
-                Err(_) => break,
+                Err(_) => return sent,
             }
         }
+        // Whether it went out shows in what comes of it.
+        let _ = self.stream.flush().await;
         sent
     }
 
@@ -113,7 +131,7 @@ impl Client {
 
     /// Leaves by RST.
     pub fn reset(self) {
-        self.stream.set_zero_linger().unwrap();
+        self.stream.tcp().set_zero_linger().unwrap();
         drop(self.stream);
     }
 
@@ -122,6 +140,10 @@ impl Client {
         match soon(self.stream.read_buf(&mut self.input)).await {
             Ok(0) => Err(End::Short),
             Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                self.truncated = true;
+                Err(End::Short)
+            }
             Err(_) => Err(End::Reset),
         }
     }
@@ -166,10 +188,16 @@ impl Client {
             Framing::Length(length) => self.take(length, &mut response.body).await,
             Framing::Chunked => self.chunks(&mut response.body).await,
             Framing::UntilClose => match self.take(usize::MAX, &mut response.body).await {
+                End::Short if self.truncated => End::Reset,
                 End::Short => End::Closed,
                 end => end,
             },
         };
+        let is_tls = matches!(self.stream, Transport::Tls(_));
+        assert!(
+            response.end != End::Short || self.truncated || !is_tls,
+            "TLS calls the end of a cut message a good one: {response:?}"
+        );
         response
     }
 

@@ -1,4 +1,6 @@
 //! The contract through real sockets, against a server in the test's own runtime.
+//!
+//! `RENDEZVOUS_DATA_PATH=portable` runs the suite without the fast lane, `RENDEZVOUS_TRANSPORT=tls` over TLS.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,8 +16,11 @@ mod client;
 mod connections;
 mod creation;
 mod endings;
+mod http2;
 mod reports;
 mod server;
 mod streaming;
 mod time;
+mod tls;
+mod transport;
 mod waiting;

@@ -1,16 +1,18 @@
 //! A server in the test's own runtime, on a port of its own.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_rendezvous::config::{Config, DataPath};
 use http_rendezvous::server::{ListenerKind, Server};
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::client::{Client, Response};
+use crate::transport::{CERTIFICATE, is_tls};
 
 /// Longer than anything may take that is not waited for on purpose.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,6 +38,8 @@ impl Watchdog {
 
 pub struct TestServer {
     address: SocketAddr,
+    plain_address: Option<SocketAddr>,
+    reload: Arc<Notify>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<()>,
     _watchdog: Watchdog,
@@ -52,17 +56,28 @@ impl TestServer {
             Ok("portable") => DataPath::Portable,
             _ => DataPath::Auto,
         };
-        let mut config = Config { port: 0, data_path, ..Config::default() };
+        let tls = is_tls().then(|| CERTIFICATE.files());
+        let mut config = Config { port: 0, data_path, tls, ..Config::default() };
         adjust(&mut config);
         let server = Server::bind(config).await.unwrap();
         let address = server.address(ListenerKind::Main).unwrap();
+        let plain_address = server.address(ListenerKind::Plain);
+        let reload = server.reload();
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(server.run(async { drop(stopped.await) }));
-        Self { address, stop: Some(stop), running, _watchdog: Watchdog::start() }
+        Self { address, plain_address, reload, stop: Some(stop), running, _watchdog: Watchdog::start() }
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub fn plain_address(&self) -> SocketAddr {
+        self.plain_address.unwrap()
+    }
+
+    pub fn reload(&self) {
+        self.reload.notify_one();
     }
 
     /// Asks the server to end, and waits until it takes no more connections.
