@@ -24,6 +24,8 @@ pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Between two probes of a source whose unread body fills its buffer. Few, because some clients take no more
 /// than five interim answers (Go's, before 1.23).
 const PROBE_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
+/// For a client to acknowledge what it was told: a little more than it may take its time for that.
+const UNTIL_QUIET: Duration = Duration::from_millis(50);
 /// Unread bytes behind which a FIN may be stuck: less than the smallest buffer that kernels give a
 /// connection.
 const FULL: usize = 32 * 1024;
@@ -80,8 +82,10 @@ impl Wire {
         match whole {
             Some(false) => {}
             Some(true) => {
-                self.probe();
-                self.socket.reset().await;
+                tokio::select! {
+                    () = self.socket.reset() => {}
+                    () = self.probe_when_quiet() => {}
+                }
             }
             // The sides have paired in this very moment.
             None => std::future::pending().await,
@@ -99,11 +103,25 @@ impl Wire {
         std::future::pending::<()>().await;
     }
 
-    fn probe(&self) {
-        // Only where the kernel has room for all of it: a part of it would spoil the answer.
-        if self.inbound.lock().may_probe() && self.socket.unacknowledged() == 0 {
+    /// Asks a source as soon as it has acknowledged what it was told before. Never ends.
+    async fn probe_when_quiet(&self) {
+        while !self.probe() {
+            sleep(UNTIL_QUIET).await;
+        }
+        std::future::pending::<()>().await;
+    }
+
+    /// Asks, where that may be and the kernel has room for all of it: a part of it would spoil the answer. False where it
+    /// is too early.
+    fn probe(&self) -> bool {
+        if !self.inbound.lock().may_probe() {
+            return true;
+        }
+        let is_quiet = self.socket.unacknowledged() == 0;
+        if is_quiet {
             self.socket.try_write(CONTINUE);
         }
+        is_quiet
     }
 
     /// Waits until a destination has left. One that only closes its sending side can not be told from one

@@ -336,20 +336,31 @@ impl Inbound {
     /// more than 64 KiB: a longer chunked body counts as unfinished.
     pub fn holds_whole_body(&mut self, socket: &Socket) -> Option<bool> {
         let Stage::Held { head, .. } = &self.stage else { return None };
-        Some(match head.framing {
+        let framing = head.framing;
+        Some(match framing {
             Framing::Empty => true,
-            Framing::Length(length) => (self.ahead.len() + socket.unread()) as u64 >= length,
-            Framing::Chunked => {
-                while self.ahead.len() < MAX_LOOK_AHEAD {
-                    self.ahead.reserve(READ_SIZE);
-                    if !matches!(socket.try_read(&mut self.ahead), Ok(1..)) {
-                        break;
-                    }
+            Framing::Length(length) => {
+                if !socket.is_plain() {
+                    // Some of it may be inside TLS, where it does not count as unread.
+                    self.look_ahead(socket);
                 }
+                (self.ahead.len() + socket.unread()) as u64 >= length
+            }
+            Framing::Chunked => {
+                self.look_ahead(socket);
                 let mut tracker = ChunkTracker::default();
                 tracker.follow(&self.ahead).is_ok() && tracker.is_done()
             }
         })
+    }
+
+    fn look_ahead(&mut self, socket: &Socket) {
+        while self.ahead.len() < MAX_LOOK_AHEAD {
+            self.ahead.reserve(READ_SIZE);
+            if !matches!(socket.try_read(&mut self.ahead), Ok(1..)) {
+                break;
+            }
+        }
     }
 }
 

@@ -358,7 +358,7 @@ async fn a_stalled_destination_does_not_stall_its_neighbours() {
     let client = Http2::connect(&server).await;
     let mut stalled = Vec::new();
     for _ in 0..20 {
-        let id = client.create().await;
+        let id = server.create().await;
         let download = client.get(&id).await;
         let (upload, mut send) = client.put(&id).await;
         // As much as goes without anybody reading it.
