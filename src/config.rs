@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::token::Token;
+
 /// All settings of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -33,6 +35,12 @@ pub struct Config {
     pub plain_port: Option<u16>,
     /// A listener of the operators' own, to which what is theirs alone moves.
     pub admin_listen: Option<SocketAddr>,
+    /// Needed to make a stream.
+    pub create_token: Option<Token>,
+    /// Needed to see the list of streams.
+    pub admin_token: Option<Token>,
+    /// Everybody who can reach the server may see the list of streams.
+    pub open_list: bool,
 }
 
 /// Where the certificate is, in PEM.
@@ -69,6 +77,9 @@ impl Default for Config {
             tls: None,
             plain_port: None,
             admin_listen: None,
+            create_token: None,
+            admin_token: None,
+            open_list: false,
         }
     }
 }

@@ -27,6 +27,7 @@ use tracing::{info, warn};
 use self::conn::Accepted;
 use crate::config::{Config, DataPath};
 use crate::http::App;
+use crate::http::access::Access;
 use crate::http::peer::{Audience, Entrance};
 use crate::outcome::Refusal;
 use crate::rendezvous::{Limits, Rendezvous};
@@ -111,7 +112,14 @@ impl Server {
             idle_timeout: config.idle_timeout.get(),
             max_streams: config.max_streams,
         };
-        let app = App { rendezvous: Rendezvous::new(limits), request_timeout: config.head_timeout.get() };
+        let access = Access {
+            create_token: config.create_token.clone(),
+            admin_token: config.admin_token.clone(),
+            open_list: config.open_list,
+            has_admin_listener: config.admin_listen.is_some(),
+        };
+        let app =
+            App { rendezvous: Rendezvous::new(limits), request_timeout: config.head_timeout.get(), access };
         let pipes = (config.data_path == DataPath::Auto).then(Arc::default);
         Ok(Self { listeners, config, app: Arc::new(app), pipes })
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::{Either, Full};
 use serde::Serialize;
@@ -91,6 +91,9 @@ pub fn refusal(refusal: &Refusal) -> Reply {
         Refusal::Busy(_) | Refusal::ShuttingDown => {
             reply.headers_mut().insert(RETRY_AFTER, RETRY.as_secs().into());
         }
+        Refusal::Unauthorized => {
+            reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         // The connection's input is of no more use.
         Refusal::HeadTooLarge(_) | Refusal::RequestTimeout(_) | Refusal::BadRequest(_) => close(&mut reply),
         _ => {}
@@ -169,6 +172,8 @@ fn refusal_parts(refusal: &Refusal) -> (StatusCode, ErrorBody) {
         }
         Refusal::NotFound => (StatusCode::NOT_FOUND, "SessionNotFoundError"),
         Refusal::BadRoute => (StatusCode::NOT_FOUND, "BadRouteError"),
+        Refusal::Unauthorized => (StatusCode::UNAUTHORIZED, "UnauthorizedError"),
+        Refusal::Forbidden(_) => (StatusCode::FORBIDDEN, "ForbiddenError"),
         Refusal::AlreadyConnected(_) => (StatusCode::TOO_MANY_REQUESTS, "AlreadyConnectedError"),
         Refusal::AlreadyStarted => (StatusCode::CONFLICT, "StreamStartedError"),
         Refusal::Expired => (StatusCode::GATEWAY_TIMEOUT, "SessionTimeoutError"),

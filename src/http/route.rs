@@ -23,6 +23,10 @@ pub enum Route {
     Status(StreamId),
     /// `GET /ping`
     Ping,
+    /// `GET /healthz`
+    Health,
+    /// `GET /readyz`
+    Ready,
 }
 
 impl Route {
@@ -35,6 +39,8 @@ impl Route {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         match *path.split('/').collect::<Vec<_>>() {
             ["ping"] if reads => Some(Self::Ping),
+            ["healthz"] if reads => Some(Self::Health),
+            ["readyz"] if reads => Some(Self::Ready),
             ["stream"] if reads => Some(Self::List),
             ["stream"] if method == Method::POST => Some(Self::Create),
             ["stream", name] if method == Method::PUT => id(name).map(Self::Source),
@@ -66,6 +72,8 @@ mod tests {
             (Method::HEAD, "/stream/a-B_1/status", Route::Status(id())),
             (Method::GET, "/ping", Route::Ping),
             (Method::HEAD, "/ping", Route::Ping),
+            (Method::GET, "/healthz", Route::Health),
+            (Method::HEAD, "/readyz", Route::Ready),
         ] {
             assert_eq!(Route::parse(&method, path), Some(route.clone()), "{method} {path}");
             assert_eq!(Route::parse(&method, &format!("{path}/")), Some(route), "{method} {path}/");

@@ -1,6 +1,6 @@
 //! A server in the test's own runtime, on a port of its own.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use http_rendezvous::config::{Config, DataPath};
@@ -36,6 +36,7 @@ impl Watchdog {
 
 pub struct TestServer {
     address: SocketAddr,
+    admin: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<()>,
     _watchdog: Watchdog,
@@ -55,10 +56,14 @@ impl TestServer {
         let mut config = Config { port: 0, data_path, ..Config::default() };
         adjust(&mut config);
         let server = Server::bind(config).await.unwrap();
-        let address = server.address(ListenerKind::Main).unwrap();
+        let mut address = server.address(ListenerKind::Main).unwrap();
+        if address.ip().is_unspecified() {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        let admin = server.address(ListenerKind::Admin);
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(server.run(async { drop(stopped.await) }));
-        Self { address, stop: Some(stop), running, _watchdog: Watchdog::start() }
+        Self { address, admin, stop: Some(stop), running, _watchdog: Watchdog::start() }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -93,6 +98,13 @@ impl TestServer {
         self.say(bytes).await.response().await
     }
 
+    /// The answer of the operators' listener.
+    pub async fn ask_admin(&self, bytes: impl AsRef<[u8]>) -> Response {
+        let mut client = Client::connect(self.admin.unwrap()).await;
+        client.send(bytes).await;
+        client.response().await
+    }
+
     pub async fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Response {
         self.ask(post(path, body)).await
     }
@@ -102,9 +114,14 @@ impl TestServer {
     }
 
     pub async fn create_with(&self, body: &str) -> String {
+        self.make(body).await["stream"].as_str().unwrap().to_owned()
+    }
+
+    /// The whole answer to who makes a stream.
+    pub async fn make(&self, body: &str) -> Value {
         let response = self.post("/stream", body).await;
         assert_eq!(response.status, 201, "{response:?}");
-        response.json()["stream"].as_str().unwrap().to_owned()
+        response.json()
     }
 
     pub async fn get(&self, id: &str) -> Client {
@@ -117,21 +134,30 @@ impl TestServer {
     }
 
     pub async fn status(&self, id: &str) -> Value {
-        self.ask(get(&format!("/stream/{id}/status"))).await.json()
+        self.status_at(&format!("/stream/{id}/status")).await
+    }
+
+    /// What this target, with a token or without one, says of its stream.
+    pub async fn status_at(&self, target: &str) -> Value {
+        self.ask(get(target)).await.json()
     }
 
     /// Waits until the stream is in `state`, and returns its status.
     pub async fn until(&self, id: &str, state: &str) -> Value {
+        self.until_at(&format!("/stream/{id}/status"), state).await
+    }
+
+    pub async fn until_at(&self, target: &str, state: &str) -> Value {
         let reached = async {
             loop {
-                let status = self.status(id).await;
+                let status = self.status_at(target).await;
                 if status["state"] == state {
                     return status;
                 }
             }
         };
         let Ok(status) = tokio::time::timeout(PATIENCE, reached).await else {
-            panic!("{} is not {state}", self.status(id).await);
+            panic!("{} is not {state}", self.status_at(target).await);
         };
         status
     }
