@@ -5,6 +5,8 @@
 //!                                 └── all transfers ended, or the drain timeout ──► cut ──► closed
 //! ```
 //!
+//! The operators' listener is open to the end, so that a drain can be watched; nobody waits for those who watch.
+//!
 //! Every connection is a task of one `JoinSet`: dropping [`Server::run`] drops them all, and with them their
 //! halves and seats.
 
@@ -69,6 +71,17 @@ pub enum ListenerKind {
     Admin,
 }
 
+impl ListenerKind {
+    /// What chooses its port.
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Main => "--port",
+            Self::Plain => "--plain-port",
+            Self::Admin => "--admin-listen",
+        }
+    }
+}
+
 /// The address can not be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -81,8 +94,15 @@ pub enum BindError {
         source: io::Error,
     },
     /// Another program has it.
-    #[error("{0} is taken by another program: stop that, or choose another with --port (0 picks a free one)")]
-    Taken(SocketAddr),
+    #[error(
+        "{address} is taken by another program: stop that, or choose another with {flag} (0 picks a free one)"
+    )]
+    Taken {
+        /// The address.
+        address: SocketAddr,
+        /// What chooses another port.
+        flag: &'static str,
+    },
     /// The system says no.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -131,7 +151,7 @@ impl Server {
     }
 
     /// Serves until `stop` resolves, then drains. To end at once, drop it.
-    pub async fn run(self, stop: impl Future<Output = ()>) {
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let draining = CancellationToken::new();
         let mut connections = JoinSet::new();
         let rendezvous = Arc::clone(&self.app.rendezvous);
@@ -141,18 +161,26 @@ impl Server {
             () = stop => {}
         }
 
-        drop(self.listeners);
+        self.listeners.retain(|listener| listener.entrance.audience == Audience::Operators);
         draining.cancel();
         rendezvous.close();
         info!(connections = connections.len(), "draining for at most {}", self.config.drain_timeout);
-        let all_ended = timeout(self.config.drain_timeout.get(), join_all(&mut connections)).await;
-        if all_ended.is_err() {
-            let streams = rendezvous.cut();
-            warn!(streams, "cut what still streamed");
-            // What is left after this has had its time.
-            let _ = timeout(LAST_WORDS, join_all(&mut connections)).await;
+        let (mut watching, until_ended) = (JoinSet::new(), CancellationToken::new());
+        tokio::select! {
+            () = self.accept(&mut watching, &until_ended) => {}
+            () = self.drain(&mut connections) => {}
         }
         info!("ended");
+    }
+
+    async fn drain(&self, connections: &mut JoinSet<()>) {
+        let all_ended = timeout(self.config.drain_timeout.get(), join_all(connections)).await;
+        if all_ended.is_err() {
+            let streams = self.app.rendezvous.cut();
+            warn!(streams, "cut what still streamed");
+            // What is left after this has had its time.
+            let _ = timeout(LAST_WORDS, join_all(connections)).await;
+        }
     }
 
     async fn accept(&self, connections: &mut JoinSet<()>, draining: &CancellationToken) {
@@ -185,7 +213,7 @@ impl Server {
         cx: &mut Context<'_>,
     ) -> Poll<(&Listener, io::Result<(TcpStream, SocketAddr)>)> {
         let count = self.listeners.len();
-        for listener in self.listeners.iter().cycle().skip(turn % count).take(count) {
+        for listener in self.listeners.iter().cycle().skip(turn % count.max(1)).take(count) {
             if let Poll::Ready(accepted) = listener.tcp.poll_accept(cx) {
                 return Poll::Ready((listener, accepted));
             }
@@ -213,7 +241,7 @@ impl Listener {
             .and_then(|mut addresses| addresses.next().ok_or(io::ErrorKind::NotFound.into()))
             .map_err(|source| BindError::Host { host: host.to_owned(), source })?;
         let tcp = listen(address).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::Taken(address),
+            io::ErrorKind::AddrInUse => BindError::Taken { address, flag: kind.flag() },
             _ => BindError::Listen { address, source },
         })?;
         let address = tcp.local_addr().map_err(|source| BindError::Listen { address, source })?;

@@ -216,6 +216,10 @@ fn a_taken_port_is_a_clear_error() {
     assert_eq!(code, Some(1));
     assert_eq!(said.lines().count(), 1, "{said}");
     assert!(said.contains("is taken by another program") && said.contains("--port"), "{said}");
+    let taken = format!("127.0.0.1:{port}");
+    let (code, said) = refused(&mut rendezvous(&["--port", "0", "--admin-listen", &taken]));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("is taken by another program") && said.contains("--admin-listen"), "{said}");
     let (code, said) = refused(&mut rendezvous(&["--host", "no.such.host.invalid"]));
     assert_eq!(code, Some(1));
     assert!(said.contains("cannot find the address of the host \"no.such.host.invalid\""), "{said}");

@@ -445,3 +445,23 @@ async fn the_list_of_the_operators_listener_is_open_unless_there_is_a_token() {
         assert_eq!(server.ask_admin(get(open)).await.status, 200, "{open}");
     }
 }
+
+#[tokio::test]
+async fn a_server_that_drains_says_that_it_is_not_ready_to_the_end() {
+    let mut server = TestServer::start_with(with_admin_listener).await;
+    let id = server.create().await;
+    let mut destination = server.get(&id).await;
+    let mut source = server.put(&id, "Content-Length: 2\r\n").await;
+    server.until(&id, "STREAMING").await;
+    assert_eq!(server.ask_admin(get("/readyz")).await.body, b"ready");
+    server.stop().await;
+    let refused = server.ask_admin(get("/readyz")).await;
+    assert_eq!(refused.error(), "503 ShuttingDownError");
+    assert_eq!(refused.fields("retry-after").len(), 1);
+    assert_eq!(server.ask_admin(get("/healthz")).await.body, b"ok");
+    assert_eq!(server.ask_admin(get("/stream")).await.json()[0]["state"], "STREAMING");
+    source.send("hi").await;
+    assert_eq!(destination.response().await.body, b"hi");
+    assert_eq!(source.response().await.status, 200);
+    server.ended().await;
+}
