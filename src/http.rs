@@ -4,6 +4,7 @@
 //! becomes an answer in [`reply`].
 
 pub mod access;
+pub mod cors;
 mod handlers;
 pub mod json_body;
 pub mod message;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::header::AUTHORIZATION;
-use http::{HeaderValue, Request, Version};
+use http::{HeaderValue, Request, StatusCode, Version};
 use hyper::body::Incoming;
 
 use crate::id::StreamId;
@@ -28,6 +29,7 @@ use crate::relay::Offer;
 use crate::rendezvous::Rendezvous;
 use crate::token::{Credential, Needed};
 use access::Access;
+use cors::{Cors, Grant};
 pub use handlers::PASSED_HEADERS;
 use handlers::Unanswered;
 use json_body::{RequestBody, StreamSettings};
@@ -43,6 +45,8 @@ pub struct App {
     pub request_timeout: Duration,
     /// Who may do what that concerns no stream of theirs.
     pub access: Access,
+    /// Which web pages may use it.
+    pub cors: Cors,
 }
 
 impl App {
@@ -79,8 +83,12 @@ pub struct Departed;
 /// [`Departed`]: the connection is to be dropped.
 pub async fn answer(app: Arc<App>, peer: Arc<Peer>, request: Request<Incoming>) -> Result<Reply, Departed> {
     let version = request.version();
-    let answered = AssertUnwindSafe(dispatch(&app, &peer, request)).catch_unwind().await;
+    let grant = app.cors.grant(peer.entrance(), request.headers());
+    let answered = AssertUnwindSafe(dispatch(&app, &peer, request, grant.as_ref())).catch_unwind().await;
     let mut reply = settle(version, answered)?;
+    if let Some(grant) = grant {
+        grant.put_on(reply.headers_mut());
+    }
     if let Some(Spelled { headers, side }) = reply.extensions_mut().remove()
         && let Some(set) = headers.of(side)
     {
@@ -172,13 +180,20 @@ async fn source(
     })
 }
 
-async fn dispatch(app: &App, peer: &Arc<Peer>, request: Request<Incoming>) -> Result<Reply, Unanswered> {
+/// `grant` is for the web page that asks, if one does that may.
+async fn dispatch(
+    app: &App,
+    peer: &Arc<Peer>,
+    request: Request<Incoming>,
+    grant: Option<&Grant>,
+) -> Result<Reply, Unanswered> {
     if let Some(refusal) = peer.wire().take_refusal() {
         return Err(refusal.into());
     }
     let version = request.version();
     let (entrance, path) = (peer.entrance(), request.uri().path());
-    let route = Route::parse(request.method(), path).filter(|route| app.access.serves(entrance, route));
+    let serves = |route: &Route| app.access.serves(entrance, route);
+    let route = Route::parse(request.method(), path).filter(serves);
     let permitted = route.as_ref().map_or(Ok(()), |route| {
         let authorizations = request.headers().get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
         app.permit(entrance, route, access::credential(authorizations, request.uri().query()))
@@ -186,11 +201,20 @@ async fn dispatch(app: &App, peer: &Arc<Peer>, request: Request<Incoming>) -> Re
     if let Some(Route::Source(id)) = route {
         return source(app, peer, &id, permitted.and_then(|()| handlers::offer(request))).await;
     }
+    let preflight = || {
+        let is_one = grant.is_some() && cors::is_preflight(request.method(), request.headers());
+        let is_known = is_one && Route::of_path(path).any(|route| serves(&route));
+        is_known.then(|| {
+            let mut reply = reply::empty(StatusCode::NO_CONTENT);
+            *reply.headers_mut() = cors::preflight(request.headers());
+            reply
+        })
+    };
     // In a box, so that a side that waits does not carry the room for it.
     let asked = match (route, permitted) {
         (Some(route), Ok(())) => Ok(route),
         (Some(_), Err(refusal)) => Err(Box::new(reply::refusal(&refusal))),
-        (None, _) => Err(Box::new(reply::refusal(&Refusal::BadRoute))),
+        (None, _) => Err(Box::new(preflight().unwrap_or_else(|| reply::refusal(&Refusal::BadRoute)))),
     };
     let mut body = RequestBody::new(request, app.request_timeout);
     let answered = match asked {

@@ -30,6 +30,7 @@ use self::conn::Accepted;
 use crate::config::{Config, DataPath};
 use crate::http::App;
 use crate::http::access::Access;
+use crate::http::cors::Cors;
 use crate::http::peer::{Audience, Entrance};
 use crate::outcome::Refusal;
 use crate::rendezvous::{Limits, Rendezvous};
@@ -138,8 +139,12 @@ impl Server {
             open_list: config.open_list,
             has_admin_listener: config.admin_listen.is_some(),
         };
-        let app =
-            App { rendezvous: Rendezvous::new(limits), request_timeout: config.head_timeout.get(), access };
+        let app = App {
+            rendezvous: Rendezvous::new(limits),
+            request_timeout: config.head_timeout.get(),
+            access,
+            cors: Cors::new(config.cors_origins.clone()),
+        };
         let pipes = (config.data_path == DataPath::Auto).then(Arc::default);
         Ok(Self { listeners, config, app: Arc::new(app), pipes })
     }

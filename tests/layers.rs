@@ -45,7 +45,7 @@ const HOMES: [(&str, &[&str]); 16] = [
 ];
 
 /// These are pure: no I/O, no runtime.
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
     "id.rs",
     "outcome.rs",
     "token.rs",
@@ -55,6 +55,7 @@ const PURE: [&str; 9] = [
     "wire/head.rs",
     "wire/chunked.rs",
     "http/access.rs",
+    "http/cors.rs",
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -171,6 +171,34 @@ fn a_token_file_holds_one_line_of_visible_ascii() {
     }
 }
 
+#[test]
+fn flags_that_stand_alone_or_repeat_are_also_variables() {
+    let told = |command: &mut Command| {
+        let mut process = Running(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+        let line = BufReader::new(process.0.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+        let port = line.rsplit(':').next().unwrap().to_owned();
+        let ask = |origin: &str| {
+            let url = format!("http://127.0.0.1:{port}/stream");
+            let output = curl(&["-i", "-H", &format!("Origin: {origin}"), &url]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        [ask("https://a.example"), ask("http://b.example:1")]
+    };
+    let arguments =
+        ["--open-list", "--cors-origin", "https://a.example", "--cors-origin", "http://b.example:1"];
+    let open = ["--host", "0.0.0.0", "--port", "0"];
+    let by_variables = &mut rendezvous(&open);
+    by_variables
+        .env("RENDEZVOUS_OPEN_LIST", "1")
+        .env("RENDEZVOUS_CORS_ORIGIN", "https://a.example,http://b.example:1");
+    for answers in [told(rendezvous(&open).args(arguments)), told(by_variables)] {
+        for (answer, origin) in answers.iter().zip(["https://a.example", "http://b.example:1"]) {
+            assert!(answer.contains(&format!("access-control-allow-origin: {origin}\r\n")), "{answer}");
+            assert!(answer.ends_with("\r\n\r\n[]"), "{answer}");
+        }
+    }
+}
+
 fn refused(command: &mut Command) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = command.output().unwrap();
     (status.code(), String::from_utf8(stderr).unwrap())
@@ -189,6 +217,7 @@ fn a_bad_value_is_refused_with_what_would_be_right() {
         ("--max-connections", "many", "give a whole number from 1 to"),
         ("--threads", "0", "give a whole number from 1 to 1024"),
         ("--admin-listen", "9998", "give an address and a port, such as 127.0.0.1:9998"),
+        ("--cors-origin", "https://a.example,b.example", "\"b.example\" is no origin: give a scheme, a host"),
         ("--create-token-file", "no/such/file", "'no/such/file'"),
         ("--admin-token-file", "no/such/file", "the file can not be read"),
         ("--data-path", "fast", "[possible values: auto, portable]"),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use anyhow::Context;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
-use http_rendezvous::config::{Config, DataPath, Period};
+use http_rendezvous::config::{Config, CorsOrigin, DataPath, Period};
 use http_rendezvous::server::{ListenerKind, Server};
 use http_rendezvous::token::Token;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -62,6 +62,14 @@ pub(crate) struct ServeArguments {
     /// A listener for the operators, to which the list, /healthz and /readyz move
     #[arg(long, env = "RENDEZVOUS_ADMIN_LISTEN", value_name = "ADDR:PORT", value_parser = address)]
     admin_listen: Option<SocketAddr>,
+    /// An origin whose web pages may use the server, or * for any; may be given again
+    #[arg(
+        long = "cors-origin",
+        env = "RENDEZVOUS_CORS_ORIGIN",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    cors_origins: Vec<CorsOrigin>,
     /// The least important events to log
     #[arg(long, env = "RENDEZVOUS_LOG_LEVEL", default_value = "info")]
     log_level: LogLevel,
@@ -134,6 +142,7 @@ impl ServeArguments {
             create_token: self.create_token_file.clone(),
             admin_token: self.admin_token_file.clone(),
             open_list: self.open_list,
+            cors_origins: self.cors_origins.clone(),
         }
     }
 }

@@ -51,6 +51,13 @@ impl Route {
             _ => None,
         }
     }
+
+    /// The routes of a path, one for each method that it takes, but for `HEAD`.
+    pub fn of_path(path: &str) -> impl Iterator<Item = Self> {
+        [Method::GET, Method::PUT, Method::POST]
+            .into_iter()
+            .filter_map(move |method| Self::parse(&method, path))
+    }
 }
 
 #[cfg(test)]
@@ -77,6 +84,20 @@ mod tests {
         ] {
             assert_eq!(Route::parse(&method, path), Some(route.clone()), "{method} {path}");
             assert_eq!(Route::parse(&method, &format!("{path}/")), Some(route), "{method} {path}/");
+        }
+    }
+
+    #[test]
+    fn a_path_has_a_route_for_each_of_its_methods() {
+        let id = || StreamId::parse("a").unwrap();
+        for (path, routes) in [
+            ("/stream", vec![Route::List, Route::Create]),
+            ("/stream/a", vec![Route::Destination(id()), Route::Source(id())]),
+            ("/stream/a/error", vec![Route::Report(id())]),
+            ("/ping/", vec![Route::Ping]),
+            ("/nowhere", vec![]),
+        ] {
+            assert_eq!(Route::of_path(path).collect::<Vec<_>>(), routes, "{path}");
         }
     }
 

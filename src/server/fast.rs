@@ -109,6 +109,9 @@ async fn write_reply(peer: &Peer, app: &App, pipes: &Arc<Pipes>, reply: Reply) -
 
 /// The request, if it is in the plainest form.
 fn plain(peer: &Peer, app: &App, head: Head, fields: &Fields<'_, '_>) -> Option<Plain> {
+    if app.cors.is_on() && fields.has("origin") {
+        return None;
+    }
     let method = Method::from_bytes(fields.method.as_bytes()).ok()?;
     let has_body = head.framing != Framing::Empty || fields.has("expect");
     let route =

@@ -1,4 +1,4 @@
-//! Who may do what, and where: tokens, the list and the operators' listener.
+//! Who may do what, and where: tokens, the list, the operators' listener, and web pages of other origins.
 
 use http_rendezvous::config::Config;
 use http_rendezvous::token::Token;
@@ -464,4 +464,138 @@ async fn a_server_that_drains_says_that_it_is_not_ready_to_the_end() {
     assert_eq!(destination.response().await.body, b"hi");
     assert_eq!(source.response().await.status, 200);
     server.ended().await;
+}
+
+/// What an answer says to a web page: the fields that begin with `access-control-`, and `vary`.
+fn to_page(response: &Response) -> Vec<String> {
+    let lines = response.head.lines().map(str::to_ascii_lowercase);
+    let mut told: Vec<_> =
+        lines.filter(|line| line.starts_with("access-control-") || line.starts_with("vary:")).collect();
+    told.sort();
+    told
+}
+
+const PAGE: &str = "Origin: https://a.example\r\n";
+
+async fn start_for(origins: &[&str]) -> TestServer {
+    TestServer::start_with(|config| {
+        config.cors_origins = origins.iter().map(|origin| origin.parse().unwrap()).collect();
+    })
+    .await
+}
+
+fn preflight(target: &str, fields: &str) -> String {
+    request("OPTIONS", target, &format!("{fields}Access-Control-Request-Method: PUT\r\n"))
+}
+
+#[tokio::test]
+async fn without_origins_pages_are_told_nothing() {
+    let server = TestServer::start().await;
+    for request in
+        [preflight("/stream", PAGE), request("GET", "/ping", PAGE), request("POST", "/stream", PAGE)]
+    {
+        let response = server.ask(&request).await;
+        assert_eq!(response.status == 404, request.starts_with("OPTIONS"), "{response:?}");
+        assert_eq!(to_page(&response), [""; 0], "{request}");
+    }
+}
+
+#[tokio::test]
+async fn a_preflight_of_an_origin_that_was_named_is_told_what_it_may() {
+    for (origins, named) in [(&["https://a.example", "http://b"][..], "https://a.example"), (&["*"], "*")] {
+        let server = start_for(origins).await;
+        for target in ["/stream", "/stream/x", "/stream/x/error", "/stream/x/status?y", "/ping", "/readyz"] {
+            let fields = format!("{PAGE}Access-Control-Request-Headers: authorization, x-a\r\n");
+            let answer = server.ask(preflight(target, &fields)).await;
+            assert_eq!((answer.status, answer.body.len(), answer.closes()), (204, 0, false), "{target}");
+            assert_eq!(
+                to_page(&answer),
+                [
+                    "access-control-allow-headers: authorization, x-a",
+                    "access-control-allow-methods: get, head, put, post",
+                    &format!("access-control-allow-origin: {named}"),
+                    "access-control-expose-headers: *",
+                    "access-control-max-age: 7200",
+                    "vary: origin",
+                ],
+                "{target}"
+            );
+        }
+        assert_eq!(server.ask(preflight("/nowhere", PAGE)).await.error(), "404 BadRouteError");
+        assert_eq!(server.ask(request("OPTIONS", "/stream", PAGE)).await.error(), "404 BadRouteError");
+        assert_eq!(server.ask(preflight("/stream", "")).await.error(), "404 BadRouteError");
+    }
+}
+
+#[tokio::test]
+async fn every_answer_to_a_page_that_may_says_so() {
+    let server = TestServer::start_with(|config| {
+        config.cors_origins = vec!["https://a.example".parse().unwrap()];
+        config.create_token = Token::parse("s3cret");
+    })
+    .await;
+    let told = [
+        "access-control-allow-origin: https://a.example",
+        "access-control-expose-headers: *",
+        "vary: origin",
+    ];
+    let made = server.ask(request("POST", "/stream", &format!("{PAGE}{}", bearer("s3cret")))).await;
+    let id = made.json()["stream"].as_str().unwrap().to_owned();
+    let mut destination = server.say(request("GET", &format!("/stream/{id}"), PAGE)).await;
+    let mut source = server.put(&id, &format!("{PAGE}Content-Length: 2\r\n")).await;
+    source.send("hi").await;
+    let download = destination.response().await;
+    assert_eq!(download.body, b"hi");
+    for answer in [
+        made,
+        download,
+        source.response().await,
+        server.ask(request("GET", "/stream/unknown", PAGE)).await,
+        server.ask(request("POST", "/stream", PAGE)).await,
+        server.ask(request("GET", "/nowhere", PAGE)).await,
+        server.ask(request("GET", &format!("/stream/{id}/status"), PAGE)).await,
+    ] {
+        assert_eq!(to_page(&answer), told, "{answer:?}");
+    }
+    let page_of_another = "Origin: https://a.example.evil\r\n";
+    for answer in [
+        server.ask(request("GET", "/ping", "")).await,
+        server.ask(request("GET", "/ping", page_of_another)).await,
+        server.ask(request("GET", "/ping", "Origin: null\r\n")).await,
+        server.ask(preflight("/stream", page_of_another)).await,
+    ] {
+        assert_eq!(to_page(&answer), [""; 0], "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_maker_tells_pages_itself_stays() {
+    let server = start_for(&["*"]).await;
+    let id = server
+        .create_with(
+            r#"{"download_headers":{"Access-Control-Allow-Origin":"https://b.example","Vary":"Accept"}}"#,
+        )
+        .await;
+    let mut destination = server.say(request("GET", &format!("/stream/{id}"), PAGE)).await;
+    server.put(&id, "").await;
+    let download = destination.response().await;
+    assert_eq!(
+        to_page(&download),
+        [
+            "access-control-allow-origin: https://b.example",
+            "access-control-expose-headers: *",
+            "vary: accept"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_operators_listener_is_for_no_page() {
+    let server = TestServer::start_with(|config| {
+        with_admin_listener(config);
+        config.cors_origins = vec!["*".parse().unwrap()];
+    })
+    .await;
+    assert_eq!(to_page(&server.ask_admin(request("GET", "/stream", PAGE)).await), [""; 0]);
+    assert_eq!(server.ask_admin(preflight("/stream", PAGE)).await.error(), "404 BadRouteError");
 }
