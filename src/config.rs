@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use http::Uri;
+
+use crate::token::Token;
+
 /// All settings of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -33,6 +37,53 @@ pub struct Config {
     pub plain_port: Option<u16>,
     /// A listener of the operators' own, to which what is theirs alone moves.
     pub admin_listen: Option<SocketAddr>,
+    /// Needed to make a stream.
+    pub create_token: Option<Token>,
+    /// Needed to see the list of streams.
+    pub admin_token: Option<Token>,
+    /// Everybody who can reach the server may see the list of streams.
+    pub open_list: bool,
+    /// The origins whose web pages may use the server.
+    pub cors_origins: Vec<CorsOrigin>,
+}
+
+/// Whose web pages may use the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CorsOrigin {
+    /// Everybody's.
+    Any,
+    /// Those of this origin, as browsers write it.
+    This(String),
+}
+
+/// A text that is no [`CorsOrigin`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no origin: give a scheme, a host, and a port where it is not the scheme's own, such as https://app.example or http://localhost:3000; or * alone for any"
+)]
+pub struct BadOrigin(String);
+
+impl FromStr for CorsOrigin {
+    type Err = BadOrigin;
+
+    fn from_str(text: &str) -> Result<Self, BadOrigin> {
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let origin = text.to_ascii_lowercase();
+        let as_written = origin.parse().ok().as_ref().and_then(written);
+        let is_origin = as_written.is_some_and(|as_written| as_written == origin) && !origin.contains('*');
+        if is_origin { Ok(Self::This(origin)) } else { Err(BadOrigin(text.to_owned())) }
+    }
+}
+
+/// The origin of `uri`, as browsers write it.
+fn written(uri: &Uri) -> Option<String> {
+    let (scheme, host) = (uri.scheme_str()?, uri.host()?);
+    match (scheme, uri.port_u16()) {
+        (_, None) | ("http", Some(80)) | ("https", Some(443)) => Some(format!("{scheme}://{host}")),
+        (_, Some(port)) => Some(format!("{scheme}://{host}:{port}")),
+    }
 }
 
 /// Where the certificate is, in PEM.
@@ -69,6 +120,10 @@ impl Default for Config {
             tls: None,
             plain_port: None,
             admin_listen: None,
+            create_token: None,
+            admin_token: None,
+            open_list: false,
+            cors_origins: Vec::new(),
         }
     }
 }
@@ -149,6 +204,45 @@ mod tests {
         ] {
             let period: Period = text.parse().unwrap();
             assert_eq!(period.get(), Duration::from_millis(milliseconds), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_as_browsers_write_it() {
+        assert_eq!("*".parse(), Ok(CorsOrigin::Any));
+        for (text, origin) in [
+            ("https://app.example", "https://app.example"),
+            ("HTTPS://App.Example", "https://app.example"),
+            ("http://localhost:3000", "http://localhost:3000"),
+            ("http://[::1]:3000", "http://[::1]:3000"),
+            ("moz-extension://0f-a1", "moz-extension://0f-a1"),
+        ] {
+            assert_eq!(text.parse(), Ok(CorsOrigin::This(origin.into())), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_no_browser_would_send_as_an_origin_is_refused() {
+        for text in [
+            "",
+            "null",
+            "app.example",
+            "localhost:3000",
+            "https://",
+            "https://app.example/",
+            "https://app.example/path",
+            "https://app.example?x",
+            "https://app.example:443",
+            "http://app.example:080",
+            "http://app.example:",
+            "http://app.example:99999",
+            "https://user@app.example",
+            "https://*.example",
+            "https://ä.example",
+            " https://app.example",
+        ] {
+            let error = text.parse::<CorsOrigin>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{text:?} is no origin: give a scheme, a host")), "{error}");
         }
     }
 

@@ -3,6 +3,8 @@
 //! Knows nothing of listeners and connections but what [`peer::Peer`] shows. Every refusal and every ending
 //! becomes an answer in [`reply`].
 
+pub mod access;
+pub mod cors;
 mod handlers;
 pub mod json_body;
 pub mod message;
@@ -17,17 +19,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::{Request, Version};
+use http::header::AUTHORIZATION;
+use http::{HeaderValue, Request, Version};
 
-use crate::header_set::StreamHeaders;
 use crate::id::StreamId;
-use crate::outcome::Refusal;
+use crate::outcome::{Refusal, Side};
 use crate::relay::{BodyStream, Offer};
 use crate::rendezvous::Rendezvous;
+use crate::token::{Credential, Needed};
+use access::Access;
+use cors::{Cors, Grant};
 pub use handlers::PASSED_HEADERS;
 use handlers::Unanswered;
-use json_body::RequestBody;
-use peer::Peer;
+use json_body::{RequestBody, StreamSettings};
+use peer::{Entrance, Peer};
 use reply::{Reply, Spelled};
 use route::Route;
 
@@ -37,6 +42,33 @@ pub struct App {
     pub rendezvous: Arc<Rendezvous>,
     /// How long a request's head, and a JSON body, may take.
     pub request_timeout: Duration,
+    /// Who may do what that concerns no stream of theirs.
+    pub access: Access,
+    /// Which web pages may use it.
+    pub cors: Cors,
+}
+
+impl App {
+    /// Whether a client that came in here, and gives this, may ask for that. Asked before all else.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthorized`] or [`Refusal::Forbidden`].
+    pub fn permit(
+        &self,
+        entrance: Entrance,
+        route: &Route,
+        given: Option<Credential<'_>>,
+    ) -> Result<(), Refusal> {
+        let of_stream = |id, needed| self.rendezvous.authorize(id, needed, given);
+        match route {
+            Route::Create => self.access.may_create(given),
+            Route::List => self.access.may_list(entrance, given),
+            Route::Source(id) => of_stream(id, Needed::Of(Side::Source)),
+            Route::Destination(id) => of_stream(id, Needed::Of(Side::Destination)),
+            Route::Probe(id) | Route::Report(id) | Route::Status(id) => of_stream(id, Needed::Either),
+            Route::Ping | Route::Health | Route::Ready => Ok(()),
+        }
+    }
 }
 
 /// The client has gone: there is nobody to answer.
@@ -50,7 +82,13 @@ pub struct Departed;
 /// [`Departed`]: the connection is to be dropped.
 pub async fn answer(app: &App, peer: &Arc<Peer>, request: Request<BodyStream>) -> Result<Reply, Departed> {
     let version = request.version();
-    settle(version, AssertUnwindSafe(dispatch(app, peer, request)).catch_unwind().await)
+    let grant = app.cors.grant(peer.entrance(), request.headers());
+    let answered = AssertUnwindSafe(dispatch(app, peer, request, grant.as_ref())).catch_unwind().await;
+    let mut reply = settle(version, answered)?;
+    if let Some(grant) = grant {
+        grant.put_on(reply.headers_mut());
+    }
+    Ok(reply)
 }
 
 /// Answers a request that hyper has read, so that hyper spells the answer's headers as they were given.
@@ -77,11 +115,13 @@ pub struct PlainRequest {
     pub version: Version,
     /// What it asks for.
     pub asks: Asks,
+    /// Whether it may: what [`App::permit`] said. In a box, so that a side that waits does not carry the room for it.
+    pub permitted: Result<(), Box<Refusal>>,
 }
 
 /// What may be asked for in the plainest form.
 pub enum Asks {
-    /// A stream without header sets.
+    /// A stream with nothing special about it.
     Create,
     /// To be the source of this stream.
     Source(StreamId, Box<Offer>),
@@ -94,12 +134,20 @@ pub enum Asks {
 /// # Errors
 /// [`Departed`]: the connection is to be dropped.
 pub async fn answer_plain(app: &App, peer: &Arc<Peer>, request: PlainRequest) -> Result<Reply, Departed> {
-    let PlainRequest { version, asks } = request;
+    let PlainRequest { version, asks, permitted } = request;
     let answering = async {
         match asks {
-            Asks::Create => Ok(handlers::create_with(app, StreamHeaders::default())?),
-            Asks::Source(id, offer) => source(app, peer, &id, Ok(offer)).await,
-            Asks::Destination(id) => handlers::destination(app, peer, &id, version).await,
+            Asks::Source(id, offer) => {
+                source(app, peer, &id, permitted.map(|()| offer).map_err(|refusal| *refusal)).await
+            }
+            Asks::Create => {
+                permitted?;
+                Ok(handlers::create_with(app, StreamSettings::default())?)
+            }
+            Asks::Destination(id) => {
+                permitted?;
+                handlers::destination(app, peer, &id, version).await
+            }
         }
     };
     settle(version, AssertUnwindSafe(answering).catch_unwind().await)
@@ -144,26 +192,56 @@ async fn source(
     })
 }
 
-async fn dispatch(app: &App, peer: &Arc<Peer>, request: Request<BodyStream>) -> Result<Reply, Unanswered> {
+/// `grant` is for the web page that asks, if one does that may.
+async fn dispatch(
+    app: &App,
+    peer: &Arc<Peer>,
+    request: Request<BodyStream>,
+    grant: Option<&Grant>,
+) -> Result<Reply, Unanswered> {
     if let Some(refusal) = peer.wire().take_refusal() {
         return Err(refusal.into());
     }
     let version = request.version();
-    let route = Route::parse(request.method(), request.uri().path());
+    let (entrance, path) = (peer.entrance(), request.uri().path());
+    let serves = |route: &Route| app.access.serves(entrance, route);
+    let route = Route::parse(request.method(), path).filter(serves);
+    let permitted = route.as_ref().map_or(Ok(()), |route| {
+        let authorizations = request.headers().get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
+        app.permit(entrance, route, access::credential(authorizations, request.uri().query()))
+    });
     if let Some(Route::Source(id)) = route {
-        return source(app, peer, &id, handlers::offer(request)).await;
+        return source(app, peer, &id, permitted.and_then(|()| handlers::offer(request))).await;
     }
+    // In a box, so that a side that waits does not carry the room for it.
+    let asked = match (route, permitted) {
+        (Some(route), Ok(())) => Ok(route),
+        (Some(_), Err(refusal)) => Err(Box::new(reply::refusal(&refusal))),
+        (None, _) => {
+            let is_preflight = grant.is_some()
+                && cors::is_preflight(request.method(), request.headers())
+                && Route::of_path(path).any(|route| serves(&route));
+            Err(Box::new(if is_preflight {
+                reply::preflight(request.headers())
+            } else {
+                reply::refusal(&Refusal::BadRoute)
+            }))
+        }
+    };
     let mut body = RequestBody::new(request, app.request_timeout);
-    let answered = match route {
+    let answered = match asked {
+        Err(reply) => Ok(*reply),
         // A source was answered above.
-        None | Some(Route::Source(_)) => Err(Refusal::BadRoute.into()),
-        Some(Route::Create) => handlers::create(app, &mut body).await.map_err(Unanswered::from),
-        Some(Route::Report(id)) => handlers::report(app, &id, &mut body).await.map_err(Unanswered::from),
-        Some(Route::List) => Ok(handlers::list(app)),
-        Some(Route::Status(id)) => handlers::status(app, &id).map_err(Unanswered::from),
-        Some(Route::Probe(id)) => handlers::probe(app, &id).map_err(Unanswered::from),
-        Some(Route::Ping) => Ok(reply::text("pong")),
-        Some(Route::Destination(id)) => handlers::destination(app, peer, &id, version).await,
+        Ok(Route::Source(_)) => Err(Refusal::BadRoute.into()),
+        Ok(Route::Create) => handlers::create(app, &mut body).await.map_err(Unanswered::from),
+        Ok(Route::Report(id)) => handlers::report(app, &id, &mut body).await.map_err(Unanswered::from),
+        Ok(Route::List) => Ok(handlers::list(app)),
+        Ok(Route::Status(id)) => handlers::status(app, &id).map_err(Unanswered::from),
+        Ok(Route::Probe(id)) => handlers::probe(app, &id).map_err(Unanswered::from),
+        Ok(Route::Ping) => Ok(reply::text("pong")),
+        Ok(Route::Health) => Ok(reply::text("ok")),
+        Ok(Route::Ready) => handlers::ready(app).map_err(Unanswered::from),
+        Ok(Route::Destination(id)) => handlers::destination(app, peer, &id, version).await,
     };
     let mut reply = match answered {
         Err(Unanswered::Refused(refusal)) => reply::refusal(&refusal),

@@ -9,7 +9,7 @@
 //! - [`relay`]: one transfer
 //! - [`wire`]: one HTTP/1 connection below HTTP; [`splice`]: bytes moved by the kernel
 //! - [`socket`]: one TCP connection; [`slot`]: one stream's life; [`header_set`]: what its maker gave
-//! - [`outcome`], [`config`], [`id`]: the vocabulary and the settings
+//! - [`outcome`], [`config`], [`id`], [`token`]: the vocabulary and the settings
 //!
 //! ARCHITECTURE.md has the picture, the rules and the reasons.
 
@@ -26,4 +26,5 @@ pub mod server;
 pub mod slot;
 pub mod socket;
 pub mod splice;
+pub mod token;
 pub mod wire;

@@ -76,6 +76,12 @@ pub enum Refusal {
     /// Method and path name no endpoint.
     #[error("No endpoint exists for the specified method and/or route")]
     BadRoute,
+    /// A token is needed, and none was given.
+    #[error("This needs a token: send it as Authorization: Bearer TOKEN, or as ?token=TOKEN")]
+    Unauthorized,
+    /// What was given does not give this right.
+    #[error("{0}")]
+    Forbidden(&'static str),
     /// The seat is taken.
     #[error("A client has already connected to the {0} side of this stream")]
     AlreadyConnected(Side),

@@ -21,6 +21,7 @@ use crate::id::StreamId;
 use crate::outcome::{Fault, Outcome, Refusal, Report, Side};
 use crate::relay::{DestinationHalf, Offer, SourceHalf, Transfer};
 use crate::slot::{self, Phase, Waiter};
+use crate::token::{Credential, Needed, Tokens};
 
 /// The limits of a rendezvous.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +84,8 @@ struct Entry {
     slot: Slot,
     number: u64,
     headers: Arc<StreamHeaders>,
+    /// In a box, because most streams have none.
+    tokens: Option<Box<Tokens>>,
     created_at: SystemTime,
     deactivated_at: Option<SystemTime>,
     deadline: Option<Deadline>,
@@ -128,11 +131,11 @@ impl Rendezvous {
         Arc::new(Self { limits, table: Mutex::default(), bare: Arc::default(), deadline_set: Notify::new() })
     }
 
-    /// Makes a stream that waits for both sides.
+    /// Makes a stream that waits for both sides. With `tokens`, each side is to have its own.
     ///
     /// # Errors
     /// [`Refusal::Busy`] at `max_streams`, [`Refusal::ShuttingDown`] after [`Rendezvous::close`].
-    pub fn create(&self, headers: StreamHeaders) -> Result<StreamId, Refusal> {
+    pub fn create(&self, headers: StreamHeaders, tokens: Option<Tokens>) -> Result<StreamId, Refusal> {
         let id = StreamId::mint();
         let headers =
             if headers == StreamHeaders::default() { Arc::clone(&self.bare) } else { Arc::new(headers) };
@@ -150,6 +153,7 @@ impl Rendezvous {
             slot: Slot::default(),
             number,
             headers,
+            tokens: tokens.map(Box::new),
             created_at: SystemTime::now(),
             deactivated_at: None,
             deadline: Some(deadline),
@@ -162,6 +166,22 @@ impl Rendezvous {
         self.deadline_set.notify_one();
         info!(stream = %id.short(), "created");
         Ok(id)
+    }
+
+    /// Whether a client that gives this may do what needs such a token of this stream. Asked before all else, and no seat
+    /// is touched. An unknown stream has no tokens: that it is unknown is told by what is asked next.
+    ///
+    /// # Errors
+    /// [`Refusal::Unauthorized`] or [`Refusal::Forbidden`].
+    pub fn authorize(
+        &self,
+        id: &StreamId,
+        needed: Needed,
+        given: Option<Credential<'_>>,
+    ) -> Result<(), Refusal> {
+        let table = self.table.lock();
+        let tokens = table.entries.get(id).and_then(|entry| entry.tokens.as_ref());
+        tokens.map_or(Ok(()), |tokens| tokens.check(needed, given))
     }
 
     /// Takes the source's seat. `offer` must be as long as promised, if its length is declared.
@@ -398,6 +418,12 @@ impl Rendezvous {
         for waiter in waiters {
             refuse(waiter, Refusal::ShuttingDown);
         }
+    }
+
+    /// Whether [`Rendezvous::close`] was called.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.table.lock().closed
     }
 
     /// Ends every transfer that still runs. Returns how many there were.

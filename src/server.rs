@@ -5,6 +5,8 @@
 //!                                 └── all transfers ended, or the drain timeout ──► cut ──► closed
 //! ```
 //!
+//! The operators' listener is open to the end, so that a drain can be watched; nobody waits for those who watch.
+//!
 //! Every connection is a task of one `JoinSet`: dropping [`Server::run`] drops them all, and with them their
 //! halves and seats.
 
@@ -34,6 +36,8 @@ use self::tls::Certificate;
 pub use self::tls::TlsError;
 use crate::config::{Config, DataPath};
 use crate::http::App;
+use crate::http::access::Access;
+use crate::http::cors::Cors;
 use crate::http::peer::{Audience, Entrance};
 use crate::outcome::Refusal;
 use crate::rendezvous::{Limits, Rendezvous};
@@ -79,6 +83,17 @@ pub enum ListenerKind {
     Admin,
 }
 
+impl ListenerKind {
+    /// What chooses its port.
+    fn flag(self) -> &'static str {
+        match self {
+            Self::Main => "--port",
+            Self::Plain => "--plain-port",
+            Self::Admin => "--admin-listen",
+        }
+    }
+}
+
 /// The address can not be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -91,8 +106,15 @@ pub enum BindError {
         source: io::Error,
     },
     /// Another program has it.
-    #[error("{0} is taken by another program: stop that, or choose another with --port (0 picks a free one)")]
-    Taken(SocketAddr),
+    #[error(
+        "{address} is taken by another program: stop that, or choose another with {flag} (0 picks a free one)"
+    )]
+    Taken {
+        /// The address.
+        address: SocketAddr,
+        /// What chooses another port.
+        flag: &'static str,
+    },
     /// There is no certificate to speak TLS with.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -128,7 +150,18 @@ impl Server {
             idle_timeout: config.idle_timeout.get(),
             max_streams: config.max_streams,
         };
-        let app = App { rendezvous: Rendezvous::new(limits), request_timeout: config.head_timeout.get() };
+        let access = Access {
+            create_token: config.create_token.clone(),
+            admin_token: config.admin_token.clone(),
+            open_list: config.open_list,
+            has_admin_listener: config.admin_listen.is_some(),
+        };
+        let app = App {
+            rendezvous: Rendezvous::new(limits),
+            request_timeout: config.head_timeout.get(),
+            access,
+            cors: Cors::new(config.cors_origins.clone()),
+        };
         let pipes = (config.data_path == DataPath::Auto).then(Arc::default);
         Ok(Self { listeners, config, app: Arc::new(app), pipes, certificate, reload: Arc::default() })
     }
@@ -146,7 +179,7 @@ impl Server {
     }
 
     /// Serves until `stop` resolves, then drains. To end at once, drop it.
-    pub async fn run(self, stop: impl Future<Output = ()>) {
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let draining = CancellationToken::new();
         let mut connections = JoinSet::new();
         let rendezvous = Arc::clone(&self.app.rendezvous);
@@ -157,16 +190,14 @@ impl Server {
             () = stop => {}
         }
 
-        drop(self.listeners);
+        self.listeners.retain(|listener| listener.entrance.audience == Audience::Operators);
         draining.cancel();
         rendezvous.close();
         info!(connections = connections.len(), "draining for at most {}", self.config.drain_timeout);
-        let all_ended = timeout(self.config.drain_timeout.get(), join_all(&mut connections)).await;
-        if all_ended.is_err() {
-            let streams = rendezvous.cut();
-            warn!(streams, "cut what still streamed");
-            // What is left after this has had its time.
-            let _ = timeout(LAST_WORDS, join_all(&mut connections)).await;
+        let (mut watching, until_ended) = (JoinSet::new(), CancellationToken::new());
+        tokio::select! {
+            () = self.accept(&mut watching, &until_ended) => {}
+            () = self.drain(&mut connections) => {}
         }
         info!("ended");
     }
@@ -175,6 +206,16 @@ impl Server {
         match &self.certificate {
             Some(certificate) => certificate.keep_fresh(&self.reload).await,
             None => pending().await,
+        }
+    }
+
+    async fn drain(&self, connections: &mut JoinSet<()>) {
+        let all_ended = timeout(self.config.drain_timeout.get(), join_all(connections)).await;
+        if all_ended.is_err() {
+            let streams = self.app.rendezvous.cut();
+            warn!(streams, "cut what still streamed");
+            // What is left after this has had its time.
+            let _ = timeout(LAST_WORDS, join_all(connections)).await;
         }
     }
 
@@ -208,7 +249,7 @@ impl Server {
         cx: &mut Context<'_>,
     ) -> Poll<(&Listener, io::Result<(TcpStream, SocketAddr)>)> {
         let count = self.listeners.len();
-        for listener in self.listeners.iter().cycle().skip(turn % count).take(count) {
+        for listener in self.listeners.iter().cycle().skip(turn % count.max(1)).take(count) {
             if let Poll::Ready(accepted) = listener.tcp.poll_accept(cx) {
                 return Poll::Ready((listener, accepted));
             }
@@ -245,7 +286,7 @@ impl Listener {
             .and_then(|mut addresses| addresses.next().ok_or(io::ErrorKind::NotFound.into()))
             .map_err(|source| BindError::Host { host: host.to_owned(), source })?;
         let tcp = listen(address).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::Taken(address),
+            io::ErrorKind::AddrInUse => BindError::Taken { address, flag: kind.flag() },
             _ => BindError::Listen { address, source },
         })?;
         let address = tcp.local_addr().map_err(|source| BindError::Listen { address, source })?;

@@ -288,9 +288,19 @@ impl Socket {
         let mut scratch = BytesMut::with_capacity(DISCARD_BUFFER);
         let drained = async {
             self.shutdown_write().await;
-            while let Ok(1..) = poll_fn(|cx| self.poll_read_buf(cx, &mut scratch)).await {
+            loop {
                 scratch.clear();
-                tokio::task::consume_budget().await;
+                match self.try_read(&mut scratch) {
+                    Ok(1..) => tokio::task::consume_budget().await,
+                    // Not by `poll_read_buf`: the task that has read the body may still poll that, and only the last to
+                    // do so is woken.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        if self.tcp.stream().readable().await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(0) | Err(_) => return,
+                }
             }
         };
         // Past the limit nobody is owed anything.

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the top down. Modules of one line do not know each other.
-const LAYERS: [&[&str]; 10] = [
+const LAYERS: [&[&str]; 12] = [
     &["main"],
     &["cli"],
     &["server"],
@@ -15,12 +15,14 @@ const LAYERS: [&[&str]; 10] = [
     &["relay"],
     &["wire", "splice"],
     &["socket", "slot", "header_set"],
-    &["outcome", "config"],
+    &["config"],
+    &["token"],
+    &["outcome"],
     &["id"],
 ];
 
 /// Where a crate may be named. `http`, `bytes` and `tokio` are everywhere.
-const HOMES: [(&str, &[&str]); 18] = [
+const HOMES: [(&str, &[&str]); 19] = [
     ("anyhow", &["cli/serve.rs"]),
     ("clap", &["cli.rs", "cli/serve.rs"]),
     ("tracing_subscriber", &["cli/serve.rs"]),
@@ -32,7 +34,8 @@ const HOMES: [(&str, &[&str]); 18] = [
     ("tokio_rustls", &["socket.rs", "socket/session.rs", "server.rs", "server/conn.rs", "server/tls.rs"]),
     ("tcp_outq", &["socket.rs"]),
     ("rustix", &["socket.rs", "socket/tcp.rs", "splice.rs", "cli/serve.rs"]),
-    ("uuid", &["id.rs"]),
+    ("uuid", &["id.rs", "token.rs"]),
+    ("subtle", &["token.rs"]),
     ("hyper_util", &["http/spelling.rs", "server/conn.rs"]),
     ("serde_json", &["header_set.rs", "http/json_body.rs", "http/reply.rs", "http/status.rs"]),
     ("serde", &["http/handlers.rs", "http/reply.rs", "http/status.rs"]),
@@ -65,8 +68,18 @@ const HOMES: [(&str, &[&str]); 18] = [
 ];
 
 /// These are pure: no I/O, no runtime.
-const PURE: [&str; 7] =
-    ["id.rs", "outcome.rs", "slot.rs", "header_set.rs", "config.rs", "wire/head.rs", "wire/chunked.rs"];
+const PURE: [&str; 10] = [
+    "id.rs",
+    "outcome.rs",
+    "token.rs",
+    "slot.rs",
+    "header_set.rs",
+    "config.rs",
+    "wire/head.rs",
+    "wire/chunked.rs",
+    "http/access.rs",
+    "http/cors.rs",
+];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {

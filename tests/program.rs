@@ -64,7 +64,8 @@ impl Program {
         let mut process =
             Running(command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
         let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
-        let greeting: Vec<_> = lines.take(3).map(Result::unwrap).collect();
+        let count = if arguments.contains(&"--admin-listen") { 4 } else { 3 };
+        let greeting: Vec<_> = lines.take(count).map(Result::unwrap).collect();
         let base = greeting[0].strip_prefix("Listening on ").unwrap().to_owned();
         Self { process, base, greeting }
     }
@@ -134,6 +135,70 @@ fn the_greeting_says_where_it_listens_and_how_to_try_it() {
     assert_eq!(String::from_utf8_lossy(&tried.stdout), "hello\n");
 }
 
+#[test]
+fn the_greeting_says_where_the_operators_come_in() {
+    let program = Program::start(&["--admin-listen", "127.0.0.1:0"]);
+    let base = program.greeting[3].strip_prefix("Listening for operators on ").unwrap();
+    for (path, told) in [("/readyz", "ready"), ("/stream", "[]")] {
+        let output = curl(&[&format!("{base}{path}")]).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), told);
+    }
+}
+
+#[test]
+fn a_token_file_holds_one_line_of_visible_ascii() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let mut holding = |content: &[u8]| {
+        file.as_file_mut().set_len(0).unwrap();
+        std::fs::write(file.path(), content).unwrap();
+        file.path().to_str().unwrap().to_owned()
+    };
+    for content in [&b""[..], b" \n", b"two words\n", b"two\nlines\n", b"\xc3\xa4\n", b"\xff", b"a\0b"] {
+        let path = holding(content);
+        for flag in ["--create-token-file", "--admin-token-file"] {
+            let (code, said) = refused(&mut rendezvous(&[flag, &path]));
+            assert_eq!(code, Some(2), "{said}");
+            assert!(said.contains(&path) && said.contains(flag) && said.contains("the file "), "{said}");
+        }
+    }
+    let path = holding(b"\t s3cret\r\n\n");
+    let program = Program::start(&["--create-token-file", &path, "--admin-token-file", &path]);
+    let stream = format!("{}/stream", program.base);
+    for method in ["POST", "GET"] {
+        let asks = |token: &str| curl(&["-X", method, &stream, "--oauth2-bearer", token]).output().unwrap();
+        assert!(asks("s3cret").status.success(), "{method}");
+        assert_eq!(asks("s3cre").status.code(), Some(22), "{method}");
+    }
+}
+
+#[test]
+fn flags_that_stand_alone_or_repeat_are_also_variables() {
+    let told = |command: &mut Command| {
+        let mut process = Running(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+        let line = BufReader::new(process.0.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+        let port = line.rsplit(':').next().unwrap().to_owned();
+        let ask = |origin: &str| {
+            let url = format!("http://127.0.0.1:{port}/stream");
+            let output = curl(&["-i", "-H", &format!("Origin: {origin}"), &url]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        [ask("https://a.example"), ask("http://b.example:1")]
+    };
+    let arguments =
+        ["--open-list", "--cors-origin", "https://a.example", "--cors-origin", "http://b.example:1"];
+    let open = ["--host", "0.0.0.0", "--port", "0"];
+    let by_variables = &mut rendezvous(&open);
+    by_variables
+        .env("RENDEZVOUS_OPEN_LIST", "1")
+        .env("RENDEZVOUS_CORS_ORIGIN", "https://a.example,http://b.example:1");
+    for answers in [told(rendezvous(&open).args(arguments)), told(by_variables)] {
+        for (answer, origin) in answers.iter().zip(["https://a.example", "http://b.example:1"]) {
+            assert!(answer.contains(&format!("access-control-allow-origin: {origin}\r\n")), "{answer}");
+            assert!(answer.ends_with("\r\n\r\n[]"), "{answer}");
+        }
+    }
+}
+
 fn refused(command: &mut Command) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = command.output().unwrap();
     (status.code(), String::from_utf8(stderr).unwrap())
@@ -151,6 +216,10 @@ fn a_bad_value_is_refused_with_what_would_be_right() {
         ("--max-streams", "0", "give a whole number from 1 to"),
         ("--max-connections", "many", "give a whole number from 1 to"),
         ("--threads", "0", "give a whole number from 1 to 1024"),
+        ("--admin-listen", "9998", "give an address and a port, such as 127.0.0.1:9998"),
+        ("--cors-origin", "https://a.example,b.example", "\"b.example\" is no origin: give a scheme, a host"),
+        ("--create-token-file", "no/such/file", "'no/such/file'"),
+        ("--admin-token-file", "no/such/file", "the file can not be read"),
         ("--data-path", "fast", "[possible values: auto, portable]"),
         ("--log-level", "loud", "[possible values: error, warn, info, debug, trace]"),
         ("--log-format", "xml", "[possible values: text, json]"),
@@ -176,6 +245,10 @@ fn a_taken_port_is_a_clear_error() {
     assert_eq!(code, Some(1));
     assert_eq!(said.lines().count(), 1, "{said}");
     assert!(said.contains("is taken by another program") && said.contains("--port"), "{said}");
+    let taken = format!("127.0.0.1:{port}");
+    let (code, said) = refused(&mut rendezvous(&["--port", "0", "--admin-listen", &taken]));
+    assert_eq!(code, Some(1));
+    assert!(said.contains("is taken by another program") && said.contains("--admin-listen"), "{said}");
     let (code, said) = refused(&mut rendezvous(&["--host", "no.such.host.invalid"]));
     assert_eq!(code, Some(1));
     assert!(said.contains("cannot find the address of the host \"no.such.host.invalid\""), "{said}");
@@ -253,6 +326,46 @@ fn the_log_has_a_line_for_each_event_and_no_whole_id() {
             assert!(format == "text" || serde_json::from_str::<Value>(line).is_ok(), "{line}");
         }
         assert_eq!(of_stream.len(), 4, "{log}");
+    }
+}
+
+#[test]
+fn the_log_has_no_token_and_no_whole_id_at_any_level() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"s3cret-of-the-makers").unwrap();
+    let path = file.path().to_str().unwrap();
+    for format in ["text", "json"] {
+        let program =
+            Program::start(&["--log-format", format, "--log-level", "trace", "--create-token-file", path]);
+        let streams = format!("{}/stream", program.base);
+        let mut secrets = vec!["s3cret-of-the-makers".to_owned()];
+        for by_header in [true, false] {
+            let ask = |url: &str, token: &str| {
+                if by_header {
+                    curl(&[url, "--oauth2-bearer", token])
+                } else {
+                    curl(&[&format!("{url}?token={token}")])
+                }
+            };
+            let mut post = ask(&streams, "s3cret-of-the-makers");
+            let made = post.args(["-d", r#"{"access":"split"}"#]).output().unwrap();
+            let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+            let text = |name: &str| made[name].as_str().unwrap().to_owned();
+            let (id, up, down) = (text("stream"), text("upload_token"), text("download_token"));
+            let stream = format!("{streams}/{id}");
+            for wrong in [&up, "s3cret-of-nobody"] {
+                assert_eq!(ask(&stream, wrong).output().unwrap().status.code(), Some(22));
+            }
+            let mut download = spawn(&mut ask(&stream, &down));
+            assert!(ask(&stream, &up).args(["-T", "Cargo.toml"]).status().unwrap().success());
+            assert!(download.wait().success());
+            secrets.extend([id[8..].to_owned(), up, down, "s3cret-of-nobody".into()]);
+        }
+        let log = program.log();
+        assert!(log.contains("finished"), "{log}");
+        for secret in &secrets {
+            assert!(!log.contains(secret), "{secret}: {log}");
+        }
     }
 }
 

@@ -1,12 +1,15 @@
 //! `rendezvous serve`.
 
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
-use http_rendezvous::config::{Config, DataPath, Period, TlsFiles};
+use http_rendezvous::config::{Config, CorsOrigin, DataPath, Period, TlsFiles};
 use http_rendezvous::server::{ListenerKind, Server};
+use http_rendezvous::token::Token;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -57,6 +60,26 @@ pub(crate) struct ServeArguments {
     /// How the bodies of plain streams are moved: by splice where the system has it, or all through hyper
     #[arg(long, env = "RENDEZVOUS_DATA_PATH", default_value = "auto")]
     data_path: DataPathName,
+    /// File with the token that POST /stream needs then
+    #[arg(long, env = "RENDEZVOUS_CREATE_TOKEN_FILE", value_name = "FILE", value_parser = token_file)]
+    create_token_file: Option<Token>,
+    /// File with the token that the list, GET /stream, needs then
+    #[arg(long, env = "RENDEZVOUS_ADMIN_TOKEN_FILE", value_name = "FILE", value_parser = token_file)]
+    admin_token_file: Option<Token>,
+    /// Show the list to everybody who can reach the server, and not only on loopback
+    #[arg(long, env = "RENDEZVOUS_OPEN_LIST", value_parser = BoolishValueParser::new())]
+    open_list: bool,
+    /// A listener for the operators, to which the list, /healthz and /readyz move
+    #[arg(long, env = "RENDEZVOUS_ADMIN_LISTEN", value_name = "ADDR:PORT", value_parser = address)]
+    admin_listen: Option<SocketAddr>,
+    /// An origin whose web pages may use the server, or * for any; may be given again
+    #[arg(
+        long = "cors-origin",
+        env = "RENDEZVOUS_CORS_ORIGIN",
+        value_name = "ORIGIN",
+        value_delimiter = ','
+    )]
+    cors_origins: Vec<CorsOrigin>,
     /// The least important events to log
     #[arg(long, env = "RENDEZVOUS_LOG_LEVEL", default_value = "info")]
     log_level: LogLevel,
@@ -96,6 +119,18 @@ fn count(text: &str) -> Result<usize, String> {
     count.ok_or_else(|| format!("give a whole number from 1 to {}", u32::MAX))
 }
 
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "give an address and a port, such as 127.0.0.1:9998 or [::1]:0".to_owned())
+}
+
+fn token_file(path: &str) -> Result<Token, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("the file can not be read: {error}"))?;
+    let token = Token::parse(text.trim());
+    token.ok_or_else(|| {
+        "the file must hold one line of visible ASCII, without spaces, and nothing else".to_owned()
+    })
+}
+
 impl ServeArguments {
     fn config(&self) -> Config {
         Config {
@@ -117,7 +152,11 @@ impl ServeArguments {
                 .zip(self.tls_key.clone())
                 .map(|(certificate, key)| TlsFiles { certificate, key }),
             plain_port: self.plain_port,
-            admin_listen: None,
+            admin_listen: self.admin_listen,
+            create_token: self.create_token_file.clone(),
+            admin_token: self.admin_token_file.clone(),
+            open_list: self.open_list,
+            cors_origins: self.cors_origins.clone(),
         }
     }
 }
@@ -146,7 +185,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let server = Server::bind(config).await?;
     if let Some(address) = server.address(ListenerKind::Main) {
         // Nobody has to read it.
-        let _ = greet(&format!("{scheme}://{address}"));
+        let _ = greet(&format!("{scheme}://{address}"), server.address(ListenerKind::Admin));
     }
     let reload = server.reload();
     let stop = CancellationToken::new();
@@ -162,11 +201,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 }
 
 /// What a newcomer needs: where it is, and how to try it.
-fn greet(base: &str) -> std::io::Result<()> {
+fn greet(base: &str, admin: Option<SocketAddr>) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "Listening on {base}")?;
     writeln!(out, r#"  id=$(curl -s -X POST {base}/stream | cut -d'"' -f4); curl -s {base}/stream/$id &"#)?;
     writeln!(out, "  echo hello | curl -T - {base}/stream/$id")?;
+    if let Some(admin) = admin {
+        writeln!(out, "Listening for operators on http://{admin}")?;
+    }
     out.flush()
 }
 

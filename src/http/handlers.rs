@@ -11,7 +11,7 @@ use http_body_util::Either;
 use hyper::body::Body;
 use serde::Serialize;
 
-use super::json_body::RequestBody;
+use super::json_body::{RequestBody, StreamSettings};
 use super::peer::Peer;
 use super::reply::{self, Reply, Spelled};
 use super::status::Status;
@@ -21,6 +21,7 @@ use crate::id::StreamId;
 use crate::outcome::{Fault, LengthMismatch, Outcome, Refusal, Side, UploadLength};
 use crate::relay::{BodyStream, Offer, Relay, SourceBody};
 use crate::rendezvous::Meeting;
+use crate::token::Tokens;
 
 /// A request that is not answered: refused by a rule, or by its own leaving.
 pub(super) enum Unanswered {
@@ -34,6 +35,12 @@ impl From<Refusal> for Unanswered {
     }
 }
 
+impl From<Box<Refusal>> for Unanswered {
+    fn from(refusal: Box<Refusal>) -> Self {
+        Self::Refused(*refusal)
+    }
+}
+
 impl From<Departed> for Unanswered {
     fn from(_: Departed) -> Self {
         Self::Departed
@@ -42,24 +49,39 @@ impl From<Departed> for Unanswered {
 
 /// `POST /stream`
 pub(super) async fn create(app: &App, body: &mut RequestBody) -> Result<Reply, Refusal> {
-    create_with(app, json_body::stream_headers(&body.read().await?)?)
+    create_with(app, json_body::stream_settings(&body.read().await?)?)
 }
 
 /// `POST /stream`, its body read.
-pub(super) fn create_with(app: &App, headers: StreamHeaders) -> Result<Reply, Refusal> {
+pub(super) fn create_with(app: &App, settings: StreamSettings) -> Result<Reply, Refusal> {
     #[derive(Serialize)]
     struct Created<'a> {
         stream: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        upload_token: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        download_token: Option<&'a str>,
     }
 
-    let id = app.rendezvous.create(headers)?;
-    Ok(reply::json(StatusCode::CREATED, &Created { stream: id.as_str() }))
+    let tokens = settings.is_split.then(Tokens::mint);
+    let id = app.rendezvous.create(settings.headers, tokens.clone())?;
+    let created = Created {
+        stream: id.as_str(),
+        upload_token: tokens.as_ref().map(|tokens| tokens.upload.as_str()),
+        download_token: tokens.as_ref().map(|tokens| tokens.download.as_str()),
+    };
+    Ok(reply::json(StatusCode::CREATED, &created))
 }
 
 /// `GET /stream`
 pub(super) fn list(app: &App) -> Reply {
     let snapshots = app.rendezvous.snapshots();
     reply::json(StatusCode::OK, &snapshots.iter().map(Status::from).collect::<Vec<_>>())
+}
+
+/// `GET /readyz`
+pub(super) fn ready(app: &App) -> Result<Reply, Refusal> {
+    if app.rendezvous.is_closed() { Err(Refusal::ShuttingDown) } else { Ok(reply::text("ready")) }
 }
 
 /// `GET /stream/:id/status`

@@ -83,20 +83,35 @@ async fn read_frames(body: &mut BodyStream) -> Result<Vec<u8>, Refusal> {
 }
 
 /// What a stream is to be made with.
+#[derive(Debug, Default, PartialEq)]
+pub struct StreamSettings {
+    /// The header sets.
+    pub headers: StreamHeaders,
+    /// Each side is to have a token of its own.
+    pub is_split: bool,
+}
+
+/// What a stream is to be made with.
 ///
 /// # Errors
 /// [`Refusal::InvalidBody`] with a sentence that says what is wrong.
-pub fn stream_headers(body: &[u8]) -> Result<StreamHeaders, Refusal> {
+pub fn stream_settings(body: &[u8]) -> Result<StreamSettings, Refusal> {
     let mut object = object(body)?.unwrap_or_default();
+    let is_split = match object.remove("access") {
+        None | Some(Value::Null) => false,
+        Some(Value::String(access)) if access == "split" => true,
+        Some(_) => return Err(Refusal::InvalidBody("access must be \"split\", or be left out".into())),
+    };
     let mut set = |key: &str, side| match object.remove(key) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Object(given)) => HeaderSet::parse(given, side).map(Some),
         Some(_) => Err(Refusal::InvalidBody(format!("{key} must be an object of header names and values"))),
     };
-    Ok(StreamHeaders {
+    let headers = StreamHeaders {
         download: set("download_headers", Side::Destination)?,
         upload: set("upload_headers", Side::Source)?,
-    })
+    };
+    Ok(StreamSettings { headers, is_split })
 }
 
 /// What a client reports.
@@ -200,12 +215,15 @@ mod tests {
         for body in
             ["", "null", "{}", r#"{"download_headers":null,"upload_headers":null,"__proto__":{"a":1}}"#]
         {
-            assert_eq!(stream_headers(body.as_bytes()), Ok(StreamHeaders::default()), "{body}");
+            assert_eq!(stream_settings(body.as_bytes()), Ok(StreamSettings::default()), "{body}");
         }
         let made =
-            stream_headers(br#"{"download_headers":{"Content-Length":5},"upload_headers":{}}"#).unwrap();
-        assert_eq!(made.promised_length(), Some(5));
-        assert!(made.upload.is_some());
+            stream_settings(br#"{"download_headers":{"Content-Length":5},"upload_headers":{}}"#).unwrap();
+        assert_eq!(made.headers.promised_length(), Some(5));
+        assert!(made.headers.upload.is_some() && !made.is_split);
+        let split = StreamSettings { is_split: true, ..StreamSettings::default() };
+        assert_eq!(stream_settings(br#"{"access":"split"}"#), Ok(split));
+        assert_eq!(stream_settings(br#"{"access":null}"#), Ok(StreamSettings::default()));
     }
 
     #[test]
@@ -219,9 +237,12 @@ mod tests {
             (nested.as_bytes(), "Invalid JSON: recursion limit"),
             (br#"{"download_headers":[]}"#, "download_headers must be an object"),
             (br#"{"upload_headers":"x"}"#, "upload_headers must be an object"),
+            (br#"{"access":"SPLIT"}"#, "access must be \"split\", or be left out"),
+            (br#"{"access":true}"#, "access must be \"split\""),
+            (br#"{"access":{}}"#, "access must be \"split\""),
             (br#"{"upload_headers":{"Date":"x"}}"#, "The server sets the header Date itself"),
         ] {
-            let message = stream_headers(body).unwrap_err().to_string();
+            let message = stream_settings(body).unwrap_err().to_string();
             assert!(message.starts_with(reason), "{message}");
         }
     }

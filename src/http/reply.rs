@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::{Either, Full};
 use serde::Serialize;
 
+use super::cors;
 use crate::header_set::StreamHeaders;
 use crate::outcome::{Fault, Outcome, Refusal, Side};
 use crate::relay::Relay;
@@ -60,6 +61,14 @@ pub fn empty(status: StatusCode) -> Reply {
     with_body(status, Bytes::new())
 }
 
+/// The answer to the preflight of a page that may use the server.
+#[must_use]
+pub fn preflight(request: &HeaderMap) -> Reply {
+    let mut reply = empty(StatusCode::NO_CONTENT);
+    *reply.headers_mut() = cors::preflight(request);
+    reply
+}
+
 /// `200 OK` with plain text.
 #[must_use]
 pub fn text(text: &'static str) -> Reply {
@@ -90,6 +99,9 @@ pub fn refusal(refusal: &Refusal) -> Reply {
     match refusal {
         Refusal::Busy(_) | Refusal::ShuttingDown => {
             reply.headers_mut().insert(RETRY_AFTER, RETRY.as_secs().into());
+        }
+        Refusal::Unauthorized => {
+            reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         // The connection's input is of no more use.
         Refusal::HeadTooLarge(_) | Refusal::RequestTimeout(_) | Refusal::BadRequest(_) => close(&mut reply),
@@ -169,6 +181,8 @@ fn refusal_parts(refusal: &Refusal) -> (StatusCode, ErrorBody) {
         }
         Refusal::NotFound => (StatusCode::NOT_FOUND, "SessionNotFoundError"),
         Refusal::BadRoute => (StatusCode::NOT_FOUND, "BadRouteError"),
+        Refusal::Unauthorized => (StatusCode::UNAUTHORIZED, "UnauthorizedError"),
+        Refusal::Forbidden(_) => (StatusCode::FORBIDDEN, "ForbiddenError"),
         Refusal::AlreadyConnected(_) => (StatusCode::TOO_MANY_REQUESTS, "AlreadyConnectedError"),
         Refusal::AlreadyStarted => (StatusCode::CONFLICT, "StreamStartedError"),
         Refusal::Expired => (StatusCode::GATEWAY_TIMEOUT, "SessionTimeoutError"),

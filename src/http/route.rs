@@ -23,6 +23,10 @@ pub enum Route {
     Status(StreamId),
     /// `GET /ping`
     Ping,
+    /// `GET /healthz`
+    Health,
+    /// `GET /readyz`
+    Ready,
 }
 
 impl Route {
@@ -35,6 +39,8 @@ impl Route {
         let reads = matches!(*method, Method::GET | Method::HEAD);
         match *path.split('/').collect::<Vec<_>>() {
             ["ping"] if reads => Some(Self::Ping),
+            ["healthz"] if reads => Some(Self::Health),
+            ["readyz"] if reads => Some(Self::Ready),
             ["stream"] if reads => Some(Self::List),
             ["stream"] if method == Method::POST => Some(Self::Create),
             ["stream", name] if method == Method::PUT => id(name).map(Self::Source),
@@ -44,6 +50,13 @@ impl Route {
             ["stream", name, "error"] if method == Method::POST => id(name).map(Self::Report),
             _ => None,
         }
+    }
+
+    /// The routes of a path, one for each method that it takes, but for `HEAD`.
+    pub fn of_path(path: &str) -> impl Iterator<Item = Self> {
+        [Method::GET, Method::PUT, Method::POST]
+            .into_iter()
+            .filter_map(move |method| Self::parse(&method, path))
     }
 }
 
@@ -66,9 +79,25 @@ mod tests {
             (Method::HEAD, "/stream/a-B_1/status", Route::Status(id())),
             (Method::GET, "/ping", Route::Ping),
             (Method::HEAD, "/ping", Route::Ping),
+            (Method::GET, "/healthz", Route::Health),
+            (Method::HEAD, "/readyz", Route::Ready),
         ] {
             assert_eq!(Route::parse(&method, path), Some(route.clone()), "{method} {path}");
             assert_eq!(Route::parse(&method, &format!("{path}/")), Some(route), "{method} {path}/");
+        }
+    }
+
+    #[test]
+    fn a_path_has_a_route_for_each_of_its_methods() {
+        let id = || StreamId::parse("a").unwrap();
+        for (path, routes) in [
+            ("/stream", vec![Route::List, Route::Create]),
+            ("/stream/a", vec![Route::Destination(id()), Route::Source(id())]),
+            ("/stream/a/error", vec![Route::Report(id())]),
+            ("/ping/", vec![Route::Ping]),
+            ("/nowhere", vec![]),
+        ] {
+            assert_eq!(Route::of_path(path).collect::<Vec<_>>(), routes, "{path}");
         }
     }
 

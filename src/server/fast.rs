@@ -20,6 +20,7 @@ use hyper::body::Body;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::http::access::credential;
 use crate::http::message::{self, BodyFraming};
 use crate::http::peer::Peer;
 use crate::http::reply::{self, Reply};
@@ -69,7 +70,7 @@ pub(super) async fn serve(
     pipes: &Arc<Pipes>,
     draining: &CancellationToken,
 ) -> Next {
-    let request = match read_request(peer, draining).await {
+    let request = match read_request(peer, app, draining).await {
         Ok(request) => request,
         Err(next) => return next,
     };
@@ -83,9 +84,9 @@ pub(super) async fn serve(
 }
 
 /// Waits for the next request.
-async fn read_request(peer: &Peer, draining: &CancellationToken) -> Result<Plain, Next> {
+async fn read_request(peer: &Peer, app: &App, draining: &CancellationToken) -> Result<Plain, Next> {
     let (head, bytes) = peek(peer, draining).await?;
-    let request = with_fields(&bytes, |fields| plain(peer, head, fields)).ok_or(Next::Hyper)?;
+    let request = with_fields(&bytes, |fields| plain(peer, app, head, fields)).ok_or(Next::Hyper)?;
     peer.wire().inbound().lock().take_head();
     Ok(request)
 }
@@ -115,10 +116,17 @@ async fn write_reply(peer: &Peer, app: &App, pipes: &Arc<Pipes>, reply: Reply) -
 }
 
 /// The request, if it is in the plainest form.
-fn plain(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Option<Plain> {
+fn plain(peer: &Peer, app: &App, head: Head, fields: &Fields<'_, '_>) -> Option<Plain> {
+    if app.cors.is_on() && fields.has("origin") {
+        return None;
+    }
     let method = Method::from_bytes(fields.method.as_bytes()).ok()?;
     let has_body = head.framing != Framing::Empty || fields.has("expect");
-    let asks = match Route::parse(&method, fields.target)? {
+    let route =
+        Route::parse(&method, fields.target).filter(|route| app.access.serves(peer.entrance(), route))?;
+    let given = credential(fields.all("authorization"), None);
+    let permitted = app.permit(peer.entrance(), &route, given).map_err(Box::new);
+    let asks = match route {
         Route::Create if !has_body => Asks::Create,
         Route::Destination(id) if !has_body => Asks::Destination(id),
         Route::Source(id) if !fields.has("content-range") => Asks::Source(id, offer(peer, head, fields)),
@@ -134,7 +142,7 @@ fn plain(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Option<Plain> {
         let mut tokens = value.split(|byte| *byte == b',');
         closes |= tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"));
     }
-    Some(Plain { request: PlainRequest { version, asks }, closes })
+    Some(Plain { request: PlainRequest { version, asks, permitted }, closes })
 }
 
 fn offer(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Box<Offer> {

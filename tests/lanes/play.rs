@@ -85,9 +85,13 @@ pub async fn same<S: AsRef<str>>(scripts: impl IntoIterator<Item = S>) {
 
 /// Everything that the clients see, in the order of the script, and the stream's last status.
 async fn play(server: &TestServer, script: &Script, forced: Forced, splits: u64) -> Vec<String> {
-    let id = server.create_with(&script.create).await;
+    let made = server.make(&script.create).await;
+    let text = |name: &str| made[name].as_str().unwrap_or_default().to_owned();
+    let (id, tokens) = (text("stream"), [text("upload_token"), text("download_token")]);
+    let status_target = format!("/stream/{id}/status?token={}", tokens[0]);
     let (clients, open, seen) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
-    let mut stage = Stage { server, id, forced, splits, racy: script.racy, clients, open, seen };
+    let mut stage =
+        Stage { server, id, tokens, status_target, forced, splits, racy: script.racy, clients, open, seen };
     let played = async {
         for step in &script.steps {
             stage.take(step).await;
@@ -107,6 +111,9 @@ async fn play(server: &TestServer, script: &Script, forced: Forced, splits: u64)
 struct Stage<'a> {
     server: &'a TestServer,
     id: String,
+    /// For the source and for the destination; empty where the stream has none.
+    tokens: [String; 2],
+    status_target: String,
     forced: Forced,
     splits: u64,
     racy: bool,
@@ -123,10 +130,12 @@ impl Stage<'_> {
             Step::HalfClose(who) => self.client(*who).half_close().await,
             Step::Close(who) => self.leaving(*who).close(),
             Step::Reset(who) => self.leaving(*who).reset(),
-            Step::Until(state) => drop(self.server.until(&self.id, state).await),
+            Step::Until(state) => drop(self.server.until_at(&self.status_target, state).await),
             Step::Passed(bytes) => {
-                soon(async { while self.server.status(&self.id).await["bytes_transferred"] != *bytes {} })
-                    .await;
+                soon(async {
+                    while self.server.status_at(&self.status_target).await["bytes_transferred"] != *bytes {}
+                })
+                .await;
             }
             Step::Interim(who) => {
                 let head = self.client(*who).head().await;
@@ -151,6 +160,7 @@ impl Stage<'_> {
         let destination = target(self.forced.destination, format!("http://test/stream/{}", self.id));
         let bytes = fill(bytes, b"{src}", &source);
         let bytes = fill(&fill(&bytes, b"{dst}", &destination), b"{id}", &self.id);
+        let bytes = fill(&fill(&bytes, b"{up}", &self.tokens[0]), b"{down}", &self.tokens[1]);
         if !self.clients.contains_key(&who) {
             self.clients.insert(who, self.server.connect().await);
         }
@@ -203,7 +213,7 @@ impl Stage<'_> {
     }
 
     async fn status(&self) -> String {
-        let mut status = self.server.status(&self.id).await;
+        let mut status = self.server.status_at(&self.status_target).await;
         for name in ["id", "created_at", "deactivated_at"] {
             if let Some(value) = status.get_mut(name) {
                 *value = Value::from("*");

@@ -301,6 +301,46 @@ async fn two_expectations() {
 }
 
 #[tokio::test]
+async fn streams_with_tokens() {
+    let split = r#"create {"access":"split"} | "#;
+    let (up, down) = ("Authorization: Bearer {up}", "authorization: BEARER  {down}");
+    let refused = [
+        "",
+        "Authorization: Basic {up}",
+        "Authorization: Bearer",
+        "Authorization: Bearer \u{e9}",
+        "Authorization: Bearer {up}{down}",
+        "Authorization: Bearer x ~ Authorization: Bearer {up} ~ Authorization: Bearer {down}",
+        "Connection: close",
+    ];
+    let get = format!("get {down} | until DST_CONNECTED");
+    let put = format!("put {up} ~ Content-Length: 2");
+    same([
+        format!("{split}{get} | {put} | S> hi | both"),
+        format!("{split}{put} | S> hi | until SRC_CONNECTED | get {down} | both"),
+        format!("{split}put {down} ~ Content-Length: 2 | S answer"),
+        format!("{split}get {up} | D answer"),
+        format!("get {down} | until DST_CONNECTED | put {up} ~ Content-Length: 2 | S> hi | both"),
+    ])
+    .await;
+    same(refused.iter().flat_map(|fields| {
+        let fields = if fields.is_empty() { "X: 1" } else { fields };
+        let other = fields.replace(" ~ ", "\r\n");
+        let get_again = format!("O> GET /stream/{{id}} HTTP/1.1\r\nHost: a\r\n{other}\r\n\r\n | O answer");
+        [
+            format!("{split}get {fields} | D answer | {put} | S> hi | until SRC_CONNECTED | {get_again}"),
+            format!("{split}put {fields} ~ Content-Length: 2 | S> hi | S answer"),
+            format!("{split}put {fields} ~ Content-Length: 2 ~ Expect: 100-continue | S answer"),
+            format!("{split}put {fields} ~ Transfer-Encoding: chunked | S> nonsense | S answer"),
+            format!("{split}put {fields} | S answer"),
+            format!("{split}get10 {fields} | D answer"),
+            format!("{split}{get} | {get_again} | {put} | S> hi | both"),
+        ]
+    }))
+    .await;
+}
+
+#[tokio::test]
 async fn taken_seats() {
     let put =
         "O> PUT {src} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n | O answer";

@@ -12,7 +12,8 @@ pub enum Who {
 
 #[derive(Debug, Clone)]
 pub enum Step {
-    /// `{src}` and `{dst}` become the stream's target, in the form for the lane that this side is to be in; `{id}` its id.
+    /// `{src}` and `{dst}` become the stream's target, in the form for the lane that this side is to be in; `{id}` its id, `{up}`
+    /// and `{down}` its tokens.
     Say(Who, Bytes),
     HalfClose(Who),
     /// Leaves by FIN.

@@ -12,6 +12,7 @@
 #![allow(unreachable_pub, reason = "what is public here is so for this one crate")]
 #![allow(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
+mod access;
 mod client;
 mod connections;
 mod creation;

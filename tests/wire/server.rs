@@ -1,6 +1,6 @@
 //! A server in the test's own runtime, on a port of its own.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ impl Watchdog {
 pub struct TestServer {
     address: SocketAddr,
     plain_address: Option<SocketAddr>,
+    admin: Option<SocketAddr>,
     reload: Arc<Notify>,
     stop: Option<oneshot::Sender<()>>,
     running: JoinHandle<()>,
@@ -60,12 +61,17 @@ impl TestServer {
         let mut config = Config { port: 0, data_path, tls, ..Config::default() };
         adjust(&mut config);
         let server = Server::bind(config).await.unwrap();
-        let address = server.address(ListenerKind::Main).unwrap();
+        let mut address = server.address(ListenerKind::Main).unwrap();
+        if address.ip().is_unspecified() {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
         let plain_address = server.address(ListenerKind::Plain);
+        let admin = server.address(ListenerKind::Admin);
         let reload = server.reload();
         let (stop, stopped) = oneshot::channel();
         let running = tokio::spawn(server.run(async { drop(stopped.await) }));
-        Self { address, plain_address, reload, stop: Some(stop), running, _watchdog: Watchdog::start() }
+        let watchdog = Watchdog::start();
+        Self { address, plain_address, admin, reload, stop: Some(stop), running, _watchdog: watchdog }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -108,6 +114,13 @@ impl TestServer {
         self.say(bytes).await.response().await
     }
 
+    /// The answer of the operators' listener.
+    pub async fn ask_admin(&self, bytes: impl AsRef<[u8]>) -> Response {
+        let mut client = Client::connect(self.admin.unwrap()).await;
+        client.send(bytes).await;
+        client.response().await
+    }
+
     pub async fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Response {
         self.ask(post(path, body)).await
     }
@@ -117,9 +130,14 @@ impl TestServer {
     }
 
     pub async fn create_with(&self, body: &str) -> String {
+        self.make(body).await["stream"].as_str().unwrap().to_owned()
+    }
+
+    /// The whole answer to who makes a stream.
+    pub async fn make(&self, body: &str) -> Value {
         let response = self.post("/stream", body).await;
         assert_eq!(response.status, 201, "{response:?}");
-        response.json()["stream"].as_str().unwrap().to_owned()
+        response.json()
     }
 
     pub async fn get(&self, id: &str) -> Client {
@@ -132,21 +150,30 @@ impl TestServer {
     }
 
     pub async fn status(&self, id: &str) -> Value {
-        self.ask(get(&format!("/stream/{id}/status"))).await.json()
+        self.status_at(&format!("/stream/{id}/status")).await
+    }
+
+    /// What this target, with a token or without one, says of its stream.
+    pub async fn status_at(&self, target: &str) -> Value {
+        self.ask(get(target)).await.json()
     }
 
     /// Waits until the stream is in `state`, and returns its status.
     pub async fn until(&self, id: &str, state: &str) -> Value {
+        self.until_at(&format!("/stream/{id}/status"), state).await
+    }
+
+    pub async fn until_at(&self, target: &str, state: &str) -> Value {
         let reached = async {
             loop {
-                let status = self.status(id).await;
+                let status = self.status_at(target).await;
                 if status["state"] == state {
                     return status;
                 }
             }
         };
         let Ok(status) = tokio::time::timeout(PATIENCE, reached).await else {
-            panic!("{} is not {state}", self.status(id).await);
+            panic!("{} is not {state}", self.status_at(target).await);
         };
         status
     }
