@@ -9,7 +9,8 @@
 //! - [`relay`]: one transfer
 //! - [`wire`]: one HTTP/1 connection below HTTP; [`splice`]: bytes moved by the kernel
 //! - [`socket`]: one TCP connection; [`slot`]: one stream's life; [`header_set`]: what its maker gave
-//! - [`outcome`], [`config`], [`id`]: the vocabulary and the settings
+//! - [`outcome`], [`config`], [`id`]: the vocabulary and the settings; [`proxies`]: whom a proxy speaks for;
+//!   [`rate`]: how much in how long
 //!
 //! ARCHITECTURE.md has the picture, the rules and the reasons.
 
@@ -20,6 +21,8 @@ pub mod header_set;
 pub mod http;
 pub mod id;
 pub mod outcome;
+pub mod proxies;
+pub mod rate;
 pub mod relay;
 pub mod rendezvous;
 pub mod server;

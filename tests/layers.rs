@@ -16,11 +16,11 @@ const LAYERS: [&[&str]; 10] = [
     &["wire", "splice"],
     &["socket", "slot", "header_set"],
     &["outcome", "config"],
-    &["id"],
+    &["id", "proxies", "rate"],
 ];
 
 /// Where a crate may be named. `http`, `bytes` and `tokio` are everywhere.
-const HOMES: [(&str, &[&str]); 15] = [
+const HOMES: [(&str, &[&str]); 16] = [
     ("anyhow", &["cli/serve.rs"]),
     ("clap", &["cli.rs", "cli/serve.rs"]),
     ("tracing_subscriber", &["cli/serve.rs"]),
@@ -30,6 +30,7 @@ const HOMES: [(&str, &[&str]); 15] = [
     ("tcp_outq", &["socket.rs"]),
     ("rustix", &["socket.rs", "splice.rs", "cli/serve.rs"]),
     ("uuid", &["id.rs"]),
+    ("ipnet", &["proxies.rs"]),
     ("hyper_util", &["http/spelling.rs", "server/conn.rs"]),
     ("serde_json", &["header_set.rs", "http/json_body.rs", "http/reply.rs", "http/status.rs"]),
     ("serde", &["http/handlers.rs", "http/reply.rs", "http/status.rs"]),
@@ -42,8 +43,17 @@ const HOMES: [(&str, &[&str]); 15] = [
 ];
 
 /// These are pure: no I/O, no runtime.
-const PURE: [&str; 7] =
-    ["id.rs", "outcome.rs", "slot.rs", "header_set.rs", "config.rs", "wire/head.rs", "wire/chunked.rs"];
+const PURE: [&str; 9] = [
+    "id.rs",
+    "proxies.rs",
+    "rate.rs",
+    "outcome.rs",
+    "slot.rs",
+    "header_set.rs",
+    "config.rs",
+    "wire/head.rs",
+    "wire/chunked.rs",
+];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
