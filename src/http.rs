@@ -12,17 +12,21 @@ pub mod route;
 pub mod spelling;
 pub mod status;
 
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::{Request, Version};
+use http::header::FORWARDED;
+use http::{HeaderMap, HeaderValue, Request, Version};
 use hyper::body::Incoming;
 
+use crate::clients::Clients;
 use crate::header_set::StreamHeaders;
 use crate::id::StreamId;
 use crate::outcome::Refusal;
+use crate::proxies::TrustedProxies;
 use crate::relay::Offer;
 use crate::rendezvous::Rendezvous;
 pub use handlers::PASSED_HEADERS;
@@ -38,6 +42,10 @@ pub struct App {
     pub rendezvous: Arc<Rendezvous>,
     /// How long a request's head, and a JSON body, may take.
     pub request_timeout: Duration,
+    /// What each client has.
+    pub clients: Clients,
+    /// Whose word is taken for whom they speak for.
+    pub trusted_proxies: TrustedProxies,
 }
 
 /// The client has gone: there is nobody to answer.
@@ -87,7 +95,7 @@ pub async fn answer_plain(app: &App, peer: &Arc<Peer>, request: PlainRequest) ->
     let PlainRequest { version, asks } = request;
     let answering = async {
         match asks {
-            Asks::Create => Ok(handlers::create_with(app, StreamHeaders::default())?),
+            Asks::Create => Ok(handlers::create_with(app, peer.address(), StreamHeaders::default())?),
             Asks::Source(id, offer) => source(app, peer, &id, Ok(offer)).await,
             Asks::Destination(id) => handlers::destination(app, peer, &id, version).await,
         }
@@ -111,6 +119,16 @@ fn settle(
         reply::close(&mut reply);
     }
     Ok(reply)
+}
+
+/// Who asks: the other end of the connection, or whom a trusted proxy there speaks for.
+fn client(app: &App, peer: &Peer, headers: &HeaderMap) -> IpAddr {
+    if !peer.is_proxy() {
+        return peer.address();
+    }
+    let forwarded = headers.get_all(FORWARDED).iter().map(HeaderValue::as_bytes);
+    let x_forwarded_for = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
+    app.trusted_proxies.client(forwarded, x_forwarded_for).unwrap_or(peer.address())
 }
 
 /// What is still to come of a refused upload is not waited for: every answer to a source closes.
@@ -141,13 +159,14 @@ async fn dispatch(app: &App, peer: &Arc<Peer>, request: Request<Incoming>) -> Re
     let version = request.version();
     let route = Route::parse(request.method(), request.uri().path());
     if let Some(Route::Source(id)) = route {
-        return source(app, peer, &id, handlers::offer(request)).await;
+        return source(app, peer, &id, handlers::offer(peer, request)).await;
     }
+    let client = client(app, peer, request.headers());
     let mut body = RequestBody::new(request, app.request_timeout);
     let answered = match route {
         // A source was answered above.
         None | Some(Route::Source(_)) => Err(Refusal::BadRoute.into()),
-        Some(Route::Create) => handlers::create(app, &mut body).await.map_err(Unanswered::from),
+        Some(Route::Create) => handlers::create(app, client, &mut body).await.map_err(Unanswered::from),
         Some(Route::Report(id)) => handlers::report(app, &id, &mut body).await.map_err(Unanswered::from),
         Some(Route::List) => Ok(handlers::list(app)),
         Some(Route::Status(id)) => handlers::status(app, &id).map_err(Unanswered::from),

@@ -8,7 +8,8 @@
 //! - [`rendezvous`]: the table of streams
 //! - [`relay`]: one transfer
 //! - [`wire`]: one HTTP/1 connection below HTTP; [`splice`]: bytes moved by the kernel
-//! - [`socket`]: one TCP connection; [`slot`]: one stream's life; [`header_set`]: what its maker gave
+//! - [`socket`]: one TCP connection; [`slot`]: one stream's life; [`header_set`]: what its maker gave;
+//!   [`clients`]: what each client may have
 //! - [`outcome`], [`config`], [`id`]: the vocabulary and the settings; [`proxies`]: whom a proxy speaks for;
 //!   [`rate`]: how much in how long
 //!
@@ -16,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod clients;
 pub mod config;
 pub mod header_set;
 pub mod http;

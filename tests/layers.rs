@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 10] = [
     &["rendezvous"],
     &["relay"],
     &["wire", "splice"],
-    &["socket", "slot", "header_set"],
+    &["socket", "slot", "header_set", "clients"],
     &["outcome", "config"],
     &["id", "proxies", "rate"],
 ];
@@ -37,13 +37,21 @@ const HOMES: [(&str, &[&str]); 16] = [
     ("humantime", &["config.rs", "outcome.rs", "http/status.rs"]),
     (
         "parking_lot",
-        &["relay.rs", "rendezvous.rs", "splice.rs", "wire.rs", "http/peer.rs", "http/spelling.rs"],
+        &[
+            "clients.rs",
+            "relay.rs",
+            "rendezvous.rs",
+            "splice.rs",
+            "wire.rs",
+            "http/peer.rs",
+            "http/spelling.rs",
+        ],
     ),
     ("tokio_util", &["cli/serve.rs", "server.rs", "server/conn.rs", "server/fast.rs"]),
 ];
 
 /// These are pure: no I/O, no runtime.
-const PURE: [&str; 9] = [
+const PURE: [&str; 11] = [
     "id.rs",
     "proxies.rs",
     "rate.rs",
@@ -51,6 +59,8 @@ const PURE: [&str; 9] = [
     "slot.rs",
     "header_set.rs",
     "config.rs",
+    "clients/tables.rs",
+    "server/shares.rs",
     "wire/head.rs",
     "wire/chunked.rs",
 ];

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::SetOnce;
+use tokio::sync::{OwnedSemaphorePermit, SetOnce};
 
+use crate::clients::Place;
 use crate::relay::{DestinationHalf, Transfer};
 use crate::socket::Socket;
 use crate::wire::Wire;
@@ -29,11 +30,29 @@ pub enum Audience {
     Operators,
 }
 
+/// Who is at the other end of a connection.
+pub struct Caller {
+    /// A client's address, or a proxy's.
+    pub address: IpAddr,
+    /// It is a trusted proxy, that speaks for others.
+    pub is_proxy: bool,
+    /// What it has as long as it is connected.
+    pub holds: Option<Hold>,
+}
+
+/// What a connection holds to its end.
+pub enum Hold {
+    /// A place among the connections of its client.
+    Place(Place),
+    /// A place among those that are told that there is none for them.
+    Told(OwnedSemaphorePermit),
+}
+
 /// One HTTP/1 connection, as its handlers see it.
 pub struct Peer {
     wire: Arc<Wire>,
     entrance: Entrance,
-    address: IpAddr,
+    caller: Caller,
     half: Mutex<Option<DestinationHalf>>,
     /// Set when this connection becomes a destination that has got its head.
     receiving: SetOnce<Arc<Transfer>>,
@@ -42,11 +61,11 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// What is known of a fresh connection from `address`.
+    /// What is known of a fresh connection.
     #[must_use]
-    pub fn new(wire: Arc<Wire>, entrance: Entrance, address: IpAddr) -> Self {
+    pub fn new(wire: Arc<Wire>, entrance: Entrance, caller: Caller) -> Self {
         let (half, receiving, body_taken) = (Mutex::new(None), SetOnce::new(), SetOnce::new());
-        Self { wire, entrance, address, half, receiving, body_taken }
+        Self { wire, entrance, caller, half, receiving, body_taken }
     }
 
     /// Where the connection came in.
@@ -58,7 +77,13 @@ impl Peer {
     /// Whom the connection comes from: a client, or a proxy.
     #[must_use]
     pub fn address(&self) -> IpAddr {
-        self.address
+        self.caller.address
+    }
+
+    /// Whether it is a trusted proxy: then its requests say whom it speaks for.
+    #[must_use]
+    pub fn is_proxy(&self) -> bool {
+        self.caller.is_proxy
     }
 
     /// The connection.

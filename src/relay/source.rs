@@ -20,8 +20,8 @@ const FIRST_BUFFER: usize = 64 * 1024;
 
 /// The body of a `PUT`. Untouched until the sides have paired.
 pub enum SourceBody {
-    /// hyper reads and decodes it.
-    Hyper(Incoming),
+    /// hyper reads it from this connection, and decodes it.
+    Hyper(Incoming, Arc<Wire>),
     /// It is read from its connection here, in the destination's task.
     Socket(SocketBody),
 }
@@ -47,7 +47,7 @@ impl SourceBody {
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         match self {
             Self::Socket(body) => body.poll_data(cx),
-            Self::Hyper(incoming) => loop {
+            Self::Hyper(incoming, _) => loop {
                 let frame = match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
                     Some(Ok(frame)) => frame,
                     Some(Err(error)) => return Poll::Ready(Some(Err(hyper_fault(&error)))),
@@ -60,6 +60,24 @@ impl SourceBody {
                     return Poll::Ready(Some(Ok(data)));
                 }
             },
+        }
+    }
+
+    /// The connection that it comes by.
+    #[must_use]
+    pub fn wire(&self) -> &Arc<Wire> {
+        match self {
+            Self::Hyper(_, wire) => wire,
+            Self::Socket(body) => &body.wire,
+        }
+    }
+
+    /// Nothing of the body is still to come: what has not been read is in the kernel.
+    #[must_use]
+    pub fn has_arrived(&self) -> bool {
+        match self {
+            Self::Hyper(_, wire) => wire.inbound().lock().body_has_arrived(wire.socket()),
+            Self::Socket(body) => body.has_arrived(),
         }
     }
 }
@@ -86,6 +104,13 @@ impl SocketBody {
                 Some((Arc::clone(&self.wire), left))
             }
             _ => None,
+        }
+    }
+
+    fn has_arrived(&self) -> bool {
+        match &self.framing {
+            BodyFraming::Length(left) => (self.buffer.len() + self.wire.socket().unread()) as u64 >= *left,
+            BodyFraming::Chunked(tracker) => tracker.ends_in(&[&self.buffer, &self.wire.socket().peek()]),
         }
     }
 

@@ -11,7 +11,6 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -27,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::fast::{self, Next};
-use crate::http::peer::{Entrance, Peer};
+use crate::http::peer::{Caller, Entrance, Peer};
 use crate::http::{App, answer};
 use crate::outcome::{Fault, Refusal};
 use crate::relay::DestinationHalf;
@@ -41,7 +40,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// A connection that was accepted.
 pub(super) struct Accepted {
     pub(super) stream: TcpStream,
-    pub(super) address: IpAddr,
+    pub(super) caller: Caller,
     pub(super) entrance: Entrance,
 }
 
@@ -54,9 +53,9 @@ pub(super) fn serve(
     pipes: Option<Arc<Pipes>>,
     refusal: Option<Refusal>,
 ) -> impl Future<Output = ()> + Send {
-    let Accepted { stream, address, entrance } = accepted;
+    let Accepted { stream, caller, entrance } = accepted;
     let wire = Wire::new(Socket::new(stream), app.request_timeout);
-    let peer = Arc::new(Peer::new(wire, entrance, address));
+    let peer = Arc::new(Peer::new(wire, entrance, caller));
     if let Some(refusal) = refusal {
         peer.wire().inbound().lock().refuse_first(refusal);
     }
@@ -131,7 +130,7 @@ async fn end_destination(peer: &Peer, half: DestinationHalf, whole: bool) {
         drop(half);
         if matches!(
             peer.receiving().and_then(|transfer| transfer.fault()),
-            Some(Fault::Stalled { .. } | Fault::ShutDown)
+            Some(Fault::Stalled { .. } | Fault::TooSlow { .. } | Fault::ShutDown)
         ) {
             // Nobody may read what is left: the kernel is not to hold it.
             socket.arm_reset();
@@ -199,7 +198,10 @@ impl AsyncWrite for Io {
                 Poll::Ready(written)
             }
             // A stream's patience is the idle limit, which its transfer watches.
-            Poll::Pending if self.peer.receiving().is_some() => Poll::Pending,
+            Poll::Pending if let Some(transfer) = self.peer.receiving() => {
+                transfer.awaits_destination();
+                Poll::Pending
+            }
             Poll::Pending => {
                 let patience = self.patience;
                 let timer =

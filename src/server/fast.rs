@@ -111,7 +111,8 @@ fn plain(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Option<Plain> {
     let method = Method::from_bytes(fields.method.as_bytes()).ok()?;
     let has_body = head.framing != Framing::Empty || fields.has("expect");
     let asks = match Route::parse(&method, fields.target)? {
-        Route::Create if !has_body => Asks::Create,
+        // hyper's handlers read whom a proxy speaks for.
+        Route::Create if !has_body && !peer.is_proxy() => Asks::Create,
         Route::Destination(id) if !has_body => Asks::Destination(id),
         Route::Source(id) if !fields.has("content-range") => Asks::Source(id, offer(peer, head, fields)),
         _ => return None,
@@ -206,6 +207,7 @@ async fn move_body(
             splice_body(peer, pipe, relay).await?;
         }
         let batch = Batch::gather(relay, &by_kernel).await?;
+        relay.awaits_destination();
         batch.write(peer, head.take().as_deref().unwrap_or_default(), framing).await?;
         match batch.end {
             None => {}
@@ -217,8 +219,9 @@ async fn move_body(
 /// Moves what is left of the body through `pipe`.
 async fn splice_body(peer: &Peer, mut pipe: Pipe, relay: &mut Relay) -> Result<(), Fault> {
     while let Some((source, left)) = relay.in_kernel() {
+        let allowed = relay.allowance().await?;
         relay.awaits_source();
-        match pipe.fill(source.socket(), left).await {
+        match pipe.fill(source.socket(), left.min(allowed)).await {
             Ok(taken @ 1..) => relay.taken_by_kernel(taken as u64),
             Ok(0) | Err(_) => return Err(relay.source_gone()),
         }

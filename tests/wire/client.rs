@@ -80,6 +80,13 @@ impl Client {
         Self::new(socket.connect(address).await.unwrap())
     }
 
+    /// A client at another address of this machine.
+    pub async fn connect_from(client: &str, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{client}:0").parse().unwrap()).unwrap();
+        Self::new(socket.connect(address).await.unwrap())
+    }
+
     fn new(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         Self { stream, input: Vec::new() }

@@ -14,6 +14,7 @@ mod client;
 mod connections;
 mod creation;
 mod endings;
+mod limits;
 mod reports;
 mod server;
 mod streaming;
