@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::Uri;
 
+use crate::proxies::TrustedProxies;
 use crate::token::Token;
 
 /// All settings of a server.
@@ -29,6 +30,14 @@ pub struct Config {
     pub max_streams: usize,
     /// Connections at a time, at least 1.
     pub max_connections: usize,
+    /// Descriptors that the process may have, where that is bounded; connections, pipes and all else must fit.
+    pub descriptors: Option<usize>,
+    /// What each client may have.
+    pub clients: ClientLimits,
+    /// The proxies whose word is taken for whom they speak for.
+    pub trusted_proxies: TrustedProxies,
+    /// What each stream may carry, and how fast.
+    pub streams: StreamLimits,
     /// How bodies are moved.
     pub data_path: DataPath,
     /// The certificate of `host` and `port`, which then speak TLS.
@@ -86,6 +95,28 @@ fn written(uri: &Uri) -> Option<String> {
     }
 }
 
+/// What each client may have. `None` is the default, which spares those on this machine; a number holds for everybody.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClientLimits {
+    /// Connections at a time, at least 1.
+    pub max_connections: Option<usize>,
+    /// Streams at a time that have not ended, at least 1.
+    pub max_streams: Option<usize>,
+    /// Streams made in a minute, at least 1.
+    pub max_creations_per_minute: Option<usize>,
+}
+
+/// What each stream may carry, and how fast; `None` is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// Bytes of the body.
+    pub max_bytes: Option<Size>,
+    /// Bytes a second that are passed on at most.
+    pub max_rate: Option<Size>,
+    /// Bytes a second that the source is to bring at least, in the time that it is waited for.
+    pub min_upload_rate: Option<Size>,
+}
+
 /// Where the certificate is, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
@@ -116,6 +147,10 @@ impl Default for Config {
             max_streams: 100_000,
             // Both sides of every stream, and some who ask.
             max_connections: 2 * 100_000 + 10_000,
+            descriptors: None,
+            clients: ClientLimits::default(),
+            trusted_proxies: TrustedProxies::default(),
+            streams: StreamLimits::default(),
             data_path: DataPath::Auto,
             tls: None,
             plain_port: None,
@@ -185,9 +220,86 @@ impl fmt::Display for Period {
     }
 }
 
+/// A number of bytes, at least one, written as `65536`, `64k`, `10m`, `2g` or `1t`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(u64);
+
+/// A text that is no [`Size`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no number of bytes: give one from 1 up, such as 65536, 64k, 10m, 2g or 1t (k is 1024)")]
+pub struct BadSize(String);
+
+impl Size {
+    /// So many bytes, but at least one.
+    #[must_use]
+    pub fn bytes(bytes: u64) -> Self {
+        Self(bytes.max(1))
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Size {
+    type Err = BadSize;
+
+    fn from_str(text: &str) -> Result<Self, BadSize> {
+        let bad = || BadSize(text.to_owned());
+        let unit_at = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(unit_at);
+        let bytes_each = match unit.to_ascii_lowercase().as_str() {
+            "" => 1,
+            "k" => 1 << 10,
+            "m" => 1 << 20,
+            "g" => 1 << 30,
+            "t" => 1 << 40,
+            _ => return Err(bad()),
+        };
+        let bytes = number.parse().ok().and_then(|number: u64| number.checked_mul(bytes_each));
+        bytes.filter(|bytes| *bytes >= 1).map(Self).ok_or_else(bad)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_size_is_bytes_or_names_its_unit() {
+        for (text, bytes) in [
+            ("1", 1),
+            ("65536", 65_536),
+            ("64k", 65_536),
+            ("10m", 10 << 20),
+            ("2G", 2 << 30),
+            ("1t", 1 << 40),
+        ] {
+            assert_eq!(text.parse::<Size>().unwrap().get(), bytes, "{text}");
+        }
+        for text in [
+            "",
+            "0",
+            "-1",
+            "k",
+            "1.5m",
+            "10mb",
+            "10 m",
+            "1e3",
+            "16777216t",
+            "0k",
+            "ſ",
+            "18446744073709551616",
+        ] {
+            let error = text.parse::<Size>().unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("{text:?} is no number of bytes: give one from 1 up")),
+                "{error}"
+            );
+        }
+    }
 
     #[test]
     fn a_period_is_seconds_or_names_its_unit() {

@@ -14,16 +14,19 @@ pub mod route;
 pub mod spelling;
 pub mod status;
 
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use http::header::AUTHORIZATION;
-use http::{HeaderValue, Request, Version};
+use http::header::{AUTHORIZATION, FORWARDED};
+use http::{HeaderMap, HeaderValue, Request, Version};
 
+use crate::clients::Clients;
 use crate::id::StreamId;
 use crate::outcome::{Refusal, Side};
+use crate::proxies::TrustedProxies;
 use crate::relay::{BodyStream, Offer};
 use crate::rendezvous::Rendezvous;
 use crate::token::{Credential, Needed};
@@ -46,6 +49,10 @@ pub struct App {
     pub access: Access,
     /// Which web pages may use it.
     pub cors: Cors,
+    /// What each client has.
+    pub clients: Clients,
+    /// Whose word is taken for whom they speak for.
+    pub trusted_proxies: TrustedProxies,
 }
 
 impl App {
@@ -142,7 +149,7 @@ pub async fn answer_plain(app: &App, peer: &Arc<Peer>, request: PlainRequest) ->
             }
             Asks::Create => {
                 permitted?;
-                Ok(handlers::create_with(app, StreamSettings::default())?)
+                Ok(handlers::create_with(app, peer.address(), StreamSettings::default())?)
             }
             Asks::Destination(id) => {
                 permitted?;
@@ -169,6 +176,16 @@ fn settle(
         reply::close(&mut reply);
     }
     Ok(reply)
+}
+
+/// Who asks: the other end of the connection, or whom a trusted proxy there speaks for.
+fn client(app: &App, peer: &Peer, headers: &HeaderMap) -> IpAddr {
+    if !peer.is_proxy() {
+        return peer.address();
+    }
+    let forwarded = headers.get_all(FORWARDED).iter().map(HeaderValue::as_bytes);
+    let x_forwarded_for = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
+    app.trusted_proxies.client(forwarded, x_forwarded_for).unwrap_or(peer.address())
 }
 
 /// What is still to come of a refused upload is not waited for: every answer to a source closes.
@@ -211,7 +228,7 @@ async fn dispatch(
         app.permit(entrance, route, access::credential(authorizations, request.uri().query()))
     });
     if let Some(Route::Source(id)) = route {
-        return source(app, peer, &id, permitted.and_then(|()| handlers::offer(request))).await;
+        return source(app, peer, &id, permitted.and_then(|()| handlers::offer(peer, request))).await;
     }
     // In a box, so that a side that waits does not carry the room for it.
     let asked = match (route, permitted) {
@@ -228,12 +245,13 @@ async fn dispatch(
             }))
         }
     };
+    let client = client(app, peer, request.headers());
     let mut body = RequestBody::new(request, app.request_timeout);
     let answered = match asked {
         Err(reply) => Ok(*reply),
         // A source was answered above.
         Ok(Route::Source(_)) => Err(Refusal::BadRoute.into()),
-        Ok(Route::Create) => handlers::create(app, &mut body).await.map_err(Unanswered::from),
+        Ok(Route::Create) => handlers::create(app, client, &mut body).await.map_err(Unanswered::from),
         Ok(Route::Report(id)) => handlers::report(app, &id, &mut body).await.map_err(Unanswered::from),
         Ok(Route::List) => Ok(handlers::list(app)),
         Ok(Route::Status(id)) => handlers::status(app, &id).map_err(Unanswered::from),

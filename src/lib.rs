@@ -8,18 +8,23 @@
 //! - [`rendezvous`]: the table of streams
 //! - [`relay`]: one transfer
 //! - [`wire`]: one HTTP/1 connection below HTTP; [`splice`]: bytes moved by the kernel
-//! - [`socket`]: one TCP connection; [`slot`]: one stream's life; [`header_set`]: what its maker gave
-//! - [`outcome`], [`config`], [`id`], [`token`]: the vocabulary and the settings
+//! - [`socket`]: one TCP connection; [`slot`]: one stream's life; [`header_set`]: what its maker gave;
+//!   [`clients`]: what each client may have
+//! - [`outcome`], [`config`], [`id`], [`token`]: the vocabulary and the settings; [`proxies`]: whom a proxy speaks
+//!   for; [`rate`]: how much in how long
 //!
 //! ARCHITECTURE.md has the picture, the rules and the reasons.
 
 #![forbid(unsafe_code)]
 
+pub mod clients;
 pub mod config;
 pub mod header_set;
 pub mod http;
 pub mod id;
 pub mod outcome;
+pub mod proxies;
+pub mod rate;
 pub mod relay;
 pub mod rendezvous;
 pub mod server;

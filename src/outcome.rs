@@ -67,6 +67,31 @@ impl fmt::Display for UploadLength {
     }
 }
 
+/// The limit of each client that one has reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TooMany {
+    /// Connections at a time.
+    #[error(
+        "Your address has {0} connections, as many as each may have here (--max-connections-per-client): try again later"
+    )]
+    Connections(usize),
+    /// Streams at a time that have not ended.
+    #[error(
+        "Your address has {0} streams that have not ended, as many as each may have here (--max-streams-per-client): try again later"
+    )]
+    Streams(usize),
+    /// Streams made in a minute.
+    #[error(
+        "Your address makes more streams than the {limit} a minute that each may make here (--max-creations-per-minute): try again later"
+    )]
+    Creations {
+        /// The limit.
+        limit: usize,
+        /// How long it takes until one more may be made.
+        wait: Duration,
+    },
+}
+
 /// Why a request gets no seat, or loses the one it waits on, or is not understood at all.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -100,11 +125,11 @@ pub enum Refusal {
     /// A JSON body that is not what the route takes.
     #[error("{0}")]
     InvalidBody(String),
-    /// A JSON body over the limit, in bytes.
+    /// A body over the limit, in bytes.
     #[error("The body is over the limit of {limit} bytes")]
     BodyTooLarge {
         /// The limit, in bytes.
-        limit: usize,
+        limit: u64,
     },
     /// A request that breaks HTTP, or asks for what can not be had.
     #[error("{0}")]
@@ -118,6 +143,9 @@ pub enum Refusal {
     /// One of the server's limits is reached.
     #[error("{0}")]
     Busy(&'static str),
+    /// The client has as much as each may have.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     /// The server is about to end.
     #[error("The server is shutting down")]
     ShuttingDown,
@@ -138,6 +166,20 @@ pub enum Fault {
     /// The source's body is shorter or longer than promised.
     #[error(transparent)]
     LengthMismatch(#[from] LengthMismatch),
+    /// The source's body is longer than a stream may be.
+    #[error("The upload is over the limit of {limit} bytes")]
+    TooLong {
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// The source brought too little while it was waited for.
+    #[error("Stream source is too slow: it brought {rate} bytes per second, and the least is {limit}")]
+    TooSlow {
+        /// Bytes per second that it brought.
+        rate: u64,
+        /// The least, in bytes per second.
+        limit: u64,
+    },
     /// The destination's connection closed or reset before it had every byte.
     #[error("Stream destination closed unexpectedly")]
     DestinationDisconnected,

@@ -9,6 +9,7 @@
 //! waits for the outcome. Memory is bounded by one frame in flight here, and by hyper's buffers on both
 //! connections.
 
+mod pace;
 mod source;
 
 use std::future::Future;
@@ -24,8 +25,11 @@ use parking_lot::Mutex;
 use tokio::sync::SetOnce;
 use tokio::time::Instant;
 
+use self::pace::Pace;
+use crate::config::{Size, StreamLimits};
 use crate::header_set::StreamHeaders;
 use crate::outcome::{Fault, LengthMismatch, Outcome, Side, UploadLength};
+use crate::rate::Upload;
 use crate::wire::Wire;
 pub use source::{BodyStream, SocketBody, SourceBody};
 
@@ -39,11 +43,23 @@ pub struct Offer {
     pub headers: HeaderMap,
 }
 
+/// The limits of a transfer.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// How long it may stand still.
+    pub idle: Duration,
+    /// How much it may carry, and how fast.
+    pub stream: StreamLimits,
+}
+
 /// One pair of sides, from their meeting to the outcome.
 pub struct Transfer {
     headers: Arc<StreamHeaders>,
-    idle_limit: Duration,
+    limits: Limits,
+    started: Instant,
     progress: Mutex<Progress>,
+    /// Where a source must bring so much.
+    upload: Option<Box<Mutex<Upload>>>,
     settled: Mutex<Option<OnEnd>>,
     outcome: SetOnce<Outcome>,
 }
@@ -56,6 +72,8 @@ struct Progress {
     bytes: u64,
     moved: Instant,
     awaited: Awaited,
+    /// It goes on as soon as its pace allows it.
+    paced: bool,
 }
 
 /// What has to happen next, which says whose fault a stall is.
@@ -74,14 +92,17 @@ impl Transfer {
     #[must_use]
     pub fn start(
         headers: Arc<StreamHeaders>,
-        idle_limit: Duration,
+        limits: Limits,
         on_end: OnEnd,
     ) -> (SourceHalf, DestinationHalf) {
-        let progress = Progress { bytes: 0, moved: Instant::now(), awaited: Awaited::Source };
+        let started = Instant::now();
+        let progress = Progress { bytes: 0, moved: started, awaited: Awaited::Source, paced: false };
         let transfer = Arc::new(Self {
             headers,
-            idle_limit,
+            limits,
+            started,
             progress: Mutex::new(progress),
+            upload: limits.stream.min_upload_rate.map(|_| Box::default()),
             settled: Mutex::new(Some(on_end)),
             outcome: SetOnce::new(),
         });
@@ -147,15 +168,26 @@ impl Transfer {
         self.progress.lock().moved = Instant::now();
     }
 
-    /// Waits until no byte has moved for the idle limit. `unacknowledged` tells how many bytes the kernel
-    /// still holds for the destination: while that shrinks, bytes move, though no write of ours shows it.
+    /// Waits until no byte has moved for the idle limit, or the source has been too slow. `unacknowledged` tells how
+    /// many bytes the kernel still holds for the destination: while that shrinks, bytes move, though no write of ours
+    /// shows it.
     pub async fn stalled(&self, unacknowledged: impl Fn() -> usize) -> Fault {
+        tokio::select! {
+            fault = self.stood_still(unacknowledged) => fault,
+            fault = self.brought_too_little() => fault,
+        }
+    }
+
+    async fn stood_still(&self, unacknowledged: impl Fn() -> usize) -> Fault {
         let mut held = unacknowledged();
         loop {
             let moved = self.progress.lock().moved;
-            tokio::time::sleep_until(moved + self.idle_limit).await;
+            tokio::time::sleep_until(moved + self.limits.idle).await;
             let awaited = {
-                let progress = self.progress.lock();
+                let mut progress = self.progress.lock();
+                if progress.paced {
+                    progress.moved = Instant::now();
+                }
                 if progress.moved != moved {
                     continue;
                 }
@@ -167,12 +199,57 @@ impl Transfer {
                 continue;
             }
             let side = if awaited == Awaited::Source { Side::Source } else { Side::Destination };
-            return Fault::Stalled { side, limit: self.idle_limit };
+            return Fault::Stalled { side, limit: self.limits.idle };
+        }
+    }
+
+    async fn brought_too_little(&self) -> Fault {
+        let (Some(upload), Some(least)) = (&self.upload, self.limits.stream.min_upload_rate) else {
+            return std::future::pending().await;
+        };
+        loop {
+            let (rate, next_look) = {
+                let (mut upload, now) = (upload.lock(), self.started.elapsed());
+                (upload.rate(now), upload.next_look(now))
+            };
+            if let Some(rate) = rate.filter(|rate| *rate < least.get()) {
+                return Fault::TooSlow { rate, limit: least.get() };
+            }
+            tokio::time::sleep(next_look).await;
         }
     }
 
     fn awaits(&self, awaited: Awaited) {
         self.progress.lock().awaited = awaited;
+        self.waits_for_source(awaited == Awaited::Source);
+    }
+
+    /// What there is waits for the destination to take it: the time is neither the source's nor the pace's.
+    pub fn awaits_destination(&self) {
+        if self.limits.stream.max_rate.is_some() {
+            self.set_paced(false);
+        }
+        self.waits_for_source(false);
+    }
+
+    fn waits_for_source(&self, waits: bool) {
+        if let Some(upload) = &self.upload {
+            upload.lock().waits(waits, self.started.elapsed());
+        }
+    }
+
+    fn brought(&self, bytes: u64) {
+        if let Some(upload) = &self.upload {
+            upload.lock().brings(bytes, self.started.elapsed());
+        }
+    }
+
+    /// From now on the transfer is held up by its pace, and by neither side; or is not.
+    fn set_paced(&self, paced: bool) {
+        let mut progress = self.progress.lock();
+        if std::mem::replace(&mut progress.paced, paced) {
+            progress.moved = Instant::now();
+        }
     }
 
     fn passed_on(&self, bytes: usize) {
@@ -237,9 +314,12 @@ pub struct Relay {
     /// ended.
     promised: bool,
     received: u64,
+    /// Bytes that may be received.
+    most: u64,
     held: Option<Bytes>,
-    /// Taken from the source by [`Relay::first`] and not yet polled.
-    first: Option<Bytes>,
+    /// Taken from the source and not yet passed on: by [`Relay::first`], or because of the pace.
+    ahead: Option<Bytes>,
+    pace: Option<Box<Pace>>,
     /// Resolves when the destination leaves.
     departure: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -252,13 +332,16 @@ impl Relay {
         departure: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         let promised = transfer.headers.promised_length();
+        let limits = transfer.limits.stream;
         Self {
+            pace: limits.max_rate.map(|rate| Box::new(Pace::new(rate, &offer.body))),
+            most: limits.max_bytes.map_or(u64::MAX, Size::get),
             body: offer.body,
             length: offer.length.or(promised),
             promised: offer.length.is_none() && promised.is_some(),
             received: 0,
             held: None,
-            first: None,
+            ahead: None,
             departure: Box::pin(departure),
             transfer,
         }
@@ -269,7 +352,7 @@ impl Relay {
     /// # Errors
     /// The fault that ended the transfer.
     pub async fn first(&mut self) -> Result<(), Fault> {
-        self.first = std::future::poll_fn(|cx| self.poll_data(cx)).await.transpose()?;
+        self.ahead = std::future::poll_fn(|cx| self.poll_data(cx)).await.transpose()?;
         Ok(())
     }
 
@@ -288,15 +371,54 @@ impl Relay {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
-        let data = match self.first.take() {
-            Some(first) => Some(Ok(first)),
+        let allowed = match ready!(self.poll_allowance(cx)) {
+            Ok(allowed) => allowed,
+            Err(fault) => return Poll::Ready(Some(Err(fault))),
+        };
+        let mut data = match self.ahead.take() {
+            Some(ahead) => Some(Ok(ahead)),
             None if self.transfer.is_source_done() => None,
             None => ready!(self.poll_data(cx)),
         };
-        if let Some(Ok(data)) = &data {
-            self.transfer.passed_on(data.len());
+        if let Some(Ok(data)) = &mut data {
+            if (data.len() as u64) > allowed {
+                self.ahead = Some(data.split_off(usize::try_from(allowed).unwrap_or(usize::MAX)));
+            }
+            self.pass_on(data.len());
         }
         Poll::Ready(data)
+    }
+
+    /// How many bytes may be passed on now: at least one. Until then each side is watched.
+    ///
+    /// # Errors
+    /// The fault that ended the transfer.
+    pub async fn allowance(&mut self) -> Result<u64, Fault> {
+        std::future::poll_fn(|cx| self.poll_allowance(cx)).await
+    }
+
+    fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, Fault>> {
+        let Some(pace) = &mut self.pace else { return Poll::Ready(Ok(u64::MAX)) };
+        if self.ahead.is_none() && self.transfer.is_source_done() {
+            return Poll::Ready(Ok(u64::MAX));
+        }
+        let allowance = pace.poll_allowance(cx);
+        self.transfer.set_paced(allowance.is_pending());
+        if let Poll::Ready(allowed) = allowance {
+            return Poll::Ready(Ok(allowed));
+        }
+        if pace.poll_source_left(cx, &self.body).is_ready() && !self.transfer.is_source_done() {
+            return Poll::Ready(Err(self.fail(Fault::SourceDisconnected)));
+        }
+        ready!(self.departure.as_mut().poll(cx));
+        Poll::Ready(Err(self.fail(Fault::DestinationDisconnected)))
+    }
+
+    fn pass_on(&mut self, bytes: usize) {
+        self.transfer.passed_on(bytes);
+        if let Some(pace) = &mut self.pace {
+            pace.take(bytes as u64);
+        }
     }
 
     /// The source's connection, and how many bytes can be moved from it by the kernel. `None` where they have to
@@ -304,7 +426,7 @@ impl Relay {
     #[must_use]
     pub fn in_kernel(&self) -> Option<(Arc<Wire>, u64)> {
         match &self.body {
-            SourceBody::Socket(body) if self.first.is_none() => body.in_kernel(),
+            SourceBody::Socket(body) if self.ahead.is_none() => body.in_kernel(),
             _ => None,
         }
     }
@@ -315,12 +437,13 @@ impl Relay {
             body.skip(bytes);
         }
         self.received += bytes;
+        self.transfer.brought(bytes);
         self.transfer.awaits(Awaited::Destination);
     }
 
     /// The kernel has passed so many bytes on to the destination.
     pub fn passed_by_kernel(&mut self, bytes: usize) {
-        self.transfer.passed_on(bytes);
+        self.pass_on(bytes);
         if self.in_kernel().is_none() && self.length == Some(self.received) {
             self.transfer.awaits(Awaited::Delivery);
         }
@@ -329,6 +452,11 @@ impl Relay {
     /// The source's next bytes are what is waited for.
     pub fn awaits_source(&self) {
         self.transfer.awaits(Awaited::Source);
+    }
+
+    /// What was taken of it is about to be written.
+    pub fn awaits_destination(&self) {
+        self.transfer.awaits_destination();
     }
 
     /// The source's connection has ended inside its body.
@@ -365,11 +493,13 @@ impl Relay {
     /// Data has come: what of it may be passed on now.
     fn accept(&mut self, data: Bytes) -> Result<Option<Bytes>, Fault> {
         self.received += data.len() as u64;
+        self.transfer.brought(data.len() as u64);
         self.transfer.awaits(Awaited::Destination);
         match self.length {
             Some(length) if self.received > length => {
                 Err(mismatch(length, UploadLength::MoreThan(length)).into())
             }
+            _ if self.received > self.most => Err(Fault::TooLong { limit: self.most }),
             Some(length) if self.received == length && self.promised => {
                 self.held = Some(data);
                 Ok(None)
@@ -417,7 +547,7 @@ impl Body for Relay {
     /// False for a body of a known length of zero, which [`Relay::length`] tells: hyper would drop the length that
     /// the stream's maker spelled.
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.transfer.is_source_done() && self.length != Some(0)
+        self.ahead.is_none() && self.transfer.is_source_done() && self.length != Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {

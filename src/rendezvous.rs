@@ -16,10 +16,12 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tracing::info;
 
+use crate::clients::Place;
+use crate::config::Size;
 use crate::header_set::StreamHeaders;
 use crate::id::StreamId;
 use crate::outcome::{Fault, Outcome, Refusal, Report, Side};
-use crate::relay::{DestinationHalf, Offer, SourceHalf, Transfer};
+use crate::relay::{self, DestinationHalf, Offer, SourceHalf, Transfer};
 use crate::slot::{self, Phase, Waiter};
 use crate::token::{Credential, Needed, Tokens};
 
@@ -28,8 +30,8 @@ use crate::token::{Credential, Needed, Tokens};
 pub struct Limits {
     /// How long a stream waits for both sides, and how long it stays visible after its end.
     pub ttl: Duration,
-    /// How long a transfer may stand still.
-    pub idle_timeout: Duration,
+    /// The limits of each transfer.
+    pub transfer: relay::Limits,
     /// Streams at a time that have not ended.
     pub max_streams: usize,
 }
@@ -89,6 +91,8 @@ struct Entry {
     created_at: SystemTime,
     deactivated_at: Option<SystemTime>,
     deadline: Option<Deadline>,
+    /// Among the streams of who made it, until it has ended.
+    place: Option<Place>,
     transfer: Option<Arc<Transfer>>,
     bytes: u64,
 }
@@ -131,11 +135,17 @@ impl Rendezvous {
         Arc::new(Self { limits, table: Mutex::default(), bare: Arc::default(), deadline_set: Notify::new() })
     }
 
-    /// Makes a stream that waits for both sides. With `tokens`, each side is to have its own.
+    /// Makes a stream that waits for both sides, and has `place` among those of its maker until it has ended. With
+    /// `tokens`, each side is to have its own.
     ///
     /// # Errors
     /// [`Refusal::Busy`] at `max_streams`, [`Refusal::ShuttingDown`] after [`Rendezvous::close`].
-    pub fn create(&self, headers: StreamHeaders, tokens: Option<Tokens>) -> Result<StreamId, Refusal> {
+    pub fn create(
+        &self,
+        headers: StreamHeaders,
+        tokens: Option<Tokens>,
+        place: Option<Place>,
+    ) -> Result<StreamId, Refusal> {
         let id = StreamId::mint();
         let headers =
             if headers == StreamHeaders::default() { Arc::clone(&self.bare) } else { Arc::new(headers) };
@@ -157,6 +167,7 @@ impl Rendezvous {
             created_at: SystemTime::now(),
             deactivated_at: None,
             deadline: Some(deadline),
+            place,
             transfer: None,
             bytes: 0,
         };
@@ -258,7 +269,7 @@ impl Rendezvous {
     ) -> (SourceHalf, DestinationHalf) {
         let (rendezvous, id) = (Arc::clone(self), id.clone());
         let on_end = Box::new(move |outcome: &Outcome| rendezvous.settle(&id, outcome));
-        Transfer::start(headers, self.limits.idle_timeout, on_end)
+        Transfer::start(headers, self.limits.transfer, on_end)
     }
 
     fn settle(&self, id: &StreamId, outcome: &Outcome) {
@@ -282,6 +293,7 @@ impl Rendezvous {
     fn retain(&self, table: &mut Table, id: &StreamId) {
         let Some(entry) = table.entries.get_mut(id) else { return };
         entry.deactivated_at.get_or_insert_with(SystemTime::now);
+        entry.place = None;
         if let Some(deadline) = entry.deadline.take() {
             table.expiring.remove(&deadline);
         }
@@ -334,6 +346,12 @@ impl Rendezvous {
             Some(Phase::Created | Phase::Waiting(_)) => Ok(()),
             Some(_) => Err(Refusal::AlreadyStarted),
         }
+    }
+
+    /// How many bytes a stream's body may have at most, where that is limited.
+    #[must_use]
+    pub fn max_stream_bytes(&self) -> Option<u64> {
+        self.limits.transfer.stream.max_bytes.map(Size::get)
     }
 
     /// The body length promised to the stream's destination, in bytes.

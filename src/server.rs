@@ -1,4 +1,4 @@
-//! Listeners, the limit on connections, and the drain.
+//! Listeners, the limits on connections, and the drain.
 //!
 //! ```text
 //! run ──► serving ── stop ──► draining: no accept, waiting sides told, idle connections closed
@@ -13,18 +13,19 @@
 mod conn;
 mod fast;
 mod http2;
+mod shares;
 mod tls;
 mod traffic;
 
 use std::future::{Future, pending, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -32,21 +33,22 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::conn::Accepted;
+use self::shares::Shares;
 use self::tls::Certificate;
 pub use self::tls::TlsError;
+use crate::clients::Clients;
 use crate::config::{Config, DataPath};
 use crate::http::App;
 use crate::http::access::Access;
 use crate::http::cors::Cors;
-use crate::http::peer::{Audience, Entrance};
+use crate::http::peer::{Audience, Caller, Entrance, Hold};
 use crate::outcome::Refusal;
+use crate::relay;
 use crate::rendezvous::{Limits, Rendezvous};
 use crate::splice::Pipes;
 
 /// Connections the kernel holds for us before they are accepted; it may lower this (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
-/// Connections over the limit that are told so at a time; more are closed without a word.
-const TOLD_BUSY: usize = 256;
 /// After a failed accept (no descriptor is left): time for some connection to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// For the last answers to be read after the streams were cut: a little more than a lingering close takes.
@@ -61,6 +63,9 @@ pub struct Server {
     pipes: Option<Arc<Pipes>>,
     certificate: Option<Arc<Certificate>>,
     reload: Arc<Notify>,
+    shares: Shares,
+    /// For connections over a limit that are told so.
+    told: Arc<Semaphore>,
 }
 
 struct Listener {
@@ -147,7 +152,7 @@ impl Server {
         }
         let limits = Limits {
             ttl: config.ttl.get(),
-            idle_timeout: config.idle_timeout.get(),
+            transfer: relay::Limits { idle: config.idle_timeout.get(), stream: config.streams },
             max_streams: config.max_streams,
         };
         let access = Access {
@@ -161,9 +166,22 @@ impl Server {
             request_timeout: config.head_timeout.get(),
             access,
             cors: Cors::new(config.cors_origins.clone()),
+            clients: Clients::new(config.clients),
+            trusted_proxies: config.trusted_proxies.clone(),
         };
-        let pipes = (config.data_path == DataPath::Auto).then(Arc::default);
-        Ok(Self { listeners, config, app: Arc::new(app), pipes, certificate, reload: Arc::default() })
+        let shares = Shares::new(config.descriptors, config.max_connections);
+        if shares.connections < config.max_connections {
+            warn!(
+                descriptors = config.descriptors,
+                "only {} connections at a time, and not {}: the system allows no more descriptors; raise ulimit -n, or lower --max-connections",
+                shares.connections,
+                config.max_connections
+            );
+        }
+        let pipes = (config.data_path == DataPath::Auto).then(|| Arc::new(Pipes::new(shares.pipes)));
+        let told = Arc::new(Semaphore::new(shares.told));
+        let app = Arc::new(app);
+        Ok(Self { listeners, config, app, pipes, certificate, reload: Arc::default(), shares, told })
     }
 
     /// Where it listens, if it has such a listener.
@@ -226,9 +244,7 @@ impl Server {
             tokio::select! {
                 (listener, accepted) = poll_fn(|cx| self.poll_accept(turn, cx)) => match accepted {
                     Ok((stream, address)) => {
-                        let accepted =
-                            Accepted { stream, address: address.ip(), entrance: listener.entrance };
-                        self.admit(accepted, listener.tls.as_ref(), connections, draining);
+                        self.admit(stream, address.ip(), listener, connections, draining);
                     }
                     Err(error) => {
                         warn!(%error, "cannot accept a connection");
@@ -259,23 +275,46 @@ impl Server {
 
     fn admit(
         &self,
-        accepted: Accepted,
-        tls: Option<&TlsAcceptor>,
+        stream: TcpStream,
+        address: IpAddr,
+        listener: &Listener,
         connections: &mut JoinSet<()>,
         draining: &CancellationToken,
     ) {
-        let refusal = match connections.len().checked_sub(self.config.max_connections) {
-            None => None,
-            Some(0..TOLD_BUSY) => {
-                Some(Refusal::Busy("The server has as many connections as it may: try again later"))
-            }
-            Some(_) => return,
+        let entrance = listener.entrance;
+        let told = self.shares.told.saturating_sub(self.told.available_permits());
+        let served = connections.len().saturating_sub(told);
+        let is_proxy = self.app.trusted_proxies.contain(address);
+        let (holds, refusal) = match self.place(served, address, entrance, is_proxy) {
+            Ok(holds) => (holds, None),
+            Err(refusal) => match Arc::clone(&self.told).try_acquire_owned() {
+                Ok(permit) => (Some(Hold::Told(permit)), Some(refusal)),
+                Err(_) => return,
+            },
         };
+        let accepted = Accepted { stream, caller: Caller { address, is_proxy, holds }, entrance };
         let (app, draining, pipes) = (Arc::clone(&self.app), draining.clone(), self.pipes.clone());
-        match tls.cloned() {
+        match listener.tls.clone() {
             None => connections.spawn(conn::serve(accepted, app, draining, pipes, refusal)),
             Some(tls) => connections.spawn(conn::serve_tls(accepted, tls, app, draining, pipes, refusal)),
         };
+    }
+
+    /// A place for a connection beside those that are `served`. What a proxy or an operator has is no client's.
+    fn place(
+        &self,
+        served: usize,
+        address: IpAddr,
+        entrance: Entrance,
+        is_proxy: bool,
+    ) -> Result<Option<Hold>, Refusal> {
+        if served >= self.shares.connections {
+            return Err(Refusal::Busy("The server has as many connections as it may: try again later"));
+        }
+        if is_proxy || entrance.audience == Audience::Operators {
+            return Ok(None);
+        }
+        Ok(self.app.clients.connect(address)?.map(Hold::Place))
     }
 }
 

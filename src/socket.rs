@@ -214,6 +214,16 @@ impl Socket {
         self.tcp.sent()
     }
 
+    /// What was received by the kernel and not yet read, and is left there. Past TLS.
+    #[must_use]
+    pub fn peek(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.unread().max(1));
+        let room = rustix::buffer::spare_capacity(&mut bytes);
+        // On a connection that is broken there is nothing.
+        let _ = net::recv(self.tcp.stream(), room, net::RecvFlags::PEEK | net::RecvFlags::DONTWAIT);
+        bytes
+    }
+
     /// Bytes (and FIN) written and not yet acknowledged by the peer's kernel; 0 where that can not be told.
     #[must_use]
     pub fn unacknowledged(&self) -> usize {

@@ -25,14 +25,16 @@ mod system {
     const CAPACITY: usize = 1 << 20;
     /// Asked for in one splice. A pipe counts slots, not bytes, and large segments take it far over its capacity.
     const AT_ONCE: u64 = 8 << 20;
-    /// Pipes at a time: two descriptors each, and memory only while they are full.
-    const MAX_PIPES: usize = 512;
     /// Empty pipes that are kept for the next body.
     const MAX_IDLE: usize = 32;
 
     /// The pipes of a server.
-    #[derive(Debug, Default)]
-    pub struct Pipes(Mutex<Counted>);
+    #[derive(Debug)]
+    pub struct Pipes {
+        /// At a time: two descriptors each, and memory only while they are full.
+        most: usize,
+        counted: Mutex<Counted>,
+    }
 
     #[derive(Debug, Default)]
     struct Counted {
@@ -49,12 +51,18 @@ mod system {
     }
 
     impl Pipes {
+        /// No more than `most` pipes at a time.
+        #[must_use]
+        pub fn new(most: usize) -> Self {
+            Self { most, counted: Mutex::default() }
+        }
+
         /// An empty pipe; `None` where the system or the limit gives none, and the body is to be copied.
         #[must_use]
         pub fn take(self: &Arc<Self>) -> Option<Pipe> {
             let idle = {
-                let mut counted = self.0.lock();
-                if counted.in_use >= MAX_PIPES {
+                let mut counted = self.counted.lock();
+                if counted.in_use >= self.most {
                     return None;
                 }
                 counted.in_use += 1;
@@ -74,7 +82,7 @@ mod system {
 
     impl Drop for Pipe {
         fn drop(&mut self) {
-            let mut counted = self.pipes.0.lock();
+            let mut counted = self.pipes.counted.lock();
             counted.in_use -= 1;
             if let Some(ends) = self.ends.take()
                 && self.held == 0
@@ -129,7 +137,7 @@ mod system {
     use crate::socket::Socket;
 
     /// No pipes.
-    #[derive(Debug, Default)]
+    #[derive(Debug)]
     pub struct Pipes;
 
     /// No pipe.
@@ -137,6 +145,12 @@ mod system {
     pub struct Pipe(Infallible);
 
     impl Pipes {
+        /// No pipes.
+        #[must_use]
+        pub fn new(_: usize) -> Self {
+            Self
+        }
+
         /// `None`.
         #[must_use]
         pub fn take(self: &Arc<Self>) -> Option<Pipe> {

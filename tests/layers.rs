@@ -14,15 +14,15 @@ const LAYERS: [&[&str]; 12] = [
     &["rendezvous"],
     &["relay"],
     &["wire", "splice"],
-    &["socket", "slot", "header_set"],
+    &["socket", "slot", "header_set", "clients"],
     &["config"],
     &["token"],
     &["outcome"],
-    &["id"],
+    &["id", "proxies", "rate"],
 ];
 
 /// Where a crate may be named. `http`, `bytes` and `tokio` are everywhere.
-const HOMES: [(&str, &[&str]); 19] = [
+const HOMES: [(&str, &[&str]); 20] = [
     ("anyhow", &["cli/serve.rs"]),
     ("clap", &["cli.rs", "cli/serve.rs"]),
     ("tracing_subscriber", &["cli/serve.rs"]),
@@ -36,6 +36,7 @@ const HOMES: [(&str, &[&str]); 19] = [
     ("rustix", &["socket.rs", "socket/tcp.rs", "splice.rs", "cli/serve.rs"]),
     ("uuid", &["id.rs", "token.rs"]),
     ("subtle", &["token.rs"]),
+    ("ipnet", &["proxies.rs"]),
     ("hyper_util", &["http/spelling.rs", "server/conn.rs"]),
     ("serde_json", &["header_set.rs", "http/json_body.rs", "http/reply.rs", "http/status.rs"]),
     ("serde", &["http/handlers.rs", "http/reply.rs", "http/status.rs"]),
@@ -43,6 +44,7 @@ const HOMES: [(&str, &[&str]); 19] = [
     (
         "parking_lot",
         &[
+            "clients.rs",
             "relay.rs",
             "rendezvous.rs",
             "splice.rs",
@@ -68,13 +70,17 @@ const HOMES: [(&str, &[&str]); 19] = [
 ];
 
 /// These are pure: no I/O, no runtime.
-const PURE: [&str; 10] = [
+const PURE: [&str; 14] = [
     "id.rs",
+    "proxies.rs",
+    "rate.rs",
     "outcome.rs",
     "token.rs",
     "slot.rs",
     "header_set.rs",
     "config.rs",
+    "clients/tables.rs",
+    "server/shares.rs",
     "wire/head.rs",
     "wire/chunked.rs",
     "http/access.rs",

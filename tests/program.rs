@@ -60,11 +60,14 @@ struct Program {
 
 impl Program {
     fn start(arguments: &[&str]) -> Self {
-        let mut command = rendezvous(&["--port", "0"]);
-        let mut process =
-            Running(command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+        Self::start_by(rendezvous(&["--port", "0"]).args(arguments))
+    }
+
+    fn start_by(command: &mut Command) -> Self {
+        let mut process = Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
         let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
-        let count = if arguments.contains(&"--admin-listen") { 4 } else { 3 };
+        let has_admin = command.get_args().any(|argument| argument == "--admin-listen");
+        let count = if has_admin { 4 } else { 3 };
         let greeting: Vec<_> = lines.take(count).map(Result::unwrap).collect();
         let base = greeting[0].strip_prefix("Listening on ").unwrap().to_owned();
         Self { process, base, greeting }
@@ -215,6 +218,21 @@ fn a_bad_value_is_refused_with_what_would_be_right() {
         ("--port", "65536", "65536 is not in 0..=65535"),
         ("--max-streams", "0", "give a whole number from 1 to"),
         ("--max-connections", "many", "give a whole number from 1 to"),
+        ("--max-connections-per-client", "0", "give a whole number from 1 to"),
+        ("--max-streams-per-client", "-5", "give a whole number from 1 to"),
+        ("--max-creations-per-minute", "1k", "give a whole number from 1 to"),
+        (
+            "--trusted-proxy",
+            "10.0.0.0/8,localhost",
+            "\"localhost\" is no network: give one such as 10.0.0.0/8",
+        ),
+        (
+            "--max-stream-bytes",
+            "10mb",
+            "\"10mb\" is no number of bytes: give one from 1 up, such as 65536, 64k",
+        ),
+        ("--max-stream-rate", "0", "is no number of bytes"),
+        ("--min-upload-rate", "fast", "is no number of bytes"),
         ("--threads", "0", "give a whole number from 1 to 1024"),
         ("--admin-listen", "9998", "give an address and a port, such as 127.0.0.1:9998"),
         ("--cors-origin", "https://a.example,b.example", "\"b.example\" is no origin: give a scheme, a host"),
@@ -443,5 +461,139 @@ fn curl_sees_a_cut_on_either_side() {
                 until_state(&stream, "DST_DISCONNECTED");
             }
         }
+    }
+}
+
+/// What happens where descriptors run out.
+#[cfg(target_os = "linux")]
+mod descriptors {
+    use rustix::process::{Resource, Rlimit, getrlimit, prlimit, setrlimit};
+
+    use super::*;
+
+    /// Content that repeats nowhere soon.
+    fn content() -> Vec<u8> {
+        let mut content = Vec::new();
+        file().reopen().unwrap().read_to_end(&mut content).unwrap();
+        content
+    }
+
+    /// Reads an answer of a known length from a connection that may stay open.
+    fn answer(stream: &mut TcpStream) -> std::io::Result<(u16, Vec<u8>)> {
+        let mut reader = BufReader::new(stream);
+        let (mut status, mut length) = (0, 0);
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line)? == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            if let Some(rest) = line.strip_prefix("HTTP/1.1 ") {
+                status = rest[..3].parse().unwrap();
+            } else if let Some(value) = line.strip_prefix("content-length: ") {
+                length = value.trim().parse().unwrap();
+            } else if line == "\r\n" {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        Ok((status, body))
+    }
+
+    const PING: &str = "GET /ping HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    fn head(method: &str, stream: &str, fields: &str) -> String {
+        let path = stream.splitn(4, '/').nth(3).unwrap();
+        format!("{method} /{path} HTTP/1.1\r\nHost: a\r\n{fields}\r\n")
+    }
+
+    /// The processor time that the program has used.
+    fn processor_time(program: &Program) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", program.process.0.id())).unwrap();
+        let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        let ticks = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+    }
+
+    #[test]
+    fn more_connections_than_descriptors_are_refused_and_harm_no_stream() {
+        let serve = "ulimit -n 256; exec \"$0\" serve --port 0 --log-level warn";
+        let program =
+            Program::start_by(Command::new("sh").args(["-c", serve, env!("CARGO_BIN_EXE_rendezvous")]));
+        // The crowd takes descriptors of the test's own.
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+        let (stream, content) = (program.create(), content());
+        let mut destination = program.say(&head("GET", &stream, ""));
+        let mut source =
+            program.say(&head("PUT", &stream, &format!("Content-Length: {}\r\n", content.len())));
+        let (half, other_half) = content.split_at(content.len() / 2);
+        let received = std::thread::spawn(move || answer(&mut destination).unwrap());
+        source.write_all(half).unwrap();
+
+        let (began, busy) = (Instant::now(), processor_time(&program));
+        let mut crowd: Vec<_> = (0..1000).map(|_| program.connect()).collect();
+        let (mut served, mut told, mut closed) = (0, 0, 0);
+        for client in &mut crowd {
+            match client.write_all(PING.as_bytes()).and_then(|()| answer(client)) {
+                Ok((200, _)) => served += 1,
+                Ok((503, _)) => told += 1,
+                Ok(other) => panic!("{other:?}"),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("a connection hangs"),
+                Err(_) => closed += 1,
+            }
+        }
+        assert!(served > 100 && served < 256 && told > 0 && closed > 0, "{served} {told} {closed}");
+        drop(crowd);
+        let spent = processor_time(&program).saturating_sub(busy);
+        assert!(spent < began.elapsed() / 2 + Duration::from_secs(1), "{spent:?}");
+
+        source.write_all(other_half).unwrap();
+        assert!(received.join().unwrap() == (200, content), "the bytes differ");
+        assert_eq!(answer(&mut source).unwrap().0, 200);
+        let deadline = Instant::now() + PATIENCE;
+        while !answer(&mut program.say(PING)).is_ok_and(|(status, _)| status == 200) {
+            assert!(Instant::now() < deadline, "it serves nobody again");
+        }
+        let log = program.log();
+        assert!(
+            log.contains("only 176 connections at a time, and not 210000") && log.contains("ulimit -n"),
+            "{log}"
+        );
+    }
+
+    #[test]
+    fn without_any_descriptor_left_streams_go_on_and_it_serves_again_later() {
+        let program = Program::start(&["--log-level", "warn"]);
+        let (stream, content) = (program.create(), content());
+        let mut destination = program.say(PING);
+        let mut source = program.say(PING);
+        assert_eq!((answer(&mut destination).unwrap().0, answer(&mut source).unwrap().0), (200, 200));
+        let pid = Pid::from_child(&program.process.0);
+        let none = Rlimit { current: Some(1), ..getrlimit(Resource::Nofile) };
+        let limit = prlimit(Some(pid), Resource::Nofile, none).unwrap();
+
+        // Nobody comes in, and nobody is turned away.
+        let mut waiting: Vec<_> = (0..100).map(|_| program.say(PING)).collect();
+        let busy = processor_time(&program);
+        // No pipe can be opened, so that the body is copied.
+        destination.write_all(head("GET", &stream, "").as_bytes()).unwrap();
+        source
+            .write_all(head("PUT", &stream, &format!("Content-Length: {}\r\n", content.len())).as_bytes())
+            .unwrap();
+        let received = std::thread::spawn(move || answer(&mut destination).unwrap());
+        source.write_all(&content).unwrap();
+        assert!(received.join().unwrap() == (200, content), "the bytes differ");
+        assert_eq!(answer(&mut source).unwrap().0, 200);
+        // For this long it could have spun.
+        std::thread::sleep(Duration::from_secs(1));
+        let spent = processor_time(&program).saturating_sub(busy);
+        assert!(spent < Duration::from_millis(700), "{spent:?}");
+
+        prlimit(Some(pid), Resource::Nofile, limit).unwrap();
+        for client in &mut waiting {
+            assert_eq!(answer(client).unwrap().0, 200);
+        }
+        assert!(program.log().contains("cannot accept a connection"));
     }
 }

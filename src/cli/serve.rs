@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
-use http_rendezvous::config::{Config, CorsOrigin, DataPath, Period, TlsFiles};
+use http_rendezvous::config::{
+    ClientLimits, Config, CorsOrigin, DataPath, Period, Size, StreamLimits, TlsFiles,
+};
+use http_rendezvous::proxies::Network;
 use http_rendezvous::server::{ListenerKind, Server};
 use http_rendezvous::token::Token;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -54,6 +57,29 @@ pub(crate) struct ServeArguments {
     /// Connections at a time; more are refused with 503
     #[arg(long, env = "RENDEZVOUS_MAX_CONNECTIONS", value_name = "COUNT", default_value = "210000", value_parser = count)]
     max_connections: usize,
+    /// Connections of one client at a time; more are refused with 429 [default: 10000, and no limit on loopback]
+    #[arg(long, env = "RENDEZVOUS_MAX_CONNECTIONS_PER_CLIENT", value_name = "COUNT", value_parser = count)]
+    max_connections_per_client: Option<usize>,
+    /// Streams that one client has made and that have not ended; more are refused with 429 [default: 10000, and no
+    /// limit on loopback]
+    #[arg(long, env = "RENDEZVOUS_MAX_STREAMS_PER_CLIENT", value_name = "COUNT", value_parser = count)]
+    max_streams_per_client: Option<usize>,
+    /// Streams that one client makes in a minute; more are refused with 429 [default: 6000, and no limit on loopback]
+    #[arg(long, env = "RENDEZVOUS_MAX_CREATIONS_PER_MINUTE", value_name = "COUNT", value_parser = count)]
+    max_creations_per_minute: Option<usize>,
+    /// Proxies whose Forwarded or X-Forwarded-For says who the client is, as networks; may be given several times
+    #[arg(long, env = "RENDEZVOUS_TRUSTED_PROXY", value_name = "CIDR", value_delimiter = ',')]
+    trusted_proxy: Vec<Network>,
+    /// Bytes of a stream; more are refused with 413: 65536, 64k, 10m, 2g, 1t [default: no limit]
+    #[arg(long, env = "RENDEZVOUS_MAX_STREAM_BYTES", value_name = "BYTES")]
+    max_stream_bytes: Option<Size>,
+    /// Bytes per second that a stream passes on at most [default: no limit]
+    #[arg(long, env = "RENDEZVOUS_MAX_STREAM_RATE", value_name = "BYTES")]
+    max_stream_rate: Option<Size>,
+    /// Bytes per second that a sender brings at least, over 10 seconds in which the receiver waits for it [default: no
+    /// limit]
+    #[arg(long, env = "RENDEZVOUS_MIN_UPLOAD_RATE", value_name = "BYTES")]
+    min_upload_rate: Option<Size>,
     /// Threads that serve [default: one for each core]
     #[arg(long, env = "RENDEZVOUS_THREADS", value_name = "COUNT", value_parser = threads)]
     threads: Option<usize>,
@@ -132,7 +158,8 @@ fn token_file(path: &str) -> Result<Token, String> {
 }
 
 impl ServeArguments {
-    fn config(&self) -> Config {
+    /// `descriptors` are what the process may have.
+    fn config(&self, descriptors: Option<usize>) -> Config {
         Config {
             host: self.host.clone(),
             port: self.port,
@@ -142,6 +169,18 @@ impl ServeArguments {
             drain_timeout: self.drain_timeout,
             max_streams: self.max_streams,
             max_connections: self.max_connections,
+            descriptors,
+            clients: ClientLimits {
+                max_connections: self.max_connections_per_client,
+                max_streams: self.max_streams_per_client,
+                max_creations_per_minute: self.max_creations_per_minute,
+            },
+            trusted_proxies: self.trusted_proxy.iter().copied().collect(),
+            streams: StreamLimits {
+                max_bytes: self.max_stream_bytes,
+                max_rate: self.max_stream_rate,
+                min_upload_rate: self.min_upload_rate,
+            },
             data_path: match self.data_path {
                 DataPathName::Auto => DataPath::Auto,
                 DataPathName::Portable => DataPath::Portable,
@@ -164,7 +203,7 @@ impl ServeArguments {
 /// Runs the server until it is told to end.
 pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     log_to_stderr(arguments.log_level, arguments.log_format);
-    raise_descriptor_limit(arguments.max_connections);
+    let config = arguments.config(raise_descriptor_limit());
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = arguments.threads {
         runtime.worker_threads(threads);
@@ -172,7 +211,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     let runtime = runtime.enable_all().build().context("cannot start")?;
     // On a worker of the runtime, so that a connection begins where it was accepted, and not on another
     // thread.
-    let ended = runtime.block_on(runtime.spawn(serve(arguments.config()))).context("the server panicked")?;
+    let ended = runtime.block_on(runtime.spawn(serve(config))).context("the server panicked")?;
     // Whatever is left has had its time, or was not to have any.
     runtime.shutdown_background();
     ended
@@ -212,21 +251,14 @@ fn greet(base: &str, admin: Option<SocketAddr>) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Every connection is a descriptor: take as many as the system allows, and say if that is few.
-fn raise_descriptor_limit(connections: usize) {
+/// Every connection is a descriptor: takes as many as the system allows, and says how many, where that is bounded.
+fn raise_descriptor_limit() -> Option<usize> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // Refused or not, what holds now is read below.
     let _ = setrlimit(Resource::Nofile, limit);
-    if let Some(descriptors) = getrlimit(Resource::Nofile).current
-        && descriptors < connections as u64
-    {
-        tracing::debug!(
-            descriptors,
-            connections,
-            "fewer descriptors than connections are allowed: raise ulimit -n"
-        );
-    }
+    let descriptors = getrlimit(Resource::Nofile).current?;
+    Some(usize::try_from(descriptors).unwrap_or(usize::MAX))
 }
 
 fn log_to_stderr(level: LogLevel, format: LogFormat) {

@@ -1,5 +1,6 @@
 //! One function for each route.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{
@@ -48,12 +49,12 @@ impl From<Departed> for Unanswered {
 }
 
 /// `POST /stream`
-pub(super) async fn create(app: &App, body: &mut RequestBody) -> Result<Reply, Refusal> {
-    create_with(app, json_body::stream_settings(&body.read().await?)?)
+pub(super) async fn create(app: &App, client: IpAddr, body: &mut RequestBody) -> Result<Reply, Refusal> {
+    create_with(app, client, json_body::stream_settings(&body.read().await?)?)
 }
 
 /// `POST /stream`, its body read.
-pub(super) fn create_with(app: &App, settings: StreamSettings) -> Result<Reply, Refusal> {
+pub(super) fn create_with(app: &App, client: IpAddr, settings: StreamSettings) -> Result<Reply, Refusal> {
     #[derive(Serialize)]
     struct Created<'a> {
         stream: &'a str,
@@ -63,8 +64,9 @@ pub(super) fn create_with(app: &App, settings: StreamSettings) -> Result<Reply, 
         download_token: Option<&'a str>,
     }
 
+    let place = app.clients.create(client)?;
     let tokens = settings.is_split.then(Tokens::mint);
-    let id = app.rendezvous.create(settings.headers, tokens.clone())?;
+    let id = app.rendezvous.create(settings.headers, tokens.clone(), place)?;
     let created = Created {
         stream: id.as_str(),
         upload_token: tokens.as_ref().map(|tokens| tokens.upload.as_str()),
@@ -118,6 +120,11 @@ pub(super) async fn source(
     {
         let mismatch = LengthMismatch { promised, upload: UploadLength::Exactly(declared) };
         return Err(Refusal::from(mismatch).into());
+    }
+    if let (Some(limit), Some(declared)) = (app.rendezvous.max_stream_bytes(), offer.length)
+        && declared > limit
+    {
+        return Err(Refusal::BodyTooLarge { limit }.into());
     }
     let mut seat = app.rendezvous.seat_source(id, offer)?;
     let half = tokio::select! {
@@ -191,14 +198,15 @@ async fn begin(peer: &Arc<Peer>, meeting: Meeting, version: Version) -> Result<R
 }
 
 /// What a source brings by a request that a library has read.
-pub(super) fn offer(request: Request<BodyStream>) -> Result<Box<Offer>, Refusal> {
+pub(super) fn offer(peer: &Peer, request: Request<BodyStream>) -> Result<Box<Offer>, Refusal> {
     let (parts, body) = request.into_parts();
     if parts.headers.contains_key(CONTENT_RANGE) {
         let message = "A PUT with Content-Range is a part of something: streams carry whole bodies only";
         return Err(Refusal::BadRequest(message.into()));
     }
     let length = body.size_hint().exact();
-    Ok(Box::new(Offer { body: SourceBody::Stream(body), length, headers: passed_headers(&parts.headers) }))
+    let body = SourceBody::Stream(body, peer.own_wire());
+    Ok(Box::new(Offer { body, length, headers: passed_headers(&parts.headers) }))
 }
 
 fn passed_headers(headers: &HeaderMap) -> HeaderMap {

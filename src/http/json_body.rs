@@ -15,7 +15,7 @@ use crate::outcome::{Refusal, Report, Side};
 use crate::relay::BodyStream;
 
 /// Bytes of a JSON body.
-pub const MAX_BODY_BYTES: usize = 64 * 1024;
+pub const MAX_BODY_BYTES: u64 = 64 * 1024;
 
 /// The body of a request that is answered without streaming it.
 pub struct RequestBody {
@@ -47,7 +47,7 @@ impl RequestBody {
     /// [`Refusal::RequestTimeout`]; [`Refusal::BadRequest`] where its framing is broken.
     pub async fn read(&mut self) -> Result<Vec<u8>, Refusal> {
         let Some(mut incoming) = self.incoming.take() else { return Ok(Vec::new()) };
-        if incoming.size_hint().lower() > MAX_BODY_BYTES as u64 {
+        if incoming.size_hint().lower() > MAX_BODY_BYTES {
             return Err(Refusal::BodyTooLarge { limit: MAX_BODY_BYTES });
         }
         let reading = read_frames(&mut incoming);
@@ -58,9 +58,8 @@ impl RequestBody {
 
     /// Takes what is left of the body if that is little. False where it is not: the connection can not go on.
     pub async fn finish(&mut self) -> bool {
-        let is_small = |body: &BodyStream| {
-            body.size_hint().upper().is_some_and(|length| length <= MAX_BODY_BYTES as u64)
-        };
+        let is_small =
+            |body: &BodyStream| body.size_hint().upper().is_some_and(|length| length <= MAX_BODY_BYTES);
         if !self.is_whole && self.comes_by_itself && self.incoming.as_ref().is_some_and(is_small) {
             // Whatever goes wrong with it, the connection ends.
             let _ = self.read().await;
@@ -74,7 +73,7 @@ async fn read_frames(body: &mut BodyStream) -> Result<Vec<u8>, Refusal> {
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Refusal::BadRequest("The request body is broken off".into()))?;
         let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > MAX_BODY_BYTES {
+        if (bytes.len() + data.len()) as u64 > MAX_BODY_BYTES {
             return Err(Refusal::BodyTooLarge { limit: MAX_BODY_BYTES });
         }
         bytes.extend_from_slice(&data);

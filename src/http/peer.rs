@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::SetOnce;
+use tokio::sync::{OwnedSemaphorePermit, SetOnce};
 
+use crate::clients::Place;
 use crate::relay::{DestinationHalf, Transfer};
 use crate::socket::Socket;
 use crate::wire::Wire;
@@ -39,12 +40,30 @@ enum Share {
     Stream,
 }
 
+/// Who is at the other end of a connection.
+pub struct Caller {
+    /// A client's address, or a proxy's.
+    pub address: IpAddr,
+    /// It is a trusted proxy, that speaks for others.
+    pub is_proxy: bool,
+    /// What it has as long as it is connected.
+    pub holds: Option<Hold>,
+}
+
+/// What a connection holds to its end.
+pub enum Hold {
+    /// A place among the connections of its client.
+    Place(Place),
+    /// A place among those that are told that there is none for them.
+    Told(OwnedSemaphorePermit),
+}
+
 /// Where a request came from, as its handler sees it: an HTTP/1 connection, or a stream of an HTTP/2 connection.
 pub struct Peer {
     wire: Arc<Wire>,
     share: Share,
     entrance: Entrance,
-    address: IpAddr,
+    caller: Caller,
     half: Mutex<Option<DestinationHalf>>,
     /// Set when this connection becomes a destination that has got its head.
     receiving: SetOnce<Arc<Transfer>>,
@@ -55,14 +74,14 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// What is known of a fresh connection from `address`.
+    /// What is known of a fresh connection.
     #[must_use]
-    pub fn new(wire: Arc<Wire>, entrance: Entrance, address: IpAddr) -> Self {
+    pub fn new(wire: Arc<Wire>, entrance: Entrance, caller: Caller) -> Self {
         Self {
             wire,
             share: Share::Whole,
             entrance,
-            address,
+            caller,
             half: Mutex::new(None),
             receiving: SetOnce::new(),
             body_wanted: SetOnce::new(),
@@ -70,10 +89,12 @@ impl Peer {
         }
     }
 
-    /// What is known of a fresh HTTP/2 stream of this connection.
+    /// What is known of a fresh HTTP/2 stream of this connection, which outlives it.
     #[must_use]
     pub fn stream(&self) -> Self {
-        Self { share: Share::Stream, ..Self::new(Arc::clone(&self.wire), self.entrance, self.address) }
+        let Caller { address, is_proxy, .. } = self.caller;
+        let caller = Caller { address, is_proxy, holds: None };
+        Self { share: Share::Stream, ..Self::new(Arc::clone(&self.wire), self.entrance, caller) }
     }
 
     /// Where the connection came in.
@@ -85,13 +106,25 @@ impl Peer {
     /// Whom the connection comes from: a client, or a proxy.
     #[must_use]
     pub fn address(&self) -> IpAddr {
-        self.address
+        self.caller.address
+    }
+
+    /// Whether it is a trusted proxy: then its requests say whom it speaks for.
+    #[must_use]
+    pub fn is_proxy(&self) -> bool {
+        self.caller.is_proxy
     }
 
     /// The connection.
     #[must_use]
     pub fn wire(&self) -> &Arc<Wire> {
         &self.wire
+    }
+
+    /// The connection, where the request has it for itself.
+    #[must_use]
+    pub fn own_wire(&self) -> Option<Arc<Wire>> {
+        (self.share == Share::Whole).then(|| Arc::clone(&self.wire))
     }
 
     /// Its socket.

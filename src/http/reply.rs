@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::cors;
 use crate::header_set::StreamHeaders;
-use crate::outcome::{Fault, Outcome, Refusal, Side};
+use crate::outcome::{Fault, Outcome, Refusal, Side, TooMany};
 use crate::relay::Relay;
 
 /// The body of an answer: bytes that are there, or a stream.
@@ -103,6 +103,13 @@ pub fn refusal(refusal: &Refusal) -> Reply {
         Refusal::Unauthorized => {
             reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        Refusal::TooMany(too_many) => {
+            let seconds = match too_many {
+                TooMany::Creations { wait, .. } => wait.as_millis().div_ceil(1000),
+                TooMany::Connections(_) | TooMany::Streams(_) => RETRY.as_secs().into(),
+            };
+            reply.headers_mut().insert(RETRY_AFTER, u64::try_from(seconds).unwrap_or(u64::MAX).into());
+        }
         // The connection's input is of no more use.
         Refusal::HeadTooLarge(_) | Refusal::RequestTimeout(_) | Refusal::BadRequest(_) => close(&mut reply),
         _ => {}
@@ -123,8 +130,9 @@ pub fn source_fault(fault: &Fault) -> Reply {
             json(StatusCode::BAD_REQUEST, &ErrorBody::new("BadRequestError", message))
         }
         Fault::LengthMismatch(mismatch) => refusal(&Refusal::LengthMismatch(*mismatch)),
+        Fault::TooLong { limit } => refusal(&Refusal::BodyTooLarge { limit: *limit }),
         Fault::ShutDown => refusal(&Refusal::ShuttingDown),
-        Fault::DestinationDisconnected | Fault::Stalled { .. } => {
+        Fault::DestinationDisconnected | Fault::Stalled { .. } | Fault::TooSlow { .. } => {
             json(StatusCode::BAD_GATEWAY, &ErrorBody::new(fault_name(fault), fault))
         }
     };
@@ -137,11 +145,14 @@ pub fn source_fault(fault: &Fault) -> Reply {
 pub fn destination_fault(fault: &Fault) -> Reply {
     let mut reply = match fault {
         Fault::ShutDown => refusal(&Refusal::ShuttingDown),
-        Fault::Stalled { .. } | Fault::DestinationDisconnected => {
+        Fault::Stalled { .. } | Fault::TooSlow { .. } | Fault::DestinationDisconnected => {
             json(StatusCode::BAD_GATEWAY, &ErrorBody::new(fault_name(fault), fault))
         }
         // How the source broke is between it and the server.
-        Fault::SourceDisconnected | Fault::SourceBroke(_) | Fault::LengthMismatch(_) => {
+        Fault::SourceDisconnected
+        | Fault::SourceBroke(_)
+        | Fault::LengthMismatch(_)
+        | Fault::TooLong { .. } => {
             json(StatusCode::BAD_GATEWAY, &ErrorBody::new("StreamSourceError", &Fault::SourceDisconnected))
         }
     };
@@ -165,6 +176,8 @@ fn fault_name(fault: &Fault) -> &'static str {
         Fault::SourceDisconnected
         | Fault::SourceBroke(_)
         | Fault::LengthMismatch(_)
+        | Fault::TooLong { .. }
+        | Fault::TooSlow { .. }
         | Fault::Stalled { side: Side::Source, .. } => "StreamSourceError",
         Fault::DestinationDisconnected | Fault::Stalled { side: Side::Destination, .. } => {
             "StreamDestinationError"
@@ -193,6 +206,7 @@ fn refusal_parts(refusal: &Refusal) -> (StatusCode, ErrorBody) {
         Refusal::HeadTooLarge(_) => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "BadRequestError"),
         Refusal::RequestTimeout(_) => (StatusCode::REQUEST_TIMEOUT, "BadRequestError"),
         Refusal::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServerBusyError"),
+        Refusal::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequestsError"),
         Refusal::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "ShuttingDownError"),
         Refusal::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
     };

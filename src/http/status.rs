@@ -66,6 +66,8 @@ fn state_name(state: &SnapshotState) -> &'static str {
                 Fault::DestinationDisconnected => "DST_DISCONNECTED",
                 Fault::SourceBroke(_)
                 | Fault::LengthMismatch(_)
+                | Fault::TooLong { .. }
+                | Fault::TooSlow { .. }
                 | Fault::Stalled { side: Side::Source, .. }
                 | Fault::ShutDown => "SRC_ERROR",
                 Fault::Stalled { side: Side::Destination, .. } => "DST_ERROR",

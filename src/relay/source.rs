@@ -24,8 +24,8 @@ pub type BodyStream = UnsyncBoxBody<Bytes, Fault>;
 
 /// The body of a `PUT`. Untouched until the sides have paired.
 pub enum SourceBody {
-    /// A library reads and decodes it.
-    Stream(BodyStream),
+    /// A library reads and decodes it; from this connection, where it has that for itself.
+    Stream(BodyStream, Option<Arc<Wire>>),
     /// It is read from its connection here, in the destination's task.
     Socket(SocketBody),
 }
@@ -51,7 +51,7 @@ impl SourceBody {
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         match self {
             Self::Socket(body) => body.poll_data(cx),
-            Self::Stream(stream) => loop {
+            Self::Stream(stream, _) => loop {
                 let Some(frame) = ready!(Pin::new(&mut *stream).poll_frame(cx)?) else {
                     return Poll::Ready(None);
                 };
@@ -62,6 +62,27 @@ impl SourceBody {
                     return Poll::Ready(Some(Ok(data)));
                 }
             },
+        }
+    }
+
+    /// The connection that it comes by, where the kernel can tell how much of it is still to come: not from inside TLS,
+    /// or from one HTTP/2 stream among others.
+    #[must_use]
+    pub fn watched(&self) -> Option<&Arc<Wire>> {
+        let wire = match self {
+            Self::Stream(_, wire) => wire.as_ref(),
+            Self::Socket(body) => Some(&body.wire),
+        };
+        wire.filter(|wire| wire.socket().is_plain())
+    }
+
+    /// Nothing of the body is still to come: what has not been read is in the kernel.
+    #[must_use]
+    pub fn has_arrived(&self) -> bool {
+        match (self, self.watched()) {
+            (_, None) => false,
+            (Self::Stream(..), Some(wire)) => wire.inbound().lock().body_has_arrived(wire.socket()),
+            (Self::Socket(body), Some(_)) => body.has_arrived(),
         }
     }
 }
@@ -90,6 +111,13 @@ impl SocketBody {
                 Some((Arc::clone(&self.wire), left))
             }
             _ => None,
+        }
+    }
+
+    fn has_arrived(&self) -> bool {
+        match &self.framing {
+            BodyFraming::Length(left) => (self.buffer.len() + self.wire.socket().unread()) as u64 >= *left,
+            BodyFraming::Chunked(tracker) => tracker.ends_in(&[&self.buffer, &self.wire.socket().peek()]),
         }
     }
 

@@ -11,7 +11,6 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -32,7 +31,7 @@ use tracing::debug;
 
 use super::fast::{self, Next};
 use super::http2;
-use crate::http::peer::{Entrance, Peer};
+use crate::http::peer::{Caller, Entrance, Peer};
 use crate::http::{App, answer_spelled};
 use crate::outcome::{Fault, Refusal};
 use crate::relay::DestinationHalf;
@@ -47,7 +46,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// A connection that was accepted.
 pub(super) struct Accepted {
     pub(super) stream: TcpStream,
-    pub(super) address: IpAddr,
+    pub(super) caller: Caller,
     pub(super) entrance: Entrance,
 }
 
@@ -60,9 +59,9 @@ pub(super) fn serve(
     pipes: Option<Arc<Pipes>>,
     refusal: Option<Refusal>,
 ) -> impl Future<Output = ()> + Send {
-    let Accepted { stream, address, entrance } = accepted;
+    let Accepted { stream, caller, entrance } = accepted;
     let wire = Wire::new(Socket::new(stream), app.request_timeout);
-    let peer = Arc::new(Peer::new(wire, entrance, address));
+    let peer = Arc::new(Peer::new(wire, entrance, caller));
     serve_peer(peer, app, draining, pipes, refusal)
 }
 
@@ -75,7 +74,7 @@ pub(super) async fn serve_tls(
     pipes: Option<Arc<Pipes>>,
     refusal: Option<Refusal>,
 ) {
-    let Accepted { stream, address, entrance } = accepted;
+    let Accepted { stream, caller, entrance } = accepted;
     let shaking = async {
         if speaks_tls(&stream).await? {
             Ok((Box::pin(Socket::secure(stream, &acceptor)).await?, refusal))
@@ -90,7 +89,7 @@ pub(super) async fn serve_tls(
         Err(_) => return debug!("no handshake in time"),
     };
     let wire = Wire::new(socket, app.request_timeout);
-    serve_peer(Arc::new(Peer::new(wire, entrance, address)), app, draining, pipes, refusal).await;
+    serve_peer(Arc::new(Peer::new(wire, entrance, caller)), app, draining, pipes, refusal).await;
 }
 
 /// Whether the client begins as TLS does, with a handshake record (RFC 8446, section 5.1).
@@ -200,7 +199,7 @@ async fn end_destination(peer: &Peer, half: DestinationHalf, whole: bool) {
         drop(half);
         if matches!(
             peer.receiving().and_then(|transfer| transfer.fault()),
-            Some(Fault::Stalled { .. } | Fault::ShutDown)
+            Some(Fault::Stalled { .. } | Fault::TooSlow { .. } | Fault::ShutDown)
         ) {
             // Nobody may read what is left: the kernel is not to hold it.
             socket.arm_reset();
@@ -267,7 +266,10 @@ impl AsyncWrite for Io {
                 Poll::Ready(written)
             }
             // A stream's patience is the idle limit, which its transfer watches.
-            Poll::Pending if self.peer.receiving().is_some() => Poll::Pending,
+            Poll::Pending if let Some(transfer) = self.peer.receiving() => {
+                transfer.awaits_destination();
+                Poll::Pending
+            }
             Poll::Pending => {
                 let patience = self.patience;
                 let timer =

@@ -127,7 +127,8 @@ fn plain(peer: &Peer, app: &App, head: Head, fields: &Fields<'_, '_>) -> Option<
     let given = credential(fields.all("authorization"), None);
     let permitted = app.permit(peer.entrance(), &route, given).map_err(Box::new);
     let asks = match route {
-        Route::Create if !has_body => Asks::Create,
+        // hyper's handlers read whom a proxy speaks for.
+        Route::Create if !has_body && !peer.is_proxy() => Asks::Create,
         Route::Destination(id) if !has_body => Asks::Destination(id),
         Route::Source(id) if !fields.has("content-range") => Asks::Source(id, offer(peer, head, fields)),
         _ => return None,
@@ -222,6 +223,7 @@ async fn move_body(
             splice_body(peer, pipe, relay).await?;
         }
         let batch = Batch::gather(relay, &by_kernel).await?;
+        relay.awaits_destination();
         batch.write(peer, head.take().as_deref().unwrap_or_default(), framing).await?;
         match batch.end {
             None => {}
@@ -233,8 +235,9 @@ async fn move_body(
 /// Moves what is left of the body through `pipe`.
 async fn splice_body(peer: &Peer, mut pipe: Pipe, relay: &mut Relay) -> Result<(), Fault> {
     while let Some((source, left)) = relay.in_kernel() {
+        let allowed = relay.allowance().await?;
         relay.awaits_source();
-        match pipe.fill(source.socket(), left).await {
+        match pipe.fill(source.socket(), left.min(allowed)).await {
             Ok(taken @ 1..) => relay.taken_by_kernel(taken as u64),
             Ok(0) | Err(_) => return Err(relay.source_gone()),
         }

@@ -103,6 +103,13 @@ impl ChunkTracker {
         self.state == State::Done
     }
 
+    /// Whether the body ends in `pieces`, which are what comes next of it. Broken framing is an end too.
+    #[must_use]
+    pub fn ends_in(&self, pieces: &[&[u8]]) -> bool {
+        let mut ahead = self.clone();
+        pieces.iter().any(|piece| ahead.follow(piece).is_err()) || ahead.is_done()
+    }
+
     /// Follows `bytes` to the next data, or to the end of the body. Returns how many that is.
     fn follow_framing(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
         for (at, byte) in bytes.iter().enumerate() {

@@ -85,10 +85,10 @@ enum Stage {
         head: Head,
         reader: Option<Waker>,
     },
-    /// All that follows is the body of a `PUT`, which is followed where it is chunked: hyper is lenient there too.
+    /// All that follows is the body of a `PUT`, which is followed too: hyper is lenient where it is chunked.
     Last {
         head: Head,
-        tracker: Option<ChunkTracker>,
+        end: BodyEnd,
     },
     /// So much of the stand-in is still to be given.
     StandIn(&'static [u8]),
@@ -172,8 +172,7 @@ impl Inbound {
     pub fn release(&mut self) {
         if let Stage::Held { head, reader } = &mut self.stage {
             let reader = reader.take();
-            let tracker = (head.framing == Framing::Chunked).then(ChunkTracker::default);
-            self.stage = Stage::Last { head: *head, tracker };
+            self.stage = Stage::Last { head: *head, end: BodyEnd::of(head.framing) };
             if let Some(reader) = reader {
                 reader.wake();
             }
@@ -245,7 +244,7 @@ impl Inbound {
                     *reader = Some(cx.waker().clone());
                     return Poll::Pending;
                 }
-                Stage::Last { tracker, .. } => {
+                Stage::Last { end, .. } => {
                     let given = buffer.filled().len();
                     if self.ahead.is_empty() {
                         ready!(socket.poll_read(cx, buffer))?;
@@ -255,8 +254,8 @@ impl Inbound {
                             self.ahead = BytesMut::new();
                         }
                     }
-                    let followed = tracker.as_mut().map(|tracker| tracker.follow(fresh(buffer, given)));
-                    let Some(Err(bad)) = followed else { return Poll::Ready(Ok(())) };
+                    let followed = end.follow(fresh(buffer, given));
+                    let Err(bad) = followed else { return Poll::Ready(Ok(())) };
                     buffer.set_filled(given + bad.after);
                     self.stage = Stage::Broken(bad);
                     if bad.after > 0 {
@@ -327,6 +326,20 @@ impl Inbound {
         self.stage = Stage::StandIn(STAND_IN);
     }
 
+    /// Whether nothing of the body that hyper reads is still to come: what it has not read is here.
+    #[must_use]
+    pub fn body_has_arrived(&self, socket: &Socket) -> bool {
+        match &self.stage {
+            Stage::Last { end: BodyEnd::After(left), .. } => {
+                (self.ahead.len() + socket.unread()) as u64 >= *left
+            }
+            Stage::Last { end: BodyEnd::Chunked(tracker), .. } => {
+                tracker.ends_in(&[&self.ahead, &socket.peek()])
+            }
+            _ => true,
+        }
+    }
+
     /// A side that waits must not hold a buffer for more than what is in it.
     fn shrink(&mut self) {
         self.ahead = BytesMut::from(&*self.ahead);
@@ -365,6 +378,14 @@ impl Inbound {
 }
 
 impl BodyEnd {
+    fn of(framing: Framing) -> Self {
+        match framing {
+            Framing::Empty => Self::After(0),
+            Framing::Length(length) => Self::After(length),
+            Framing::Chunked => Self::Chunked(ChunkTracker::default()),
+        }
+    }
+
     /// How many of `bytes` belong to the body.
     fn follow(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
         match self {
@@ -389,8 +410,7 @@ fn after_head(head: Head) -> Stage {
     match head.framing {
         _ if head.is_put => Stage::Held { head, reader: None },
         Framing::Empty => Stage::Head(HeadScanner::default()),
-        Framing::Length(length) => Stage::Body(BodyEnd::After(length)),
-        Framing::Chunked => Stage::Body(BodyEnd::Chunked(ChunkTracker::default())),
+        framing => Stage::Body(BodyEnd::of(framing)),
     }
 }
 

@@ -85,6 +85,13 @@ impl Client {
         Self::begin(socket.connect(address).await.unwrap()).await
     }
 
+    /// A client at another address of this machine.
+    pub async fn connect_from(client: &str, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{client}:0").parse().unwrap()).unwrap();
+        Self::begin(socket.connect(address).await.unwrap()).await
+    }
+
     async fn begin(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         if is_tls() {

@@ -18,6 +18,7 @@ mod connections;
 mod creation;
 mod endings;
 mod http2;
+mod limits;
 mod reports;
 mod server;
 mod streaming;

@@ -13,19 +13,19 @@ const IDLE: Duration = Duration::from_hours(6);
 
 /// A clock that stands still unless it is moved: a paused tokio clock would jump to the next timer whenever
 /// all tasks wait, also while bytes are on their way.
-struct Clock {
+pub struct Clock {
     _jumps_no_more: std::sync::mpsc::Sender<()>,
 }
 
 impl Clock {
-    fn stopped() -> Self {
+    pub fn stopped() -> Self {
         let (held, ended) = std::sync::mpsc::channel();
         // tokio's clock does not jump while a blocking task runs. Dropping the sender ends it.
         tokio::task::spawn_blocking(move || ended.recv());
         Self { _jumps_no_more: held }
     }
 
-    async fn advance(&self, duration: Duration) {
+    pub async fn advance(&self, duration: Duration) {
         tokio::time::advance(duration).await;
     }
 
@@ -34,7 +34,7 @@ impl Clock {
     }
 }
 
-const A_MOMENT: Duration = Duration::from_millis(10);
+pub const A_MOMENT: Duration = Duration::from_millis(10);
 
 #[tokio::test(start_paused = true)]
 async fn a_side_that_waits_gets_504_when_the_ttl_has_passed_since_the_creation() {

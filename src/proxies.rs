@@ -1,0 +1,267 @@
+//! Whom a trusted proxy speaks for: `Forwarded` (RFC 7239) and `X-Forwarded-For`. Pure.
+//!
+//! Anybody can send these fields, so they count only on connections of proxies that the operator named; and of what
+//! they say only as much as such proxies have added: from the right, up to the first address that is none of theirs.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+/// A network of trusted proxies, written as `10.0.0.0/8`, `fd00::/8` or one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network(IpNet);
+
+/// A text that is no [`Network`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no network: give one such as 10.0.0.0/8 or fd00::/8, or an address")]
+pub struct BadNetwork(String);
+
+impl FromStr for Network {
+    type Err = BadNetwork;
+
+    fn from_str(text: &str) -> Result<Self, BadNetwork> {
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        network.map(Self).map_err(|_| BadNetwork(text.to_owned()))
+    }
+}
+
+/// The proxies whose word is taken for whom they speak for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TrustedProxies(Vec<Network>);
+
+impl FromIterator<Network> for TrustedProxies {
+    fn from_iter<I: IntoIterator<Item = Network>>(networks: I) -> Self {
+        Self(networks.into_iter().collect())
+    }
+}
+
+impl TrustedProxies {
+    /// Whether `address` is a trusted proxy's.
+    #[must_use]
+    pub fn contain(&self, address: IpAddr) -> bool {
+        !self.0.is_empty() && self.0.iter().any(|network| network.0.contains(&address.to_canonical()))
+    }
+
+    /// The client that a trusted proxy speaks for, by the lines of its `Forwarded`, or else by those of its
+    /// `X-Forwarded-For`: the rightmost address that is no trusted proxy's. `None` where they do not tell.
+    pub fn client<'a>(
+        &self,
+        forwarded: impl IntoIterator<Item = &'a [u8]>,
+        x_forwarded_for: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Option<IpAddr> {
+        let mut forwarded = forwarded.into_iter().peekable();
+        if forwarded.peek().is_some() {
+            self.rightmost(forwarded.flat_map(|line| split(line, b',')).map(forwarded_for))
+        } else {
+            let elements = x_forwarded_for.into_iter().flat_map(|line| line.split(|byte| *byte == b','));
+            self.rightmost(elements.map(|element| node(element.trim_ascii())))
+        }
+    }
+
+    /// An element that can not be read hides what stands to its left.
+    fn rightmost(&self, hops: impl Iterator<Item = Option<IpAddr>>) -> Option<IpAddr> {
+        hops.fold(None, |client, hop| match hop {
+            Some(address) if self.contain(address) => client,
+            hop => hop,
+        })
+    }
+}
+
+/// The `for` of one element of `Forwarded`; `None` where it has none, two, or is not well-formed.
+fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
+    let mut found = None;
+    for pair in split(element, b';') {
+        let at = pair.iter().position(|byte| *byte == b'=')?;
+        let (name, value) = (pair.get(..at)?.trim_ascii(), unquote(pair.get(at + 1..)?.trim_ascii())?);
+        if name.eq_ignore_ascii_case(b"for") && found.replace(node(value)?).is_some() {
+            return None;
+        }
+    }
+    found
+}
+
+/// The parts of `text` between separators that are not inside quotes.
+fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let (mut quoted, mut escaped) = (false, false);
+    text.split(move |byte| {
+        let was_escaped = std::mem::replace(&mut escaped, false);
+        match byte {
+            b'\\' if quoted => escaped = !was_escaped,
+            b'"' if !was_escaped => quoted = !quoted,
+            _ => {}
+        }
+        !quoted && *byte == separator
+    })
+}
+
+/// A token as it is, or what is between quotes with its escapes, which no address has.
+fn unquote(value: &[u8]) -> Option<&[u8]> {
+    let Some(rest) = value.strip_prefix(b"\"") else {
+        return (!value.contains(&b'"')).then_some(value);
+    };
+    let inside = rest.strip_suffix(b"\"")?;
+    let mut escaped = false;
+    let ends_early = inside.iter().any(|byte| {
+        let was_escaped = std::mem::replace(&mut escaped, false);
+        escaped = *byte == b'\\' && !was_escaped;
+        *byte == b'"' && !was_escaped
+    });
+    (!ends_early && !escaped).then_some(inside)
+}
+
+/// An address, maybe with a port; of IPv6 with a port the address is in brackets.
+fn node(text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text).ok()?;
+    let address = if let Some(rest) = text.strip_prefix('[') {
+        let (address, port) = rest.split_once(']')?;
+        let is_port = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
+        IpAddr::V6(address.parse::<Ipv6Addr>().ok().filter(|_| is_port)?)
+    } else {
+        match text.split_once(':') {
+            Some((address, port)) if is_port(port) => IpAddr::V4(address.parse().ok()?),
+            _ => text.parse().ok()?,
+        }
+    };
+    Some(address.to_canonical())
+}
+
+/// A number, or a name that a proxy has for it.
+fn is_port(text: &str) -> bool {
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    let is_number = (1..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number || text.strip_prefix('_').is_some_and(is_name)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn proxies() -> TrustedProxies {
+        ["10.0.0.0/8", "192.168.1.1", "fd00::/8"].into_iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn lines<'a>(lines: &[&'a str]) -> Vec<&'a [u8]> {
+        lines.iter().map(|line| line.as_bytes()).collect()
+    }
+
+    #[test]
+    fn the_client_is_the_rightmost_address_that_is_no_trusted_proxys() {
+        for (line, client) in [
+            ("for=192.0.2.43", Some("192.0.2.43")),
+            ("FOR=192.0.2.43 ; proto=https;by=10.0.0.1", Some("192.0.2.43")),
+            ("for=\"192.0.2.43:4711\"", Some("192.0.2.43")),
+            ("for=192.0.2.43:_port", Some("192.0.2.43")),
+            ("For=\"[2001:db8:cafe::17]:4711\"", Some("2001:db8:cafe::17")),
+            ("for=\"[2001:db8:cafe::17]\"", Some("2001:db8:cafe::17")),
+            ("for=\"[::ffff:192.0.2.1]\"", Some("192.0.2.1")),
+            ("for=1.1.1.1, for=192.0.2.43", Some("192.0.2.43")),
+            ("for=192.0.2.43, for=10.1.2.3,for=\"[fd00::1]:1\"", Some("192.0.2.43")),
+            ("for=192.0.2.43, for=192.168.1.1", Some("192.0.2.43")),
+            ("for=192.0.2.43, for=192.168.1.2", Some("192.168.1.2")),
+            ("host=\"a,b;c\\\",\";for=192.0.2.43", Some("192.0.2.43")),
+            ("for=unknown, for=192.0.2.43", Some("192.0.2.43")),
+            ("for=192.0.2.43, for=unknown", None),
+            ("for=192.0.2.43, for=_hidden, for=10.0.0.1", None),
+            ("for=192.0.2.43, proto=http", None),
+            ("for=10.0.0.1", None),
+            ("for=192.0.2.43;for=192.0.2.44", None),
+            ("for=\"192.0.2.43", None),
+            ("for=2001:db8::1:", None),
+            ("for=\"[2001:db8::1\"", None),
+            ("for=\"[192.0.2.43]\"", None),
+            ("for=192.0.2.43:123456", None),
+            ("for=192.0.2.256", None),
+            ("for=192.0.2.43,", None),
+            ("for", None),
+            ("", None),
+            // A quote that a client left open must not swallow what its proxy added.
+            ("for=9.9.9.9;x=\", for=192.0.2.43", None),
+            ("for=9.9.9.9;x=\", for=192.0.2.43;by=\"_a\"", None),
+            ("for=9.9.9.9;x=\", for=\"[2001:db8::1]\";by=\"[fd00::1]\"", None),
+        ] {
+            let client = client.map(|client| client.parse().unwrap());
+            assert_eq!(proxies().client(lines(&[line]), lines(&["8.8.8.8"])), client, "{line}");
+        }
+        for (line, client) in [
+            ("192.0.2.43", Some("192.0.2.43")),
+            ("1.1.1.1,192.0.2.43 , 10.0.0.1", Some("192.0.2.43")),
+            ("192.0.2.43:4711", Some("192.0.2.43")),
+            ("2001:db8::1", Some("2001:db8::1")),
+            ("[2001:db8::1]:80", Some("2001:db8::1")),
+            ("192.0.2.43, unknown", None),
+            ("10.0.0.1, 10.0.0.2", None),
+            ("192.0.2.43,", None),
+            ("fe80::1%eth0", None),
+            ("", None),
+        ] {
+            let client = client.map(|client| client.parse().unwrap());
+            assert_eq!(proxies().client([], lines(&[line])), client, "{line}");
+        }
+        let two_lines = lines(&["1.1.1.1, 192.0.2.43", "10.0.0.1"]);
+        assert_eq!(proxies().client([], two_lines), "192.0.2.43".parse().ok());
+        assert_eq!(proxies().client([], []), None);
+    }
+
+    #[test]
+    fn who_is_not_named_is_not_trusted() {
+        for (address, trusted) in [
+            ("10.255.0.1", true),
+            ("::ffff:10.255.0.1", true),
+            ("fd12::1", true),
+            ("11.0.0.1", false),
+            ("192.168.1.2", false),
+            ("::1", false),
+        ] {
+            assert_eq!(proxies().contain(address.parse().unwrap()), trusted, "{address}");
+            assert!(!TrustedProxies::default().contain(address.parse().unwrap()));
+        }
+    }
+
+    #[test]
+    fn a_bad_network_is_refused_with_what_would_be_right() {
+        for text in ["", "10.0.0.0/33", "10.0.0/8", "localhost", "10.0.0.0/8,", "fd00::/129"] {
+            let error = text.parse::<Network>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{text:?} is no network: give one such as")), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn noise_never_panics_and_never_gives_a_trusted_address(
+            forwarded in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..80), 0..3),
+            pieces in prop::collection::vec(
+                prop::sample::select(vec![
+                    "for=", "\"", "[", "]", ":", ";", ",", "\\", "=", " ", "10.0.0.1", "192.0.2.1", "fd00::1", "80", "_x",
+                ]),
+                0..20,
+            ),
+        ) {
+            let made = pieces.concat();
+            for forwarded in [forwarded.iter().map(Vec::as_slice).collect(), lines(&[&made]), Vec::new()] {
+                let client = proxies().client(forwarded, lines(&[&made]));
+                prop_assert!(client.is_none_or(|client| !proxies().contain(client)));
+            }
+        }
+
+        #[test]
+        fn what_a_proxy_adds_is_what_counts_whatever_its_client_sent(
+            sent in "[ -~]{0,60}",
+            client in any::<std::net::Ipv4Addr>(),
+        ) {
+            let client = IpAddr::V4(client);
+            prop_assume!(!proxies().contain(client));
+            let x = format!("{sent}, {client}");
+            prop_assert_eq!(proxies().client([], lines(&[&x])), Some(client));
+            let added = format!("{sent}, for={client}");
+            let read = proxies().client(lines(&[&added]), []);
+            prop_assert!(read == Some(client) || read.is_none(), "{:?}", read);
+            let own_line = format!("for={client}");
+            prop_assert_eq!(proxies().client(lines(&[&sent, &own_line]), []), Some(client));
+        }
+    }
+}
