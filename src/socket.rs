@@ -233,28 +233,30 @@ impl Socket {
     /// Ends what is written, and waits until the peer's kernel has acknowledged every byte before the end. False if
     /// the connection broke first.
     ///
-    /// The end itself, a FIN and what TLS says before it, is not waited for: a peer that is in no hurry acknowledges it
-    /// 40 ms later, and one that has closed already answers it with a reset. `acknowledged` is told whenever bytes have
-    /// been acknowledged.
+    /// The end itself is not waited for: a peer that is in no hurry acknowledges a lone FIN 40 ms later. What TLS says
+    /// before the FIN comes only when all else was acknowledged: a peer that closes without reading it answers with a
+    /// reset, which tells nothing of what came before. `acknowledged` is told whenever bytes have been acknowledged.
     pub async fn deliver(&self, acknowledged: impl Fn()) -> bool {
-        let sent = self.sent();
+        if !self.is_plain() {
+            let delivered = self.delivered_to(self.sent(), acknowledged).await;
+            self.shutdown_write().await;
+            return delivered;
+        }
         // A FIN that was queued counts as one unacknowledged byte, the last; on a broken connection there is
         // none.
         let fin = u64::from(self.shutdown_write().await);
-        self.until_acknowledged(|| self.unacknowledged_of(sent, fin), acknowledged).await
+        self.until_acknowledged(|| (self.unacknowledged() as u64).saturating_sub(fin), acknowledged).await
     }
 
     /// Waits until the peer's kernel has acknowledged all that was sent before [`Socket::sent`] went over `sent`. False
     /// if the connection broke first. `acknowledged` is told whenever bytes have been acknowledged.
     pub async fn delivered_to(&self, sent: u64, acknowledged: impl Fn()) -> bool {
-        self.until_acknowledged(|| self.unacknowledged_of(sent, 0), acknowledged).await
-    }
-
-    /// Unacknowledged bytes of what came before `sent`; `fin` is 1 where a FIN was sent.
-    fn unacknowledged_of(&self, sent: u64, fin: u64) -> u64 {
-        // Asked in this order, bytes that are sent meanwhile count as before `sent`: never too few are waited for.
-        let sent_later = self.sent() - sent;
-        (self.unacknowledged() as u64).saturating_sub(sent_later + fin)
+        let left = || {
+            // Asked in this order, bytes that are sent meanwhile count as before `sent`: never too few are waited for.
+            let sent_later = self.sent() - sent;
+            (self.unacknowledged() as u64).saturating_sub(sent_later)
+        };
+        self.until_acknowledged(left, acknowledged).await
     }
 
     async fn until_acknowledged(&self, left: impl Fn() -> u64, acknowledged: impl Fn()) -> bool {

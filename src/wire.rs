@@ -84,7 +84,7 @@ impl Wire {
             Some(true) => {
                 tokio::select! {
                     () = self.socket.reset() => {}
-                    () = self.probe_when_quiet() => {}
+                    () = Box::pin(self.probe_when_quiet()) => {}
                 }
             }
             // The sides have paired in this very moment.

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
+use futures_util::future::OptionFuture;
 use futures_util::stream::FuturesUnordered;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
@@ -32,12 +33,12 @@ use tracing::debug;
 use super::traffic::Traffic;
 use crate::http::message::date;
 use crate::http::peer::Peer;
-use crate::http::reply::Reply;
+use crate::http::reply::{self, Reply};
 use crate::http::{App, answer};
 use crate::outcome::Fault;
 use crate::relay::Relay;
 use crate::wire::Wire;
-use crate::wire::head::MAX_HEAD_BYTES;
+use crate::wire::head::{MAX_HEAD_BYTES, MAX_HEAD_FIELDS, too_many_fields};
 
 /// Streams of a connection at a time. RFC 9113 (section 6.5.2) advises no fewer than 100.
 const MAX_STREAMS: u32 = 100;
@@ -95,7 +96,9 @@ pub(super) async fn serve(peer: &Arc<Peer>, app: &Arc<App>, draining: &Cancellat
             }
         }
     };
-    // They learn by themselves that the connection has ended, and some may have delivered all the same.
+    // From this they learn that the connection has ended; some may have delivered all the same.
+    drop(connection);
+    traffic.end();
     while streams.next().await.is_some() {}
     match ended {
         Ok(()) => peer.socket().linger(LINGER).await,
@@ -112,6 +115,8 @@ async fn serve_stream(
 ) {
     let peer = Arc::new(connection.stream());
     let is_head = request.method() == Method::HEAD;
+    let has_body = !request.body().is_end_stream();
+    let fields = request.headers().len();
     let mut expects = request.headers().get(EXPECT).is_some_and(|value| value.as_bytes() == b"100-continue");
     if expects && request.method() != Method::PUT {
         expects = false;
@@ -119,7 +124,9 @@ async fn serve_stream(
     }
     let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let request = request.map(|body| Upload { body, left: length }.boxed_unsync());
-    let reply = {
+    let reply = if fields > MAX_HEAD_FIELDS {
+        Ok(reply::refusal(&too_many_fields()))
+    } else {
         let mut answering = pin!(answer(app, &peer, request));
         loop {
             tokio::select! {
@@ -135,7 +142,12 @@ async fn serve_stream(
     };
     // An answer that is not sent resets the stream.
     let Ok(reply) = reply else { return };
-    write_reply(app, &peer, traffic, respond, is_head, reply).await;
+    let may_still_send = has_body && !reply.status().is_success();
+    let Some(mut send) = write_reply(app, &peer, traffic, respond, is_head, reply).await else { return };
+    if may_still_send {
+        // A stream that is reset behind its answer loses it, with some clients: they are to read it first.
+        let _ = timeout(LINGER, left(|cx| send.poll_reset(cx))).await;
+    }
 }
 
 fn go_on(respond: &mut SendResponse<Bytes>) {
@@ -151,6 +163,7 @@ async fn left(poll_reset: impl FnMut(&mut Context<'_>) -> Poll<Result<Reason, h2
     let _ = poll_fn(poll_reset).await;
 }
 
+/// Writes the answer; `None` where the client has gone.
 async fn write_reply(
     app: &App,
     peer: &Peer,
@@ -158,7 +171,7 @@ async fn write_reply(
     mut respond: SendResponse<Bytes>,
     is_head: bool,
     reply: Reply,
-) {
+) -> Option<SendStream<Bytes>> {
     let (mut parts, body) = reply.into_parts();
     parts.version = Version::HTTP_2;
     // It says nothing here, and is forbidden (RFC 9113, section 8.2.2).
@@ -173,20 +186,19 @@ async fn write_reply(
                 declare(&mut parts, body.len() as u64);
             }
             let is_whole = is_head || body.is_empty();
-            let Ok(mut send) = respond.send_response(Response::from_parts(parts, ()), is_whole) else {
-                return;
-            };
+            let mut send = respond.send_response(Response::from_parts(parts, ()), is_whole).ok()?;
             if !is_whole
                 && timeout(app.request_timeout, send_all(&mut send, body, true, || {})).await.is_err()
             {
                 send.send_reset(Reason::CANCEL);
             }
+            Some(send)
         }
         Either::Right(relay) => {
             if let Some(length) = relay.length() {
                 declare(&mut parts, length);
             }
-            let Ok(mut send) = respond.send_response(Response::from_parts(parts, ()), false) else { return };
+            let mut send = respond.send_response(Response::from_parts(parts, ()), false).ok()?;
             let delivered = tokio::select! {
                 biased;
                 delivered = stream(peer, traffic, &mut send, relay) => delivered,
@@ -197,6 +209,7 @@ async fn write_reply(
                 // A half that is dropped says that the destination has gone, if nothing has been said before.
                 _ => send.send_reset(Reason::INTERNAL_ERROR),
             }
+            Some(send)
         }
     }
 }
@@ -207,29 +220,26 @@ fn declare(parts: &mut Parts, length: u64) {
 
 /// Sends a stream to the destination. True where its kernel has all of it.
 async fn stream(peer: &Peer, traffic: &Traffic, send: &mut SendStream<Bytes>, mut relay: Relay) -> bool {
-    let touch = || {
-        if let Some(transfer) = peer.receiving() {
-            transfer.touch();
-        }
-    };
-    loop {
+    let Some(transfer) = peer.receiving() else { return false };
+    let mut last_frame = None;
+    while last_frame.is_none() {
         let next = tokio::select! {
             biased;
             next = relay.next() => next,
             () = left(|cx| send.poll_reset(cx)) => return false,
         };
-        let Ok(next) = next else { return false };
-        let Some(data) = next else { break };
-        if send_all(send, data, false, touch).await.is_none() {
+        let Ok(data) = next else { return false };
+        // With the bytes that complete a known length: a client that counts them may leave at once.
+        if transfer.is_source_done() {
+            last_frame = Some(traffic.watch(send.stream_id()));
+        }
+        let data = data.unwrap_or_default();
+        if send_all(send, data, last_frame.is_some(), || transfer.touch()).await.is_none() {
             return false;
         }
     }
-    let passed = traffic.watch(send.stream_id());
-    if send.send_data(Bytes::new(), true).is_err() {
-        return false;
-    }
-    let Ok(mark) = passed.await else { return false };
-    peer.socket().delivered_to(mark, touch).await
+    let Some(Ok(sent)) = OptionFuture::from(last_frame).await else { return false };
+    peer.socket().delivered_to(sent, || transfer.touch()).await
 }
 
 /// Sends `data` as the client takes it, and tells of each piece. `None` where the stream or the connection is no more.
@@ -239,6 +249,9 @@ async fn send_all(
     is_last: bool,
     taken: impl Fn(),
 ) -> Option<()> {
+    if data.is_empty() {
+        return if is_last { send.send_data(data, true).ok() } else { Some(()) };
+    }
     while !data.is_empty() {
         send.reserve_capacity(data.len());
         let room = poll_fn(|cx| send.poll_capacity(cx)).await?.ok()?;

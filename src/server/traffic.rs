@@ -85,6 +85,13 @@ impl Traffic {
         }
     }
 
+    /// The connection has ended: what is not with the kernel yet never will be.
+    pub(super) fn end(&self) {
+        let outgoing = &mut *self.outgoing.lock();
+        outgoing.watched.clear();
+        outgoing.written.clear();
+    }
+
     /// These bytes came from the client.
     pub(super) fn came(&self, bytes: &[u8]) {
         let incoming = &mut *self.incoming.lock();

@@ -98,7 +98,7 @@ fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(bad("an empty line inside the head")),
-        Err(httparse::Error::TooManyHeaders) => return Err(too_large(&format!("{MAX_HEAD_FIELDS} fields"))),
+        Err(httparse::Error::TooManyHeaders) => return Err(too_many_fields()),
         Err(error) => return Err(bad(&error.to_string())),
     }
     let is_http11 = request.version == Some(1);
@@ -214,6 +214,12 @@ pub(super) fn is_token_byte(byte: u8) -> bool {
 
 fn bad(what: &str) -> Refusal {
     Refusal::BadRequest(format!("The request head can not be understood: {what}"))
+}
+
+/// A head with more than [`MAX_HEAD_FIELDS`].
+#[must_use]
+pub fn too_many_fields() -> Refusal {
+    too_large(&format!("{MAX_HEAD_FIELDS} fields"))
 }
 
 fn too_large(limit: &str) -> Refusal {
