@@ -1,24 +1,20 @@
 #!/usr/bin/env python3
-"""Long proofs of the server against the real curl, to be run by hand (Linux, curl, no Python packages).
+"""Long proofs of the server against the real curl, to be run by hand (Linux, curl, openssl, no Python packages).
 
     big        one large file, byte for byte, for both framings and both orders of arrival
     kills      either side killed in mid-transfer: the other side always learns of it
+    pairs      both of these for HTTP/1.1 and HTTP/2, over TLS and plain, each with each
     crowd      many streams at once
     leftovers  streams that never pair leave neither a list entry nor a descriptor behind
 
 The test suite asks the same questions in small. Here they are asked with sizes, numbers and processes
 that take minutes, and with the client that people use; RENDEZVOUS_DATA_PATH=portable asks them of the
-portable data path. All chance but the bytes of the large file comes
-from --seed, which is printed.
+portable data path. All chance but the bytes of the large file comes from --seed, which is printed.
 """
 
 import argparse
 import hashlib
-import json
-import os
 import random
-import select
-import shutil
 import socket
 import subprocess
 import sys
@@ -26,30 +22,46 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
-from io import BufferedReader
-from itertools import cycle
+from dataclasses import dataclass
+from itertools import cycle, product
 from pathlib import Path
 from signal import SIGKILL
-from typing import Any, TypeVar, cast
 
-MIB = 1 << 20
-PATIENCE = 30.0  # seconds for anything that should happen at once
+from harness import (
+    MIB,
+    PATIENCE,
+    Answer,
+    Process,
+    Proof,
+    Server,
+    Tally,
+    check,
+    child,
+    new_pair,
+    new_parser,
+    output_of,
+    run_all,
+    serving,
+    wait_until,
+    write_random,
+)
+
 TRANSFER_PATIENCE = 900.0  # seconds for a large transfer
-PAUSE = 0.002  # seconds between two looks at a state
-LANE = "RENDEZVOUS_DATA_PATH"  # the one setting that is left to whoever runs this: auto or portable
 
 # -q and --noproxy: neither a .curlrc nor a proxy variable of the person who runs this may interfere.
 CURL = ("curl", "-q", "-sS", "-f", "--noproxy", "*")
 CURL_HTTP_ERROR = 22  # the exit code by which curl -f tells of a status of 400 or more
+CURL_CUT = {18, 56, 92}  # of a body that is not whole: short, a broken connection, a stream that was reset
+
+BIG_SIZE = 2048 * MIB
+PAIRS_SIZE = 256 * MIB
 
 KILLS_SIZE = 64 * MIB
 KILLS_LATE_AT_MOST = 20
-KILLS_RATE = "60M"  # a brake on the downloader, so that a transfer lasts long enough to be hit
+KILLS_RATE = ("--limit-rate", "60M")  # a brake, so that a transfer lasts long enough to be hit
 
 CROWD_STREAMS = 200
 CROWD_SIZE = 256 * 1024
@@ -58,151 +70,53 @@ LEFTOVERS_STREAMS = 1000
 LEFTOVERS_BATCH = 100  # small enough that its clients have come and gone well within the ttl
 LEFTOVERS_TTL = "2s"
 
-Process = subprocess.Popen[bytes]
-Answer = tuple[int, bytes]
-Status = dict[str, Any]
-T = TypeVar("T")
 
-
-class Violation(Exception):
-    """The server did what it must not do, or not what it must."""
-
-
-FAILURES = (Violation, OSError, HTTPException, ValueError, subprocess.TimeoutExpired)
-
-
-def check(holds: bool, seen: str) -> None:
-    """Unlike `assert`, this also checks under `python -O`."""
-    if not holds:
-        raise Violation(seen)
-
-
-def wait_until(look: Callable[[], T], enough: Callable[[T], bool], what: str) -> T:
-    """Look until it is enough. What was seen last is the answer, or else part of the complaint."""
-    deadline = time.monotonic() + PATIENCE
-    while not enough(seen := look()):
-        check(time.monotonic() < deadline, f"{what}: not within {PATIENCE:.0f} s, last seen: {seen}")
-        time.sleep(PAUSE)
-    return seen
-
-
-@dataclass
-class Tally:
-    """What one proof has found so far. It outlives an exception, so that no finding is lost to one."""
-
-    asked: int = 0
-    right: int = 0
-    notes: list[str] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)
-
-    @contextmanager
-    def noting(self, label: str) -> Iterator[None]:
-        """Any failure in the block becomes one more violation."""
-        try:
-            yield
-        except FAILURES as failure:
-            self.violations.append(f"{label}: {type(failure).__name__}: {failure}")
-
-    @contextmanager
-    def trial(self, label: str) -> Iterator[None]:
-        """One question of the proof. If it fails, the next ones are still asked."""
-        self.asked += 1
-        with self.noting(label):
-            yield
-            self.right += 1
-
-
-# ---------------------------------------------------------------------------------------------- processes
-
-
-@contextmanager
-def child(*command: str | Path, **options: Any) -> Iterator[Process]:
-    """A process that does not outlive the block."""
-    with subprocess.Popen(command, **options) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+# ----------------------------------------------------------------------------------------------- clients
 
 
 @dataclass(frozen=True)
-class Server:
-    """The running server, as the proofs ask it about streams."""
+class Tongue:
+    """What a curl speaks with the server."""
 
-    pid: int
-    port: int
+    name: str
+    version: str  # as curl tells it
+    options: tuple[str, ...] = ()
+    tls: bool = False
 
-    def request(self, method: str, path: str, body: bytes | None = None) -> Answer:
-        """A connection for each request, so that none is left open when descriptors are counted."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
-        try:
-            connection.request(method, path, body)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
+    def url(self, server: Server, stream: str) -> str:
+        return server.tls_url(stream) if self.tls else server.url(stream)
 
-    def ask(self, method: str, path: str, expected: int) -> Any:
-        status, body = self.request(method, path)
-        check(status == expected, f"{method} {path}: {status} {body!r}")
-        return json.loads(body)
+    def flags(self, server: Server) -> tuple[str, ...]:
+        trust = ("--cacert", str(server.pair.certificate)) if self.tls and server.pair else ()
+        return (*self.options, *trust)
 
-    def new_stream(self) -> str:
-        return str(self.ask("POST", "/stream", 201)["stream"])
 
-    def streams(self) -> list[Status]:
-        return list(self.ask("GET", "/stream", 200))
+PLAIN = Tongue("plain", "1.1")
+TONGUES = (
+    Tongue("TLS --http1.1", "1.1", ("--http1.1",), tls=True),
+    Tongue("TLS --http2", "2", ("--http2",), tls=True),
+    Tongue("plain --http1.1", "1.1", ("--http1.1",)),
+    Tongue("plain --http2-prior-knowledge", "2", ("--http2-prior-knowledge",)),
+)
 
-    def status(self, stream: str) -> Status:
-        return dict(self.ask("GET", f"/stream/{stream}/status", 200))
 
-    def wait_for_state(self, stream: str, state: str) -> None:
-        wait_until(lambda: self.status(stream), lambda status: status["state"] == state, state)
+@dataclass(frozen=True)
+class Manner:
+    """How the two sides of a transfer speak: each way has its own sign for a cut message."""
 
-    def final_state(self, stream: str) -> str:
-        status = wait_until(lambda: self.status(stream), lambda status: not status["active"], "an end")
-        return str(status["state"])
-
-    def url(self, stream: str) -> str:
-        return f"http://127.0.0.1:{self.port}/stream/{stream}"
-
-    def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/fd"))
+    name: str
+    chunked: bool
+    put: Tongue = PLAIN
+    get: Tongue = PLAIN
 
 
 @contextmanager
-def serving(program: Path, *options: str) -> Iterator[Server]:
-    """A server of its own for each proof. It must still run when the proof is through."""
-    mine = {name for name in os.environ if name.startswith("RENDEZVOUS_")} - {LANE}
-    environment = {name: value for name, value in os.environ.items() if name not in mine}
-    arguments = ("serve", "--port", "0", "--log-level", "warn", *options)
-    with child(program, *arguments, stdout=subprocess.PIPE, env=environment) as process:
-        yield Server(process.pid, listening_port(process))
-        check(process.poll() is None, f"the server ended by itself with {process.returncode}")
-
-
-def output_of(process: Process) -> BufferedReader:
-    """The reading end of an output that was asked for as a pipe, which the type of a process leaves open."""
-    return cast(BufferedReader, process.stdout)
-
-
-def listening_port(process: Process) -> int:
-    """The port the server picked, from its first line."""
-    ready, _, _ = select.select([output_of(process)], [], [], PATIENCE)
-    check(bool(ready), "the server does not say where it listens")
-    line = output_of(process).readline().decode().strip()
-    start, _, port = line.rpartition(":")
-    check(start == "Listening on http://127.0.0.1", f"the first line of the server is {line!r}")
-    return int(port)
-
-
-@contextmanager
-def uploading(url: str, file: Path, chunked: bool) -> Iterator[Process]:
+def uploading(url: str, file: Path, chunked: bool, *options: str) -> Iterator[Process]:
     """curl -T: with a Content-Length where it can see the file's size, chunked where it reads a pipe.
 
     Its standard output is the status it was answered.
     """
-    put = (*CURL, "-w", "%{http_code}", "-T", "-" if chunked else str(file), url)
+    put = (*CURL, *options, "-w", "%{http_code}", "-T", "-" if chunked else str(file), url)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     if not chunked:
         with child(*put, **pipes) as curl:
@@ -255,44 +169,38 @@ def downloading(url: str, *options: str) -> Iterator[Download]:
 
 
 def prove_big(options: argparse.Namespace, tally: Tally) -> None:
-    tally.notes.append(f"{options.size} bytes each")
+    size = options.size or BIG_SIZE
+    tally.notes.append(f"{size} bytes each")
     with tempfile.TemporaryDirectory() as directory, serving(options.server) as server:
         file = Path(directory, "random")
-        digest = write_random(file, options.size)
-        for chunked in (False, True):
+        digest = write_random(file, size)
+        for manner in (Manner("Content-Length", chunked=False), Manner("chunked", chunked=True)):
             for put_first in (False, True):
-                framing = "chunked" if chunked else "Content-Length"
-                label = f"{framing} with {'PUT' if put_first else 'GET'} first"
+                label = f"{manner.name} with {'PUT' if put_first else 'GET'} first"
                 with tally.trial(label):
-                    began = time.monotonic()
-                    transfer(server, file, digest, chunked, put_first)
-                    tally.notes.append(f"{label} in {time.monotonic() - began:.1f} s")
+                    took = transfer(server, file, digest, manner, put_first)
+                    tally.notes.append(f"{label} in {took:.1f} s")
 
 
-def write_random(file: Path, size: int) -> str:
-    """Random, so that no lost, doubled or swapped piece can go unnoticed. The answer is the SHA-256."""
-    sha256 = hashlib.sha256()
-    with file.open("wb") as out:
-        for start in range(0, size, MIB):
-            block = os.urandom(min(MIB, size - start))
-            sha256.update(block)
-            out.write(block)
-    return sha256.hexdigest()
+def transfer(server: Server, file: Path, digest: str, manner: Manner, put_first: bool) -> float:
+    """The file goes through one stream. The side that is first has its seat before the other starts.
 
-
-def transfer(server: Server, file: Path, digest: str, chunked: bool, put_first: bool) -> None:
-    """The file goes through one stream. The side that is first has its seat before the other starts."""
+    The answer is how many seconds it took.
+    """
+    began = time.monotonic()
     stream = server.new_stream()
-    url = server.url(stream)
+    put, get = manner.put, manner.get
+    uploader = uploading(put.url(server, stream), file, manner.chunked, *put.flags(server))
+    downloader = downloading(get.url(server, stream), *get.flags(server))
     with ExitStack() as running:
         if put_first:
-            upload = running.enter_context(uploading(url, file, chunked))
+            upload = running.enter_context(uploader)
             server.wait_for_state(stream, "SRC_CONNECTED")
-            download = running.enter_context(downloading(url))
+            download = running.enter_context(downloader)
         else:
-            download = running.enter_context(downloading(url))
+            download = running.enter_context(downloader)
             server.wait_for_state(stream, "DST_CONNECTED")
-            upload = running.enter_context(uploading(url, file, chunked))
+            upload = running.enter_context(uploader)
         status, complaint = upload.communicate(timeout=TRANSFER_PATIENCE)
         code, received = download.finish()
     exits = f"uploader exit {upload.returncode}, {status!r}, {complaint!r}, downloader exit {code}"
@@ -300,24 +208,16 @@ def transfer(server: Server, file: Path, digest: str, chunked: bool, put_first: 
     check(received == digest, f"{download.received} bytes came, their SHA-256 is {received}, not {digest}")
     state = server.final_state(stream)
     check(state == "FINISHED", f"state {state}")
+    return time.monotonic() - began
 
 
 # ------------------------------------------------------------------------------------------------- kills
 
 
-@dataclass(frozen=True)
-class Manner:
-    """How the two sides of a transfer speak: each way has its own sign for a cut message."""
-
-    name: str
-    chunked: bool
-    get_options: tuple[str, ...] = ()
-
-
 MANNERS = (
     Manner("Content-Length", chunked=False),
     Manner("chunked", chunked=True),
-    Manner("chunked to HTTP/1.0", chunked=True, get_options=("-0",)),
+    Manner("chunked to HTTP/1.0", chunked=True, get=Tongue("HTTP/1.0", "1.0", ("-0",))),
 )
 
 
@@ -346,7 +246,7 @@ def judge_killed_uploader(ending: Ending, data: bytes) -> bool:
     if ending.download_exit == 0 and ending.received == len(data):
         return False
     check(ending.upload_exit == -SIGKILL, f"the uploader had ended, but the download is cut: {ending}")
-    check(ending.download_exit != 0, f"a cut download looks whole: {ending}")
+    check(ending.download_exit in CURL_CUT, f"a cut download is not told as one: {ending}")
     check(ending.state == "SRC_DISCONNECTED", f"wrong state: {ending}")
     return True
 
@@ -387,13 +287,19 @@ VICTIMS = (
 
 
 def prove_kills(options: argparse.Namespace, tally: Tally) -> None:
+    with serving(options.server) as server:
+        kill_many(server, MANNERS, options, tally)
+
+
+def kill_many(server: Server, manners: Sequence[Manner], options: argparse.Namespace, tally: Tally) -> None:
+    """So many kills of either side, in all manners in turn."""
     data = random.Random(options.seed).randbytes(KILLS_SIZE)
-    with tempfile.TemporaryDirectory() as directory, serving(options.server) as server:
+    with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "random")
         file.write_bytes(data)
         for victim in VICTIMS:
             seen = Counter({"late": 0})
-            for number, manner in zip(range(options.count), cycle(MANNERS)):
+            for number, manner in zip(range(options.count), cycle(manners)):
                 label = f"{victim.name} killed, number {number}, {manner.name}"
                 chance = random.Random(f"{options.seed}, {label}")
                 with tally.trial(f"seed {options.seed}, {label}"):
@@ -411,10 +317,12 @@ def kill_one(server: Server, file: Path, manner: Manner, victim: Victim, chance:
     """One transfer with a kill, when more is passed on than an offset by chance, not near the end."""
     offset = chance.randrange(KILLS_SIZE * 3 // 4)
     stream = server.new_stream()
-    url = server.url(stream)
+    # HTTP/2 has room for a whole file on its way to a slow curl: so both sides are slow.
+    put = (*manner.put.flags(server), *KILLS_RATE)
+    get = (*manner.get.flags(server), *KILLS_RATE)
     with (
-        downloading(url, "--limit-rate", KILLS_RATE, *manner.get_options) as download,
-        uploading(url, file, manner.chunked) as upload,
+        downloading(manner.get.url(server, stream), *get) as download,
+        uploading(manner.put.url(server, stream), file, manner.chunked, *put) as upload,
     ):
         before = wait_until(
             lambda: server.status(stream),
@@ -433,6 +341,44 @@ def kill_one(server: Server, file: Path, manner: Manner, victim: Victim, chance:
             sha256=sha256,
             state=server.final_state(stream),
         )
+
+
+# ------------------------------------------------------------------------------------------------- pairs
+
+
+def prove_pairs(options: argparse.Namespace, tally: Tally) -> None:
+    size = options.size or PAIRS_SIZE
+    chance = random.Random(options.seed)
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(serving(options.server, pair=new_pair(directory, "pairs")))
+        for tongue in TONGUES:
+            with tally.trial(tongue.name):
+                check_tongue(server, tongue)
+        file = directory / "random"
+        digest = write_random(file, size)
+        took = 0.0
+        manners = [manner_of(source, destination) for source, destination in product(TONGUES, TONGUES)]
+        for manner in manners:
+            with tally.trial(manner.name):
+                took += transfer(server, file, digest, manner, put_first=chance.random() < 0.5)
+        tally.notes.append(f"{len(manners)} pairs, {size} bytes each, in {took:.1f} s")
+        kill_many(server, manners, options, tally)
+
+
+def manner_of(source: Tongue, destination: Tongue) -> Manner:
+    """With -T - in every other row and column, so that each speaker has both."""
+    chunked = (TONGUES.index(source) + TONGUES.index(destination)) % 2 == 0
+    name = f"{source.name} to {destination.name} with -T {'-' if chunked else 'file'}"
+    return Manner(name, chunked, source, destination)
+
+
+def check_tongue(server: Server, tongue: Tongue) -> None:
+    """Both sides would agree to speak something else."""
+    url = tongue.url(server, "").replace("/stream/", "/ping")
+    command = (*CURL, *tongue.flags(server), "-w", " %{http_version}", url)
+    said = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False).stdout.decode()
+    check(said == f"pong {tongue.version}", f"curl says {said!r}")
 
 
 # ------------------------------------------------------------------------------------------------- crowd
@@ -515,51 +461,22 @@ def come_and_go(server: Server) -> int:
 
 # -------------------------------------------------------------------------------------------------- main
 
-PROOFS: dict[str, Callable[[argparse.Namespace, Tally], None]] = {
+PROOFS: dict[str, Proof] = {
     "big": prove_big,
     "kills": prove_kills,
+    "pairs": prove_pairs,
     "crowd": prove_crowd,
     "leftovers": prove_leftovers,
 }
 
 
-def run(name: str, options: argparse.Namespace) -> bool:
-    """One proof, its line of figures, and a line for each violation."""
-    tally = Tally()
-    with tally.noting(f"seed {options.seed}"):
-        PROOFS[name](options, tally)
-    print(f"{name}: {tally.right} of {tally.asked} right", *tally.notes, sep=", ", flush=True)
-    for violation in tally.violations:
-        print(f"  violation: {violation}", flush=True)
-    return not tally.violations
-
-
-def parse_arguments() -> argparse.Namespace:
-    server = Path(__file__).resolve().parent.parent / "target/release/rendezvous"
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("proof", nargs="?", default="all", choices=[*PROOFS, "all"])
-    parser.add_argument("--server", type=Path, default=server, metavar="PATH", help="the program to prove")
-    parser.add_argument("--count", type=int, default=200, metavar="N", help="kills: how many of each side")
-    parser.add_argument("--size", type=int, default=2048 * MIB, metavar="BYTES", help="big: size of the file")
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6), metavar="N")
-    options = parser.parse_args()
-    options.server = options.server.resolve()
-    if not options.server.is_file():
-        parser.error(f"there is no {options.server}: `cargo build --release` makes it, or say --server PATH")
-    if not shutil.which("curl"):
-        parser.error("curl is not installed")
-    return options
-
-
 def main() -> int:
-    options = parse_arguments()
-    print(f"seed {options.seed}", flush=True)
-    names = list(PROOFS) if options.proof == "all" else [options.proof]
-    results = [run(name, options) for name in names]
-    failed = results.count(False)
-    print(f"{len(results) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+    parser = new_parser(__doc__, PROOFS)
+    parser.add_argument(
+        "--count", type=int, default=200, metavar="N", help="kills, pairs: how many of each side"
+    )
+    parser.add_argument("--size", type=int, metavar="BYTES", help="big, pairs: size of the file")
+    return run_all(parser, PROOFS, "curl", "openssl")
 
 
 if __name__ == "__main__":
