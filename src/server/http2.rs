@@ -238,8 +238,8 @@ async fn stream(peer: &Peer, traffic: &Traffic, send: &mut SendStream<Bytes>, mu
             return false;
         }
     }
-    let Some(Ok(sent)) = OptionFuture::from(last_frame).await else { return false };
-    peer.socket().delivered_to(sent, || transfer.touch()).await
+    let Some(Ok(mark)) = OptionFuture::from(last_frame).await else { return false };
+    peer.socket().delivered_to(mark, || transfer.touch()).await
 }
 
 /// Sends `data` as the client takes it, and tells of each piece. `None` where the stream or the connection is no more.

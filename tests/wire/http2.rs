@@ -428,3 +428,69 @@ async fn a_drain_lets_streams_finish_and_tells_those_that_wait() {
     assert!(soon(client.driver).await.unwrap().is_ok());
     server.ended().await;
 }
+
+#[tokio::test]
+async fn a_destination_that_leaves_with_the_last_byte_of_a_known_length_has_got_it() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    for _ in 0..20 {
+        let id = server.create().await;
+        let other = Http2::connect(&server).await;
+        let download = other.get(&id).await;
+        let length = [("content-length", "4")];
+        let (upload, mut send) = client.request("PUT", &format!("/stream/{id}"), &length, false).await;
+        send_all(&mut send, b"half", true).await;
+        let mut download = soon(download).await.unwrap().into_body();
+        assert_eq!(soon(download.data()).await.unwrap().unwrap(), "half");
+        other.driver.abort();
+        assert_eq!(answer(upload).await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_destination_that_goes_while_it_takes_nothing_leaves_nobody_waiting() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let other = Http2::connect(&server).await;
+    let id = client.create().await;
+    let download = other.get(&id).await;
+    let (upload, mut send) = client.put(&id).await;
+    let download = {
+        // Until the windows of both are full.
+        let mut sending = std::pin::pin!(send_all(&mut send, &[0; 1 << 20], false));
+        let download = tokio::select! {
+            () = &mut sending => panic!("nobody takes it"),
+            download = soon(download) => download.unwrap(),
+        };
+        let full = tokio::time::timeout(Duration::from_millis(200), sending);
+        assert!(full.await.is_err());
+        download
+    };
+    other.driver.abort();
+    drop(download);
+    assert_eq!(answer(upload).await.error(), "502 StreamDestinationError");
+}
+
+#[tokio::test]
+async fn a_refused_upload_is_not_reset_behind_its_answer() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let (upload, mut send) = client.put("unknown").await;
+    assert_eq!(answer(upload).await.error(), "404 SessionNotFoundError");
+    let reset = tokio::time::timeout(Duration::from_millis(500), poll_fn(|cx| send.poll_reset(cx)));
+    assert!(reset.await.is_err(), "the client had no time to read it");
+    send.send_reset(Reason::CANCEL);
+    assert_eq!(client.ask("GET", "/ping").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_head_of_too_many_fields_is_431() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let names: Vec<String> = (0..101).map(|number| format!("x-{number}")).collect();
+    for (count, status) in [(100, 200), (101, 431)] {
+        let fields: Vec<_> = names[..count].iter().map(|name| (&**name, "1")).collect();
+        let (response, _) = client.request("GET", "/ping", &fields, true).await;
+        assert_eq!(answer(response).await.status.as_u16(), status);
+    }
+}

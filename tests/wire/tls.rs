@@ -122,6 +122,21 @@ async fn a_cut_is_never_a_good_end_of_tls_and_a_good_end_always_is_one() {
 }
 
 #[tokio::test]
+async fn a_destination_that_closes_with_the_last_byte_has_got_it() {
+    let secure = SecureServer::start().await;
+    for _ in 0..20 {
+        let id = secure.create().await;
+        let mut destination = secure.say(get(&format!("/stream/{id}"))).await;
+        let mut source = secure.say(put_head(&id, "Content-Length: 5\r\n")).await;
+        source.send("hello").await;
+        destination.head().await.unwrap();
+        assert_eq!(destination.body_bytes(5).await, b"hello");
+        destination.close();
+        assert_eq!(source.response().await.status, 200);
+    }
+}
+
+#[tokio::test]
 async fn a_new_certificate_serves_new_connections_and_leaves_streams_alone() {
     let secure = SecureServer::start().await;
     let id = secure.create().await;
