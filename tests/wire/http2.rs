@@ -457,7 +457,8 @@ async fn a_destination_that_goes_while_it_takes_nothing_leaves_nobody_waiting() 
     let (upload, mut send) = client.put(&id).await;
     let download = {
         // Until the windows of both are full.
-        let mut sending = std::pin::pin!(send_all(&mut send, &[0; 1 << 20], false));
+        let body = vec![0; 1 << 20];
+        let mut sending = std::pin::pin!(send_all(&mut send, &body, false));
         let download = tokio::select! {
             () = &mut sending => panic!("nobody takes it"),
             download = soon(download) => download.unwrap(),
