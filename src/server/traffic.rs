@@ -58,7 +58,10 @@ impl Traffic {
     /// Tells, once the last frame of `stream` is with the kernel, how many bytes the connection had carried then.
     pub(super) fn watch(&self, stream: StreamId) -> oneshot::Receiver<u64> {
         let (tell, told) = oneshot::channel();
-        self.outgoing.lock().watched.insert(stream.as_u32(), tell);
+        let watched = &mut self.outgoing.lock().watched;
+        // Those whose stream was reset meanwhile.
+        watched.retain(|_, tell| !tell.is_closed());
+        watched.insert(stream.as_u32(), tell);
         told
     }
 
