@@ -8,6 +8,7 @@ pub mod cors;
 mod handlers;
 pub mod json_body;
 pub mod message;
+pub mod openapi;
 pub mod peer;
 pub mod reply;
 pub mod route;
@@ -73,7 +74,7 @@ impl App {
             Route::Source(id) => of_stream(id, Needed::Of(Side::Source)),
             Route::Destination(id) => of_stream(id, Needed::Of(Side::Destination)),
             Route::Probe(id) | Route::Report(id) | Route::Status(id) => of_stream(id, Needed::Either),
-            Route::Ping | Route::Health | Route::Ready => Ok(()),
+            Route::Ping | Route::Health | Route::Ready | Route::Describe => Ok(()),
         }
     }
 }
@@ -258,6 +259,7 @@ async fn dispatch(
         Ok(Route::Ping) => Ok(reply::text("pong")),
         Ok(Route::Health) => Ok(reply::text("ok")),
         Ok(Route::Ready) => handlers::ready(app).map_err(Unanswered::from),
+        Ok(Route::Describe) => Ok(reply::written_json(openapi::DOCUMENT)),
         Ok(Route::Destination(id)) => handlers::destination(app, peer, &id, version).await,
     };
     let mut reply = match answered {

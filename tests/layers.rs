@@ -70,7 +70,7 @@ const HOMES: [(&str, &[&str]); 20] = [
 ];
 
 /// These are pure: no I/O, no runtime.
-const PURE: [&str; 14] = [
+const PURE: [&str; 15] = [
     "id.rs",
     "proxies.rs",
     "rate.rs",
@@ -85,6 +85,7 @@ const PURE: [&str; 14] = [
     "wire/chunked.rs",
     "http/access.rs",
     "http/cors.rs",
+    "http/openapi.rs",
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

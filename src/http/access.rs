@@ -24,7 +24,7 @@ impl Access {
     pub fn serves(&self, entrance: Entrance, route: &Route) -> bool {
         let is_operators = matches!(route, Route::List | Route::Health | Route::Ready);
         match entrance.audience {
-            Audience::Operators => is_operators || *route == Route::Ping,
+            Audience::Operators => is_operators || matches!(route, Route::Ping | Route::Describe),
             Audience::Clients => !(is_operators && self.has_admin_listener),
         }
     }
@@ -135,7 +135,7 @@ mod tests {
             assert!(theirs.iter().all(|route| moved.serves(entrance, route) == is_theirs));
             assert!(others.iter().all(|route| moved.serves(entrance, route) != is_theirs));
             assert!(theirs.iter().all(|route| stayed.serves(entrance, route)));
-            assert!(moved.serves(entrance, &Route::Ping));
+            assert!([Route::Ping, Route::Describe].iter().all(|route| moved.serves(entrance, route)));
         }
     }
 

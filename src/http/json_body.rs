@@ -30,10 +30,12 @@ impl RequestBody {
     /// The body of `request`, for which the client has `limit`.
     #[must_use]
     pub fn new(request: Request<BodyStream>, limit: Duration) -> Self {
-        // A PUT's body is held back, and a client that expects a 100 sends none before it.
-        let comes_by_itself = request.method() != Method::PUT && !request.headers().contains_key(EXPECT);
+        // Whatever follows a PUT's head is held back, also where that is the next request; and a client that expects a
+        // 100 sends no body before it.
+        let is_held = request.method() == Method::PUT;
+        let comes_by_itself = !is_held && !request.headers().contains_key(EXPECT);
         Self {
-            is_whole: request.body().is_end_stream(),
+            is_whole: !is_held && request.body().is_end_stream(),
             incoming: Some(request.into_body()),
             comes_by_itself,
             limit,

@@ -31,6 +31,51 @@ pub struct Spelled {
 /// When a client may try again that was told so.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// The status and the `name` of every error that is the server's own; what a client reports has its own.
+macro_rules! error_kinds {
+    ($($kind:ident = $status:ident $name:literal,)*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        enum ErrorKind {
+            $($kind,)*
+        }
+
+        impl ErrorKind {
+            fn parts(self) -> (StatusCode, &'static str) {
+                match self {
+                    $(Self::$kind => (StatusCode::$status, $name),)*
+                }
+            }
+        }
+
+        /// The status and the name of each.
+        #[cfg(test)]
+        pub(super) const ERRORS: &[(StatusCode, &str)] = &[$((StatusCode::$status, $name),)*];
+    };
+}
+
+// One that nothing leads to is dead code; the documents name these and no others.
+error_kinds! {
+    InvalidBody = BAD_REQUEST "InvalidBodyError",
+    LengthMismatch = BAD_REQUEST "LengthMismatchError",
+    BadRequest = BAD_REQUEST "BadRequestError",
+    Unauthorized = UNAUTHORIZED "UnauthorizedError",
+    Forbidden = FORBIDDEN "ForbiddenError",
+    NotFound = NOT_FOUND "SessionNotFoundError",
+    BadRoute = NOT_FOUND "BadRouteError",
+    RequestTimeout = REQUEST_TIMEOUT "BadRequestError",
+    AlreadyStarted = CONFLICT "StreamStartedError",
+    BodyTooLarge = PAYLOAD_TOO_LARGE "BodyTooLargeError",
+    AlreadyConnected = TOO_MANY_REQUESTS "AlreadyConnectedError",
+    TooMany = TOO_MANY_REQUESTS "TooManyRequestsError",
+    HeadTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE "BadRequestError",
+    Internal = INTERNAL_SERVER_ERROR "InternalError",
+    SourceFailed = BAD_GATEWAY "StreamSourceError",
+    DestinationFailed = BAD_GATEWAY "StreamDestinationError",
+    Busy = SERVICE_UNAVAILABLE "ServerBusyError",
+    ShuttingDown = SERVICE_UNAVAILABLE "ShuttingDownError",
+    Expired = GATEWAY_TIMEOUT "SessionTimeoutError",
+}
+
 /// An error as the contract shows it: `{"name":"…","message":"…"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ErrorBody {
@@ -48,7 +93,7 @@ impl ErrorBody {
     pub fn of_outcome(outcome: &Outcome) -> Option<Self> {
         match outcome {
             Outcome::Finished => None,
-            Outcome::Failed(fault) => Some(Self::new(fault_name(fault), fault)),
+            Outcome::Failed(fault) => Some(Self::new(fault_kind(fault).parts().1, fault)),
             Outcome::Expired { .. } => Some(refusal_parts(&Refusal::Expired).1),
             Outcome::Reported(report) => Some(refusal_parts(&Refusal::Reported(report.clone())).1),
         }
@@ -74,6 +119,14 @@ pub fn preflight(request: &HeaderMap) -> Reply {
 pub fn text(text: &'static str) -> Reply {
     let mut reply = with_body(StatusCode::OK, Bytes::from_static(text.as_bytes()));
     reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    reply
+}
+
+/// `200 OK` with JSON that is written already.
+#[must_use]
+pub fn written_json(json: &'static str) -> Reply {
+    let mut reply = with_body(StatusCode::OK, Bytes::from_static(json.as_bytes()));
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     reply
 }
 
@@ -124,16 +177,15 @@ pub fn refusal(refusal: &Refusal) -> Reply {
 #[must_use]
 pub fn source_fault(fault: &Fault) -> Reply {
     let mut reply = match fault {
-        Fault::SourceBroke(_) => json(StatusCode::BAD_REQUEST, &ErrorBody::new("BadRequestError", fault)),
+        Fault::SourceBroke(_) => error(ErrorKind::BadRequest, fault),
         Fault::SourceDisconnected => {
-            let message = "The connection ended before the upload did";
-            json(StatusCode::BAD_REQUEST, &ErrorBody::new("BadRequestError", message))
+            error(ErrorKind::BadRequest, "The connection ended before the upload did")
         }
         Fault::LengthMismatch(mismatch) => refusal(&Refusal::LengthMismatch(*mismatch)),
         Fault::TooLong { limit } => refusal(&Refusal::BodyTooLarge { limit: *limit }),
         Fault::ShutDown => refusal(&Refusal::ShuttingDown),
         Fault::DestinationDisconnected | Fault::Stalled { .. } | Fault::TooSlow { .. } => {
-            json(StatusCode::BAD_GATEWAY, &ErrorBody::new(fault_name(fault), fault))
+            error(fault_kind(fault), fault)
         }
     };
     close(&mut reply);
@@ -146,15 +198,13 @@ pub fn destination_fault(fault: &Fault) -> Reply {
     let mut reply = match fault {
         Fault::ShutDown => refusal(&Refusal::ShuttingDown),
         Fault::Stalled { .. } | Fault::TooSlow { .. } | Fault::DestinationDisconnected => {
-            json(StatusCode::BAD_GATEWAY, &ErrorBody::new(fault_name(fault), fault))
+            error(fault_kind(fault), fault)
         }
         // How the source broke is between it and the server.
         Fault::SourceDisconnected
         | Fault::SourceBroke(_)
         | Fault::LengthMismatch(_)
-        | Fault::TooLong { .. } => {
-            json(StatusCode::BAD_GATEWAY, &ErrorBody::new("StreamSourceError", &Fault::SourceDisconnected))
-        }
+        | Fault::TooLong { .. } => error(ErrorKind::SourceFailed, &Fault::SourceDisconnected),
     };
     close(&mut reply);
     reply
@@ -171,18 +221,23 @@ fn with_body(status: StatusCode, body: Bytes) -> Reply {
     reply
 }
 
-fn fault_name(fault: &Fault) -> &'static str {
+fn error(kind: ErrorKind, message: &(impl ToString + ?Sized)) -> Reply {
+    let (status, name) = kind.parts();
+    json(status, &ErrorBody::new(name, message))
+}
+
+fn fault_kind(fault: &Fault) -> ErrorKind {
     match fault {
         Fault::SourceDisconnected
         | Fault::SourceBroke(_)
         | Fault::LengthMismatch(_)
         | Fault::TooLong { .. }
         | Fault::TooSlow { .. }
-        | Fault::Stalled { side: Side::Source, .. } => "StreamSourceError",
+        | Fault::Stalled { side: Side::Source, .. } => ErrorKind::SourceFailed,
         Fault::DestinationDisconnected | Fault::Stalled { side: Side::Destination, .. } => {
-            "StreamDestinationError"
+            ErrorKind::DestinationFailed
         }
-        Fault::ShutDown => "ShuttingDownError",
+        Fault::ShutDown => ErrorKind::ShuttingDown,
     }
 }
 
@@ -192,23 +247,23 @@ fn refusal_parts(refusal: &Refusal) -> (StatusCode, ErrorBody) {
             let status = StatusCode::from_u16(report.status).unwrap_or(StatusCode::BAD_REQUEST);
             (status, report.name.as_str())
         }
-        Refusal::NotFound => (StatusCode::NOT_FOUND, "SessionNotFoundError"),
-        Refusal::BadRoute => (StatusCode::NOT_FOUND, "BadRouteError"),
-        Refusal::Unauthorized => (StatusCode::UNAUTHORIZED, "UnauthorizedError"),
-        Refusal::Forbidden(_) => (StatusCode::FORBIDDEN, "ForbiddenError"),
-        Refusal::AlreadyConnected(_) => (StatusCode::TOO_MANY_REQUESTS, "AlreadyConnectedError"),
-        Refusal::AlreadyStarted => (StatusCode::CONFLICT, "StreamStartedError"),
-        Refusal::Expired => (StatusCode::GATEWAY_TIMEOUT, "SessionTimeoutError"),
-        Refusal::LengthMismatch(_) => (StatusCode::BAD_REQUEST, "LengthMismatchError"),
-        Refusal::InvalidBody(_) => (StatusCode::BAD_REQUEST, "InvalidBodyError"),
-        Refusal::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "BodyTooLargeError"),
-        Refusal::BadRequest(_) => (StatusCode::BAD_REQUEST, "BadRequestError"),
-        Refusal::HeadTooLarge(_) => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "BadRequestError"),
-        Refusal::RequestTimeout(_) => (StatusCode::REQUEST_TIMEOUT, "BadRequestError"),
-        Refusal::Busy(_) => (StatusCode::SERVICE_UNAVAILABLE, "ServerBusyError"),
-        Refusal::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "TooManyRequestsError"),
-        Refusal::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "ShuttingDownError"),
-        Refusal::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "InternalError"),
+        Refusal::NotFound => ErrorKind::NotFound.parts(),
+        Refusal::BadRoute => ErrorKind::BadRoute.parts(),
+        Refusal::Unauthorized => ErrorKind::Unauthorized.parts(),
+        Refusal::Forbidden(_) => ErrorKind::Forbidden.parts(),
+        Refusal::AlreadyConnected(_) => ErrorKind::AlreadyConnected.parts(),
+        Refusal::AlreadyStarted => ErrorKind::AlreadyStarted.parts(),
+        Refusal::Expired => ErrorKind::Expired.parts(),
+        Refusal::LengthMismatch(_) => ErrorKind::LengthMismatch.parts(),
+        Refusal::InvalidBody(_) => ErrorKind::InvalidBody.parts(),
+        Refusal::BodyTooLarge { .. } => ErrorKind::BodyTooLarge.parts(),
+        Refusal::BadRequest(_) => ErrorKind::BadRequest.parts(),
+        Refusal::HeadTooLarge(_) => ErrorKind::HeadTooLarge.parts(),
+        Refusal::RequestTimeout(_) => ErrorKind::RequestTimeout.parts(),
+        Refusal::Busy(_) => ErrorKind::Busy.parts(),
+        Refusal::TooMany(_) => ErrorKind::TooMany.parts(),
+        Refusal::ShuttingDown => ErrorKind::ShuttingDown.parts(),
+        Refusal::Internal => ErrorKind::Internal.parts(),
     };
     (status, ErrorBody::new(name, refusal))
 }

@@ -27,6 +27,8 @@ pub enum Route {
     Health,
     /// `GET /readyz`
     Ready,
+    /// `GET /openapi.json`
+    Describe,
 }
 
 impl Route {
@@ -41,6 +43,7 @@ impl Route {
             ["ping"] if reads => Some(Self::Ping),
             ["healthz"] if reads => Some(Self::Health),
             ["readyz"] if reads => Some(Self::Ready),
+            ["openapi.json"] if reads => Some(Self::Describe),
             ["stream"] if reads => Some(Self::List),
             ["stream"] if method == Method::POST => Some(Self::Create),
             ["stream", name] if method == Method::PUT => id(name).map(Self::Source),
@@ -81,6 +84,7 @@ mod tests {
             (Method::HEAD, "/ping", Route::Ping),
             (Method::GET, "/healthz", Route::Health),
             (Method::HEAD, "/readyz", Route::Ready),
+            (Method::GET, "/openapi.json", Route::Describe),
         ] {
             assert_eq!(Route::parse(&method, path), Some(route.clone()), "{method} {path}");
             assert_eq!(Route::parse(&method, &format!("{path}/")), Some(route), "{method} {path}/");

@@ -1,6 +1,7 @@
 //! Who may do what, and where: tokens, the list, the operators' listener, and web pages of other origins.
 
 use http_rendezvous::config::Config;
+use http_rendezvous::http::openapi::DOCUMENT;
 use http_rendezvous::token::Token;
 use serde_json::Value;
 
@@ -391,6 +392,28 @@ async fn health_and_readiness_are_told_as_text() {
         let told = server.ask(get(target)).await;
         assert_eq!((told.status, told.body.as_slice()), (200, text.as_bytes()), "{target}");
         assert_eq!(told.fields("content-type"), ["text/plain; charset=utf-8"]);
+        assert_eq!(verdict(&server, &request("HEAD", target, "")).await, "200", "{target}");
+        assert_eq!(verdict(&server, &request("POST", target, "")).await, "404 BadRouteError", "{target}");
+    }
+}
+
+#[tokio::test]
+async fn what_describes_the_api_is_for_everybody_on_every_listener() {
+    let server = TestServer::start_with(|config| {
+        with_admin_listener(config);
+        config.create_token = Token::parse("create");
+        config.admin_token = Token::parse("admin");
+    })
+    .await;
+    for target in ["/openapi.json", "/openapi.json/?x"] {
+        for told in [server.ask(get(target)).await, server.ask_admin(get(target)).await] {
+            assert_eq!(
+                (told.status, told.fields("content-type")),
+                (200, vec!["application/json"]),
+                "{target}"
+            );
+            assert_eq!(told.body, DOCUMENT.as_bytes(), "{target}");
+        }
         assert_eq!(verdict(&server, &request("HEAD", target, "")).await, "200", "{target}");
         assert_eq!(verdict(&server, &request("POST", target, "")).await, "404 BadRouteError", "{target}");
     }

@@ -39,6 +39,8 @@ async fn a_connection_closes_when_either_side_says_so() {
         "GET /ping HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".to_owned(),
         put_head("unknown", "Content-Length: 3\r\n"),
         "PUT /ping HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc".to_owned(),
+        "PUT /ping HTTP/1.1\r\nHost: test\r\n\r\n".to_owned(),
+        "PUT /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n".to_owned(),
     ] {
         let mut client = server.say(&request).await;
         assert!(client.response().await.closes(), "{request:?}");
