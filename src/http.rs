@@ -144,9 +144,7 @@ pub async fn answer_plain(app: &App, peer: &Arc<Peer>, request: PlainRequest) ->
     let PlainRequest { version, asks, permitted } = request;
     let answering = async {
         match asks {
-            Asks::Source(id, offer) => {
-                source(app, peer, &id, permitted.map(|()| offer).map_err(|refusal| *refusal)).await
-            }
+            Asks::Source(id, offer) => source(app, peer, &id, permitted.map(|()| offer)).await,
             Asks::Create => {
                 permitted?;
                 Ok(handlers::create_with(app, peer.address(), StreamSettings::default())?)
@@ -193,7 +191,7 @@ async fn source(
     app: &App,
     peer: &Peer,
     id: &StreamId,
-    offer: Result<Box<Offer>, Refusal>,
+    offer: Result<Box<Offer>, Box<Refusal>>,
 ) -> Result<Reply, Unanswered> {
     let answered = match offer {
         Ok(offer) => handlers::source(app, peer, id, offer).await,
@@ -228,7 +226,8 @@ async fn dispatch(
         app.permit(entrance, route, access::credential(authorizations, request.uri().query()))
     });
     if let Some(Route::Source(id)) = route {
-        return source(app, peer, &id, permitted.and_then(|()| handlers::offer(peer, request))).await;
+        let offer = permitted.and_then(|()| handlers::offer(peer, request)).map_err(Box::new);
+        return source(app, peer, &id, offer).await;
     }
     // In a box, so that a side that waits does not carry the room for it.
     let asked = match (route, permitted) {

@@ -113,7 +113,13 @@ fn serve_peer(
     // A connection that waits is this future: what it holds from here on is what a waiting side costs.
     async move {
         let next = match pipes {
-            Some(pipes) => serve_lanes(&peer, &app, &pipes, &draining).await,
+            // The fast lane as long as it goes.
+            Some(pipes) => loop {
+                match fast::serve(&peer, &app, &pipes, &draining).await {
+                    Next::Request => {}
+                    next => break next,
+                }
+            },
             None => fast::peek(&peer, &draining).await.err().unwrap_or(Next::Hyper),
         };
         // In boxes, so that a side that waits in the fast lane does not carry the room for them.
@@ -126,21 +132,6 @@ fn serve_peer(
         match peer.take_half() {
             Some(half) => Box::pin(end_destination(&peer, half, whole)).await,
             None => end(&peer).await,
-        }
-    }
-}
-
-/// The fast lane as long as it goes.
-async fn serve_lanes(
-    peer: &Arc<Peer>,
-    app: &Arc<App>,
-    pipes: &Arc<Pipes>,
-    draining: &CancellationToken,
-) -> Next {
-    loop {
-        match fast::serve(peer, app, pipes, draining).await {
-            Next::Request => {}
-            next => return next,
         }
     }
 }
