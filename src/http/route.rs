@@ -27,6 +27,8 @@ pub enum Route {
     Health,
     /// `GET /readyz`
     Ready,
+    /// `GET /metrics`
+    Metrics,
 }
 
 impl Route {
@@ -41,6 +43,7 @@ impl Route {
             ["ping"] if reads => Some(Self::Ping),
             ["healthz"] if reads => Some(Self::Health),
             ["readyz"] if reads => Some(Self::Ready),
+            ["metrics"] if reads => Some(Self::Metrics),
             ["stream"] if reads => Some(Self::List),
             ["stream"] if method == Method::POST => Some(Self::Create),
             ["stream", name] if method == Method::PUT => id(name).map(Self::Source),
@@ -81,6 +84,8 @@ mod tests {
             (Method::HEAD, "/ping", Route::Ping),
             (Method::GET, "/healthz", Route::Health),
             (Method::HEAD, "/readyz", Route::Ready),
+            (Method::GET, "/metrics", Route::Metrics),
+            (Method::HEAD, "/metrics", Route::Metrics),
         ] {
             assert_eq!(Route::parse(&method, path), Some(route.clone()), "{method} {path}");
             assert_eq!(Route::parse(&method, &format!("{path}/")), Some(route), "{method} {path}/");

@@ -189,7 +189,7 @@ async fn write_reply(
             let Ok(mut send) = respond.send_response(Response::from_parts(parts, ()), false) else { return };
             let delivered = tokio::select! {
                 biased;
-                delivered = stream(peer, traffic, &mut send, relay) => delivered,
+                delivered = stream(app, peer, traffic, &mut send, relay) => delivered,
                 () = peer.cut() => false,
             };
             match peer.take_half() {
@@ -206,7 +206,13 @@ fn declare(parts: &mut Parts, length: u64) {
 }
 
 /// Sends a stream to the destination. True where its kernel has all of it.
-async fn stream(peer: &Peer, traffic: &Traffic, send: &mut SendStream<Bytes>, mut relay: Relay) -> bool {
+async fn stream(
+    app: &App,
+    peer: &Peer,
+    traffic: &Traffic,
+    send: &mut SendStream<Bytes>,
+    mut relay: Relay,
+) -> bool {
     let touch = || {
         if let Some(transfer) = peer.receiving() {
             transfer.touch();
@@ -229,7 +235,12 @@ async fn stream(peer: &Peer, traffic: &Traffic, send: &mut SendStream<Bytes>, mu
         return false;
     }
     let Ok(mark) = passed.await else { return false };
-    peer.socket().delivered_to(mark, touch).await
+    let written = Instant::now();
+    let delivered = peer.socket().delivered_to(mark, touch).await;
+    if delivered {
+        app.metrics.delivered(written.elapsed());
+    }
+    delivered
 }
 
 /// Sends `data` as the client takes it, and tells of each piece. `None` where the stream or the connection is no more.
