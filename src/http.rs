@@ -26,6 +26,7 @@ use http::{HeaderMap, HeaderValue, Request, Version};
 
 use crate::clients::Clients;
 use crate::id::StreamId;
+use crate::metrics::Metrics;
 use crate::outcome::{Refusal, Side};
 use crate::proxies::TrustedProxies;
 use crate::relay::{BodyStream, Offer};
@@ -44,6 +45,8 @@ use route::Route;
 pub struct App {
     /// Where the sides meet.
     pub rendezvous: Arc<Rendezvous>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// How long a request's head, and a JSON body, may take.
     pub request_timeout: Duration,
     /// Who may do what that concerns no stream of theirs.
@@ -70,12 +73,18 @@ impl App {
         let of_stream = |id, needed| self.rendezvous.authorize(id, needed, given);
         match route {
             Route::Create => self.access.may_create(given),
-            Route::List => self.access.may_list(entrance, given),
+            Route::List | Route::Metrics => self.access.may_list(entrance, given),
             Route::Source(id) => of_stream(id, Needed::Of(Side::Source)),
             Route::Destination(id) => of_stream(id, Needed::Of(Side::Destination)),
             Route::Probe(id) | Route::Report(id) | Route::Status(id) => of_stream(id, Needed::Either),
             Route::Ping | Route::Health | Route::Ready | Route::Describe => Ok(()),
         }
+    }
+
+    /// The answer to a request that gets nothing, counted.
+    fn refuse(&self, refusal: &Refusal) -> Reply {
+        self.metrics.refused(refusal);
+        reply::refusal(refusal)
     }
 }
 
@@ -92,7 +101,7 @@ pub async fn answer(app: &App, peer: &Arc<Peer>, request: Request<BodyStream>) -
     let version = request.version();
     let grant = app.cors.grant(peer.entrance(), request.headers());
     let answered = AssertUnwindSafe(dispatch(app, peer, request, grant.as_ref())).catch_unwind().await;
-    let mut reply = settle(version, answered)?;
+    let mut reply = settle(app, version, answered)?;
     if let Some(grant) = grant {
         grant.put_on(reply.headers_mut());
     }
@@ -156,17 +165,18 @@ pub async fn answer_plain(app: &App, peer: &Arc<Peer>, request: PlainRequest) ->
             }
         }
     };
-    settle(version, AssertUnwindSafe(answering).catch_unwind().await)
+    settle(app, version, AssertUnwindSafe(answering).catch_unwind().await)
 }
 
 /// Makes an answer of whatever came of a request, also of a panic.
 fn settle(
+    app: &App,
     version: Version,
     answered: std::thread::Result<Result<Reply, Unanswered>>,
 ) -> Result<Reply, Departed> {
     let mut reply = match answered.unwrap_or(Err(Unanswered::Refused(Refusal::Internal))) {
         Ok(reply) => reply,
-        Err(Unanswered::Refused(refusal)) => reply::refusal(&refusal),
+        Err(Unanswered::Refused(refusal)) => app.refuse(&refusal),
         Err(Unanswered::Departed) => return Err(Departed),
     };
     if version == Version::HTTP_10 {
@@ -200,7 +210,7 @@ async fn source(
     };
     answered.or_else(|unanswered| match unanswered {
         Unanswered::Refused(refusal) => {
-            let mut reply = reply::refusal(&refusal);
+            let mut reply = app.refuse(&refusal);
             reply::close(&mut reply);
             Ok(reply)
         }
@@ -232,8 +242,9 @@ async fn dispatch(
     }
     // In a box, so that a side that waits does not carry the room for it.
     let asked = match (route, permitted) {
+        (Some(Route::Metrics), Ok(())) => Err(Box::new(handlers::metrics(app, request.headers()))),
         (Some(route), Ok(())) => Ok(route),
-        (Some(_), Err(refusal)) => Err(Box::new(reply::refusal(&refusal))),
+        (Some(_), Err(refusal)) => Err(Box::new(app.refuse(&refusal))),
         (None, _) => {
             let is_preflight = grant.is_some()
                 && cors::is_preflight(request.method(), request.headers())
@@ -241,7 +252,7 @@ async fn dispatch(
             Err(Box::new(if is_preflight {
                 reply::preflight(request.headers())
             } else {
-                reply::refusal(&Refusal::BadRoute)
+                app.refuse(&Refusal::BadRoute)
             }))
         }
     };
@@ -249,8 +260,8 @@ async fn dispatch(
     let mut body = RequestBody::new(request, app.request_timeout);
     let answered = match asked {
         Err(reply) => Ok(*reply),
-        // A source was answered above.
-        Ok(Route::Source(_)) => Err(Refusal::BadRoute.into()),
+        // They were answered above.
+        Ok(Route::Source(_) | Route::Metrics) => Err(Refusal::BadRoute.into()),
         Ok(Route::Create) => handlers::create(app, client, &mut body).await.map_err(Unanswered::from),
         Ok(Route::Report(id)) => handlers::report(app, &id, &mut body).await.map_err(Unanswered::from),
         Ok(Route::List) => Ok(handlers::list(app)),
@@ -263,7 +274,7 @@ async fn dispatch(
         Ok(Route::Destination(id)) => handlers::destination(app, peer, &id, version).await,
     };
     let mut reply = match answered {
-        Err(Unanswered::Refused(refusal)) => reply::refusal(&refusal),
+        Err(Unanswered::Refused(refusal)) => app.refuse(&refusal),
         other => other?,
     };
     if !body.finish().await {

@@ -11,7 +11,7 @@
 //! - [`socket`]: one TCP connection; [`slot`]: one stream's life; [`header_set`]: what its maker gave;
 //!   [`clients`]: what each client may have
 //! - [`outcome`], [`config`], [`id`], [`token`]: the vocabulary and the settings; [`proxies`]: whom a proxy speaks
-//!   for; [`rate`]: how much in how long
+//!   for; [`rate`]: how much in how long; [`metrics`]: what is counted
 //!
 //! ARCHITECTURE.md has the picture, the rules and the reasons.
 
@@ -22,6 +22,7 @@ pub mod config;
 pub mod header_set;
 pub mod http;
 pub mod id;
+pub mod metrics;
 pub mod outcome;
 pub mod proxies;
 pub mod rate;

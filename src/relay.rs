@@ -115,6 +115,12 @@ impl Transfer {
         &self.headers
     }
 
+    /// When the sides met.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
     /// Body bytes passed on so far.
     #[must_use]
     pub fn bytes(&self) -> u64 {

@@ -20,6 +20,7 @@ use crate::clients::Place;
 use crate::config::Size;
 use crate::header_set::StreamHeaders;
 use crate::id::StreamId;
+use crate::metrics::{Metrics, Streams};
 use crate::outcome::{Fault, Outcome, Refusal, Report, Side};
 use crate::relay::{self, DestinationHalf, Offer, SourceHalf, Transfer};
 use crate::slot::{self, Phase, Waiter};
@@ -39,6 +40,7 @@ pub struct Limits {
 /// The table of all streams.
 pub struct Rendezvous {
     limits: Limits,
+    metrics: Arc<Metrics>,
     table: Mutex<Table>,
     /// What most streams are made with: no header sets.
     bare: Arc<StreamHeaders>,
@@ -129,10 +131,16 @@ pub enum SnapshotState {
 }
 
 impl Rendezvous {
-    /// An empty table.
+    /// An empty table, whose streams are counted in `metrics`.
     #[must_use]
-    pub fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, table: Mutex::default(), bare: Arc::default(), deadline_set: Notify::new() })
+    pub fn new(limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            metrics,
+            table: Mutex::default(),
+            bare: Arc::default(),
+            deadline_set: Notify::new(),
+        })
     }
 
     /// Makes a stream that waits for both sides, and has `place` among those of its maker until it has ended. With
@@ -237,6 +245,8 @@ impl Rendezvous {
                     let halves = self.start_transfer(id, Arc::clone(&entry.headers));
                     entry.transfer = Some(Arc::clone(halves.1.transfer()));
                     if let Some(deadline) = entry.deadline.take() {
+                        let left = deadline.0.saturating_duration_since(halves.1.transfer().started());
+                        self.metrics.paired(self.limits.ttl.saturating_sub(left));
                         table.expiring.remove(&deadline);
                     }
                     table.streaming += 1;
@@ -279,8 +289,12 @@ impl Rendezvous {
             if !entry.slot.settle(outcome.clone()) {
                 return;
             }
-            entry.bytes = entry.transfer.take().map_or(0, |transfer| transfer.bytes());
-            let bytes = entry.bytes;
+            let transfer = entry.transfer.take();
+            let (bytes, duration) = transfer
+                .map_or_else(Default::default, |transfer| (transfer.bytes(), transfer.started().elapsed()));
+            entry.bytes = bytes;
+            // With the table locked, so that no byte is seen twice, or not at all.
+            self.metrics.transferred(duration, bytes);
             table.streaming -= 1;
             self.retain(&mut table, id);
             bytes
@@ -292,6 +306,9 @@ impl Rendezvous {
     /// The stream has ended: it waits to be forgotten.
     fn retain(&self, table: &mut Table, id: &StreamId) {
         let Some(entry) = table.entries.get_mut(id) else { return };
+        if let Phase::Ended(outcome) = entry.slot.phase() {
+            self.metrics.ended(outcome);
+        }
         entry.deactivated_at.get_or_insert_with(SystemTime::now);
         entry.place = None;
         if let Some(deadline) = entry.deadline.take() {
@@ -383,6 +400,25 @@ impl Rendezvous {
         };
         all.sort_unstable_by_key(|snapshot| snapshot.number);
         all
+    }
+
+    /// How many streams are where, and what they have passed on.
+    #[must_use]
+    pub fn tally(&self) -> Streams {
+        let table = self.table.lock();
+        let mut streams = Streams { body_bytes: self.metrics.body_bytes(), ..Streams::default() };
+        for entry in table.entries.values() {
+            let count = match entry.slot.phase() {
+                Phase::Created => &mut streams.created,
+                Phase::Waiting(Side::Source) => &mut streams.source_waits,
+                Phase::Waiting(Side::Destination) => &mut streams.destination_waits,
+                Phase::Streaming => &mut streams.streaming,
+                Phase::Reported(_) | Phase::Ended(_) => &mut streams.ended,
+            };
+            *count += 1;
+            streams.body_bytes += entry.transfer.as_ref().map_or(0, |transfer| transfer.bytes());
+        }
+        streams
     }
 
     /// Expires and forgets streams when their time has come. Never ends by itself.

@@ -42,6 +42,7 @@ use crate::http::App;
 use crate::http::access::Access;
 use crate::http::cors::Cors;
 use crate::http::peer::{Audience, Caller, Entrance, Hold};
+use crate::metrics::Metrics;
 use crate::outcome::Refusal;
 use crate::relay;
 use crate::rendezvous::{Limits, Rendezvous};
@@ -161,8 +162,10 @@ impl Server {
             open_list: config.open_list,
             has_admin_listener: config.admin_listen.is_some(),
         };
+        let metrics = Arc::new(Metrics::default());
         let app = App {
-            rendezvous: Rendezvous::new(limits),
+            rendezvous: Rendezvous::new(limits, Arc::clone(&metrics)),
+            metrics: Arc::clone(&metrics),
             request_timeout: config.head_timeout.get(),
             access,
             cors: Cors::new(config.cors_origins.clone()),
@@ -178,7 +181,7 @@ impl Server {
                 config.max_connections
             );
         }
-        let pipes = (config.data_path == DataPath::Auto).then(|| Arc::new(Pipes::new(shares.pipes)));
+        let pipes = (config.data_path == DataPath::Auto).then(|| Arc::new(Pipes::new(shares.pipes, metrics)));
         let told = Arc::new(Semaphore::new(shares.told));
         let app = Arc::new(app);
         Ok(Self { listeners, config, app, pipes, certificate, reload: Arc::default(), shares, told })
@@ -282,6 +285,7 @@ impl Server {
         draining: &CancellationToken,
     ) {
         let entrance = listener.entrance;
+        let open = Some(self.app.metrics.accepted(listener.tls.is_some()));
         let told = self.shares.told.saturating_sub(self.told.available_permits());
         let served = connections.len().saturating_sub(told);
         let is_proxy = self.app.trusted_proxies.contain(address);
@@ -289,10 +293,10 @@ impl Server {
             Ok(holds) => (holds, None),
             Err(refusal) => match Arc::clone(&self.told).try_acquire_owned() {
                 Ok(permit) => (Some(Hold::Told(permit)), Some(refusal)),
-                Err(_) => return,
+                Err(_) => return self.app.metrics.refused(&refusal),
             },
         };
-        let accepted = Accepted { stream, caller: Caller { address, is_proxy, holds }, entrance };
+        let accepted = Accepted { stream, caller: Caller { address, is_proxy, holds, open }, entrance };
         let (app, draining, pipes) = (Arc::clone(&self.app), draining.clone(), self.pipes.clone());
         match listener.tls.clone() {
             None => connections.spawn(conn::serve(accepted, app, draining, pipes, refusal)),

@@ -19,6 +19,7 @@ mod system {
     use parking_lot::Mutex;
     use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
+    use crate::metrics::Metrics;
     use crate::socket::Socket;
 
     /// The capacity of a pipe in bytes: what an unprivileged process may ask for.
@@ -34,6 +35,7 @@ mod system {
         /// At a time: two descriptors each, and memory only while they are full.
         most: usize,
         counted: Mutex<Counted>,
+        metrics: Arc<Metrics>,
     }
 
     #[derive(Debug, Default)]
@@ -53,8 +55,8 @@ mod system {
     impl Pipes {
         /// No more than `most` pipes at a time.
         #[must_use]
-        pub fn new(most: usize) -> Self {
-            Self { most, counted: Mutex::default() }
+        pub fn new(most: usize, metrics: Arc<Metrics>) -> Self {
+            Self { most, counted: Mutex::default(), metrics }
         }
 
         /// An empty pipe; `None` where the system or the limit gives none, and the body is to be copied.
@@ -68,6 +70,7 @@ mod system {
                 counted.in_use += 1;
                 counted.idle.pop()
             };
+            self.metrics.pipe_taken();
             // Counted from here on, whatever comes of it.
             let mut pipe = Pipe { ends: None, held: 0, pipes: Arc::clone(self) };
             pipe.ends = Some(idle.or_else(open)?);
@@ -84,6 +87,7 @@ mod system {
         fn drop(&mut self) {
             let mut counted = self.pipes.counted.lock();
             counted.in_use -= 1;
+            self.pipes.metrics.pipe_given_back();
             if let Some(ends) = self.ends.take()
                 && self.held == 0
                 && counted.idle.len() < MAX_IDLE
@@ -134,6 +138,7 @@ mod system {
     use std::io;
     use std::sync::Arc;
 
+    use crate::metrics::Metrics;
     use crate::socket::Socket;
 
     /// No pipes.
@@ -147,7 +152,7 @@ mod system {
     impl Pipes {
         /// No pipes.
         #[must_use]
-        pub fn new(_: usize) -> Self {
+        pub fn new(_: usize, _: Arc<Metrics>) -> Self {
             Self
         }
 

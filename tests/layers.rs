@@ -16,13 +16,13 @@ const LAYERS: [&[&str]; 12] = [
     &["wire", "splice"],
     &["socket", "slot", "header_set", "clients"],
     &["config"],
-    &["token"],
+    &["token", "metrics"],
     &["outcome"],
     &["id", "proxies", "rate"],
 ];
 
 /// Where a crate may be named. `http`, `bytes` and `tokio` are everywhere.
-const HOMES: [(&str, &[&str]); 20] = [
+const HOMES: [(&str, &[&str]); 21] = [
     ("anyhow", &["cli/serve.rs"]),
     ("clap", &["cli.rs", "cli/serve.rs"]),
     ("tracing_subscriber", &["cli/serve.rs"]),
@@ -36,6 +36,7 @@ const HOMES: [(&str, &[&str]); 20] = [
     ("rustix", &["socket.rs", "socket/tcp.rs", "splice.rs", "cli/serve.rs"]),
     ("uuid", &["id.rs", "token.rs"]),
     ("subtle", &["token.rs"]),
+    ("prometheus_client", &["metrics.rs"]),
     ("ipnet", &["proxies.rs"]),
     ("hyper_util", &["http/spelling.rs", "server/conn.rs"]),
     ("serde_json", &["header_set.rs", "http/json_body.rs", "http/reply.rs", "http/status.rs"]),

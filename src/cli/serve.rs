@@ -89,13 +89,13 @@ pub(crate) struct ServeArguments {
     /// File with the token that POST /stream needs then
     #[arg(long, env = "RENDEZVOUS_CREATE_TOKEN_FILE", value_name = "FILE", value_parser = token_file)]
     create_token_file: Option<Token>,
-    /// File with the token that the list, GET /stream, needs then
+    /// File with the token that the list, GET /stream, and the metrics, GET /metrics, need then
     #[arg(long, env = "RENDEZVOUS_ADMIN_TOKEN_FILE", value_name = "FILE", value_parser = token_file)]
     admin_token_file: Option<Token>,
-    /// Show the list to everybody who can reach the server, and not only on loopback
+    /// Show the list and the metrics to everybody who can reach the server, and not only on loopback
     #[arg(long, env = "RENDEZVOUS_OPEN_LIST", value_parser = BoolishValueParser::new())]
     open_list: bool,
-    /// A listener for the operators, to which the list, /healthz and /readyz move
+    /// A listener for the operators, to which the list, /metrics, /healthz and /readyz move
     #[arg(long, env = "RENDEZVOUS_ADMIN_LISTEN", value_name = "ADDR:PORT", value_parser = address)]
     admin_listen: Option<SocketAddr>,
     /// An origin whose web pages may use the server, or * for any; may be given again

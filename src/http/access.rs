@@ -10,9 +10,9 @@ use crate::token::{Credential, Token};
 pub struct Access {
     /// Needed to make a stream.
     pub create_token: Option<Token>,
-    /// Needed to see the list.
+    /// Needed to see the list and the metrics.
     pub admin_token: Option<Token>,
-    /// Everybody who can reach the server may see the list.
+    /// Everybody who can reach the server may see them.
     pub open_list: bool,
     /// The operators have a listener of their own.
     pub has_admin_listener: bool,
@@ -22,7 +22,7 @@ impl Access {
     /// Whether there is such a route for those who come in here.
     #[must_use]
     pub fn serves(&self, entrance: Entrance, route: &Route) -> bool {
-        let is_operators = matches!(route, Route::List | Route::Health | Route::Ready);
+        let is_operators = matches!(route, Route::List | Route::Metrics | Route::Health | Route::Ready);
         match entrance.audience {
             Audience::Operators => is_operators || matches!(route, Route::Ping | Route::Describe),
             Audience::Clients => !(is_operators && self.has_admin_listener),
@@ -37,7 +37,7 @@ impl Access {
         self.create_token.as_ref().map_or(Ok(()), |token| token.check(given))
     }
 
-    /// Whether a client that came in here and gives this may see the list.
+    /// Whether a client that came in here and gives this may see the list and the metrics.
     ///
     /// # Errors
     /// [`Refusal::Unauthorized`] or [`Refusal::Forbidden`].
@@ -47,8 +47,8 @@ impl Access {
             Some(token) => token.check(given),
             None if is_trusted => Ok(()),
             None => Err(Refusal::Forbidden(
-                "The list has the ids of all streams: start the server with --admin-token-file to show it to who has \
-                 that token, or with --open-list to show it to everybody",
+                "The list and the metrics tell of all streams: start the server with --admin-token-file to show them to \
+                 who has that token, or with --open-list to show them to everybody",
             )),
         }
     }
@@ -121,7 +121,7 @@ mod tests {
     fn what_is_the_operators_moves_to_their_listener() {
         let (moved, stayed) = (Access { has_admin_listener: true, ..Access::default() }, Access::default());
         let id = StreamId::parse("a").unwrap();
-        let theirs = [Route::List, Route::Health, Route::Ready];
+        let theirs = [Route::List, Route::Metrics, Route::Health, Route::Ready];
         let others = [
             Route::Create,
             Route::Source(id.clone()),

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_RANGE,
-    CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE,
+    CONTENT_RANGE, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::Either;
@@ -19,6 +19,7 @@ use super::status::Status;
 use super::{App, Departed, json_body};
 use crate::header_set::StreamHeaders;
 use crate::id::StreamId;
+use crate::metrics::Format;
 use crate::outcome::{Fault, LengthMismatch, Outcome, Refusal, Side, UploadLength};
 use crate::relay::{BodyStream, Offer, Relay, SourceBody};
 use crate::rendezvous::Meeting;
@@ -79,6 +80,12 @@ pub(super) fn create_with(app: &App, client: IpAddr, settings: StreamSettings) -
 pub(super) fn list(app: &App) -> Reply {
     let snapshots = app.rendezvous.snapshots();
     reply::json(StatusCode::OK, &snapshots.iter().map(Status::from).collect::<Vec<_>>())
+}
+
+/// `GET /metrics`
+pub(super) fn metrics(app: &App, headers: &HeaderMap) -> Reply {
+    let format = Format::of_accept(headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()));
+    reply::made_text(format.content_type(), app.metrics.text(&app.rendezvous.tally(), format))
 }
 
 /// `GET /readyz`

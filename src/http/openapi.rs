@@ -42,6 +42,7 @@ mod tests {
         Route::Ping => "GET /ping",
         Route::Health => "GET /healthz",
         Route::Ready => "GET /readyz",
+        Route::Metrics => "GET /metrics",
         Route::Describe => "GET /openapi.json",
     }
 

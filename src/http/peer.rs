@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, SetOnce};
 
 use crate::clients::Place;
+use crate::metrics::{Lane, OpenConnection};
 use crate::relay::{DestinationHalf, Transfer};
 use crate::socket::Socket;
 use crate::wire::Wire;
@@ -48,6 +49,8 @@ pub struct Caller {
     pub is_proxy: bool,
     /// What it has as long as it is connected.
     pub holds: Option<Hold>,
+    /// It is counted among those that are open. `None` for a stream of HTTP/2, whose connection is.
+    pub open: Option<OpenConnection>,
 }
 
 /// What a connection holds to its end.
@@ -93,7 +96,7 @@ impl Peer {
     #[must_use]
     pub fn stream(&self) -> Self {
         let Caller { address, is_proxy, .. } = self.caller;
-        let caller = Caller { address, is_proxy, holds: None };
+        let caller = Caller { address, is_proxy, holds: None, open: None };
         Self { share: Share::Stream, ..Self::new(Arc::clone(&self.wire), self.entrance, caller) }
     }
 
@@ -113,6 +116,13 @@ impl Peer {
     #[must_use]
     pub fn is_proxy(&self) -> bool {
         self.caller.is_proxy
+    }
+
+    /// This lane takes a request of the connection.
+    pub fn taken_by(&self, lane: Lane) {
+        if let Some(open) = &self.caller.open {
+            open.taken_by(lane);
+        }
     }
 
     /// The connection.

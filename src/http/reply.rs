@@ -130,6 +130,14 @@ pub fn written_json(json: &'static str) -> Reply {
     reply
 }
 
+/// `200 OK` with text that was made for this answer.
+#[must_use]
+pub fn made_text(content_type: &'static str, text: String) -> Reply {
+    let mut reply = with_body(StatusCode::OK, text.into());
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply
+}
+
 /// `status` with compact JSON.
 #[must_use]
 pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {

@@ -29,6 +29,8 @@ pub enum Route {
     Ready,
     /// `GET /openapi.json`
     Describe,
+    /// `GET /metrics`
+    Metrics,
 }
 
 impl Route {
@@ -44,6 +46,7 @@ impl Route {
             ["healthz"] if reads => Some(Self::Health),
             ["readyz"] if reads => Some(Self::Ready),
             ["openapi.json"] if reads => Some(Self::Describe),
+            ["metrics"] if reads => Some(Self::Metrics),
             ["stream"] if reads => Some(Self::List),
             ["stream"] if method == Method::POST => Some(Self::Create),
             ["stream", name] if method == Method::PUT => id(name).map(Self::Source),
@@ -85,6 +88,8 @@ mod tests {
             (Method::GET, "/healthz", Route::Health),
             (Method::HEAD, "/readyz", Route::Ready),
             (Method::GET, "/openapi.json", Route::Describe),
+            (Method::GET, "/metrics", Route::Metrics),
+            (Method::HEAD, "/metrics", Route::Metrics),
         ] {
             assert_eq!(Route::parse(&method, path), Some(route.clone()), "{method} {path}");
             assert_eq!(Route::parse(&method, &format!("{path}/")), Some(route), "{method} {path}/");

@@ -33,6 +33,7 @@ use super::fast::{self, Next};
 use super::http2;
 use crate::http::peer::{Caller, Entrance, Peer};
 use crate::http::{App, answer_spelled};
+use crate::metrics::Lane;
 use crate::outcome::{Fault, Refusal};
 use crate::relay::DestinationHalf;
 use crate::socket::Socket;
@@ -113,34 +114,31 @@ fn serve_peer(
     // A connection that waits is this future: what it holds from here on is what a waiting side costs.
     async move {
         let next = match pipes {
-            Some(pipes) => serve_lanes(&peer, &app, &pipes, &draining).await,
+            // The fast lane as long as it goes.
+            Some(pipes) => loop {
+                match fast::serve(&peer, &app, &pipes, &draining).await {
+                    Next::Request => {}
+                    next => break next,
+                }
+            },
             None => fast::peek(&peer, &draining).await.err().unwrap_or(Next::Hyper),
         };
         // In boxes, so that a side that waits in the fast lane does not carry the room for them.
         let whole = match next {
-            Next::Request | Next::Hyper => Box::pin(serve_http(&peer, &app, &draining)).await,
-            Next::Http2 => return Box::pin(http2::serve(&peer, &app, &draining)).await,
+            Next::Request | Next::Hyper => {
+                peer.taken_by(Lane::Hyper);
+                Box::pin(serve_http(&peer, &app, &draining)).await
+            }
+            Next::Http2 => {
+                peer.taken_by(Lane::Http2);
+                return Box::pin(http2::serve(&peer, &app, &draining)).await;
+            }
             Next::Closed { whole } => whole,
             Next::Gone => false,
         };
         match peer.take_half() {
-            Some(half) => Box::pin(end_destination(&peer, half, whole)).await,
+            Some(half) => Box::pin(end_destination(&peer, &app, half, whole)).await,
             None => end(&peer).await,
-        }
-    }
-}
-
-/// The fast lane as long as it goes.
-async fn serve_lanes(
-    peer: &Arc<Peer>,
-    app: &Arc<App>,
-    pipes: &Arc<Pipes>,
-    draining: &CancellationToken,
-) -> Next {
-    loop {
-        match fast::serve(peer, app, pipes, draining).await {
-            Next::Request => {}
-            next => return next,
         }
     }
 }
@@ -192,7 +190,7 @@ fn fault(error: &hyper::Error) -> Fault {
 }
 
 /// The one place where a transfer over HTTP/1 can end well.
-async fn end_destination(peer: &Peer, half: DestinationHalf, whole: bool) {
+async fn end_destination(peer: &Peer, app: &App, half: DestinationHalf, whole: bool) {
     let socket = peer.socket();
     let transfer = half.transfer();
     if !(whole && transfer.is_source_done() && transfer.fault().is_none()) {
@@ -207,12 +205,14 @@ async fn end_destination(peer: &Peer, half: DestinationHalf, whole: bool) {
         return;
     }
     socket.disarm_reset();
+    let written = Instant::now();
     let delivered = tokio::select! {
         biased;
         delivered = socket.deliver(|| transfer.touch()) => delivered,
         () = peer.cut() => false,
     };
     if delivered {
+        app.metrics.delivered(written.elapsed());
         half.delivered();
         end(peer).await;
     } else {

@@ -26,6 +26,7 @@ use crate::http::peer::Peer;
 use crate::http::reply::{self, Reply};
 use crate::http::route::Route;
 use crate::http::{App, Asks, PASSED_HEADERS, PlainRequest, answer_plain};
+use crate::metrics::Lane;
 use crate::outcome::Fault;
 use crate::relay::{Offer, Relay, SocketBody, SourceBody};
 use crate::splice::{Pipe, Pipes};
@@ -88,6 +89,7 @@ async fn read_request(peer: &Peer, app: &App, draining: &CancellationToken) -> R
     let (head, bytes) = peek(peer, draining).await?;
     let request = with_fields(&bytes, |fields| plain(peer, app, head, fields)).ok_or(Next::Hyper)?;
     peer.wire().inbound().lock().take_head();
+    peer.taken_by(Lane::Fast);
     Ok(request)
 }
 

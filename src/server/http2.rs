@@ -201,7 +201,7 @@ async fn write_reply(
             let mut send = respond.send_response(Response::from_parts(parts, ()), false).ok()?;
             let delivered = tokio::select! {
                 biased;
-                delivered = stream(peer, traffic, &mut send, relay) => delivered,
+                delivered = stream(app, peer, traffic, &mut send, relay) => delivered,
                 () = peer.cut() => false,
             };
             match peer.take_half() {
@@ -219,7 +219,13 @@ fn declare(parts: &mut Parts, length: u64) {
 }
 
 /// Sends a stream to the destination. True where its kernel has all of it.
-async fn stream(peer: &Peer, traffic: &Traffic, send: &mut SendStream<Bytes>, mut relay: Relay) -> bool {
+async fn stream(
+    app: &App,
+    peer: &Peer,
+    traffic: &Traffic,
+    send: &mut SendStream<Bytes>,
+    mut relay: Relay,
+) -> bool {
     let Some(transfer) = peer.receiving() else { return false };
     let mut last_frame = None;
     while last_frame.is_none() {
@@ -239,7 +245,12 @@ async fn stream(peer: &Peer, traffic: &Traffic, send: &mut SendStream<Bytes>, mu
         }
     }
     let Some(Ok(mark)) = OptionFuture::from(last_frame).await else { return false };
-    peer.socket().delivered_to(mark, || transfer.touch()).await
+    let written = Instant::now();
+    let delivered = peer.socket().delivered_to(mark, || transfer.touch()).await;
+    if delivered {
+        app.metrics.delivered(written.elapsed());
+    }
+    delivered
 }
 
 /// Sends `data` as the client takes it, and tells of each piece. `None` where the stream or the connection is no more.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 use crate::client::{End, soon};
+use crate::metrics::Exposition;
 use crate::server::TestServer;
 use crate::transport::{CERTIFICATE, is_tls};
 
@@ -154,6 +155,8 @@ async fn every_route_answers() {
         ("GET", "/nothing".to_owned(), 404, "BadRouteError"),
         ("GET", format!("/stream/{id}/status/"), 200, "CREATED"),
         ("GET", "/stream".to_owned(), 200, &id),
+        ("GET", "/metrics".to_owned(), 200, "rendezvous_build_info"),
+        ("HEAD", "/metrics".to_owned(), 200, ""),
         ("POST", format!("/stream/{id}/error"), 200, ""),
         ("GET", format!("/stream/{id}"), 400, "The other side encountered an unspecified error"),
     ] {
@@ -163,6 +166,25 @@ async fn every_route_answers() {
         assert!(text.contains(body) && (body.is_empty() == text.is_empty()), "{method} {path}: {text}");
         assert!(answer.headers.contains_key("date") && !answer.headers.contains_key("connection"));
     }
+}
+
+#[tokio::test]
+async fn a_connection_and_what_is_delivered_over_it_are_counted() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    for _ in 0..2 {
+        let id = client.create().await;
+        let (upload, mut send) = client.put(&id).await;
+        let download = client.get(&id).await;
+        let (answer, ()) = tokio::join!(answer(download), send_all(&mut send, b"hello", true));
+        assert_eq!(answer.body, b"hello");
+        assert_eq!(soon(upload).await.unwrap().status(), StatusCode::OK);
+    }
+    let told = Exposition::of(&server).await;
+    let labels = [("lane", "http2"), ("protocol", "http2"), ("tls", if is_tls() { "yes" } else { "no" })];
+    assert_eq!(told.count("connections_total", &labels), 1);
+    assert_eq!(told.count("delivery_wait_seconds_count", &[]), 2);
+    assert_eq!(told.count("body_bytes_total", &[]), 10);
 }
 
 #[tokio::test]

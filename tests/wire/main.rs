@@ -19,6 +19,7 @@ mod creation;
 mod endings;
 mod http2;
 mod limits;
+mod metrics;
 mod reports;
 mod server;
 mod streaming;
