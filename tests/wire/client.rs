@@ -78,6 +78,13 @@ impl Client {
         Self::begin(TcpStream::connect(address).await.unwrap()).await
     }
 
+    /// Never over TLS.
+    pub async fn connect_plainly(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self::over(Transport::Plain(stream))
+    }
+
     /// A client whose kernel takes little that the client does not read.
     pub async fn connect_narrow(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();

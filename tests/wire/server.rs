@@ -116,7 +116,7 @@ impl TestServer {
 
     /// The answer of the operators' listener.
     pub async fn ask_admin(&self, bytes: impl AsRef<[u8]>) -> Response {
-        let mut client = Client::connect(self.admin.unwrap()).await;
+        let mut client = Client::connect_plainly(self.admin.unwrap()).await;
         client.send(bytes).await;
         client.response().await
     }

@@ -60,8 +60,7 @@ async fn the_protocol_is_chosen_from_what_the_client_offers() {
 #[tokio::test]
 async fn plain_http_on_the_port_of_tls_is_told_what_to_do() {
     let secure = SecureServer::start().await;
-    let stream = TcpStream::connect(secure.server.address()).await.unwrap();
-    let mut client = Client::over(Transport::Plain(stream));
+    let mut client = Client::connect_plainly(secure.server.address()).await;
     client.send(get("/ping")).await;
     let answer = client.response().await;
     assert_eq!(answer.error(), "400 BadRequestError");
@@ -185,8 +184,7 @@ async fn a_plain_port_beside_the_secure_one_reaches_the_same_streams() {
     })
     .await;
     let plainly = async |bytes: String| {
-        let stream = TcpStream::connect(server.plain_address()).await.unwrap();
-        let mut client = Client::over(Transport::Plain(stream));
+        let mut client = Client::connect_plainly(server.plain_address()).await;
         client.send(bytes).await;
         client
     };
