@@ -39,8 +39,9 @@ pub struct Offer {
     pub body: SourceBody,
     /// The declared length in bytes; `None` for a chunked body.
     pub length: Option<u64>,
-    /// Those of the source's headers that describe the body and go to the destination.
-    pub headers: HeaderMap,
+    /// Those of the source's headers that describe the body and go to the destination, if there are any: in a box,
+    /// because most sources that wait have none.
+    pub headers: Option<Box<HeaderMap>>,
 }
 
 /// The limits of a transfer.

@@ -224,7 +224,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let server = Server::bind(config).await?;
     if let Some(address) = server.address(ListenerKind::Main) {
         // Nobody has to read it.
-        let _ = greet(&format!("{scheme}://{address}"), server.address(ListenerKind::Admin));
+        let _ = greet(&format!("{scheme}://{address}"), &server);
     }
     let reload = server.reload();
     let stop = CancellationToken::new();
@@ -240,12 +240,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 }
 
 /// What a newcomer needs: where it is, and how to try it.
-fn greet(base: &str, admin: Option<SocketAddr>) -> std::io::Result<()> {
+fn greet(base: &str, server: &Server) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "Listening on {base}")?;
     writeln!(out, r#"  id=$(curl -s -X POST {base}/stream | cut -d'"' -f4); curl -s {base}/stream/$id &"#)?;
     writeln!(out, "  echo hello | curl -T - {base}/stream/$id")?;
-    if let Some(admin) = admin {
+    if let Some(plain) = server.address(ListenerKind::Plain) {
+        writeln!(out, "Listening without TLS on http://{plain}")?;
+    }
+    if let Some(admin) = server.address(ListenerKind::Admin) {
         writeln!(out, "Listening for operators on http://{admin}")?;
     }
     out.flush()

@@ -173,7 +173,7 @@ async fn begin(peer: &Arc<Peer>, meeting: Meeting, version: Version) -> Result<R
     let Meeting { half, offer } = meeting;
     let transfer = Arc::clone(half.transfer());
     let mut headers = default_headers();
-    headers.extend(offer.headers.clone());
+    headers.extend(offer.headers.as_deref().cloned().unwrap_or_default());
     let watched = Arc::clone(peer);
     let mut relay =
         Relay::new(*offer, Arc::clone(&transfer), async move { watched.destination_left().await });
@@ -212,20 +212,25 @@ pub(super) fn offer(peer: &Peer, request: Request<BodyStream>) -> Result<Box<Off
         return Err(Refusal::BadRequest(message.into()));
     }
     let length = body.size_hint().exact();
+    let values = |name: &HeaderName| parts.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+    let headers = passed_headers(values);
     let body = SourceBody::Stream(body, peer.own_wire());
-    Ok(Box::new(Offer { body, length, headers: passed_headers(&parts.headers) }))
+    Ok(Box::new(Offer { body, length, headers }))
 }
 
-fn passed_headers(headers: &HeaderMap) -> HeaderMap {
-    let named = |name: HeaderName| {
-        let values = headers.get_all(&name).into_iter();
-        values.map(|value| (name.clone(), value.clone())).collect::<Vec<_>>()
-    };
-    PASSED_HEADERS.into_iter().flat_map(named).collect()
+/// Of a source's headers those that go to the destination.
+pub fn passed_headers<'a>(values: impl Fn(&HeaderName) -> Vec<&'a [u8]>) -> Option<Box<HeaderMap>> {
+    let mut passed = HeaderMap::new();
+    for name in PASSED_HEADERS {
+        for value in values(&name).into_iter().filter_map(|value| HeaderValue::from_bytes(value).ok()) {
+            passed.append(name.clone(), value);
+        }
+    }
+    (!passed.is_empty()).then(|| Box::new(passed))
 }
 
 /// Those of a source's headers that describe the body it sends, and go to the destination.
-pub const PASSED_HEADERS: [HeaderName; 6] = [
+const PASSED_HEADERS: [HeaderName; 6] = [
     CONTENT_TYPE,
     CONTENT_ENCODING,
     CONTENT_LANGUAGE,

@@ -4,6 +4,7 @@
 use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, SetOnce};
@@ -73,7 +74,7 @@ pub struct Peer {
     /// Set when the request body is about to be read.
     body_wanted: SetOnce<()>,
     /// Set when the whole request body is known to have been taken.
-    body_taken: SetOnce<()>,
+    body_taken: AtomicBool,
 }
 
 impl Peer {
@@ -88,7 +89,7 @@ impl Peer {
             half: Mutex::new(None),
             receiving: SetOnce::new(),
             body_wanted: SetOnce::new(),
-            body_taken: SetOnce::new(),
+            body_taken: AtomicBool::new(false),
         }
     }
 
@@ -209,14 +210,14 @@ impl Peer {
 
     /// The whole request body has been taken: the connection can be closed without a reset.
     pub fn body_taken(&self) {
-        // Said once; to say it again changes nothing.
-        let _ = self.body_taken.set(());
+        self.body_taken.store(true, Ordering::Relaxed);
     }
 
     /// The client may still be sending what nobody will take.
     #[must_use]
     pub fn may_still_send(&self) -> bool {
-        let between = self.body_taken.get().is_some() || self.wire.inbound().lock().is_between_requests();
+        let between =
+            self.body_taken.load(Ordering::Relaxed) || self.wire.inbound().lock().is_between_requests();
         !between || self.socket().unread() > 0
     }
 }

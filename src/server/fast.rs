@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::CONNECTION;
 use http::response::Parts;
-use http::{HeaderMap, HeaderValue, Method, Version};
+use http::{Method, Version};
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Body;
 use tokio::time::timeout;
@@ -25,7 +25,7 @@ use crate::http::message::{self, BodyFraming};
 use crate::http::peer::Peer;
 use crate::http::reply::{self, Reply};
 use crate::http::route::Route;
-use crate::http::{App, Asks, PASSED_HEADERS, PlainRequest, answer_plain};
+use crate::http::{App, Asks, PlainRequest, answer_plain, passed_headers};
 use crate::metrics::Lane;
 use crate::outcome::Fault;
 use crate::relay::{Offer, Relay, SocketBody, SourceBody};
@@ -132,7 +132,9 @@ fn plain(peer: &Peer, app: &App, head: Head, fields: &Fields<'_, '_>) -> Option<
         // hyper's handlers read whom a proxy speaks for.
         Route::Create if !has_body && !peer.is_proxy() => Asks::Create,
         Route::Destination(id) if !has_body => Asks::Destination(id),
-        Route::Source(id) if !fields.has("content-range") => Asks::Source(id, offer(peer, head, fields)),
+        Route::Source(id) if !fields.has("content-range") => {
+            Asks::Source(id, Box::new(offer(peer, head, fields)))
+        }
         _ => return None,
     };
     let version = if head.is_http11 { Version::HTTP_11 } else { Version::HTTP_10 };
@@ -148,20 +150,15 @@ fn plain(peer: &Peer, app: &App, head: Head, fields: &Fields<'_, '_>) -> Option<
     Some(Plain { request: PlainRequest { version, asks, permitted }, closes })
 }
 
-fn offer(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Box<Offer> {
+fn offer(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Offer {
     let length = match head.framing {
         Framing::Empty => Some(0),
         Framing::Length(length) => Some(length),
         Framing::Chunked => None,
     };
-    let mut headers = HeaderMap::new();
-    for name in PASSED_HEADERS {
-        for value in fields.all(name.as_str()).filter_map(|value| HeaderValue::from_bytes(value).ok()) {
-            headers.append(name.clone(), value);
-        }
-    }
+    let headers = passed_headers(|name| fields.all(name.as_str()).collect());
     let body = SocketBody::new(Arc::clone(peer.wire()), head.framing, head.expects_continue);
-    Box::new(Offer { body: SourceBody::Socket(body), length, headers })
+    Offer { body: SourceBody::Socket(body), length, headers }
 }
 
 async fn write_small(peer: &Peer, app: &App, parts: &Parts, body: Full<Bytes>) -> Next {
