@@ -251,7 +251,7 @@ def prove_descriptors(options: argparse.Namespace, tally: Tally) -> None:
             streams = {name: stack.enter_context(Stream(server, len(data))) for name in ("running", "silent")}
             streams["running"].send(data[:MIB])
             attempts = [stack.enter_context(attempt(server.port)) for _ in range(MANY_ATTEMPTS)]
-            wait_until(server.descriptors, lambda now: now >= FEW_DESCRIPTORS - 1, "no descriptor is left")
+            wait_until(lambda: not answers(server), bool, "a refusal")
             tally.notes.append(f"{server.descriptors()} descriptors with {len(attempts)} attempts")
             for name, stream in streams.items():
                 with tally.trial(f"the stream that was {name}"):
