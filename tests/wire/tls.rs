@@ -1,7 +1,6 @@
 //! What TLS adds: handshakes, versions and protocols, certificates that change, and ends that tell the truth.
 
 use std::fs;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -218,10 +217,5 @@ fn replace(old: &Certificate, fresh: &Certificate) {
 }
 
 async fn until(holds: impl AsyncFn() -> bool) {
-    let waiting = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    soon(waiting).await;
+    soon(async { while !holds().await {} }).await;
 }
