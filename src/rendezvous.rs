@@ -46,6 +46,8 @@ pub struct Rendezvous {
     bare: Arc<StreamHeaders>,
     /// Something has got a deadline while there was none.
     deadline_set: Notify,
+    /// A stream has ended, or a side has left: what a drain waits for.
+    abandoned: Notify,
 }
 
 /// What a destination finds when the sides have paired.
@@ -80,8 +82,67 @@ struct Table {
     created: u64,
     expiring: BTreeMap<Deadline, StreamId>,
     retained: BTreeMap<Deadline, StreamId>,
-    streaming: usize,
-    closed: bool,
+    census: Census,
+    doors: Doors,
+}
+
+/// Who may still come in.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Doors {
+    /// Everybody.
+    #[default]
+    Open,
+    /// Sides of the streams that there are.
+    Draining,
+    /// Nobody.
+    Closed,
+}
+
+/// How many streams are where.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Census {
+    /// Nobody has come yet.
+    pub created: usize,
+    /// The source waits for the destination.
+    pub source_waits: usize,
+    /// The destination waits for the source.
+    pub destination_waits: usize,
+    /// Both are there.
+    pub streaming: usize,
+    /// They are over, and not forgotten yet. A report that nobody was told of is an end too.
+    pub ended: usize,
+}
+
+impl Census {
+    /// Streams that somebody is at: a side that waits, or both.
+    #[must_use]
+    pub fn attended(&self) -> usize {
+        self.source_waits + self.destination_waits + self.streaming
+    }
+
+    /// Streams that have not ended.
+    #[must_use]
+    pub fn alive(&self) -> usize {
+        self.created + self.attended()
+    }
+
+    fn at(&mut self, phase: Phase<'_>) -> &mut usize {
+        match phase {
+            Phase::Created => &mut self.created,
+            Phase::Waiting(Side::Source) => &mut self.source_waits,
+            Phase::Waiting(Side::Destination) => &mut self.destination_waits,
+            Phase::Streaming => &mut self.streaming,
+            Phase::Reported(_) | Phase::Ended(_) => &mut self.ended,
+        }
+    }
+
+    /// Does something to a slot, and counts it where it stands then.
+    fn follow<T>(&mut self, slot: &mut Slot, change: impl FnOnce(&mut Slot) -> T) -> T {
+        *self.at(slot.phase()) -= 1;
+        let changed = change(slot);
+        *self.at(slot.phase()) += 1;
+        changed
+    }
 }
 
 struct Entry {
@@ -140,6 +201,7 @@ impl Rendezvous {
             table: Mutex::default(),
             bare: Arc::default(),
             deadline_set: Notify::new(),
+            abandoned: Notify::new(),
         })
     }
 
@@ -147,7 +209,7 @@ impl Rendezvous {
     /// `tokens`, each side is to have its own.
     ///
     /// # Errors
-    /// [`Refusal::Busy`] at `max_streams`, [`Refusal::ShuttingDown`] after [`Rendezvous::close`].
+    /// [`Refusal::Busy`] at `max_streams`, [`Refusal::ShuttingDown`] after [`Rendezvous::drain`].
     pub fn create(
         &self,
         headers: StreamHeaders,
@@ -158,10 +220,10 @@ impl Rendezvous {
         let headers =
             if headers == StreamHeaders::default() { Arc::clone(&self.bare) } else { Arc::new(headers) };
         let mut table = self.table.lock();
-        if table.closed {
+        if table.doors != Doors::Open {
             return Err(Refusal::ShuttingDown);
         }
-        if table.expiring.len() + table.streaming >= self.limits.max_streams {
+        if table.expiring.len() + table.census.streaming >= self.limits.max_streams {
             return Err(Refusal::Busy("The server has as many streams as it may: try again later"));
         }
         table.created += 1;
@@ -181,6 +243,7 @@ impl Rendezvous {
         };
         table.entries.insert(id.clone(), entry);
         table.expiring.insert(deadline, id.clone());
+        table.census.created += 1;
         drop(table);
         self.deadline_set.notify_one();
         info!(stream = %id.short(), "created");
@@ -235,11 +298,11 @@ impl Rendezvous {
         let pair = {
             let mut guard = self.table.lock();
             let table = &mut *guard;
-            if table.closed {
+            if table.doors == Doors::Closed {
                 return Err(Refusal::ShuttingDown);
             }
             let entry = table.entries.get_mut(id).ok_or(Refusal::NotFound)?;
-            match sit(&mut entry.slot) {
+            match table.census.follow(&mut entry.slot, sit) {
                 Ok(None) => None,
                 Ok(Some(pair)) => {
                     let halves = self.start_transfer(id, Arc::clone(&entry.headers));
@@ -249,7 +312,6 @@ impl Rendezvous {
                         self.metrics.paired(self.limits.ttl.saturating_sub(left));
                         table.expiring.remove(&deadline);
                     }
-                    table.streaming += 1;
                     Some((pair, halves))
                 }
                 Err(refusal) => {
@@ -284,9 +346,10 @@ impl Rendezvous {
 
     fn settle(&self, id: &StreamId, outcome: &Outcome) {
         let bytes = {
-            let mut table = self.table.lock();
+            let mut guard = self.table.lock();
+            let table = &mut *guard;
             let Some(entry) = table.entries.get_mut(id) else { return };
-            if !entry.slot.settle(outcome.clone()) {
+            if !table.census.follow(&mut entry.slot, |slot| slot.settle(outcome.clone())) {
                 return;
             }
             let transfer = entry.transfer.take();
@@ -295,11 +358,11 @@ impl Rendezvous {
             entry.bytes = bytes;
             // With the table locked, so that no byte is seen twice, or not at all.
             self.metrics.transferred(duration, bytes);
-            table.streaming -= 1;
-            self.retain(&mut table, id);
+            self.retain(table, id);
             bytes
         };
         self.deadline_set.notify_one();
+        self.abandoned.notify_one();
         info!(stream = %id.short(), bytes, "{outcome}");
     }
 
@@ -320,7 +383,7 @@ impl Rendezvous {
         if table.retained.len() > self.limits.max_streams
             && let Some((_, oldest)) = table.retained.pop_first()
         {
-            table.entries.remove(&oldest);
+            table.forget(&oldest);
         }
     }
 
@@ -330,21 +393,23 @@ impl Rendezvous {
     /// [`Refusal::NotFound`], or [`Refusal::AlreadyStarted`] while the stream is retained.
     pub fn report(&self, id: &StreamId, report: Report) -> Result<(), Refusal> {
         let waiter = {
-            let mut table = self.table.lock();
+            let mut guard = self.table.lock();
+            let table = &mut *guard;
             let entry = table.entries.get_mut(id).ok_or(Refusal::NotFound)?;
             let was_expired = matches!(entry.slot.phase(), Phase::Ended(Outcome::Expired { .. }));
-            let waiter = match entry.slot.report(report.clone()) {
+            let waiter = match table.census.follow(&mut entry.slot, |slot| slot.report(report.clone())) {
                 Ok(waiter) => waiter,
                 Err(_) if was_expired => return Err(Refusal::NotFound),
                 Err(refusal) => return Err(refusal),
             };
             if waiter.is_some() {
-                self.retain(&mut table, id);
+                self.retain(table, id);
             } else {
                 entry.deactivated_at = Some(SystemTime::now());
             }
             waiter
         };
+        self.abandoned.notify_one();
         info!(stream = %id.short(), "error {} reported by a client", report.status);
         if let Some(waiter) = waiter {
             refuse(waiter, Refusal::Reported(report));
@@ -406,19 +471,10 @@ impl Rendezvous {
     #[must_use]
     pub fn tally(&self) -> Streams {
         let table = self.table.lock();
-        let mut streams = Streams { body_bytes: self.metrics.body_bytes(), ..Streams::default() };
-        for entry in table.entries.values() {
-            let count = match entry.slot.phase() {
-                Phase::Created => &mut streams.created,
-                Phase::Waiting(Side::Source) => &mut streams.source_waits,
-                Phase::Waiting(Side::Destination) => &mut streams.destination_waits,
-                Phase::Streaming => &mut streams.streaming,
-                Phase::Reported(_) | Phase::Ended(_) => &mut streams.ended,
-            };
-            *count += 1;
-            streams.body_bytes += entry.transfer.as_ref().map_or(0, |transfer| transfer.bytes());
-        }
-        streams
+        let Census { created, source_waits, destination_waits, streaming, ended } = table.census;
+        let running = table.entries.values().filter_map(|entry| entry.transfer.as_ref());
+        let body_bytes = self.metrics.body_bytes() + running.map(|transfer| transfer.bytes()).sum::<u64>();
+        Streams { created, source_waits, destination_waits, streaming, ended, body_bytes }
     }
 
     /// Expires and forgets streams when their time has come. Never ends by itself.
@@ -439,20 +495,22 @@ impl Rendezvous {
     fn pass_deadlines(&self, now: Instant) {
         let mut expired = Vec::new();
         {
-            let mut table = self.table.lock();
+            let mut guard = self.table.lock();
+            let table = &mut *guard;
             while let Some(id) = pop_due(&mut table.expiring, now) {
                 let Some(entry) = table.entries.get_mut(&id) else { continue };
                 entry.deadline = None;
-                let waiter = entry.slot.expire();
+                let waiter = table.census.follow(&mut entry.slot, Slot::expire);
                 if let Phase::Ended(outcome) = entry.slot.phase() {
                     expired.push((id.clone(), outcome.clone(), waiter));
                 }
-                self.retain(&mut table, &id);
+                self.retain(table, &id);
             }
             while let Some(id) = pop_due(&mut table.retained, now) {
-                table.entries.remove(&id);
+                table.forget(&id);
             }
         }
+        self.abandoned.notify_one();
         for (id, outcome, waiter) in expired {
             info!(stream = %id.short(), "{outcome}");
             if let Some(waiter) = waiter {
@@ -461,23 +519,44 @@ impl Rendezvous {
         }
     }
 
-    /// No new streams and no new sides from now on; sides that wait are told so. Transfers go on.
+    /// No new streams from now on. Those that there are may still be joined, wait and run.
+    pub fn drain(&self) {
+        self.table.lock().doors = Doors::Draining;
+    }
+
+    /// Whether [`Rendezvous::drain`] or [`Rendezvous::close`] was called.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.table.lock().doors != Doors::Open
+    }
+
+    /// How many streams are where.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        self.table.lock().census
+    }
+
+    /// Waits until the streams are so few, or where, as `is_enough` wants them. It is asked when streams end and when
+    /// sides leave, by one caller at a time.
+    pub async fn until(&self, is_enough: impl Fn(Census) -> bool) {
+        while !is_enough(self.census()) {
+            self.abandoned.notified().await;
+        }
+    }
+
+    /// No new sides either from now on; sides that wait are told so. Transfers go on.
     pub fn close(&self) {
         let waiters: Vec<Party> = {
-            let mut table = self.table.lock();
-            table.closed = true;
+            let mut guard = self.table.lock();
+            let table = &mut *guard;
+            table.doors = Doors::Closed;
             let leave = |slot: &mut Slot| slot.leave(Side::Source).or_else(|| slot.leave(Side::Destination));
-            table.entries.values_mut().filter_map(|entry| leave(&mut entry.slot)).collect()
+            let slots = table.entries.values_mut().map(|entry| &mut entry.slot);
+            slots.filter_map(|slot| table.census.follow(slot, leave)).collect()
         };
         for waiter in waiters {
             refuse(waiter, Refusal::ShuttingDown);
         }
-    }
-
-    /// Whether [`Rendezvous::close`] was called.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.table.lock().closed
     }
 
     /// Ends every transfer that still runs. Returns how many there were.
@@ -491,14 +570,26 @@ impl Rendezvous {
     }
 
     fn leave(&self, id: &StreamId, side: Side) {
-        let left = self.table.lock().entries.get_mut(id).and_then(|entry| entry.slot.leave(side));
+        let left = {
+            let mut guard = self.table.lock();
+            let table = &mut *guard;
+            let entry = table.entries.get_mut(id);
+            entry.and_then(|entry| table.census.follow(&mut entry.slot, |slot| slot.leave(side)))
+        };
         if left.is_some() {
+            self.abandoned.notify_one();
             info!(stream = %id.short(), "{side} left while it waited");
         }
     }
 }
 
 impl Table {
+    fn forget(&mut self, id: &StreamId) {
+        if let Some(entry) = self.entries.remove(id) {
+            *self.census.at(entry.slot.phase()) -= 1;
+        }
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         let first = |queue: &BTreeMap<Deadline, StreamId>| queue.first_key_value().map(|(&(at, _), _)| at);
         first(&self.expiring).into_iter().chain(first(&self.retained)).min()

@@ -1,11 +1,13 @@
 //! Listeners, the limits on connections, and the drain.
 //!
 //! ```text
-//! run ──► serving ── stop ──► draining: no accept, waiting sides told, idle connections closed
-//!                                 └── all transfers ended, or the drain timeout ──► cut ──► closed
+//! serving ── stop ──► draining: no new streams; sides of those that there are still come, wait and run
+//!                        └── nobody is left, or the drain timeout
+//!                               ──► closing: no accept, waiting sides told, streams cut ──► closed
 //! ```
 //!
-//! The operators' listener is open to the end, so that a drain can be watched; nobody waits for those who watch.
+//! The operators' listener is open to the end, so that a drain can be watched; nobody waits for those who watch. While
+//! the server drains each connection is closed behind an answer, but gets one.
 //!
 //! Every connection is a task of one `JoinSet`: dropping [`Server::run`] drops them all, and with them their
 //! halves and seats.
@@ -45,14 +47,17 @@ use crate::http::peer::{Audience, Caller, Entrance, Hold};
 use crate::metrics::Metrics;
 use crate::outcome::Refusal;
 use crate::relay;
-use crate::rendezvous::{Limits, Rendezvous};
+use crate::rendezvous::{Census, Limits, Rendezvous};
 use crate::splice::Pipes;
 
 /// Connections the kernel holds for us before they are accepted; it may lower this (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
 /// After a failed accept (no descriptor is left): time for some connection to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// For the last answers to be read after the streams were cut: a little more than a lingering close takes.
+/// For both sides of a stream that was just made to come while the server drains. After that a stream to which nobody has
+/// come is not waited for: it may have been forgotten.
+const NEWCOMERS: Duration = Duration::from_secs(5);
+/// For the last answers to be read after the drain: a little more than a lingering close takes.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// A server that listens.
@@ -208,17 +213,23 @@ impl Server {
             () = self.accept(&mut connections, &draining) => {}
             () = rendezvous.keep_time() => {}
             () = self.keep_certificate() => {}
-            () = stop => {}
+            () = async {
+                stop.await;
+                self.drain(&draining).await;
+            } => {}
         }
 
         self.listeners.retain(|listener| listener.entrance.audience == Audience::Operators);
-        draining.cancel();
         rendezvous.close();
-        info!(connections = connections.len(), "draining for at most {}", self.config.drain_timeout);
+        let streams = rendezvous.cut();
+        if streams > 0 {
+            warn!(streams, "cut what still streamed");
+        }
         let (mut watching, until_ended) = (JoinSet::new(), CancellationToken::new());
         tokio::select! {
             () = self.accept(&mut watching, &until_ended) => {}
-            () = self.drain(&mut connections) => {}
+            // What is left after this has had its time.
+            _ = timeout(LAST_WORDS, join_all(&mut connections)) => {}
         }
         info!("ended");
     }
@@ -230,14 +241,22 @@ impl Server {
         }
     }
 
-    async fn drain(&self, connections: &mut JoinSet<()>) {
-        let all_ended = timeout(self.config.drain_timeout.get(), join_all(connections)).await;
-        if all_ended.is_err() {
-            let streams = self.app.rendezvous.cut();
-            warn!(streams, "cut what still streamed");
-            // What is left after this has had its time.
-            let _ = timeout(LAST_WORDS, join_all(connections)).await;
-        }
+    /// Lets the streams that there are end, as long as that may take.
+    async fn drain(&self, draining: &CancellationToken) {
+        let rendezvous = &self.app.rendezvous;
+        rendezvous.drain();
+        draining.cancel();
+        let Census { created, streaming, .. } = rendezvous.census();
+        let waiting = rendezvous.census().attended() - streaming;
+        info!(created, waiting, streaming, "draining for at most {}", self.config.drain_timeout);
+        let emptied = async {
+            let all_ended = timeout(NEWCOMERS, rendezvous.until(|census| census.alive() == 0));
+            if all_ended.await.is_err() {
+                rendezvous.until(|census| census.attended() == 0).await;
+            }
+        };
+        // Past it, what is left is told so, or cut.
+        let _ = timeout(self.config.drain_timeout.get(), emptied).await;
     }
 
     async fn accept(&self, connections: &mut JoinSet<()>, draining: &CancellationToken) {

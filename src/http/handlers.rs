@@ -90,7 +90,7 @@ pub(super) fn metrics(app: &App, headers: &HeaderMap) -> Reply {
 
 /// `GET /readyz`
 pub(super) fn ready(app: &App) -> Result<Reply, Refusal> {
-    if app.rendezvous.is_closed() { Err(Refusal::ShuttingDown) } else { Ok(reply::text("ready")) }
+    if app.rendezvous.is_draining() { Err(Refusal::ShuttingDown) } else { Ok(reply::text("ready")) }
 }
 
 /// `GET /stream/:id/status`

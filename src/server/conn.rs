@@ -115,13 +115,16 @@ fn serve_peer(
     async move {
         let next = match pipes {
             // The fast lane as long as it goes.
-            Some(pipes) => loop {
-                match fast::serve(&peer, &app, &pipes, &draining).await {
-                    Next::Request => {}
-                    next => break next,
+            Some(pipes) => {
+                let mut is_fresh = true;
+                loop {
+                    match fast::serve(&peer, &app, &pipes, &draining, is_fresh).await {
+                        Next::Request => is_fresh = false,
+                        next => break next,
+                    }
                 }
-            },
-            None => fast::peek(&peer, &draining).await.err().unwrap_or(Next::Hyper),
+            }
+            None => fast::peek(&peer, None).await.err().unwrap_or(Next::Hyper),
         };
         // In boxes, so that a side that waits in the fast lane does not carry the room for them.
         let whole = match next {

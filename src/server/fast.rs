@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::OptionFuture;
 use http::header::CONNECTION;
 use http::response::Parts;
 use http::{Method, Version};
@@ -64,29 +65,31 @@ struct Plain {
     closes: bool,
 }
 
-/// Serves the connection's next request, if it is one for this lane.
+/// Serves the connection's next request, if it is one for this lane. While it `drains`, a connection that has been served
+/// is closed, and only a fresh one is still to say what it wants.
 pub(super) async fn serve(
     peer: &Arc<Peer>,
     app: &App,
     pipes: &Arc<Pipes>,
     draining: &CancellationToken,
+    is_fresh: bool,
 ) -> Next {
-    let request = match read_request(peer, app, draining).await {
+    let request = match read_request(peer, app, (!is_fresh).then_some(draining)).await {
         Ok(request) => request,
         Err(next) => return next,
     };
     let Plain { request, closes } = request;
     let Ok(mut reply) = answer_plain(app, peer, request).await else { return Next::Gone };
-    if closes {
+    if closes || draining.is_cancelled() {
         reply::close(&mut reply);
     }
     // In a box, so that a side that waits does not carry the room for it.
     Box::pin(write_reply(peer, app, pipes, reply)).await
 }
 
-/// Waits for the next request.
-async fn read_request(peer: &Peer, app: &App, draining: &CancellationToken) -> Result<Plain, Next> {
-    let (head, bytes) = peek(peer, draining).await?;
+/// Waits for the next request, or until `given_up`.
+async fn read_request(peer: &Peer, app: &App, given_up: Option<&CancellationToken>) -> Result<Plain, Next> {
+    let (head, bytes) = peek(peer, given_up).await?;
     let request = with_fields(&bytes, |fields| plain(peer, app, head, fields)).ok_or(Next::Hyper)?;
     peer.wire().inbound().lock().take_head();
     peer.taken_by(Lane::Fast);
@@ -94,12 +97,13 @@ async fn read_request(peer: &Peer, app: &App, draining: &CancellationToken) -> R
 }
 
 /// Waits for the next request and leaves it where it is; what else may come is told as an error.
-pub(super) async fn peek(peer: &Peer, draining: &CancellationToken) -> Result<(Head, Bytes), Next> {
+pub(super) async fn peek(peer: &Peer, given_up: Option<&CancellationToken>) -> Result<(Head, Bytes), Next> {
     let wire = peer.wire();
+    let given_up = OptionFuture::from(given_up.map(CancellationToken::cancelled));
     let peeked = tokio::select! {
         biased;
         peeked = poll_fn(|cx| wire.inbound().lock().poll_peek(wire.socket(), cx)) => peeked,
-        () = draining.cancelled() => return Err(Next::Gone),
+        Some(()) = given_up => return Err(Next::Gone),
     };
     match peeked {
         Ok(Peek::Head(head, bytes)) => Ok((head, bytes)),

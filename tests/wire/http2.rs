@@ -432,7 +432,7 @@ async fn an_idle_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn a_drain_lets_streams_finish_and_tells_those_that_wait() {
+async fn a_drain_says_goaway_and_lets_streams_meet_and_finish() {
     let mut server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let (running, waiting) = (client.create().await, client.create().await);
@@ -443,10 +443,16 @@ async fn a_drain_lets_streams_finish_and_tells_those_that_wait() {
     let waits = client.get(&waiting).await;
     server.until(&waiting, "DST_CONNECTED").await;
     server.stop().await;
-    assert_eq!(answer(waits).await.error(), "503 ShuttingDownError");
+    let late = Http2::connect(&server).await;
+    let (late_upload, mut late_send) = late.put(&waiting).await;
+    send_all(&mut late_send, b"met", true).await;
+    assert_eq!(answer(waits).await.body, b"met");
+    assert_eq!(answer(late_upload).await.status, StatusCode::OK);
     send_all(&mut send, b", world", true).await;
     assert_eq!(rest(download).await.body, b"hello, world");
     assert_eq!(answer(upload).await.status, StatusCode::OK);
+    // A connection that was told to go away is over when its streams are.
+    assert!(soon(late.driver).await.unwrap().is_ok());
     assert!(soon(client.driver).await.unwrap().is_ok());
     server.ended().await;
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use http_rendezvous::config::{Config, DataPath};
 use http_rendezvous::server::{ListenerKind, Server};
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
@@ -86,10 +85,19 @@ impl TestServer {
         self.reload.notify_one();
     }
 
-    /// Asks the server to end, and waits until it takes no more connections.
+    /// Asks the server to end, and waits until it drains.
     pub async fn stop(&mut self) {
         drop(self.stop.take());
-        while TcpStream::connect(self.address).await.is_ok() {}
+        while self.ready().await.status == 200 {}
+    }
+
+    /// What it says of whether it is ready.
+    pub async fn ready(&self) -> Response {
+        if self.admin.is_some() {
+            self.ask_admin(get("/readyz")).await
+        } else {
+            self.ask(get("/readyz")).await
+        }
     }
 
     /// Waits until it has ended.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http_rendezvous::config::Period;
 
 use crate::client::{Client, End, soon};
-use crate::server::{TestServer, get};
+use crate::server::{TestServer, get, post};
 
 const TTL: Duration = Duration::from_mins(1);
 const IDLE: Duration = Duration::from_hours(6);
@@ -251,55 +251,90 @@ async fn a_client_that_goes_on_sending_after_its_answer_is_cut_off_after_two_sec
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_it_drains_running_streams_finish_and_nothing_new_begins() {
+async fn while_it_drains_streams_go_on_and_sides_meet_but_no_stream_begins() {
     let _clock = Clock::stopped();
     let mut server = TestServer::start().await;
     let (running, waiting) = (server.create().await, server.create().await);
     let mut destination = server.get(&running).await;
     let mut source = server.put(&running, "Content-Length: 5\r\n").await;
     server.until(&running, "STREAMING").await;
-    let mut waiting_source = server.put(&waiting, "Content-Length: 5\r\nExpect: 100-continue\r\n").await;
+    let mut waiting_source = server.put(&waiting, "Content-Length: 5\r\n").await;
     server.until(&waiting, "SRC_CONNECTED").await;
     let mut idle = server.say(get("/ping")).await;
     idle.response().await;
     let mut busy = server.say("POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n{").await;
+    let mut fresh = server.connect().await;
     assert_eq!(server.ask(get("/ping")).await.status, 200);
 
     server.stop().await;
-    let refused = waiting_source.response().await;
-    assert_eq!(refused.error(), "503 ShuttingDownError");
-    assert_eq!(refused.fields("retry-after").len(), 1);
     assert_eq!(idle.head().await, Err(End::Short), "idle connections are closed");
     busy.send("}").await;
-    let refused = busy.response().await;
-    assert_eq!(refused.error(), "503 ShuttingDownError");
-    assert!(refused.closes());
+    fresh.send(post("/stream", "")).await;
+    for client in [&mut busy, &mut fresh, &mut server.say(post("/stream", "{}")).await] {
+        let refused = client.response().await;
+        assert_eq!(refused.error(), "503 ShuttingDownError");
+        assert_eq!(refused.fields("retry-after").len(), 1);
+        assert!(refused.closes());
+    }
 
-    source.send("hello").await;
-    assert_eq!(destination.response().await.body, b"hello");
-    assert_eq!(source.response().await.status, 200);
-    // It would still be listened to for two seconds.
-    waiting_source.close();
+    let mut late_destination = server.get(&waiting).await;
+    for (source, destination) in
+        [(&mut waiting_source, &mut late_destination), (&mut source, &mut destination)]
+    {
+        source.send("hello").await;
+        assert_eq!(destination.response().await.body, b"hello");
+        assert_eq!(source.response().await.status, 200);
+    }
     soon(server.ended()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_the_drain_timeout_streams_are_cut_visibly() {
+async fn a_drain_waits_five_seconds_for_somebody_to_come_to_a_stream() {
+    let clock = Clock::stopped();
+    let mut server = TestServer::start().await;
+    let (used, _forgotten) = (server.create().await, server.create().await);
+    server.stop().await;
+    clock.advance(Duration::from_secs(4)).await;
+    let (mut source, mut destination) =
+        (server.put(&used, "Content-Length: 5\r\n").await, server.get(&used).await);
+    server.until(&used, "STREAMING").await;
+    clock.advance(Duration::from_secs(2)).await;
+    source.send("hello").await;
+    assert_eq!(destination.response().await.body, b"hello");
+    assert_eq!(source.response().await.status, 200);
+    soon(server.ended()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn past_the_drain_timeout_who_waits_is_told_and_streams_are_cut_visibly_and_counted() {
     for version in ["1.1", "1.0"] {
         let clock = Clock::stopped();
-        let mut server = TestServer::start_with(|config| config.drain_timeout = Period::from_secs(30)).await;
-        let id = server.create().await;
+        let mut server = TestServer::start_with(|config| {
+            config.drain_timeout = Period::from_secs(30);
+            config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
+        })
+        .await;
+        let (id, unmet) = (server.create().await, server.create().await);
         let mut destination =
             server.say(format!("GET /stream/{id} HTTP/{version}\r\nHost: test\r\n\r\n")).await;
         let mut source = server.put(&id, "Transfer-Encoding: chunked\r\n").await;
         source.send("5\r\nhello\r\n").await;
         let head = destination.head().await.unwrap();
+        let mut waiting = server.put(&unmet, "Content-Length: 5\r\nExpect: 100-continue\r\n").await;
+        server.until(&unmet, "SRC_CONNECTED").await;
         server.stop().await;
         clock.advance(Duration::from_secs(30) + A_MOMENT).await;
         assert_eq!(destination.rest(head).await.end, End::Reset, "HTTP/{version}");
-        let refused = source.response().await;
-        assert_eq!(refused.error(), "503 ShuttingDownError");
+        for refused in [source.response().await, waiting.response().await] {
+            assert_eq!(refused.error(), "503 ShuttingDownError");
+            assert_eq!(refused.fields("retry-after").len(), 1);
+        }
+        let metrics = server.ask_admin(get("/metrics")).await.body;
+        let cut = "rendezvous_streams_ended_total{outcome=\"shut_down\"} 1";
+        assert!(String::from_utf8(metrics).unwrap().lines().any(|line| line == cut));
+        // They would still be listened to for two seconds.
         source.close();
+        waiting.close();
         soon(server.ended()).await;
     }
 }
