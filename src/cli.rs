@@ -1,6 +1,7 @@
 //! The command line: arguments become a `Config`, and a failure becomes a sentence and an exit code.
 
 mod serve;
+mod systemd;
 
 use std::io::Write;
 use std::process::ExitCode;

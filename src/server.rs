@@ -15,6 +15,7 @@
 mod conn;
 mod fast;
 mod http2;
+mod listener;
 mod shares;
 mod tls;
 mod traffic;
@@ -26,15 +27,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::conn::Accepted;
+use self::listener::Listener;
+pub use self::listener::{BindError, Inherited, ListenerKind};
 use self::shares::Shares;
 use self::tls::Certificate;
 pub use self::tls::TlsError;
@@ -50,15 +52,13 @@ use crate::relay;
 use crate::rendezvous::{Census, Limits, Rendezvous};
 use crate::splice::Pipes;
 
-/// Connections the kernel holds for us before they are accepted; it may lower this (`net.core.somaxconn`).
-const BACKLOG: u32 = 4096;
 /// After a failed accept (no descriptor is left): time for some connection to end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// For both sides of a stream that was just made to come while the server drains. After that a stream to which nobody has
 /// come is not waited for: it may have been forgotten.
 const NEWCOMERS: Duration = Duration::from_secs(5);
 /// For the last answers to be read after the drain: a little more than a lingering close takes.
-const LAST_WORDS: Duration = Duration::from_secs(3);
+pub const LAST_WORDS: Duration = Duration::from_secs(3);
 
 /// A server that listens.
 pub struct Server {
@@ -74,87 +74,18 @@ pub struct Server {
     told: Arc<Semaphore>,
 }
 
-struct Listener {
-    tcp: TcpListener,
-    address: SocketAddr,
-    entrance: Entrance,
-    kind: ListenerKind,
-    /// Where it speaks TLS.
-    tls: Option<TlsAcceptor>,
-}
-
-/// Which of the server's addresses a listener has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListenerKind {
-    /// `host` and `port`.
-    Main,
-    /// `host` and `plain_port`.
-    Plain,
-    /// `admin_listen`.
-    Admin,
-}
-
-impl ListenerKind {
-    /// What chooses its port.
-    fn flag(self) -> &'static str {
-        match self {
-            Self::Main => "--port",
-            Self::Plain => "--plain-port",
-            Self::Admin => "--admin-listen",
-        }
-    }
-}
-
-/// The address can not be listened on.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The host name has no address.
-    #[error("cannot find the address of the host {host:?}: {source}")]
-    Host {
-        /// The name.
-        host: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// Another program has it.
-    #[error(
-        "{address} is taken by another program: stop that, or choose another with {flag} (0 picks a free one)"
-    )]
-    Taken {
-        /// The address.
-        address: SocketAddr,
-        /// What chooses another port.
-        flag: &'static str,
-    },
-    /// There is no certificate to speak TLS with.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// The system says no.
-    #[error("cannot listen on {address}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        source: io::Error,
-    },
-}
-
 impl Server {
-    /// Listens; nothing is served before [`Server::run`].
+    /// Listens; nothing is served before [`Server::run`]. What was `inherited` takes the place of the addresses in
+    /// `config`.
     ///
     /// # Errors
     /// [`BindError`].
-    pub async fn bind(config: Config) -> Result<Self, BindError> {
+    pub async fn bind(config: Config, inherited: Vec<Inherited>) -> Result<Self, BindError> {
         let certificate = config.tls.clone().map(Certificate::load).transpose()?;
-        let mut main = Listener::bind(&config.host, config.port, ListenerKind::Main).await?;
-        main.tls = certificate.as_ref().map(Certificate::acceptor);
-        let mut listeners = vec![main];
-        if let Some(port) = config.plain_port {
-            listeners.push(Listener::bind(&config.host, port, ListenerKind::Plain).await?);
-        }
-        if let Some(address) = config.admin_listen {
-            let host = address.ip().to_string();
-            listeners.push(Listener::bind(&host, address.port(), ListenerKind::Admin).await?);
+        let mut listeners = listen(&config, inherited).await?;
+        if let Some(certificate) = &certificate {
+            let main = listeners.iter_mut().filter(|listener| listener.kind == ListenerKind::Main);
+            main.for_each(|listener| listener.tls = Some(certificate.acceptor()));
         }
         let limits = Limits {
             ttl: config.ttl.get(),
@@ -165,7 +96,7 @@ impl Server {
             create_token: config.create_token.clone(),
             admin_token: config.admin_token.clone(),
             open_list: config.open_list,
-            has_admin_listener: config.admin_listen.is_some(),
+            has_admin_listener: listeners.iter().any(|listener| listener.kind == ListenerKind::Admin),
         };
         let metrics = Arc::new(Metrics::default());
         let app = App {
@@ -288,7 +219,7 @@ impl Server {
     ) -> Poll<(&Listener, io::Result<(TcpStream, SocketAddr)>)> {
         let count = self.listeners.len();
         for listener in self.listeners.iter().cycle().skip(turn % count.max(1)).take(count) {
-            if let Poll::Ready(accepted) = listener.tcp.poll_accept(cx) {
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
                 return Poll::Ready((listener, accepted));
             }
         }
@@ -341,34 +272,22 @@ impl Server {
     }
 }
 
-impl Listener {
-    async fn bind(host: &str, port: u16, kind: ListenerKind) -> Result<Self, BindError> {
-        let found = tokio::net::lookup_host((host, port)).await;
-        let address = found
-            .and_then(|mut addresses| addresses.next().ok_or(io::ErrorKind::NotFound.into()))
-            .map_err(|source| BindError::Host { host: host.to_owned(), source })?;
-        let tcp = listen(address).map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => BindError::Taken { address, flag: kind.flag() },
-            _ => BindError::Listen { address, source },
-        })?;
-        let address = tcp.local_addr().map_err(|source| BindError::Listen { address, source })?;
-        let audience = if kind == ListenerKind::Admin { Audience::Operators } else { Audience::Clients };
-        let entrance = Entrance { audience, is_loopback: address.ip().to_canonical().is_loopback() };
-        Ok(Self { tcp, address, entrance, kind, tls: None })
+/// What was inherited, and an own listener for each address that has none.
+async fn listen(config: &Config, inherited: Vec<Inherited>) -> Result<Vec<Listener>, BindError> {
+    let mut listeners = inherited.into_iter().map(Listener::inherit).collect::<Result<Vec<_>, _>>()?;
+    let admin = config.admin_listen.map(|address| (address.ip().to_string(), address.port()));
+    for (kind, address) in [
+        (ListenerKind::Main, Some((config.host.clone(), config.port))),
+        (ListenerKind::Plain, config.plain_port.map(|port| (config.host.clone(), port))),
+        (ListenerKind::Admin, admin),
+    ] {
+        if let Some((host, port)) = address
+            && listeners.iter().all(|listener| listener.kind != kind)
+        {
+            listeners.push(Listener::bind(&host, port, kind).await?);
+        }
     }
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = match address {
-        SocketAddr::V4(_) => TcpSocket::new_v4(),
-        SocketAddr::V6(_) => TcpSocket::new_v6(),
-    }?;
-    // A restart must not wait for old connections to time out.
-    socket.set_reuseaddr(true)?;
-    // Accepted connections inherit it. Without it, small answers wait 40 ms for an acknowledgement.
-    socket.set_nodelay(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    Ok(listeners)
 }
 
 async fn join_all(connections: &mut JoinSet<()>) {

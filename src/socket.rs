@@ -382,3 +382,11 @@ mod system {
         0
     }
 }
+
+/// Has what is written to the connections of a listener sent at once (TCP(7), `TCP_NODELAY`): they inherit it.
+///
+/// # Errors
+/// The system says no.
+pub fn set_nodelay(listener: &impl AsFd) -> io::Result<()> {
+    Ok(net::sockopt::set_tcp_nodelay(listener, true)?)
+}

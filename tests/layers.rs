@@ -22,16 +22,21 @@ const LAYERS: [&[&str]; 12] = [
 ];
 
 /// Where a crate may be named. `http`, `bytes` and `tokio` are everywhere.
-const HOMES: [(&str, &[&str]); 21] = [
-    ("anyhow", &["cli/serve.rs"]),
+const HOMES: [(&str, &[&str]); 23] = [
+    ("anyhow", &["cli/serve.rs", "cli/systemd.rs"]),
     ("clap", &["cli.rs", "cli/serve.rs"]),
     ("tracing_subscriber", &["cli/serve.rs"]),
+    ("listenfd", &["cli/systemd.rs"]),
+    ("sd_notify", &["cli/systemd.rs"]),
     ("httparse", &["wire/head.rs"]),
     ("httpdate", &["http/message.rs"]),
     ("futures_util", &["http.rs", "server/fast.rs", "server/http2.rs"]),
     ("h2", &["server/http2.rs", "server/traffic.rs"]),
     ("rustls", &["server/tls.rs"]),
-    ("tokio_rustls", &["socket.rs", "socket/session.rs", "server.rs", "server/conn.rs", "server/tls.rs"]),
+    (
+        "tokio_rustls",
+        &["socket.rs", "socket/session.rs", "server/conn.rs", "server/listener.rs", "server/tls.rs"],
+    ),
     ("tcp_outq", &["socket.rs"]),
     ("rustix", &["socket.rs", "socket/tcp.rs", "splice.rs", "cli/serve.rs"]),
     ("uuid", &["id.rs", "token.rs"]),

@@ -11,12 +11,14 @@ use http_rendezvous::config::{
     ClientLimits, Config, CorsOrigin, DataPath, Period, Size, StreamLimits, TlsFiles,
 };
 use http_rendezvous::proxies::Network;
-use http_rendezvous::server::{ListenerKind, Server};
+use http_rendezvous::server::{Inherited, LAST_WORDS, ListenerKind, Server};
 use http_rendezvous::token::Token;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
+
+use super::systemd;
 
 /// More are a mistake.
 const MAX_THREADS: usize = 1024;
@@ -203,6 +205,7 @@ impl ServeArguments {
 /// Runs the server until it is told to end.
 pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     log_to_stderr(arguments.log_level, arguments.log_format);
+    let inherited = systemd::sockets()?;
     let config = arguments.config(raise_descriptor_limit());
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = arguments.threads {
@@ -211,28 +214,33 @@ pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     let runtime = runtime.enable_all().build().context("cannot start")?;
     // On a worker of the runtime, so that a connection begins where it was accepted, and not on another
     // thread.
-    let ended = runtime.block_on(runtime.spawn(serve(config))).context("the server panicked")?;
+    let ended = runtime.block_on(runtime.spawn(serve(config, inherited))).context("the server panicked")?;
     // Whatever is left has had its time, or was not to have any.
     runtime.shutdown_background();
     ended
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, inherited: Vec<Inherited>) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    let server = Server::bind(config).await?;
+    let drain = config.drain_timeout.get() + LAST_WORDS;
+    let server = Server::bind(config, inherited).await?;
     if let Some(address) = server.address(ListenerKind::Main) {
+        let base = format!("{scheme}://{address}");
         // Nobody has to read it.
-        let _ = greet(&format!("{scheme}://{address}"), &server);
+        let _ = greet(&base, &server);
+        systemd::ready(base);
     }
     let reload = server.reload();
     let stop = CancellationToken::new();
     tokio::select! {
         () = server.run(stop.cancelled()) => Ok(()),
+        () = systemd::keep_watchdog_calm() => Ok(()),
         () = async { while hangup.recv().await.is_some() { reload.notify_one() } } => Ok(()),
         () = async {
             signals.next().await;
+            systemd::stopping(drain);
             stop.cancel();
             signals.next().await;
         } => anyhow::bail!("ended at once by a second signal; streams that ran were cut"),

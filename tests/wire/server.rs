@@ -59,7 +59,7 @@ impl TestServer {
         let tls = is_tls().then(|| CERTIFICATE.files());
         let mut config = Config { port: 0, data_path, tls, ..Config::default() };
         adjust(&mut config);
-        let server = Server::bind(config).await.unwrap();
+        let server = Server::bind(config, Vec::new()).await.unwrap();
         let mut address = server.address(ListenerKind::Main).unwrap();
         if address.ip().is_unspecified() {
             address.set_ip(Ipv4Addr::LOCALHOST.into());

@@ -8,6 +8,9 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "there is no clock to pause across processes")]
 
+mod deploys;
+
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -66,8 +69,11 @@ impl Program {
     fn start_by(command: &mut Command) -> Self {
         let mut process = Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
         let lines = BufReader::new(process.0.stdout.take().unwrap()).lines();
-        let has_admin = command.get_args().any(|argument| argument == "--admin-listen");
-        let count = if has_admin { 4 } else { 3 };
+        let is_for_operators = |argument: &OsStr| argument == "--admin-listen";
+        let names =
+            command.get_envs().find(|(name, _)| *name == "LISTEN_FDNAMES").and_then(|(_, value)| value);
+        let has_more = command.get_args().any(is_for_operators) || names.is_some_and(|name| name == "plain");
+        let count = if has_more { 4 } else { 3 };
         let greeting: Vec<_> = lines.take(count).map(Result::unwrap).collect();
         let base = greeting[0].strip_prefix("Listening on ").unwrap().to_owned();
         Self { process, base, greeting }
@@ -286,7 +292,8 @@ fn a_signal_lets_running_streams_finish_and_a_second_one_ends_at_once() {
             ));
             until(&stream, |status| status["bytes_transferred"] == 5);
             program.process.signal(signal);
-            while TcpStream::connect(program.base.strip_prefix("http://").unwrap()).is_ok() {}
+            let ready = format!("{}/readyz", program.base);
+            while curl(&[&ready]).output().unwrap().status.success() {}
 
             let mut download = Vec::new();
             if again {

@@ -1,0 +1,175 @@
+//! What a service manager does to the server: it keeps the socket, is told how the server is, and restarts it.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use rustix::process::Signal;
+
+use crate::{PATIENCE, Program, curl, rendezvous, until_state};
+
+/// A server that is handed `socket`, under this name, by the protocol of `sd_listen_fds(3)`.
+fn activated(socket: &TcpListener, name: &str, arguments: &[&str]) -> Program {
+    // It wants the number of the process that serves: the shell's, which becomes it.
+    let script = r#"export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&0 </dev/null"#;
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", script, "sh", env!("CARGO_BIN_EXE_rendezvous"), "serve", "--port", "0"])
+        .args(arguments)
+        .env("LISTEN_FDNAMES", name)
+        .stdin(Stdio::from(OwnedFd::from(socket.try_clone().unwrap())));
+    Program::start_by(&mut command)
+}
+
+struct Answer {
+    status: u16,
+    body: Vec<u8>,
+    /// As long as its head says.
+    is_whole: bool,
+}
+
+/// A request of a connection of its own. Fails where that is refused, or where there is no answer.
+fn ask(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(&[head.as_bytes(), body].concat())?;
+    let mut answer = Vec::new();
+    let ended = stream.read_to_end(&mut answer);
+    let no_answer = || io::Error::new(io::ErrorKind::UnexpectedEof, "no answer");
+    let head_end = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(no_answer)?;
+    let body = answer.split_off(head_end + 4);
+    let head = String::from_utf8(answer).unwrap().to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let is_whole = ended.is_ok() && length.parse() == Ok(body.len());
+    Ok(Answer { status: head[9..12].parse().unwrap(), is_whole, body })
+}
+
+/// Makes a stream as soon as there is a server that makes some, and moves a body through it.
+fn transfer(address: SocketAddr, seed: usize) -> io::Result<()> {
+    let id = loop {
+        let made = ask(address, "POST", "/stream", b"")?;
+        match made.status {
+            201 => break String::from_utf8(made.body).unwrap().split('"').nth(3).unwrap().to_owned(),
+            status => assert_eq!(status, 503),
+        }
+    };
+    let path = format!("/stream/{id}");
+    let sent: Vec<_> = (0..seed % 200_000).map(|index| (index * seed) as u8).collect();
+    thread::scope(|scope| {
+        let download = scope.spawn(|| ask(address, "GET", &path, b""));
+        let upload = ask(address, "PUT", &path, &sent)?;
+        let download = download.join().unwrap()?;
+        assert_eq!((upload.status, download.status), (200, 200));
+        assert!(download.is_whole && download.body == sent);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_restart_under_load_refuses_no_connection_and_cuts_no_stream() {
+    const RESTARTS: usize = 4;
+    const CLIENTS: usize = 6;
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let (over, transfers) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                let (over, transfers) = (&over, &transfers);
+                scope.spawn(move || -> io::Result<()> {
+                    while !over.load(Ordering::Relaxed) {
+                        let number = transfers.fetch_add(1, Ordering::Relaxed);
+                        transfer(address, 7919 * (number + client + 1))?;
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        for restart in 1..=RESTARTS {
+            let mut program = activated(&socket, "rendezvous.socket", &[]);
+            while transfers.load(Ordering::Relaxed) < restart * 20 * CLIENTS
+                && clients.iter().all(|client| !client.is_finished())
+            {
+                thread::yield_now();
+            }
+            // The last one serves what the others are about to ask.
+            over.store(restart == RESTARTS, Ordering::Relaxed);
+            if restart < RESTARTS {
+                program.process.signal(Signal::TERM);
+                assert_eq!(program.process.wait().code(), Some(0));
+            } else {
+                for client in clients {
+                    client.join().unwrap().unwrap();
+                }
+                return;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_socket_that_is_handed_over_takes_the_place_of_the_flag_of_its_name() {
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("http://{}", socket.local_addr().unwrap());
+    for (name, line, path) in [
+        ("connection", "Listening on ", "/stream"),
+        ("plain", "Listening without TLS on ", "/stream"),
+        ("admin", "Listening for operators on ", "/metrics"),
+    ] {
+        let flags: &[&str] = if name == "admin" { &["--admin-listen", "127.0.0.1:1"] } else { &[] };
+        let program = activated(&socket, name, flags);
+        let greeting: Vec<_> = program.greeting.iter().filter_map(|said| said.strip_prefix(line)).collect();
+        assert_eq!(greeting, [&base], "{name}");
+        assert!(curl(&[&format!("{base}{path}")]).output().unwrap().status.success(), "{name}");
+    }
+}
+
+#[test]
+fn a_service_manager_is_told_that_the_server_is_ready_lives_and_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let told = || {
+        let mut message = [0; 1024];
+        let length = manager.recv(&mut message).unwrap();
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    };
+    let mut command = rendezvous(&["--port", "0", "--drain-timeout", "20s"]);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000");
+    let mut program = Program::start_by(&mut command);
+    assert_eq!(told(), format!("READY=1\nSTATUS=Listening on {}\n", program.base));
+    for _ in 0..3 {
+        assert_eq!(told(), "WATCHDOG=1\n");
+    }
+    let stream = program.create();
+    let mut waiting =
+        program.say(&format!("GET {} HTTP/1.0\r\n\r\n", stream.strip_prefix(&program.base).unwrap()));
+    until_state(&stream, "DST_CONNECTED");
+    program.process.signal(Signal::TERM);
+    let stopping = loop {
+        let message = told();
+        if message != "WATCHDOG=1\n" {
+            break message;
+        }
+    };
+    assert!(stopping.starts_with("STOPPING=1\n"), "{stopping}");
+    assert!(
+        stopping.contains("\nEXTEND_TIMEOUT_USEC=23000000\n"),
+        "a drain may take longer than a stop: {stopping}"
+    );
+    assert_eq!(told(), "WATCHDOG=1\n", "while it drains it lives");
+    assert!(curl(&["-T", "Cargo.toml", &stream]).output().unwrap().status.success());
+    let mut download = Vec::new();
+    waiting.read_to_end(&mut download).unwrap();
+    assert!(download.ends_with(&std::fs::read("Cargo.toml").unwrap()));
+    assert_eq!(program.process.wait().code(), Some(0));
+}
