@@ -1,5 +1,6 @@
 //! The command line: arguments become a `Config`, and a failure becomes a sentence and an exit code.
 
+mod log;
 mod serve;
 mod systemd;
 

@@ -10,6 +10,7 @@ pub mod json_body;
 pub mod message;
 pub mod openapi;
 pub mod peer;
+pub mod record;
 pub mod reply;
 pub mod route;
 pub mod spelling;
@@ -38,6 +39,7 @@ use handlers::Unanswered;
 pub use handlers::passed_headers;
 use json_body::{RequestBody, StreamSettings};
 use peer::{Entrance, Peer};
+use record::Record;
 use reply::{Reply, Spelled};
 use route::Route;
 
@@ -81,9 +83,10 @@ impl App {
         }
     }
 
-    /// The answer to a request that gets nothing, counted.
-    fn refuse(&self, refusal: &Refusal) -> Reply {
+    /// The answer to a request that gets nothing, counted and recorded.
+    fn refuse(&self, record: &mut Record, refusal: &Refusal) -> Reply {
         self.metrics.refused(refusal);
+        record.refused(refusal);
         reply::refusal(refusal)
     }
 }
@@ -99,13 +102,23 @@ pub struct Departed;
 /// [`Departed`]: the connection is to be dropped.
 pub async fn answer(app: &App, peer: &Arc<Peer>, request: Request<BodyStream>) -> Result<Reply, Departed> {
     let version = request.version();
+    let mut record = Record::begin(peer, version);
     let grant = app.cors.grant(peer.entrance(), request.headers());
-    let answered = AssertUnwindSafe(dispatch(app, peer, request, grant.as_ref())).catch_unwind().await;
-    let mut reply = settle(app, version, answered)?;
+    let answering = dispatch(app, peer, request, grant.as_ref(), &mut record);
+    let answered = AssertUnwindSafe(answering).catch_unwind().await;
+    let mut reply = settle(app, version, &mut record, answered)?;
     if let Some(grant) = grant {
         grant.put_on(reply.headers_mut());
     }
     Ok(reply)
+}
+
+/// The answer to a request that is not to be read.
+pub fn refuse(app: &App, peer: &Peer, version: Version, refusal: &Refusal) -> Reply {
+    let mut record = Record::begin(peer, version);
+    let reply = app.refuse(&mut record, refusal);
+    record.answered(&reply);
+    reply
 }
 
 /// Answers a request that hyper has read, so that hyper spells the answer's headers as they were given.
@@ -152,33 +165,51 @@ pub enum Asks {
 /// [`Departed`]: the connection is to be dropped.
 pub async fn answer_plain(app: &App, peer: &Arc<Peer>, request: PlainRequest) -> Result<Reply, Departed> {
     let PlainRequest { version, asks, permitted } = request;
+    let mut record = Record::begin(peer, version);
+    let record = &mut record;
     let answering = async {
         match asks {
-            Asks::Source(id, offer) => source(app, peer, &id, permitted.map(|()| offer)).await,
+            Asks::Source(id, offer) => {
+                note(app, record, &Route::Source(id.clone()));
+                source(app, peer, &id, permitted.map(|()| offer), record).await
+            }
             Asks::Create => {
+                note(app, record, &Route::Create);
                 permitted?;
-                Ok(handlers::create_with(app, peer.address(), StreamSettings::default())?)
+                Ok(handlers::create_with(app, peer.address(), StreamSettings::default(), record)?)
             }
             Asks::Destination(id) => {
+                note(app, record, &Route::Destination(id.clone()));
                 permitted?;
-                handlers::destination(app, peer, &id, version).await
+                handlers::destination(app, peer, &id, version, record).await
             }
         }
     };
-    settle(app, version, AssertUnwindSafe(answering).catch_unwind().await)
+    let answered = AssertUnwindSafe(answering).catch_unwind().await;
+    settle(app, version, record, answered)
+}
+
+/// Notes what a request asks for.
+fn note(app: &App, record: &mut Record, route: &Route) {
+    record.asks(route.name());
+    if let Some(id) = route.stream() {
+        record.concerns(|| app.rendezvous.span(id));
+    }
 }
 
 /// Makes an answer of whatever came of a request, also of a panic.
 fn settle(
     app: &App,
     version: Version,
+    record: &mut Record,
     answered: std::thread::Result<Result<Reply, Unanswered>>,
 ) -> Result<Reply, Departed> {
     let mut reply = match answered.unwrap_or(Err(Unanswered::Refused(Refusal::Internal))) {
         Ok(reply) => reply,
-        Err(Unanswered::Refused(refusal)) => app.refuse(&refusal),
+        Err(Unanswered::Refused(refusal)) => app.refuse(record, &refusal),
         Err(Unanswered::Departed) => return Err(Departed),
     };
+    record.answered(&reply);
     if version == Version::HTTP_10 {
         // Said so, hyper does not add a keep-alive of its own.
         *reply.version_mut() = version;
@@ -203,14 +234,15 @@ async fn source(
     peer: &Peer,
     id: &StreamId,
     offer: Result<Box<Offer>, Box<Refusal>>,
+    record: &mut Record,
 ) -> Result<Reply, Unanswered> {
     let answered = match offer {
-        Ok(offer) => handlers::source(app, peer, id, offer).await,
+        Ok(offer) => handlers::source(app, peer, id, offer, record).await,
         Err(refusal) => Err(Unanswered::Refused(*refusal)),
     };
     answered.or_else(|unanswered| match unanswered {
         Unanswered::Refused(refusal) => {
-            let mut reply = app.refuse(&refusal);
+            let mut reply = app.refuse(record, &refusal);
             reply::close(&mut reply);
             Ok(reply)
         }
@@ -224,6 +256,7 @@ async fn dispatch(
     peer: &Arc<Peer>,
     request: Request<BodyStream>,
     grant: Option<&Grant>,
+    record: &mut Record,
 ) -> Result<Reply, Unanswered> {
     if let Some(refusal) = peer.wire().take_refusal() {
         return Err(refusal.into());
@@ -232,19 +265,22 @@ async fn dispatch(
     let (entrance, path) = (peer.entrance(), request.uri().path());
     let serves = |route: &Route| app.access.serves(entrance, route);
     let route = Route::parse(request.method(), path).filter(serves);
+    if let Some(route) = &route {
+        note(app, record, route);
+    }
     let permitted = route.as_ref().map_or(Ok(()), |route| {
         let authorizations = request.headers().get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
         app.permit(entrance, route, access::credential(authorizations, request.uri().query()))
     });
     if let Some(Route::Source(id)) = route {
         let offer = permitted.and_then(|()| handlers::offer(peer, request)).map_err(Box::new);
-        return source(app, peer, &id, offer).await;
+        return source(app, peer, &id, offer, record).await;
     }
     // In a box, so that a side that waits does not carry the room for it.
     let asked = match (route, permitted) {
         (Some(Route::Metrics), Ok(())) => Err(Box::new(handlers::metrics(app, request.headers()))),
         (Some(route), Ok(())) => Ok(route),
-        (Some(_), Err(refusal)) => Err(Box::new(app.refuse(&refusal))),
+        (Some(_), Err(refusal)) => Err(Box::new(app.refuse(record, &refusal))),
         (None, _) => {
             let is_preflight = grant.is_some()
                 && cors::is_preflight(request.method(), request.headers())
@@ -252,17 +288,18 @@ async fn dispatch(
             Err(Box::new(if is_preflight {
                 reply::preflight(request.headers())
             } else {
-                app.refuse(&Refusal::BadRoute)
+                app.refuse(record, &Refusal::BadRoute)
             }))
         }
     };
     let client = client(app, peer, request.headers());
+    record.comes_from(client);
     let mut body = RequestBody::new(request, app.request_timeout);
     let answered = match asked {
         Err(reply) => Ok(*reply),
         // They were answered above.
         Ok(Route::Source(_) | Route::Metrics) => Err(Refusal::BadRoute.into()),
-        Ok(Route::Create) => handlers::create(app, client, &mut body).await.map_err(Unanswered::from),
+        Ok(Route::Create) => handlers::create(app, client, &mut body, record).await.map_err(Unanswered::from),
         Ok(Route::Report(id)) => handlers::report(app, &id, &mut body).await.map_err(Unanswered::from),
         Ok(Route::List) => Ok(handlers::list(app)),
         Ok(Route::Status(id)) => handlers::status(app, &id).map_err(Unanswered::from),
@@ -271,10 +308,10 @@ async fn dispatch(
         Ok(Route::Health) => Ok(reply::text("ok")),
         Ok(Route::Ready) => handlers::ready(app).map_err(Unanswered::from),
         Ok(Route::Describe) => Ok(reply::written_json(openapi::DOCUMENT)),
-        Ok(Route::Destination(id)) => handlers::destination(app, peer, &id, version).await,
+        Ok(Route::Destination(id)) => handlers::destination(app, peer, &id, version, record).await,
     };
     let mut reply = match answered {
-        Err(Unanswered::Refused(refusal)) => app.refuse(&refusal),
+        Err(Unanswered::Refused(refusal)) => app.refuse(record, &refusal),
         other => other?,
     };
     if !body.finish().await {

@@ -212,6 +212,29 @@ pub enum Outcome {
     Reported(Report),
 }
 
+impl Outcome {
+    /// Its name in logs and metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::Expired { .. } => "expired",
+            Self::Reported(_) => "reported",
+            Self::Failed(fault) => match fault {
+                Fault::SourceDisconnected => "source_disconnected",
+                Fault::SourceBroke(_) => "source_broke",
+                Fault::LengthMismatch(_) => "length_mismatch",
+                Fault::TooLong { .. } => "too_long",
+                Fault::TooSlow { .. } => "too_slow",
+                Fault::DestinationDisconnected => "destination_disconnected",
+                Fault::Stalled { side: Side::Source, .. } => "source_stalled",
+                Fault::Stalled { side: Side::Destination, .. } => "destination_stalled",
+                Fault::ShutDown => "shut_down",
+            },
+        }
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

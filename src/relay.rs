@@ -102,7 +102,7 @@ impl Transfer {
             settled: Mutex::new(Some(on_end)),
             outcome: SetOnce::new(),
         });
-        (SourceHalf(Arc::clone(&transfer)), DestinationHalf(transfer))
+        (SourceHalf(Arc::clone(&transfer)), DestinationHalf { transfer, at_end: None })
     }
 
     /// The header sets of the stream.
@@ -150,10 +150,16 @@ impl Transfer {
         }
     }
 
+    /// The outcome, where there is one already.
+    #[must_use]
+    pub fn ending(&self) -> Option<&Outcome> {
+        self.outcome.get()
+    }
+
     /// The fault, where the transfer has failed already.
     #[must_use]
     pub fn fault(&self) -> Option<&Fault> {
-        match self.outcome.get() {
+        match self.ending() {
             Some(Outcome::Failed(fault)) => Some(fault),
             _ => None,
         }
@@ -282,23 +288,36 @@ impl Drop for SourceHalf {
 }
 
 /// The destination's hold on a transfer. Dropped early, the destination is gone.
-pub struct DestinationHalf(Arc<Transfer>);
+pub struct DestinationHalf {
+    transfer: Arc<Transfer>,
+    at_end: Option<AtEnd>,
+}
+
+type AtEnd = Box<dyn FnOnce(&Transfer) + Send>;
 
 impl DestinationHalf {
     /// The transfer.
     #[must_use]
     pub fn transfer(&self) -> &Arc<Transfer> {
-        &self.0
+        &self.transfer
+    }
+
+    /// Tells `at_end` of the transfer when this hold is over, and with it the transfer.
+    pub fn at_end(&mut self, at_end: impl FnOnce(&Transfer) + Send + 'static) {
+        self.at_end = Some(Box::new(at_end));
     }
 
     /// Every byte is at the destination.
     pub fn delivered(self) {
-        self.0.settle(Outcome::Finished);
+        self.transfer.settle(Outcome::Finished);
     }
 }
 
 impl Drop for DestinationHalf {
     fn drop(&mut self) {
-        self.0.fail(Fault::DestinationDisconnected);
+        self.transfer.fail(Fault::DestinationDisconnected);
+        if let Some(at_end) = self.at_end.take() {
+            at_end(&self.transfer);
+        }
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{Span, debug, info_span};
 
 use crate::clients::Place;
 use crate::config::Size;
@@ -158,6 +158,8 @@ struct Entry {
     place: Option<Place>,
     transfer: Option<Arc<Transfer>>,
     bytes: u64,
+    /// What happens to it is told in here, until it has ended.
+    span: Span,
 }
 
 /// What can be seen of a stream.
@@ -217,6 +219,7 @@ impl Rendezvous {
         place: Option<Place>,
     ) -> Result<StreamId, Refusal> {
         let id = StreamId::mint();
+        let span = info_span!(target: "access", "stream", id = %id.short());
         let headers =
             if headers == StreamHeaders::default() { Arc::clone(&self.bare) } else { Arc::new(headers) };
         let mut table = self.table.lock();
@@ -240,14 +243,22 @@ impl Rendezvous {
             place,
             transfer: None,
             bytes: 0,
+            span,
         };
         table.entries.insert(id.clone(), entry);
         table.expiring.insert(deadline, id.clone());
         table.census.created += 1;
         drop(table);
         self.deadline_set.notify_one();
-        info!(stream = %id.short(), "created");
+        debug!(target: "access", parent: self.span(&id), "created");
         Ok(id)
+    }
+
+    /// The span of a stream that has not ended.
+    #[must_use]
+    pub fn span(&self, id: &StreamId) -> Span {
+        let table = self.table.lock();
+        table.entries.get(id).map_or_else(Span::none, |entry| entry.span.clone())
     }
 
     /// Whether a client that gives this may do what needs such a token of this stream. Asked before all else, and no seat
@@ -323,9 +334,9 @@ impl Rendezvous {
             }
         };
         match pair {
-            None => info!(stream = %id.short(), "{side} waits"),
+            None => debug!(target: "access", parent: self.span(id), "{side} waits"),
             Some(((source, destination), (source_half, half))) => {
-                info!(stream = %id.short(), "streaming");
+                debug!(target: "access", parent: self.span(id), "streaming");
                 // A side that left in this very moment drops its half unread, which fails the transfer.
                 let _ = source.tell.send(Ok(source_half));
                 let _ = destination.tell.send(Ok(Meeting { half, offer: source.offer }));
@@ -345,7 +356,7 @@ impl Rendezvous {
     }
 
     fn settle(&self, id: &StreamId, outcome: &Outcome) {
-        let bytes = {
+        let (span, bytes) = {
             let mut guard = self.table.lock();
             let table = &mut *guard;
             let Some(entry) = table.entries.get_mut(id) else { return };
@@ -358,17 +369,17 @@ impl Rendezvous {
             entry.bytes = bytes;
             // With the table locked, so that no byte is seen twice, or not at all.
             self.metrics.transferred(duration, bytes);
-            self.retain(table, id);
-            bytes
+            (self.retain(table, id), bytes)
         };
         self.deadline_set.notify_one();
         self.abandoned.notify_one();
-        info!(stream = %id.short(), bytes, "{outcome}");
+        debug!(target: "access", parent: span, bytes, "{outcome}");
     }
 
-    /// The stream has ended: it waits to be forgotten.
-    fn retain(&self, table: &mut Table, id: &StreamId) {
-        let Some(entry) = table.entries.get_mut(id) else { return };
+    /// The stream has ended: it waits to be forgotten. Its end is to be told in its span.
+    fn retain(&self, table: &mut Table, id: &StreamId) -> Span {
+        let Some(entry) = table.entries.get_mut(id) else { return Span::none() };
+        let span = std::mem::replace(&mut entry.span, Span::none());
         if let Phase::Ended(outcome) = entry.slot.phase() {
             self.metrics.ended(outcome);
         }
@@ -385,6 +396,7 @@ impl Rendezvous {
         {
             table.forget(&oldest);
         }
+        span
     }
 
     /// Reports an error, for the side that waits or the first that comes.
@@ -392,7 +404,7 @@ impl Rendezvous {
     /// # Errors
     /// [`Refusal::NotFound`], or [`Refusal::AlreadyStarted`] while the stream is retained.
     pub fn report(&self, id: &StreamId, report: Report) -> Result<(), Refusal> {
-        let waiter = {
+        let (span, waiter) = {
             let mut guard = self.table.lock();
             let table = &mut *guard;
             let entry = table.entries.get_mut(id).ok_or(Refusal::NotFound)?;
@@ -402,15 +414,16 @@ impl Rendezvous {
                 Err(_) if was_expired => return Err(Refusal::NotFound),
                 Err(refusal) => return Err(refusal),
             };
-            if waiter.is_some() {
-                self.retain(table, id);
+            let span = if waiter.is_some() {
+                self.retain(table, id)
             } else {
                 entry.deactivated_at = Some(SystemTime::now());
-            }
-            waiter
+                entry.span.clone()
+            };
+            (span, waiter)
         };
         self.abandoned.notify_one();
-        info!(stream = %id.short(), "error {} reported by a client", report.status);
+        debug!(target: "access", parent: span, "error {} reported by a client", report.status);
         if let Some(waiter) = waiter {
             refuse(waiter, Refusal::Reported(report));
         }
@@ -502,17 +515,17 @@ impl Rendezvous {
                 entry.deadline = None;
                 let waiter = table.census.follow(&mut entry.slot, Slot::expire);
                 if let Phase::Ended(outcome) = entry.slot.phase() {
-                    expired.push((id.clone(), outcome.clone(), waiter));
+                    let outcome = outcome.clone();
+                    expired.push((self.retain(table, &id), outcome, waiter));
                 }
-                self.retain(table, &id);
             }
             while let Some(id) = pop_due(&mut table.retained, now) {
                 table.forget(&id);
             }
         }
         self.abandoned.notify_one();
-        for (id, outcome, waiter) in expired {
-            info!(stream = %id.short(), "{outcome}");
+        for (span, outcome, waiter) in expired {
+            debug!(target: "access", parent: span, "{outcome}");
             if let Some(waiter) = waiter {
                 refuse(waiter, Refusal::Expired);
             }
@@ -578,7 +591,7 @@ impl Rendezvous {
         };
         if left.is_some() {
             self.abandoned.notify_one();
-            info!(stream = %id.short(), "{side} left while it waited");
+            debug!(target: "access", parent: self.span(id), "{side} left while it waited");
         }
     }
 }

@@ -22,10 +22,11 @@ const LAYERS: [&[&str]; 12] = [
 ];
 
 /// Where a crate may be named. `http`, `bytes` and `tokio` are everywhere.
-const HOMES: [(&str, &[&str]); 23] = [
+const HOMES: [(&str, &[&str]); 24] = [
     ("anyhow", &["cli/serve.rs", "cli/systemd.rs"]),
-    ("clap", &["cli.rs", "cli/serve.rs"]),
-    ("tracing_subscriber", &["cli/serve.rs"]),
+    ("clap", &["cli.rs", "cli/log.rs", "cli/serve.rs"]),
+    ("tracing_appender", &["cli/log.rs"]),
+    ("tracing_subscriber", &["cli/log.rs"]),
     ("listenfd", &["cli/systemd.rs"]),
     ("sd_notify", &["cli/systemd.rs"]),
     ("httparse", &["wire/head.rs"]),

@@ -1,6 +1,6 @@
 //! `rendezvous serve`.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -16,9 +16,8 @@ use http_rendezvous::token::Token;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing::Level;
 
-use super::systemd;
+use super::{log, systemd};
 
 /// More are a mistake.
 const MAX_THREADS: usize = 1024;
@@ -109,32 +108,20 @@ pub(crate) struct ServeArguments {
     )]
     cors_origins: Vec<CorsOrigin>,
     /// The least important events to log
-    #[arg(long, env = "RENDEZVOUS_LOG_LEVEL", default_value = "info")]
-    log_level: LogLevel,
+    #[arg(long, env = "RENDEZVOUS_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    log_level: log::Level,
+    /// Which events to log, in place of --log-level: a level, or levels for targets such as warn,access=info
+    #[arg(long, env = "RENDEZVOUS_LOG", value_name = "FILTER")]
+    log: Option<log::Filter>,
     /// How to log, to standard error
-    #[arg(long, env = "RENDEZVOUS_LOG_FORMAT", default_value = "text")]
-    log_format: LogFormat,
+    #[arg(long, env = "RENDEZVOUS_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    log_format: log::Format,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum DataPathName {
     Auto,
     Portable,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
 }
 
 fn threads(text: &str) -> Result<usize, String> {
@@ -204,7 +191,8 @@ impl ServeArguments {
 
 /// Runs the server until it is told to end.
 pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
-    log_to_stderr(arguments.log_level, arguments.log_format);
+    let filter = arguments.log.clone().unwrap_or_else(|| arguments.log_level.into());
+    let _until_all_is_logged = log::start(filter, arguments.log_format);
     let inherited = systemd::sockets()?;
     let config = arguments.config(raise_descriptor_limit());
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -270,22 +258,6 @@ fn raise_descriptor_limit() -> Option<usize> {
     let _ = setrlimit(Resource::Nofile, limit);
     let descriptors = getrlimit(Resource::Nofile).current?;
     Some(usize::try_from(descriptors).unwrap_or(usize::MAX))
-}
-
-fn log_to_stderr(level: LogLevel, format: LogFormat) {
-    let level = match level {
-        LogLevel::Error => Level::ERROR,
-        LogLevel::Warn => Level::WARN,
-        LogLevel::Info => Level::INFO,
-        LogLevel::Debug => Level::DEBUG,
-        LogLevel::Trace => Level::TRACE,
-    };
-    let subscriber = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
-    let is_read_by_a_person = std::io::stderr().is_terminal();
-    match format {
-        LogFormat::Text => subscriber.with_target(false).with_ansi(is_read_by_a_person).init(),
-        LogFormat::Json => subscriber.json().init(),
-    }
 }
 
 /// SIGINT and SIGTERM.

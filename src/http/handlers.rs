@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::json_body::{RequestBody, StreamSettings};
 use super::peer::Peer;
+use super::record::Record;
 use super::reply::{self, Reply, Spelled};
 use super::status::Status;
 use super::{App, Departed, json_body};
@@ -50,12 +51,22 @@ impl From<Departed> for Unanswered {
 }
 
 /// `POST /stream`
-pub(super) async fn create(app: &App, client: IpAddr, body: &mut RequestBody) -> Result<Reply, Refusal> {
-    create_with(app, client, json_body::stream_settings(&body.read().await?)?)
+pub(super) async fn create(
+    app: &App,
+    client: IpAddr,
+    body: &mut RequestBody,
+    record: &mut Record,
+) -> Result<Reply, Refusal> {
+    create_with(app, client, json_body::stream_settings(&body.read().await?)?, record)
 }
 
 /// `POST /stream`, its body read.
-pub(super) fn create_with(app: &App, client: IpAddr, settings: StreamSettings) -> Result<Reply, Refusal> {
+pub(super) fn create_with(
+    app: &App,
+    client: IpAddr,
+    settings: StreamSettings,
+    record: &mut Record,
+) -> Result<Reply, Refusal> {
     #[derive(Serialize)]
     struct Created<'a> {
         stream: &'a str,
@@ -68,6 +79,7 @@ pub(super) fn create_with(app: &App, client: IpAddr, settings: StreamSettings) -
     let place = app.clients.create(client)?;
     let tokens = settings.is_split.then(Tokens::mint);
     let id = app.rendezvous.create(settings.headers, tokens.clone(), place)?;
+    record.concerns(|| app.rendezvous.span(&id));
     let created = Created {
         stream: id.as_str(),
         upload_token: tokens.as_ref().map(|tokens| tokens.upload.as_str()),
@@ -121,6 +133,7 @@ pub(super) async fn source(
     peer: &Peer,
     id: &StreamId,
     offer: Box<Offer>,
+    record: &mut Record,
 ) -> Result<Reply, Unanswered> {
     if let (Some(promised), Some(declared)) = (app.rendezvous.promised_length(id)?, offer.length)
         && promised != declared
@@ -140,7 +153,9 @@ pub(super) async fn source(
         () = peer.source_left() => return Err(Unanswered::Departed),
     };
     peer.want_body();
-    if let Outcome::Failed(fault) = half.transfer().outcome().await {
+    let outcome = half.transfer().outcome().await;
+    record.transferred(half.transfer());
+    if let Outcome::Failed(fault) = outcome {
         return Ok(reply::source_fault(fault));
     }
     peer.body_taken();
@@ -156,6 +171,7 @@ pub(super) async fn destination(
     peer: &Arc<Peer>,
     id: &StreamId,
     version: Version,
+    record: &mut Record,
 ) -> Result<Reply, Unanswered> {
     let mut seat = app.rendezvous.seat_destination(id)?;
     let meeting = tokio::select! {
@@ -164,13 +180,18 @@ pub(super) async fn destination(
         () = peer.destination_left() => return Err(Unanswered::Departed),
     };
     // In a box, so that a side that waits does not carry the room for it.
-    Box::pin(begin(peer, meeting, version)).await
+    Box::pin(begin(peer, meeting, version, record)).await
 }
 
 /// Begins the download. Its head goes out with the first body byte, so that until then a failure can be told as
 /// a status.
-async fn begin(peer: &Arc<Peer>, meeting: Meeting, version: Version) -> Result<Reply, Unanswered> {
-    let Meeting { half, offer } = meeting;
+async fn begin(
+    peer: &Arc<Peer>,
+    meeting: Meeting,
+    version: Version,
+    record: &mut Record,
+) -> Result<Reply, Unanswered> {
+    let Meeting { mut half, offer } = meeting;
     let transfer = Arc::clone(half.transfer());
     let mut headers = default_headers();
     headers.extend(offer.headers.as_deref().cloned().unwrap_or_default());
@@ -186,7 +207,9 @@ async fn begin(peer: &Arc<Peer>, meeting: Meeting, version: Version) -> Result<R
     };
     if let Err(fault) = begun {
         transfer.fail(fault);
-        return match transfer.outcome().await {
+        let outcome = transfer.outcome().await;
+        record.transferred(&transfer);
+        return match outcome {
             Outcome::Failed(Fault::DestinationDisconnected) => Err(Unanswered::Departed),
             Outcome::Failed(fault) => Ok(reply::destination_fault(fault)),
             _ => Err(Refusal::Internal.into()),
@@ -200,6 +223,7 @@ async fn begin(peer: &Arc<Peer>, meeting: Meeting, version: Version) -> Result<R
     *reply.headers_mut() = headers;
     put_over(&mut reply, transfer.headers(), Side::Destination);
     reply::close(&mut reply);
+    record.downloads(&mut half);
     peer.receive(half);
     Ok(reply)
 }

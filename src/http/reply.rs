@@ -152,6 +152,12 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     }
 }
 
+/// The name of an error that is the server's own, or `reported` for one that a client has named.
+#[must_use]
+pub fn refusal_name(refusal: &Refusal) -> &'static str {
+    refusal_kind(refusal).map_or("reported", |kind| kind.parts().1)
+}
+
 /// The answer to a request that gets nothing of a stream.
 #[must_use]
 pub fn refusal(refusal: &Refusal) -> Reply {
@@ -249,29 +255,37 @@ fn fault_kind(fault: &Fault) -> ErrorKind {
     }
 }
 
+/// Which error it is; `None` for one that a client reported.
+fn refusal_kind(refusal: &Refusal) -> Option<ErrorKind> {
+    Some(match refusal {
+        Refusal::Reported(_) => return None,
+        Refusal::NotFound => ErrorKind::NotFound,
+        Refusal::BadRoute => ErrorKind::BadRoute,
+        Refusal::Unauthorized => ErrorKind::Unauthorized,
+        Refusal::Forbidden(_) => ErrorKind::Forbidden,
+        Refusal::AlreadyConnected(_) => ErrorKind::AlreadyConnected,
+        Refusal::AlreadyStarted => ErrorKind::AlreadyStarted,
+        Refusal::Expired => ErrorKind::Expired,
+        Refusal::LengthMismatch(_) => ErrorKind::LengthMismatch,
+        Refusal::InvalidBody(_) => ErrorKind::InvalidBody,
+        Refusal::BodyTooLarge { .. } => ErrorKind::BodyTooLarge,
+        Refusal::BadRequest(_) => ErrorKind::BadRequest,
+        Refusal::HeadTooLarge(_) => ErrorKind::HeadTooLarge,
+        Refusal::RequestTimeout(_) => ErrorKind::RequestTimeout,
+        Refusal::Busy(_) => ErrorKind::Busy,
+        Refusal::TooMany(_) => ErrorKind::TooMany,
+        Refusal::ShuttingDown => ErrorKind::ShuttingDown,
+        Refusal::Internal => ErrorKind::Internal,
+    })
+}
+
 fn refusal_parts(refusal: &Refusal) -> (StatusCode, ErrorBody) {
-    let (status, name) = match refusal {
-        Refusal::Reported(report) => {
+    let (status, name) = match (refusal, refusal_kind(refusal)) {
+        (Refusal::Reported(report), _) => {
             let status = StatusCode::from_u16(report.status).unwrap_or(StatusCode::BAD_REQUEST);
             (status, report.name.as_str())
         }
-        Refusal::NotFound => ErrorKind::NotFound.parts(),
-        Refusal::BadRoute => ErrorKind::BadRoute.parts(),
-        Refusal::Unauthorized => ErrorKind::Unauthorized.parts(),
-        Refusal::Forbidden(_) => ErrorKind::Forbidden.parts(),
-        Refusal::AlreadyConnected(_) => ErrorKind::AlreadyConnected.parts(),
-        Refusal::AlreadyStarted => ErrorKind::AlreadyStarted.parts(),
-        Refusal::Expired => ErrorKind::Expired.parts(),
-        Refusal::LengthMismatch(_) => ErrorKind::LengthMismatch.parts(),
-        Refusal::InvalidBody(_) => ErrorKind::InvalidBody.parts(),
-        Refusal::BodyTooLarge { .. } => ErrorKind::BodyTooLarge.parts(),
-        Refusal::BadRequest(_) => ErrorKind::BadRequest.parts(),
-        Refusal::HeadTooLarge(_) => ErrorKind::HeadTooLarge.parts(),
-        Refusal::RequestTimeout(_) => ErrorKind::RequestTimeout.parts(),
-        Refusal::Busy(_) => ErrorKind::Busy.parts(),
-        Refusal::TooMany(_) => ErrorKind::TooMany.parts(),
-        Refusal::ShuttingDown => ErrorKind::ShuttingDown.parts(),
-        Refusal::Internal => ErrorKind::Internal.parts(),
+        (_, kind) => kind.unwrap_or(ErrorKind::Internal).parts(),
     };
     (status, ErrorBody::new(name, refusal))
 }

@@ -58,6 +58,38 @@ impl Route {
         }
     }
 
+    /// What logs call it: no id, and no path that a client made up.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Create => "POST /stream",
+            Self::List => "GET /stream",
+            Self::Source(_) => "PUT /stream/:id",
+            Self::Destination(_) => "GET /stream/:id",
+            Self::Probe(_) => "HEAD /stream/:id",
+            Self::Report(_) => "POST /stream/:id/error",
+            Self::Status(_) => "GET /stream/:id/status",
+            Self::Ping => "GET /ping",
+            Self::Health => "GET /healthz",
+            Self::Ready => "GET /readyz",
+            Self::Describe => "GET /openapi.json",
+            Self::Metrics => "GET /metrics",
+        }
+    }
+
+    /// The stream that it concerns.
+    #[must_use]
+    pub fn stream(&self) -> Option<&StreamId> {
+        match self {
+            Self::Source(id)
+            | Self::Destination(id)
+            | Self::Probe(id)
+            | Self::Report(id)
+            | Self::Status(id) => Some(id),
+            _ => None,
+        }
+    }
+
     /// The routes of a path, one for each method that it takes, but for `HEAD`.
     pub fn of_path(path: &str) -> impl Iterator<Item = Self> {
         [Method::GET, Method::PUT, Method::POST]

@@ -33,8 +33,8 @@ use tracing::debug;
 use super::traffic::Traffic;
 use crate::http::message::date;
 use crate::http::peer::Peer;
-use crate::http::reply::{self, Reply};
-use crate::http::{App, answer};
+use crate::http::reply::Reply;
+use crate::http::{App, answer, refuse};
 use crate::outcome::Fault;
 use crate::relay::Relay;
 use crate::wire::Wire;
@@ -125,7 +125,7 @@ async fn serve_stream(
     let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let request = request.map(|body| Upload { body, left: length }.boxed_unsync());
     let reply = if fields > MAX_HEAD_FIELDS {
-        Ok(reply::refusal(&too_many_fields()))
+        Ok(refuse(app, &peer, request.version(), &too_many_fields()))
     } else {
         let mut answering = pin!(answer(app, &peer, request));
         loop {

@@ -62,7 +62,7 @@ fn transfer(address: SocketAddr, seed: usize) -> io::Result<()> {
         }
     };
     let path = format!("/stream/{id}");
-    let sent: Vec<_> = (0..seed % 200_000).map(|index| (index * seed) as u8).collect();
+    let sent: Vec<_> = (0..seed % 200_000).map(|index| (index * seed).to_le_bytes()[0]).collect();
     thread::scope(|scope| {
         let download = scope.spawn(|| ask(address, "GET", &path, b""));
         let upload = ask(address, "PUT", &path, &sent)?;

@@ -245,6 +245,7 @@ fn a_bad_value_is_refused_with_what_would_be_right() {
         ("--create-token-file", "no/such/file", "'no/such/file'"),
         ("--admin-token-file", "no/such/file", "the file can not be read"),
         ("--data-path", "fast", "[possible values: auto, portable]"),
+        ("--log", "access=loud", "give a level, or levels for targets: debug, or warn,access=info"),
         ("--log-level", "loud", "[possible values: error, warn, info, debug, trace]"),
         ("--log-format", "xml", "[possible values: text, json]"),
     ] {
@@ -334,7 +335,13 @@ fn a_server_that_is_killed_leaves_no_download_that_looks_whole() {
 }
 
 #[test]
-fn the_log_has_a_line_for_each_event_and_no_whole_id() {
+fn the_log_has_a_line_for_each_request_and_at_debug_for_each_event_and_no_whole_id() {
+    let requests = [
+        ("POST /stream", 201, "answered"),
+        ("GET /stream/:id", 200, "finished"),
+        ("PUT /stream/:id", 200, "finished"),
+    ];
+    let content = std::fs::read("Cargo.toml").unwrap().len();
     for format in ["text", "json"] {
         let program = Program::start(&["--log-format", format, "--log-level", "debug"]);
         let stream = program.create();
@@ -345,12 +352,65 @@ fn the_log_has_a_line_for_each_event_and_no_whole_id() {
         let id = stream.rsplit('/').next().unwrap().to_owned();
         let log = program.log();
         assert!(!log.contains(&id) && !log.contains(&id[8..]), "{log}");
-        let of_stream: Vec<_> = log.lines().filter(|line| line.contains(&id[..8])).collect();
-        for (line, event) in of_stream.iter().zip(["created", "destination waits", "streaming", "finished"]) {
-            assert!(line.contains(event), "{event}: {line}");
-            assert!(format == "text" || serde_json::from_str::<Value>(line).is_ok(), "{line}");
+        let is_status = |line: &str| line.contains("/status");
+        let of_stream: Vec<_> =
+            log.lines().filter(|line| line.contains(&id[..8]) && !is_status(line)).collect();
+        let events = ["created", "destination waits", "streaming", "finished"];
+        assert_eq!(of_stream.len(), events.len() + requests.len(), "{log}");
+        for event in events {
+            assert!(
+                of_stream.iter().any(|line| line.contains("DEBUG") && line.contains(event)),
+                "{event}: {log}"
+            );
         }
-        assert_eq!(of_stream.len(), 4, "{log}");
+        for (request, status, outcome) in requests {
+            let mut lines = of_stream.iter().filter(|line| line.contains("INFO") && line.contains(request));
+            let (line, others) = (lines.next().unwrap(), lines.count());
+            assert_eq!(others, 0, "{log}");
+            let mut told = vec![
+                format!("status={status}"),
+                format!("outcome=\"{outcome}\""),
+                "duration_ms=".into(),
+                "client=127.0.0.1".into(),
+            ];
+            if outcome == "finished" {
+                told.extend([format!("bytes={content}"), "wait_ms=".into()]);
+            }
+            for told in told {
+                let (key, value) = told.split_once('=').unwrap();
+                let as_json = format!("\"{key}\":{value}");
+                let is_there = if format == "text" {
+                    line.contains(&told)
+                } else {
+                    line.replace("\"127", "127").contains(&as_json)
+                };
+                assert!(is_there, "{told}: {line}");
+            }
+        }
+        assert!(
+            format == "text" || log.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()),
+            "{log}"
+        );
+    }
+}
+
+#[test]
+fn a_filter_says_what_is_logged() {
+    for (filter, requests, drains) in [
+        ("info", true, true),
+        ("warn", false, false),
+        ("warn,access=info", true, false),
+        ("info,access=off", false, true),
+        ("off", false, false),
+    ] {
+        let program = Program::start_by(rendezvous(&["--port", "0"]).env("RENDEZVOUS_LOG", filter));
+        assert!(curl(&[&format!("{}/ping", program.base)]).output().unwrap().status.success());
+        let log = program.log();
+        assert_eq!(
+            (log.contains("GET /ping"), log.contains("draining")),
+            (requests, drains),
+            "{filter}: {log}"
+        );
     }
 }
 

@@ -1,0 +1,97 @@
+//! Logs, to standard error.
+//!
+//! Lines are written by a thread of their own, so that a reader who is slow never holds up a stream: where too many wait, lines are
+//! lost, not time. Of the libraries only warnings are shown: what they tell below that may have a whole id or a token in it.
+
+use std::io::{self, BufWriter, IsTerminal, Stderr, Write, stderr};
+use std::str::FromStr;
+use std::thread;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::{Targets, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Lines that wait to be written, at most.
+const QUEUE: usize = 16 * 1024;
+/// For lines to gather. To wake the thread that writes them for each would cost more than the line.
+const PAUSE: Duration = Duration::from_millis(20);
+/// What the program's own events begin with: those of requests and streams, and all others.
+const OWN_TARGETS: [&str; 2] = ["access", "http_rendezvous"];
+
+/// The least important events to log.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// How to log.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    Json,
+}
+
+/// Which events to log.
+#[derive(Debug, Clone)]
+pub(crate) struct Filter(Targets);
+
+impl FromStr for Filter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let filter = text.parse().map(Self);
+        filter.map_err(|_| "give a level, or levels for targets: debug, or warn,access=info".to_owned())
+    }
+}
+
+impl From<Level> for Filter {
+    fn from(level: Level) -> Self {
+        Self(Targets::new().with_default(match level {
+            Level::Error => LevelFilter::ERROR,
+            Level::Warn => LevelFilter::WARN,
+            Level::Info => LevelFilter::INFO,
+            Level::Debug => LevelFilter::DEBUG,
+            Level::Trace => LevelFilter::TRACE,
+        }))
+    }
+}
+
+/// Logs what passes `filter` until the guard is dropped, which waits a moment for the last lines to be written.
+pub(crate) fn start(filter: Filter, format: Format) -> WorkerGuard {
+    let is_read_by_a_person = stderr().is_terminal();
+    let builder = NonBlockingBuilder::default().buffered_lines_limit(QUEUE).thread_name("log");
+    let (writer, guard) = builder.finish(Gathering(BufWriter::new(stderr())));
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer);
+    let lines = match format {
+        Format::Text => lines.with_target(false).with_ansi(is_read_by_a_person).boxed(),
+        Format::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
+    };
+    let is_own = |target: &str| OWN_TARGETS.iter().any(|own| target.starts_with(own));
+    let shown = filter_fn(move |event| is_own(event.target()) || *event.level() <= tracing::Level::WARN);
+    tracing_subscriber::registry().with(lines.with_filter(shown).with_filter(filter.0)).init();
+    guard
+}
+
+/// Standard error, for a thread that flushes it when there is nothing more to write.
+struct Gathering(BufWriter<Stderr>);
+
+impl Write for Gathering {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "no connection is served by the thread that writes the log")]
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()?;
+        thread::sleep(PAUSE);
+        Ok(())
+    }
+}

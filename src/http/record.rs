@@ -1,0 +1,136 @@
+//! The access log: one line for each request, told in the span of its stream, if it has one.
+//!
+//! A [`Record`] tells its line when it is dropped, so there is one whatever becomes of the request: it was answered, its
+//! download has ended, or its client has left. No line has a whole id, a token, or a path that the server does not know.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::Version;
+use http_body_util::Either;
+use hyper::body::Body;
+use tokio::time::Instant;
+use tracing::{Level, Span, enabled, info};
+
+use super::peer::Peer;
+use super::reply::{self, Reply};
+use crate::outcome::{Outcome, Refusal};
+use crate::relay::{DestinationHalf, Transfer};
+
+/// What is known of a request so far.
+pub struct Record(Option<Box<Line>>);
+
+struct Line {
+    span: Span,
+    request: &'static str,
+    client: IpAddr,
+    protocol: Version,
+    began: Instant,
+    wait: Option<Duration>,
+    status: Option<u16>,
+    bytes: u64,
+    outcome: &'static str,
+}
+
+impl Record {
+    /// A request has come. Nothing is kept where nobody wants the line.
+    #[must_use]
+    pub fn begin(peer: &Peer, protocol: Version) -> Self {
+        let line = || {
+            Box::new(Line {
+                span: Span::none(),
+                request: "no such route",
+                client: peer.address(),
+                protocol,
+                began: Instant::now(),
+                wait: None,
+                status: None,
+                bytes: 0,
+                outcome: "left",
+            })
+        };
+        Self(enabled!(target: "access", Level::INFO).then(line))
+    }
+
+    /// This is what it asks for.
+    pub fn asks(&mut self, request: &'static str) {
+        self.note(|line| line.request = request);
+    }
+
+    /// It concerns the stream that has this span.
+    pub fn concerns(&mut self, span: impl FnOnce() -> Span) {
+        self.note(|line| line.span = span());
+    }
+
+    /// A proxy speaks for this client.
+    pub fn comes_from(&mut self, client: IpAddr) {
+        self.note(|line| line.client = client);
+    }
+
+    /// It gets nothing.
+    pub fn refused(&mut self, refusal: &Refusal) {
+        self.note(|line| line.outcome = reply::refusal_name(refusal));
+    }
+
+    /// Its transfer is over.
+    pub fn transferred(&mut self, transfer: &Transfer) {
+        self.note(|line| {
+            line.wait = Some(transfer.started().saturating_duration_since(line.began));
+            line.bytes = transfer.bytes();
+            // Where another thread is about to say why, this one only knows that.
+            line.outcome = transfer.ending().map_or("cut", Outcome::name);
+        });
+    }
+
+    /// This is its answer. That of a download is over with the download.
+    pub fn answered(&mut self, reply: &Reply) {
+        self.note(|line| {
+            line.status = Some(reply.status().as_u16());
+            if line.wait.is_some() {
+                return;
+            }
+            if let Either::Left(body) = reply.body() {
+                line.bytes = body.size_hint().exact().unwrap_or_default();
+            }
+            if reply.status().is_success() {
+                line.outcome = "answered";
+            }
+        });
+    }
+
+    /// Its answer is a download, which `half` ends.
+    pub fn downloads(&mut self, half: &mut DestinationHalf) {
+        let Some(mut line) = self.0.take() else { return };
+        line.status = Some(200);
+        let mut record = Self(Some(line));
+        half.at_end(move |transfer| record.transferred(transfer));
+    }
+
+    fn note(&mut self, note: impl FnOnce(&mut Line)) {
+        if let Some(line) = &mut self.0 {
+            note(line);
+        }
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        info!(
+            target: "access",
+            parent: &self.span,
+            status = self.status,
+            outcome = self.outcome,
+            bytes = self.bytes,
+            wait_ms = self.wait.map(milliseconds),
+            duration_ms = milliseconds(self.began.elapsed()),
+            client = %self.client,
+            protocol = ?self.protocol,
+            "{}", self.request
+        );
+    }
+}
+
+/// To the microsecond.
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
