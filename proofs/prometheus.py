@@ -516,8 +516,6 @@ def servers(program: Command) -> Iterator[tuple[Server, Server, Prometheus]]:
 def numbers(options: argparse.Namespace, tally: Tally) -> None:
     with servers(options.server) as (server, short, prometheus):
         jobs = {"rendezvous": server, "older": server, "short": short}
-        for job in jobs:
-            prometheus.wait_for_scrapes(job, 1)
         asked = Load()
         load, short_load = done(STEPS, counting(server, asked), tally), done(SHORT_STEPS, short, tally)
         load[sample("streams", state="ended")] = sum(
@@ -662,7 +660,7 @@ def alerts(options: argparse.Namespace, tally: Tally) -> None:
         promtool("test", "rules", ALERTS_TEST)
     with servers(options.server) as (server, _, prometheus):
         wholes(server)
-        prometheus.wait_for_scrapes("rendezvous", 3)
+        prometheus.wait_for_scrapes("rendezvous", 1)
 
         def rules() -> list[dict[str, Any]]:
             return [rule for group in prometheus.api("rules")["groups"] for rule in group["rules"]]
