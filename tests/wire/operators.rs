@@ -43,6 +43,15 @@ async fn the_page_tells_of_every_metric_and_of_no_other() {
     }
 }
 
+#[tokio::test]
+async fn the_page_names_no_metric_that_is_not_told() {
+    let told = Exposition::older_of(&TestServer::start().await).await;
+    for code in PAGE.split('`').skip(1).step_by(2).filter(|code| code.starts_with("rendezvous_")) {
+        let name = code.split('{').next().unwrap();
+        assert!(told.families.contains_key(name), "there is no {name}");
+    }
+}
+
 /// The metrics that the server tells, by what queries may ask of them.
 struct Told(Exposition);
 
