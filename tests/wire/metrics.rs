@@ -14,12 +14,13 @@ const OPEN_METRICS: &str = "Accept: application/openmetrics-text\r\n";
 #[derive(Debug, Default)]
 pub struct Exposition {
     /// Types by name.
-    families: BTreeMap<String, String>,
+    pub families: BTreeMap<String, String>,
     /// Values by name and labels, as they were written.
-    samples: BTreeMap<Sample, String>,
+    pub samples: BTreeMap<Sample, String>,
 }
 
-type Sample = (String, BTreeMap<String, String>);
+/// A name and labels.
+pub type Sample = (String, BTreeMap<String, String>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
@@ -30,9 +31,18 @@ enum Format {
 impl Exposition {
     /// What the server tells now.
     pub async fn of(server: &TestServer) -> Self {
-        let response = server.ask(request("GET", "/metrics", OPEN_METRICS)).await;
+        Self::told(server, OPEN_METRICS, Format::OpenMetrics).await
+    }
+
+    /// The same in the older format, where every name is that of its samples.
+    pub async fn older_of(server: &TestServer) -> Self {
+        Self::told(server, "", Format::Prometheus).await
+    }
+
+    async fn told(server: &TestServer, fields: &str, format: Format) -> Self {
+        let response = server.ask(request("GET", "/metrics", fields)).await;
         assert_eq!(response.status, 200, "{response:?}");
-        Self::parse(std::str::from_utf8(&response.body).unwrap(), Format::OpenMetrics)
+        Self::parse(std::str::from_utf8(&response.body).unwrap(), format)
     }
 
     /// The whole number of the sample that has these labels, and no others.
@@ -131,7 +141,7 @@ fn is_suffix(kind: &str, suffix: &str, name: &str, format: Format) -> bool {
 }
 
 /// Whether a sample that is called so is one of this metric.
-fn is_of(sample: &str, metric: &str) -> bool {
+pub fn is_of(sample: &str, metric: &str) -> bool {
     let suffix = sample.strip_prefix(metric);
     suffix.is_some_and(|suffix| ["", "_total", "_info", "_bucket", "_sum", "_count"].contains(&suffix))
 }
@@ -498,42 +508,4 @@ async fn the_metrics_move_to_the_operators_listener_and_are_there_to_the_end() {
     assert_eq!(destination.response().await.body, b"hi");
     assert_eq!(source.response().await.status, 200);
     server.ended().await;
-}
-
-/// The rows of the README that tell of a metric: its name, type, labels, and all of it.
-fn documented() -> BTreeMap<String, (String, BTreeSet<String>, String)> {
-    let readme = include_str!("../../README.md");
-    let row = |line: &str| {
-        let cells: Vec<_> = line.split('|').map(str::trim).collect();
-        let name = cells[1].trim_matches('`').to_owned();
-        let labels = cells[3].split(", ").filter(|label| !label.is_empty());
-        let labels = labels.map(|label| label.trim_matches('`').to_owned()).collect();
-        (name, (cells[2].to_owned(), labels, line.to_owned()))
-    };
-    readme.lines().filter(|line| line.starts_with("| `rendezvous_")).map(row).collect()
-}
-
-#[tokio::test]
-async fn the_readme_tells_of_every_metric_and_of_no_other() {
-    let server = TestServer::start().await;
-    let text = server.ask(get("/metrics")).await.body;
-    let told = Exposition::parse(std::str::from_utf8(&text).unwrap(), Format::Prometheus);
-    let documented = documented();
-    assert_eq!(told.families.keys().collect::<Vec<_>>(), documented.keys().collect::<Vec<_>>());
-    for (name, (kind, labels, row)) in documented {
-        assert_eq!(told.families[&name], kind, "{name}");
-        let samples = told.samples.keys().filter(|(sample, _)| is_of(sample, &name));
-        let given: Vec<_> =
-            samples.flat_map(|(_, labels)| labels).filter(|(label, _)| *label != "le").collect();
-        assert_eq!(
-            given.iter().map(|(label, _)| (*label).clone()).collect::<BTreeSet<_>>(),
-            labels,
-            "{name}"
-        );
-        for (label, value) in given {
-            let place =
-                if label == "error" && value != "reported" { include_str!("../../README.md") } else { &row };
-            assert!(label == "version" || place.contains(&format!("`{value}`")), "{name}: {label}={value}");
-        }
-    }
 }
