@@ -54,9 +54,9 @@ pub struct Metrics {
     pipes_in_use: Gauge,
 }
 
-/// The streams of the table at one moment.
+/// How many streams are where, at one moment.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Streams {
+pub struct Census {
     /// Nobody waits.
     pub created: usize,
     /// The source waits.
@@ -65,10 +65,22 @@ pub struct Streams {
     pub destination_waits: usize,
     /// Both are there.
     pub streaming: usize,
-    /// They are over, and still to be seen.
+    /// They are over, and still to be seen. A report that nobody has been told of is an end too.
     pub ended: usize,
-    /// Body bytes passed on by all streams that ever were.
-    pub body_bytes: u64,
+}
+
+impl Census {
+    /// Streams that somebody is at: a side that waits, or both.
+    #[must_use]
+    pub fn attended(&self) -> usize {
+        self.source_waits + self.destination_waits + self.streaming
+    }
+
+    /// Streams that have not ended.
+    #[must_use]
+    pub fn alive(&self) -> usize {
+        self.created + self.attended()
+    }
 }
 
 impl Default for Metrics {
@@ -112,9 +124,9 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All numbers as text. `streams` is what the table holds now.
+    /// All numbers as text. `streams` are those that there are now, and `body_bytes` what all that ever were have passed on.
     #[must_use]
-    pub fn text(&self, streams: &Streams, format: Format) -> String {
+    pub fn text(&self, streams: Census, body_bytes: u64, format: Format) -> String {
         let mut now = Registry::with_prefix(PREFIX);
         let states = Family::<Labels<1>, Gauge>::default();
         for (state, count) in [
@@ -127,7 +139,7 @@ impl Metrics {
             states.get_or_create(&[("state", state)]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         now.register("streams", "Streams that are known, those that have ended among them", states);
-        let body_bytes = ConstCounter::new(streams.body_bytes);
+        let body_bytes = ConstCounter::new(body_bytes);
         now.register_with_unit("body", "Bytes of bodies passed on to destinations", Unit::Bytes, body_bytes);
 
         let mut text = String::new();

@@ -20,7 +20,7 @@ use crate::clients::Place;
 use crate::config::Size;
 use crate::header_set::StreamHeaders;
 use crate::id::StreamId;
-use crate::metrics::{Metrics, Streams};
+use crate::metrics::{Census, Metrics};
 use crate::outcome::{Fault, Outcome, Refusal, Report, Side};
 use crate::relay::{self, DestinationHalf, Offer, SourceHalf, Transfer};
 use crate::slot::{self, Phase, Waiter};
@@ -98,51 +98,23 @@ enum Doors {
     Closed,
 }
 
-/// How many streams are where.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Census {
-    /// Nobody has come yet.
-    pub created: usize,
-    /// The source waits for the destination.
-    pub source_waits: usize,
-    /// The destination waits for the source.
-    pub destination_waits: usize,
-    /// Both are there.
-    pub streaming: usize,
-    /// They are over, and not forgotten yet. A report that nobody was told of is an end too.
-    pub ended: usize,
+/// The streams of a census that are in this phase.
+fn counted<'a>(census: &'a mut Census, phase: Phase<'_>) -> &'a mut usize {
+    match phase {
+        Phase::Created => &mut census.created,
+        Phase::Waiting(Side::Source) => &mut census.source_waits,
+        Phase::Waiting(Side::Destination) => &mut census.destination_waits,
+        Phase::Streaming => &mut census.streaming,
+        Phase::Reported(_) | Phase::Ended(_) => &mut census.ended,
+    }
 }
 
-impl Census {
-    /// Streams that somebody is at: a side that waits, or both.
-    #[must_use]
-    pub fn attended(&self) -> usize {
-        self.source_waits + self.destination_waits + self.streaming
-    }
-
-    /// Streams that have not ended.
-    #[must_use]
-    pub fn alive(&self) -> usize {
-        self.created + self.attended()
-    }
-
-    fn at(&mut self, phase: Phase<'_>) -> &mut usize {
-        match phase {
-            Phase::Created => &mut self.created,
-            Phase::Waiting(Side::Source) => &mut self.source_waits,
-            Phase::Waiting(Side::Destination) => &mut self.destination_waits,
-            Phase::Streaming => &mut self.streaming,
-            Phase::Reported(_) | Phase::Ended(_) => &mut self.ended,
-        }
-    }
-
-    /// Does something to a slot, and counts it where it stands then.
-    fn follow<T>(&mut self, slot: &mut Slot, change: impl FnOnce(&mut Slot) -> T) -> T {
-        *self.at(slot.phase()) -= 1;
-        let changed = change(slot);
-        *self.at(slot.phase()) += 1;
-        changed
-    }
+/// Does something to a slot, and counts it where it stands then.
+fn follow<T>(census: &mut Census, slot: &mut Slot, change: impl FnOnce(&mut Slot) -> T) -> T {
+    *counted(census, slot.phase()) -= 1;
+    let changed = change(slot);
+    *counted(census, slot.phase()) += 1;
+    changed
 }
 
 struct Entry {
@@ -313,7 +285,7 @@ impl Rendezvous {
                 return Err(Refusal::ShuttingDown);
             }
             let entry = table.entries.get_mut(id).ok_or(Refusal::NotFound)?;
-            match table.census.follow(&mut entry.slot, sit) {
+            match follow(&mut table.census, &mut entry.slot, sit) {
                 Ok(None) => None,
                 Ok(Some(pair)) => {
                     let halves = self.start_transfer(id, Arc::clone(&entry.headers));
@@ -360,7 +332,7 @@ impl Rendezvous {
             let mut guard = self.table.lock();
             let table = &mut *guard;
             let Some(entry) = table.entries.get_mut(id) else { return };
-            if !table.census.follow(&mut entry.slot, |slot| slot.settle(outcome.clone())) {
+            if !follow(&mut table.census, &mut entry.slot, |slot| slot.settle(outcome.clone())) {
                 return;
             }
             let transfer = entry.transfer.take();
@@ -409,7 +381,8 @@ impl Rendezvous {
             let table = &mut *guard;
             let entry = table.entries.get_mut(id).ok_or(Refusal::NotFound)?;
             let was_expired = matches!(entry.slot.phase(), Phase::Ended(Outcome::Expired { .. }));
-            let waiter = match table.census.follow(&mut entry.slot, |slot| slot.report(report.clone())) {
+            let waiter = match follow(&mut table.census, &mut entry.slot, |slot| slot.report(report.clone()))
+            {
                 Ok(waiter) => waiter,
                 Err(_) if was_expired => return Err(Refusal::NotFound),
                 Err(refusal) => return Err(refusal),
@@ -480,14 +453,13 @@ impl Rendezvous {
         all
     }
 
-    /// How many streams are where, and what they have passed on.
+    /// How many streams are where, and the body bytes that all that ever were have passed on.
     #[must_use]
-    pub fn tally(&self) -> Streams {
+    pub fn tally(&self) -> (Census, u64) {
         let table = self.table.lock();
-        let Census { created, source_waits, destination_waits, streaming, ended } = table.census;
         let running = table.entries.values().filter_map(|entry| entry.transfer.as_ref());
         let body_bytes = self.metrics.body_bytes() + running.map(|transfer| transfer.bytes()).sum::<u64>();
-        Streams { created, source_waits, destination_waits, streaming, ended, body_bytes }
+        (table.census, body_bytes)
     }
 
     /// Expires and forgets streams when their time has come. Never ends by itself.
@@ -513,7 +485,7 @@ impl Rendezvous {
             while let Some(id) = pop_due(&mut table.expiring, now) {
                 let Some(entry) = table.entries.get_mut(&id) else { continue };
                 entry.deadline = None;
-                let waiter = table.census.follow(&mut entry.slot, Slot::expire);
+                let waiter = follow(&mut table.census, &mut entry.slot, Slot::expire);
                 if let Phase::Ended(outcome) = entry.slot.phase() {
                     let outcome = outcome.clone();
                     expired.push((self.retain(table, &id), outcome, waiter));
@@ -565,7 +537,7 @@ impl Rendezvous {
             table.doors = Doors::Closed;
             let leave = |slot: &mut Slot| slot.leave(Side::Source).or_else(|| slot.leave(Side::Destination));
             let slots = table.entries.values_mut().map(|entry| &mut entry.slot);
-            slots.filter_map(|slot| table.census.follow(slot, leave)).collect()
+            slots.filter_map(|slot| follow(&mut table.census, slot, leave)).collect()
         };
         for waiter in waiters {
             refuse(waiter, Refusal::ShuttingDown);
@@ -587,7 +559,7 @@ impl Rendezvous {
             let mut guard = self.table.lock();
             let table = &mut *guard;
             let entry = table.entries.get_mut(id);
-            entry.and_then(|entry| table.census.follow(&mut entry.slot, |slot| slot.leave(side)))
+            entry.and_then(|entry| follow(&mut table.census, &mut entry.slot, |slot| slot.leave(side)))
         };
         if left.is_some() {
             self.abandoned.notify_one();
@@ -599,7 +571,7 @@ impl Rendezvous {
 impl Table {
     fn forget(&mut self, id: &StreamId) {
         if let Some(entry) = self.entries.remove(id) {
-            *self.census.at(entry.slot.phase()) -= 1;
+            *counted(&mut self.census, entry.slot.phase()) -= 1;
         }
     }
 

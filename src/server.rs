@@ -46,10 +46,10 @@ use crate::http::App;
 use crate::http::access::Access;
 use crate::http::cors::Cors;
 use crate::http::peer::{Audience, Caller, Entrance, Hold};
-use crate::metrics::Metrics;
+use crate::metrics::{Census, Metrics};
 use crate::outcome::Refusal;
 use crate::relay;
-use crate::rendezvous::{Census, Limits, Rendezvous};
+use crate::rendezvous::{Limits, Rendezvous};
 use crate::splice::Pipes;
 
 /// After a failed accept (no descriptor is left): time for some connection to end.

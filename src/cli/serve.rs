@@ -49,7 +49,7 @@ pub(crate) struct ServeArguments {
     /// How long a request head (or a JSON body) may take
     #[arg(long, env = "RENDEZVOUS_HEAD_TIMEOUT", value_name = "PERIOD", default_value = "10s")]
     head_timeout: Period,
-    /// How long running streams may go on after a signal to end
+    /// How long sides may still meet, and streams go on, after a signal to end
     #[arg(long, env = "RENDEZVOUS_DRAIN_TIMEOUT", value_name = "PERIOD", default_value = "30s")]
     drain_timeout: Period,
     /// Streams at a time that have not ended; more are refused with 503

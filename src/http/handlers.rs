@@ -96,8 +96,9 @@ pub(super) fn list(app: &App) -> Reply {
 
 /// `GET /metrics`
 pub(super) fn metrics(app: &App, headers: &HeaderMap) -> Reply {
+    let (census, body_bytes) = app.rendezvous.tally();
     let format = Format::of_accept(headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()));
-    reply::made_text(format.content_type(), app.metrics.text(&app.rendezvous.tally(), format))
+    reply::made_text(format.content_type(), app.metrics.text(census, body_bytes, format))
 }
 
 /// `GET /readyz`
