@@ -46,6 +46,7 @@ use crate::metrics::Metrics;
 use crate::outcome::Refusal;
 use crate::relay;
 use crate::rendezvous::{Limits, Rendezvous};
+use crate::socket;
 use crate::splice::Pipes;
 
 /// Connections the kernel holds for us before they are accepted; it may lower this (`net.core.somaxconn`).
@@ -141,15 +142,16 @@ impl Server {
     /// [`BindError`].
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         let certificate = config.tls.clone().map(Certificate::load).transpose()?;
-        let mut main = Listener::bind(&config.host, config.port, ListenerKind::Main).await?;
+        let silence = config.peer_timeout.get();
+        let mut main = Listener::bind(&config.host, config.port, ListenerKind::Main, silence).await?;
         main.tls = certificate.as_ref().map(Certificate::acceptor);
         let mut listeners = vec![main];
         if let Some(port) = config.plain_port {
-            listeners.push(Listener::bind(&config.host, port, ListenerKind::Plain).await?);
+            listeners.push(Listener::bind(&config.host, port, ListenerKind::Plain, silence).await?);
         }
         if let Some(address) = config.admin_listen {
             let host = address.ip().to_string();
-            listeners.push(Listener::bind(&host, address.port(), ListenerKind::Admin).await?);
+            listeners.push(Listener::bind(&host, address.port(), ListenerKind::Admin, silence).await?);
         }
         let limits = Limits {
             ttl: config.ttl.get(),
@@ -167,6 +169,7 @@ impl Server {
             rendezvous: Rendezvous::new(limits, Arc::clone(&metrics)),
             metrics: Arc::clone(&metrics),
             request_timeout: config.head_timeout.get(),
+            peer_timeout: silence,
             access,
             cors: Cors::new(config.cors_origins.clone()),
             clients: Clients::new(config.clients),
@@ -323,12 +326,12 @@ impl Server {
 }
 
 impl Listener {
-    async fn bind(host: &str, port: u16, kind: ListenerKind) -> Result<Self, BindError> {
+    async fn bind(host: &str, port: u16, kind: ListenerKind, silence: Duration) -> Result<Self, BindError> {
         let found = tokio::net::lookup_host((host, port)).await;
         let address = found
             .and_then(|mut addresses| addresses.next().ok_or(io::ErrorKind::NotFound.into()))
             .map_err(|source| BindError::Host { host: host.to_owned(), source })?;
-        let tcp = listen(address).map_err(|source| match source.kind() {
+        let tcp = listen(address, silence).map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => BindError::Taken { address, flag: kind.flag() },
             _ => BindError::Listen { address, source },
         })?;
@@ -339,7 +342,7 @@ impl Listener {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, silence: Duration) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
@@ -348,6 +351,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     // Accepted connections inherit it. Without it, small answers wait 40 ms for an acknowledgement.
     socket.set_nodelay(true)?;
+    socket::limit_silence(&socket, silence)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
