@@ -21,6 +21,7 @@ from typing import Any, TypeVar, cast
 MIB = 1 << 20
 PATIENCE = 30.0  # seconds for anything that should happen at once
 PAUSE = 0.002  # seconds between two looks at a state
+LOOPBACK = "127.0.0.1"
 LANE = "RENDEZVOUS_DATA_PATH"  # the one setting that is left to whoever runs this: auto or portable
 
 Process = subprocess.Popen[bytes]
@@ -179,17 +180,18 @@ def cpu_seconds(pid: int) -> float:
 
 
 @contextmanager
-def serving(program: Command, *options: str, pair: Pair | None = None, **how: Any) -> Iterator[Server]:
+def serving(
+    program: Command, *options: str, pair: Pair | None = None, host: str = LOOPBACK, **how: Any
+) -> Iterator[Server]:
     """A server of its own for each proof, with TLS if it has a pair. It must still run when the proof is through."""
     mine = {name for name in os.environ if name.startswith("RENDEZVOUS_")} - {LANE}
     environment = {name: value for name, value in os.environ.items() if name not in mine}
     path, *flags = program
-    arguments = ["serve", "--port", "0", "--log-level", "warn", *flags, *options]
+    arguments = ["serve", "--host", host, "--port", "0", "--log-level", "warn", *flags, *options]
     if pair:
         arguments += [*pair.flags(), "--plain-port", "0"]
     with child(path, *arguments, stdout=subprocess.PIPE, env=environment, **how) as process:
-        scheme = "https" if pair else "http"
-        port = told_port(process, scheme)
+        port = told_port(process, f"https://{host}" if pair else f"http://{host}")
         if pair:
             (plain,) = listening_ports(process.pid) - {port}
             yield Server(process.pid, plain, port, pair)
@@ -203,13 +205,13 @@ def output_of(process: Process) -> BufferedReader:
     return cast(BufferedReader, process.stdout)
 
 
-def told_port(process: Process, scheme: str) -> int:
+def told_port(process: Process, base: str) -> int:
     """The port the server picked, from its first line."""
     ready, _, _ = select.select([output_of(process)], [], [], PATIENCE)
     check(bool(ready), "the server does not say where it listens")
     line = output_of(process).readline().decode().strip()
     start, _, port = line.rpartition(":")
-    check(start == f"Listening on {scheme}://127.0.0.1", f"the first line of the server is {line!r}")
+    check(start == f"Listening on {base}", f"the first line of the server is {line!r}")
     return int(port)
 
 

@@ -26,6 +26,8 @@ pub struct Config {
     pub head_timeout: Period,
     /// How long running transfers may go on after the server was asked to end.
     pub drain_timeout: Period,
+    /// After how long a client that answers nothing, not even its kernel, counts as gone.
+    pub peer_timeout: PeerTimeout,
     /// Streams at a time that have not ended, at least 1.
     pub max_streams: usize,
     /// Connections at a time, at least 1.
@@ -144,6 +146,7 @@ impl Default for Config {
             idle_timeout: Period::from_secs(6 * 60 * 60),
             head_timeout: Period::from_secs(10),
             drain_timeout: Period::from_secs(30),
+            peer_timeout: PeerTimeout::default(),
             max_streams: 100_000,
             // Both sides of every stream, and some who ask.
             max_connections: 2 * 100_000 + 10_000,
@@ -217,6 +220,52 @@ impl FromStr for Period {
 impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", humantime::format_duration(self.0))
+    }
+}
+
+/// How long a client's kernel may leave everything unanswered, from 3 seconds to 12 hours; 2 minutes by default: a router
+/// that starts anew takes about one, and a transfer that is cut has to begin again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PeerTimeout(Period);
+
+/// A text that is no [`PeerTimeout`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no time after which a silent client counts as gone: give one from 3s to 12h, such as 30s or 2m"
+)]
+pub struct BadPeerTimeout(String);
+
+impl PeerTimeout {
+    /// Room for several questions, of which each may be lost.
+    const MIN: Period = Period(Duration::from_secs(3));
+    /// Keepalive can not wait for much longer: it takes 15 bits of seconds.
+    const MAX: Period = Period(Duration::from_hours(12));
+
+    /// The duration.
+    #[must_use]
+    pub fn get(self) -> Duration {
+        self.0.get()
+    }
+}
+
+impl Default for PeerTimeout {
+    fn default() -> Self {
+        Self(Period::from_secs(2 * 60))
+    }
+}
+
+impl FromStr for PeerTimeout {
+    type Err = BadPeerTimeout;
+
+    fn from_str(text: &str) -> Result<Self, BadPeerTimeout> {
+        let period = text.parse().ok().filter(|period| (Self::MIN..=Self::MAX).contains(period));
+        period.map(Self).ok_or_else(|| BadPeerTimeout(text.to_owned()))
+    }
+}
+
+impl fmt::Display for PeerTimeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -355,6 +404,20 @@ mod tests {
         ] {
             let error = text.parse::<CorsOrigin>().unwrap_err().to_string();
             assert!(error.starts_with(&format!("{text:?} is no origin: give a scheme, a host")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_peer_timeout_has_room_for_questions_and_fits_keepalive() {
+        for (text, seconds) in [("3s", 3), ("90", 90), ("2m", 120), ("12h", 43_200)] {
+            assert_eq!(text.parse::<PeerTimeout>().unwrap().get(), Duration::from_secs(seconds));
+        }
+        for text in ["2.999s", "0", "43201s", "1d", "", "soon"] {
+            let error = text.parse::<PeerTimeout>().unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("{text:?} is no time after which a silent client")),
+                "{error}"
+            );
         }
     }
 

@@ -51,6 +51,8 @@ pub struct App {
     pub metrics: Arc<Metrics>,
     /// How long a request's head, and a JSON body, may take.
     pub request_timeout: Duration,
+    /// How long a client's kernel may leave everything unanswered.
+    pub peer_timeout: Duration,
     /// Who may do what that concerns no stream of theirs.
     pub access: Access,
     /// Which web pages may use it.

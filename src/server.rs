@@ -103,6 +103,7 @@ impl Server {
             rendezvous: Rendezvous::new(limits, Arc::clone(&metrics)),
             metrics: Arc::clone(&metrics),
             request_timeout: config.head_timeout.get(),
+            peer_timeout: config.peer_timeout.get(),
             access,
             cors: Cors::new(config.cors_origins.clone()),
             clients: Clients::new(config.clients),
@@ -274,7 +275,9 @@ impl Server {
 
 /// What was inherited, and an own listener for each address that has none.
 async fn listen(config: &Config, inherited: Vec<Inherited>) -> Result<Vec<Listener>, BindError> {
-    let mut listeners = inherited.into_iter().map(Listener::inherit).collect::<Result<Vec<_>, _>>()?;
+    let silence = config.peer_timeout.get();
+    let inherited = inherited.into_iter().map(|inherited| Listener::inherit(inherited, silence));
+    let mut listeners = inherited.collect::<Result<Vec<_>, _>>()?;
     let admin = config.admin_listen.map(|address| (address.ip().to_string(), address.port()));
     for (kind, address) in [
         (ListenerKind::Main, Some((config.host.clone(), config.port))),
@@ -284,7 +287,7 @@ async fn listen(config: &Config, inherited: Vec<Inherited>) -> Result<Vec<Listen
         if let Some((host, port)) = address
             && listeners.iter().all(|listener| listener.kind != kind)
         {
-            listeners.push(Listener::bind(&host, port, kind).await?);
+            listeners.push(Listener::bind(&host, port, kind, silence).await?);
         }
     }
     Ok(listeners)

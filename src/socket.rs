@@ -1,6 +1,12 @@
 //! One TCP connection, as its kernel knows it: whether its peer has left, what is unread, what is
 //! unacknowledged.
 //!
+//! *Who vanishes* sends neither FIN nor RST, and is found by a silence longer than a limit, in one of three ways. Where
+//! nothing is unacknowledged, by the kernel's keepalives; where bytes are in flight, by the kernel's user timeout: both break
+//! the connection, so that it looks reset. Where bytes wait because the peer has no room for them, the user timeout would
+//! break the connection of any peer that pauses for long, though it answers: there it is lifted, and [`Socket::vanished`]
+//! looks whether there are answers.
+//!
 //! All methods take `&self`, so that a handler may watch a connection while hyper reads and writes it. Only
 //! one task polls each direction. This module is the one home of what differs between systems: beside Linux,
 //! delivery means that the bytes have left the server's buffers, and a peer's leave shows only where nothing
@@ -31,6 +37,34 @@ use tcp::Tcp;
 const ACK_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(64));
 /// Taken at a time when input is thrown away, in bytes.
 const DISCARD_BUFFER: usize = 16 * 1024;
+/// Keepalives in a row, in the second half of the time that a peer may be silent.
+const KEEPALIVES: u32 = 4;
+
+/// Has the kernel break a connection whose peer's kernel leaves everything unanswered for `limit`, at least 3 s. Set on a
+/// listener, it holds for every connection that is made from then on.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn limit_silence(socket: impl AsFd, limit: Duration) -> io::Result<()> {
+    net::sockopt::set_socket_keepalive(&socket, true)?;
+    net::sockopt::set_tcp_keepidle(&socket, whole_seconds(limit / 2))?;
+    net::sockopt::set_tcp_keepintvl(&socket, whole_seconds(limit / 2 / KEEPALIVES))?;
+    net::sockopt::set_tcp_keepcnt(&socket, KEEPALIVES)?;
+    system::limit_unacknowledged(socket.as_fd(), Some(limit))
+}
+
+/// Has what is written to the connections of a listener sent at once (TCP(7), `TCP_NODELAY`): they inherit it.
+///
+/// # Errors
+/// The system says no.
+pub fn set_nodelay(listener: impl AsFd) -> io::Result<()> {
+    Ok(net::sockopt::set_tcp_nodelay(listener, true)?)
+}
+
+/// As keepalive counts: rounded down, so that the questions come early enough, but at least one.
+fn whole_seconds(time: Duration) -> Duration {
+    Duration::from_secs(time.as_secs().max(1))
+}
 
 /// How a peer left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,23 +83,25 @@ pub struct Socket {
     session: Option<Box<Session>>,
     /// Any end of this connection is an RST.
     armed: AtomicBool,
+    /// For how long the peer's kernel may leave everything unanswered.
+    silence: Duration,
 }
 
 impl Socket {
-    /// Takes the connection.
+    /// Takes the connection, whose kernel has been told the limit of `silence` by [`limit_silence`].
     #[must_use]
-    pub fn new(stream: TcpStream) -> Self {
-        Self { tcp: Arc::new(Tcp::new(stream)), session: None, armed: AtomicBool::new(false) }
+    pub fn new(stream: TcpStream, silence: Duration) -> Self {
+        Self { tcp: Arc::new(Tcp::new(stream)), session: None, armed: AtomicBool::new(false), silence }
     }
 
-    /// Takes the connection, and shakes hands over it.
+    /// As [`Socket::new`], and shakes hands over it.
     ///
     /// # Errors
     /// The client does not speak TLS, none that is accepted here, or leaves.
-    pub async fn secure(stream: TcpStream, acceptor: &TlsAcceptor) -> io::Result<Self> {
+    pub async fn secure(stream: TcpStream, silence: Duration, acceptor: &TlsAcceptor) -> io::Result<Self> {
         let tcp = Arc::new(Tcp::new(stream));
         let session = Session::accept(Arc::clone(&tcp), acceptor).await?;
-        Ok(Self { tcp, session: Some(Box::new(session)), armed: AtomicBool::new(false) })
+        Ok(Self { tcp, session: Some(Box::new(session)), armed: AtomicBool::new(false), silence })
     }
 
     /// What is read is what the client's kernel sent, so that this one can move it.
@@ -201,6 +237,16 @@ impl Socket {
         let _ = self.tcp.stream().ready(Interest::ERROR).await;
     }
 
+    /// Waits until a peer that had no room for more has vanished; without bytes that wait for room, for ever. Whoever
+    /// writes more than any peer must have room for awaits it meanwhile: it also sees to it that the kernel is patient with a
+    /// peer that has no room, but answers.
+    ///
+    /// The kernel asks for room ever more rarely, at last every two minutes, and three questions must have gone unanswered:
+    /// so after a long pause this takes some minutes, whatever the limit.
+    pub async fn vanished(&self) {
+        system::vanished(self.tcp.stream(), self.silence).await;
+    }
+
     /// Bytes received by the kernel and not yet read; 0 where that can not be told.
     #[must_use]
     pub fn unread(&self) -> usize {
@@ -323,13 +369,20 @@ impl Socket {
 #[cfg(target_os = "linux")]
 mod system {
     use std::io::{self, IoSlice};
-    use std::os::fd::BorrowedFd;
+    use std::os::fd::{AsFd, BorrowedFd};
+    use std::time::Duration;
 
-    use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+    use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg, sockopt};
     use tokio::io::Interest;
     use tokio::net::TcpStream;
+    use tokio::time::sleep;
 
     use super::Departure;
+
+    /// Looks at a connection within the time that its peer may be silent.
+    const LOOKS: u32 = 4;
+    /// Questions for room that are unanswered, in a row, when a peer has vanished: a few may be lost on their way.
+    const UNANSWERED: u8 = 3;
 
     /// tokio's interest in "priority" data, which we never ask the kernel for, is also an interest in a
     /// closed read side, and unlike an interest in reading it is not satisfied by data: so this waits for
@@ -348,6 +401,29 @@ mod system {
 
     pub(super) fn unacknowledged(stream: &TcpStream) -> usize {
         tcp_outq::unacknowledged(stream).unwrap_or(0)
+    }
+
+    /// For how long bytes may be unacknowledged, whether they are in flight or the peer has no room for them.
+    pub(super) fn limit_unacknowledged(socket: BorrowedFd<'_>, limit: Option<Duration>) -> io::Result<()> {
+        let milliseconds = limit.map_or(0, |limit| u32::try_from(limit.as_millis()).unwrap_or(u32::MAX));
+        Ok(sockopt::set_tcp_user_timeout(socket, milliseconds)?)
+    }
+
+    pub(super) async fn vanished(stream: &TcpStream, silence: Duration) {
+        loop {
+            sleep(silence / LOOKS).await;
+            let standstill = tcp_outq::standstill(stream);
+            // Where it can not be told, a peer that is kept for too long is better than one that is cut without need.
+            let limit = matches!(standstill, Ok(None)).then_some(silence);
+            // Fails only on a connection that is broken already.
+            let _ = limit_unacknowledged(stream.as_fd(), limit);
+            if let Ok(Some(standstill)) = standstill
+                && standstill.unanswered >= UNANSWERED
+                && standstill.silent >= silence
+            {
+                return;
+            }
+        }
     }
 }
 
@@ -381,12 +457,75 @@ mod system {
     pub(super) fn unacknowledged(_: &TcpStream) -> usize {
         0
     }
+
+    pub(super) fn limit_unacknowledged(_: BorrowedFd<'_>, _: Option<Duration>) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(super) async fn vanished(_: &TcpStream, _: Duration) {
+        std::future::pending().await
+    }
 }
 
-/// Has what is written to the connections of a listener sent at once (TCP(7), `TCP_NODELAY`): they inherit it.
-///
-/// # Errors
-/// The system says no.
-pub fn set_nodelay(listener: &impl AsFd) -> io::Result<()> {
-    Ok(net::sockopt::set_tcp_nodelay(listener, true)?)
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::io::Read;
+
+    use rustix::net::sockopt;
+
+    use super::*;
+
+    /// Both ends of a connection that was accepted by a listener with this limit.
+    fn pair(limit: Duration) -> (std::net::TcpStream, std::net::TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        limit_silence(&listener, limit).unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (listener.accept().unwrap().0, client)
+    }
+
+    #[test]
+    fn the_limit_of_silence_is_inherited_by_what_a_listener_accepts() {
+        for (limit, idle, interval) in [(3, 1, 1), (5, 2, 1), (120, 60, 15), (43_200, 21_600, 5_400)] {
+            let (accepted, _client) = pair(Duration::from_secs(limit));
+            assert!(sockopt::socket_keepalive(&accepted).unwrap());
+            assert_eq!(sockopt::tcp_keepidle(&accepted).unwrap(), Duration::from_secs(idle));
+            assert_eq!(sockopt::tcp_keepintvl(&accepted).unwrap(), Duration::from_secs(interval));
+            assert_eq!(sockopt::tcp_keepcnt(&accepted).unwrap(), KEEPALIVES);
+            assert_eq!(u64::from(sockopt::tcp_user_timeout(&accepted).unwrap()), limit * 1000);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_kernel_is_patient_with_a_peer_that_has_no_room_and_only_then() {
+        let limit = Duration::from_secs(3);
+        let (accepted, mut client) = pair(limit);
+        accepted.set_nonblocking(true).unwrap();
+        let socket = Socket::new(TcpStream::from_std(accepted).unwrap(), limit);
+        let stream = socket.tcp.stream();
+        let is_limited = || sockopt::tcp_user_timeout(stream).unwrap() == 3000;
+        // The clock runs as fast as it can: this is a bound on looks.
+        let bound = Duration::from_mins(10);
+        let mut written = 0;
+        let filled = async {
+            while is_limited() {
+                written += stream.try_write(&[7; 8192]).unwrap_or(0);
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = socket.vanished() => panic!("it answers"),
+            filled = timeout(bound, filled) => filled.unwrap(),
+        }
+        client.read_exact(&mut vec![0; written]).unwrap();
+        let emptied = async {
+            while !is_limited() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = socket.vanished() => panic!("it answers"),
+            emptied = timeout(bound, emptied) => emptied.unwrap(),
+        }
+    }
 }

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use http_rendezvous::config::{
-    ClientLimits, Config, CorsOrigin, DataPath, Period, Size, StreamLimits, TlsFiles,
+    ClientLimits, Config, CorsOrigin, DataPath, PeerTimeout, Period, Size, StreamLimits, TlsFiles,
 };
 use http_rendezvous::proxies::Network;
 use http_rendezvous::server::{Inherited, LAST_WORDS, ListenerKind, Server};
@@ -52,6 +52,9 @@ pub(crate) struct ServeArguments {
     /// How long sides may still meet, and streams go on, after a signal to end
     #[arg(long, env = "RENDEZVOUS_DRAIN_TIMEOUT", value_name = "PERIOD", default_value = "30s")]
     drain_timeout: Period,
+    /// How long a client may answer nothing, not even a keepalive, before it counts as gone: 3s to 12h
+    #[arg(long, env = "RENDEZVOUS_PEER_TIMEOUT", value_name = "PERIOD", default_value = "2m")]
+    peer_timeout: PeerTimeout,
     /// Streams at a time that have not ended; more are refused with 503
     #[arg(long, env = "RENDEZVOUS_MAX_STREAMS", value_name = "COUNT", default_value = "100000", value_parser = count)]
     max_streams: usize,
@@ -156,6 +159,7 @@ impl ServeArguments {
             idle_timeout: self.idle_timeout,
             head_timeout: self.head_timeout,
             drain_timeout: self.drain_timeout,
+            peer_timeout: self.peer_timeout,
             max_streams: self.max_streams,
             max_connections: self.max_connections,
             descriptors,

@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, SetOnce};
 
 use crate::clients::Place;
 use crate::metrics::{Lane, OpenConnection};
+use crate::outcome::Fault;
 use crate::relay::{DestinationHalf, Transfer};
 use crate::socket::Socket;
 use crate::wire::Wire;
@@ -159,7 +160,8 @@ impl Peer {
         self.receiving.get()
     }
 
-    /// Waits until the transfer that this connection receives has failed elsewhere, or stands still.
+    /// Waits until the transfer that this connection receives has failed elsewhere, stands still, or is one to a client
+    /// that has vanished.
     pub async fn cut(&self) {
         let transfer = self.receiving.wait().await;
         let unacknowledged = || match self.share {
@@ -170,6 +172,20 @@ impl Peer {
         tokio::select! {
             _ = transfer.failed() => {}
             fault = transfer.stalled(unacknowledged) => transfer.fail(fault),
+            () = self.vanished() => transfer.fail(Fault::DestinationDisconnected),
+        }
+    }
+
+    /// Waits until the client has vanished while it had no room for what is written.
+    async fn vanished(&self) {
+        match self.share {
+            Share::Whole => {
+                self.socket().vanished().await;
+                // The kernel is not to hold the rest for it.
+                self.socket().arm_reset();
+            }
+            // Whoever serves the connection looks.
+            Share::Stream => pending().await,
         }
     }
 

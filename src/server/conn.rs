@@ -61,7 +61,7 @@ pub(super) fn serve(
     refusal: Option<Refusal>,
 ) -> impl Future<Output = ()> + Send {
     let Accepted { stream, caller, entrance } = accepted;
-    let wire = Wire::new(Socket::new(stream), app.request_timeout);
+    let wire = Wire::new(Socket::new(stream, app.peer_timeout), app.request_timeout);
     let peer = Arc::new(Peer::new(wire, entrance, caller));
     serve_peer(peer, app, draining, pipes, refusal)
 }
@@ -78,10 +78,13 @@ pub(super) async fn serve_tls(
     let Accepted { stream, caller, entrance } = accepted;
     let shaking = async {
         if speaks_tls(&stream).await? {
-            Ok((Box::pin(Socket::secure(stream, &acceptor)).await?, refusal))
+            Ok((Box::pin(Socket::secure(stream, app.peer_timeout, &acceptor)).await?, refusal))
         } else {
             let message = "This port speaks HTTPS: use https:// in place of http://";
-            Ok::<_, io::Error>((Socket::new(stream), Some(Refusal::BadRequest(message.into()))))
+            Ok::<_, io::Error>((
+                Socket::new(stream, app.peer_timeout),
+                Some(Refusal::BadRequest(message.into())),
+            ))
         }
     };
     let (socket, refusal) = match timeout(app.request_timeout, shaking).await {

@@ -65,6 +65,7 @@ pub(super) async fn serve(peer: &Arc<Peer>, app: &Arc<App>, draining: &Cancellat
 
     let mut streams = FuturesUnordered::new();
     let mut idle = pin!(sleep(app.request_timeout));
+    let mut vanished = pin!(peer.socket().vanished());
     let (mut drains, mut calmed, mut closes) = (false, false, false);
     let ended = loop {
         tokio::select! {
@@ -86,6 +87,8 @@ pub(super) async fn serve(peer: &Arc<Peer>, app: &Arc<App>, draining: &Cancellat
                 calmed = true;
                 connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             }
+            // It takes all its streams with it.
+            () = &mut vanished => return peer.socket().arm_reset(),
             () = &mut idle, if streams.is_empty() => {
                 if closes {
                     return;

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::{self, SocketAddr};
+use std::os::fd::AsFd;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -92,12 +94,17 @@ pub(super) struct Listener {
 
 impl Listener {
     /// Listens on the host's first address.
-    pub(super) async fn bind(host: &str, port: u16, kind: ListenerKind) -> Result<Self, BindError> {
+    pub(super) async fn bind(
+        host: &str,
+        port: u16,
+        kind: ListenerKind,
+        silence: Duration,
+    ) -> Result<Self, BindError> {
         let found = tokio::net::lookup_host((host, port)).await;
         let address = found
             .and_then(|mut addresses| addresses.next().ok_or(io::ErrorKind::NotFound.into()))
             .map_err(|source| BindError::Host { host: host.to_owned(), source })?;
-        let listener = listen(address).and_then(|tcp| Self::over(tcp, kind));
+        let listener = listen(address, silence).and_then(|tcp| Self::over(tcp, kind));
         listener.map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => BindError::Taken { address, flag: kind.flag() },
             _ => BindError::Listen { address, source },
@@ -105,15 +112,19 @@ impl Listener {
     }
 
     /// Listens on what was handed over.
-    pub(super) fn inherit(Inherited { kind, socket }: Inherited) -> Result<Self, BindError> {
-        let listener =
-            socket.set_nonblocking(true).and_then(|()| Self::over(TcpListener::from_std(socket)?, kind));
-        listener.map_err(BindError::Inherited)
+    pub(super) fn inherit(
+        Inherited { kind, socket }: Inherited,
+        silence: Duration,
+    ) -> Result<Self, BindError> {
+        let take_over = || {
+            prepare(&socket, silence)?;
+            socket.set_nonblocking(true)?;
+            Self::over(TcpListener::from_std(socket)?, kind)
+        };
+        take_over().map_err(BindError::Inherited)
     }
 
     fn over(tcp: TcpListener, kind: ListenerKind) -> io::Result<Self> {
-        // Without it, small answers wait 40 ms for an acknowledgement.
-        socket::set_nodelay(&tcp)?;
         let address = tcp.local_addr()?;
         let audience = if kind == ListenerKind::Admin { Audience::Operators } else { Audience::Clients };
         let entrance = Entrance { audience, is_loopback: address.ip().to_canonical().is_loopback() };
@@ -125,13 +136,21 @@ impl Listener {
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, silence: Duration) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
+    prepare(&socket, silence)?;
     // A restart must not wait for old connections to time out.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// Sets what the connections of a listener inherit.
+fn prepare(listener: impl AsFd, silence: Duration) -> io::Result<()> {
+    // Without it, small answers wait 40 ms for an acknowledgement.
+    socket::set_nodelay(&listener)?;
+    socket::limit_silence(&listener, silence)
 }

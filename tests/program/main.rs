@@ -221,6 +221,12 @@ fn a_bad_value_is_refused_with_what_would_be_right() {
         ("--idle-timeout", "-1", "is no length of time"),
         ("--head-timeout", "1e9", "is no length of time"),
         ("--drain-timeout", "1 week", "is no length of time"),
+        (
+            "--peer-timeout",
+            "2s",
+            "\"2s\" is no time after which a silent client counts as gone: give one from 3s to 12h",
+        ),
+        ("--peer-timeout", "1d", "from 3s to 12h"),
         ("--port", "65536", "65536 is not in 0..=65535"),
         ("--max-streams", "0", "give a whole number from 1 to"),
         ("--max-connections", "many", "give a whole number from 1 to"),
