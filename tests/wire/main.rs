@@ -20,6 +20,7 @@ mod endings;
 mod http2;
 mod limits;
 mod metrics;
+mod races;
 mod reports;
 mod server;
 mod streaming;
