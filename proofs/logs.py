@@ -13,8 +13,9 @@ import sys
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import IO
 
-from harness import Server, Tally, check, new_parser, run_all, serving
+from harness import Server, Tally, check, new_parser, run_all, serving, wait_until
 
 CLIENTS = 8
 SHOWN = 8  # characters of an id that logs have
@@ -27,8 +28,8 @@ def secrets(options: argparse.Namespace, tally: Tally) -> None:
             flags = ("--log", "debug", "--log-format", style, "--ttl", "10m")
             with serving(options.server, *flags, stderr=log) as server:
                 used = pass_streams(server, options.streams)
-            log.seek(0)
-            lines = log.read().decode().splitlines()
+                # They are written a moment later.
+                lines = wait_until(lambda: lines_of(log), lambda lines: len(lines) >= LINES * len(used), "the lines")
         with tally.trial(f"{style}: no whole id and no token"):
             # Also no id without the part that is shown.
             hidden = [secret for id, tokens in used for secret in (id[SHOWN:], *tokens)]
@@ -42,6 +43,11 @@ def secrets(options: argparse.Namespace, tally: Tally) -> None:
             wrong = {id: told[id] for id in expected if told[id] != expected[id]}
             check(not wrong, f"{len(wrong)} streams have other lines than {LINES}: {list(wrong.items())[:3]}")
         tally.notes.append(f"{style}: {len(lines)} lines of {len(used)} streams")
+
+
+def lines_of(log: IO[bytes]) -> list[str]:
+    log.seek(0)
+    return log.read().decode().splitlines()
 
 
 def pass_streams(server: Server, count: int) -> list[tuple[str, list[str]]]:

@@ -7,6 +7,9 @@
 //!
 //! Bounds: at most `max_streams` streams that have not ended, and as many that have.
 
+#[cfg(all(test, shuttle))]
+mod interleavings;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -144,7 +144,7 @@ fn serve_peer(
         };
         match peer.take_half() {
             Some(half) => Box::pin(end_destination(&peer, &app, half, whole)).await,
-            None => end(&peer).await,
+            None => end(&peer, whole).await,
         }
     }
 }
@@ -220,15 +220,25 @@ async fn end_destination(peer: &Peer, app: &App, half: DestinationHalf, whole: b
     if delivered {
         app.metrics.delivered(written.elapsed());
         half.delivered();
-        end(peer).await;
+        linger(peer).await;
     } else {
         drop(half);
         socket.arm_reset();
     }
 }
 
+/// Ends a connection that has nothing to deliver.
+async fn end(peer: &Peer, whole: bool) {
+    linger(peer).await;
+    if whole && !peer.socket().is_plain() {
+        // TLS owes its client a word before the end (RFC 8446, section 6.1), and FIN alone is none. A client that takes
+        // nothing does not get it.
+        let _ = timeout(LINGER, peer.socket().shutdown_write()).await;
+    }
+}
+
 /// Lets a client that may still send read its answer. Any other can be closed at once.
-async fn end(peer: &Peer) {
+async fn linger(peer: &Peer) {
     if peer.may_still_send() {
         peer.socket().linger(LINGER).await;
     }

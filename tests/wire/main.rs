@@ -21,6 +21,7 @@ mod http2;
 mod limits;
 mod metrics;
 mod operators;
+mod races;
 mod reports;
 mod server;
 mod streaming;

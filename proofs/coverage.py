@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""Which lines and branches of the server the tests reach, a row for each file.
+
+It runs the tests as ./check does (both lanes, and over TLS; the program's own process too), instrumented, and reads what they
+leave behind. Tests inside src are not counted. Needs cargo-llvm-cov, and llvm-cov and llvm-profdata of the compiler's LLVM: as the
+component llvm-tools, or as LLVM_COV and LLVM_PROFDATA (Debian: `apt-get install llvm-22`). Branches need a nightly compiler;
+without one there are only lines, and that is said.
+"""
+
+import argparse
+import collections
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+# What ./check leaves out over TLS, for the reasons that it gives.
+NOT_OVER_TLS = [
+    "time::",
+    "waits_and_durations_are_those_of_the_clock",
+    "who_is_over_a_limit_is_told_so_or_closed",
+    "who_leaves_a_paced_stream_is_missed_at_once",
+]
+
+
+def find_llvm(environment):
+    """Debian's LLVM 22, where nothing else is named and the component is not there."""
+    for variable, program in [("LLVM_COV", "llvm-cov-22"), ("LLVM_PROFDATA", "llvm-profdata-22")]:
+        path = shutil.which(program)
+        if path:
+            environment.setdefault(variable, path)
+
+
+def has_nightly():
+    command = ["cargo", "+nightly", "--version"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def runs():
+    """The arguments of each run, and what it has in its environment."""
+    skip = [argument for name in NOT_OVER_TLS for argument in ("--skip", name)]
+    yield ["--workspace"], {}
+    yield ["--test", "wire", "--test", "program"], {"RENDEZVOUS_DATA_PATH": "portable"}
+    yield ["--test", "wire", "--", *skip], {"RENDEZVOUS_TRANSPORT": "tls"}
+
+
+def measure(cargo, branches, environment):
+    """Runs the tests, and returns the coverage in lcov's format. A test that fails does not end it."""
+    flags = ["--branch"] if branches else []
+    subprocess.run([*cargo, "llvm-cov", "clean", "--workspace"], cwd=ROOT, env=environment, check=True)
+    passed = True
+    for arguments, extra in runs():
+        command = [*cargo, "llvm-cov", "test", "--no-report", "--no-fail-fast", "--locked", *flags, *arguments]
+        print("$", *(f"{name}={value}" for name, value in extra.items()), *command, file=sys.stderr, flush=True)
+        passed &= subprocess.run(command, cwd=ROOT, env=environment | extra, stdout=sys.stderr).returncode == 0
+    if not passed:
+        print("Tests failed: what is reached is more than this says.", file=sys.stderr)
+    command = [*cargo, "llvm-cov", "report", "--lcov", *flags]
+    return subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def code_lines(path):
+    """How many lines of a file come before its tests."""
+    for number, line in enumerate(path.read_text().splitlines()):
+        if line.startswith("#[cfg(test)]"):
+            return number
+    return sys.maxsize
+
+
+def read(lcov):
+    """For each file its lines and branches, each with whether it was reached."""
+    files = {}
+    for line in lcov.splitlines():
+        kind, _, rest = line.partition(":")
+        if kind == "SF":
+            path = pathlib.Path(rest)
+            last = code_lines(path)
+            name = str(path.relative_to(ROOT))
+            lines, branches = files.setdefault(name, (collections.Counter(), collections.Counter()))
+        elif kind == "DA":
+            number, count = (int(field) for field in rest.split(",")[:2])
+            if number <= last:
+                lines[number] += count
+        elif kind == "BRDA":
+            number, block, branch, count = rest.split(",")
+            if int(number) <= last:
+                branches[(number, block, branch)] += 0 if count == "-" else int(count)
+    return files
+
+
+def share(counts):
+    reached = sum(count > 0 for count in counts.values())
+    return f"{100 * reached / len(counts):.1f} %" if counts else "–"
+
+
+def table(files, branches):
+    rows = [(name, share(lines), share(branch)) for name, (lines, branch) in sorted(files.items()) if lines]
+    everything = [
+        {(name, key): count for name, counts in files.items() for key, count in counts[kind].items()}
+        for kind in (0, 1)
+    ]
+    rows.append(("**all**", share(everything[0]), share(everything[1])))
+    print("| file | lines |" + (" branches |" if branches else ""))
+    print("|---|---:|" + ("---:|" if branches else ""))
+    for name, lines, branch in rows:
+        print(f"| {name} | {lines} |" + (f" {branch} |" if branches else ""))
+
+
+def missed(files):
+    """The lines that no test reaches, for who looks for what to test."""
+    for name, (lines, _) in sorted(files.items()):
+        numbers = [str(number) for number, count in sorted(lines.items()) if count == 0]
+        if numbers:
+            print(f"{name}: {' '.join(numbers)}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--missed", action="store_true", help="also print the lines that no test reaches")
+    arguments = parser.parse_args()
+    environment = dict(os.environ)
+    find_llvm(environment)
+    branches = has_nightly()
+    if not branches:
+        print("There is no nightly compiler, so there are no branches.", file=sys.stderr)
+    cargo = ["cargo", "+nightly"] if branches else ["cargo"]
+    files = read(measure(cargo, branches, environment))
+    table(files, branches)
+    if arguments.missed:
+        missed(files)
+
+
+if __name__ == "__main__":
+    main()

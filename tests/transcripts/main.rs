@@ -1,0 +1,73 @@
+//! The exact bytes of every route's answers, recorded: a byte that changes is seen.
+//!
+//! A page is a list of scripts, in the words of `tests/lanes/script.rs`, that are played to the fast lane, to hyper alone, and
+//! over TLS. All three must give what stands in `answers/`, where only what differs each time has a name instead: dates, times,
+//! ids, tokens, counts. What changed is accepted by `INSTA_UPDATE=always cargo test --test transcripts`, and then read in the
+//! diff.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test fails loudly"
+)]
+#![allow(unreachable_pub, reason = "what is public here is so for this one crate")]
+#![allow(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
+
+#[allow(dead_code, reason = "some of it is for tests/wire alone")]
+#[path = "../wire/client.rs"]
+mod client;
+mod http2;
+mod pages;
+mod redact;
+#[allow(dead_code, reason = "some of it is for tests/lanes alone")]
+#[path = "../lanes/script.rs"]
+mod script;
+#[allow(dead_code, reason = "some of it is for tests/wire alone")]
+#[path = "../wire/server.rs"]
+mod server;
+mod stage;
+#[allow(dead_code, reason = "some of it is for tests/wire alone")]
+#[path = "../wire/transport.rs"]
+mod transport;
+
+use http_rendezvous::config::{Config, DataPath};
+
+use crate::server::TestServer;
+use crate::transport::CERTIFICATE;
+
+/// How a page comes about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Auto,
+    Portable,
+    Tls,
+}
+
+/// Plays the scripts in every way, each way to a server of its own, and holds that what is seen stands in the page's file.
+async fn page(name: &str, adjust: impl Fn(&mut Config), scripts: &[String]) {
+    for way in [Way::Auto, Way::Portable, Way::Tls] {
+        let server = TestServer::start_with(|config| {
+            config.data_path = if way == Way::Portable { DataPath::Portable } else { DataPath::Auto };
+            config.tls = (way == Way::Tls).then(|| CERTIFICATE.files());
+            adjust(config);
+        })
+        .await;
+        let mut seen = String::new();
+        for script in scripts {
+            seen += &stage::play(&server, way, script).await;
+        }
+        eprintln!("{name}: {way:?}");
+        hold(name, &seen);
+    }
+}
+
+/// What is seen is what stands in the file.
+fn hold(name: &str, seen: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("answers");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, seen));
+}
