@@ -161,7 +161,7 @@ impl Stage {
                 self.id = text("stream");
             }
         }
-        self.log.push(Mask::new(&self.id, &self.tokens).hide(&made.to_string()));
+        self.log.push(made.show(&Mask::new(&self.id, &self.tokens)));
     }
 
     /// The answer to a request of a connection of its own.
@@ -251,7 +251,7 @@ impl Stage {
         for (at, (who, client)) in self.clients.iter_mut().enumerate() {
             if client.has_news() {
                 let answers = client.answers();
-                let shown: Vec<_> = answers.iter().map(|answer| mask.hide(&answer.to_string())).collect();
+                let shown: Vec<_> = answers.iter().map(|answer| answer.show(&mask)).collect();
                 self.log.push(format!("{who:?} {at} hears {shown:#?}, {:?}", client.end()));
             }
         }

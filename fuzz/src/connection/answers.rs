@@ -1,6 +1,5 @@
 //! What a client has heard, as answers.
 
-use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::super::chunked;
@@ -85,6 +84,20 @@ impl Answer {
         }
     }
 
+    /// All of it, but for what `mask` hides.
+    pub fn show(&self, mask: &Mask<'_>) -> String {
+        let body = mask.hide(&String::from_utf8_lossy(&self.body));
+        let body = match self.body.len() {
+            0..1000 => body,
+            length => {
+                let mut hasher = DefaultHasher::new();
+                body.hash(&mut hasher);
+                format!("{length} bytes of hash {:x}", hasher.finish())
+            }
+        };
+        format!("{}{body} {:?}", mask.hide(&self.head), self.shape)
+    }
+
     fn status(&self) -> u16 {
         self.head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_default()
     }
@@ -98,20 +111,6 @@ impl Answer {
     pub fn is_whole_download(&self) -> bool {
         let is_download = self.field("accept-ranges").or(self.field("x-accel-buffering")).is_some();
         self.status() == 200 && is_download && self.shape == Shape::Whole
-    }
-}
-
-impl fmt::Display for Answer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let body = match self.body.len() {
-            0..1000 => String::from_utf8_lossy(&self.body).into_owned(),
-            length => {
-                let mut hasher = DefaultHasher::new();
-                self.body.hash(&mut hasher);
-                format!("{length} bytes of hash {:x}", hasher.finish())
-            }
-        };
-        write!(f, "{}{body} {:?}", self.head, self.shape)
     }
 }
 
