@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 
 use crate::outcome::{Refusal, Side};
 
+/// Bytes of the lines that a set makes: without it a long name with many values would make a huge head of a small body.
+pub const MAX_LINES_BYTES: usize = 64 * 1024;
+
 /// One validated header set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeaderSet {
@@ -22,6 +25,12 @@ struct Field {
     spelling: String,
     name: HeaderName,
     values: Vec<HeaderValue>,
+}
+
+impl Field {
+    fn lines_bytes(&self) -> usize {
+        self.values.iter().map(|value| self.spelling.len() + ": \r\n".len() + value.len()).sum()
+    }
 }
 
 /// Both header sets of a stream; `None` where none was given.
@@ -71,6 +80,9 @@ impl HeaderSet {
             // Of two names that differ in case only, the last wins.
             fields.retain(|field| field.name != name);
             fields.push(Field { spelling: spelling.clone(), name, values });
+        }
+        if fields.iter().map(Field::lines_bytes).sum::<usize>() > MAX_LINES_BYTES {
+            return Err(invalid(format!("The headers are over the limit of {MAX_LINES_BYTES} bytes")));
         }
         Ok(Self { given, fields, content_length })
     }
@@ -188,6 +200,7 @@ mod tests {
             (r#"{"X-A":1}"#, vec!["x-a: 1"]),
             (r#"{"X-A":1.0}"#, vec!["x-a: 1"]),
             (r#"{"X-A":1.5}"#, vec!["x-a: 1.5"]),
+            (r#"{"X-A":12e30}"#, vec!["x-a: 1.2e+31"]),
             (r#"{"X-A":true}"#, vec!["x-a: true"]),
             (r#"{"X-A":["1",2]}"#, vec!["x-a: 1", "x-a: 2"]),
             (r#"{"X-A":[]}"#, vec![]),
@@ -219,6 +232,18 @@ mod tests {
         for json in [r#"{"aa":null}"#, r#"{"aa":{}}"#, r#"{"aa":[["b"]]}"#, r#"{"aa":[null]}"#] {
             assert!(parse(json, Side::Source).unwrap_err().contains("header aa must be a string"), "{json}");
         }
+    }
+
+    #[test]
+    fn a_set_makes_no_more_than_64_kib_of_lines() {
+        // Each line has 1019 bytes of name, 1 of value, and 4 around that.
+        let set = |lines: usize| {
+            let values = vec!["1"; lines].join(",");
+            format!(r#"{{"x":[],"{}":[{values}]}}"#, "a".repeat(1019))
+        };
+        assert!(parse(&set(64), Side::Source).is_ok());
+        let error = parse(&set(65), Side::Source).unwrap_err();
+        assert_eq!(error, "The headers are over the limit of 65536 bytes");
     }
 
     #[test]

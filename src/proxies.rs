@@ -74,6 +74,10 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
     for pair in split(element, b';') {
         let at = pair.iter().position(|byte| *byte == b'=')?;
         let (name, value) = (pair.get(..at)?.trim_ascii(), unquote(pair.get(at + 1..)?.trim_ascii())?);
+        // One that a client has left open there would swallow what its proxy added.
+        if name.contains(&b'"') {
+            return None;
+        }
         if name.eq_ignore_ascii_case(b"for") && found.replace(node(value)?).is_some() {
             return None;
         }
@@ -182,6 +186,7 @@ mod tests {
             // A quote that a client left open must not swallow what its proxy added.
             ("for=9.9.9.9;x=\", for=192.0.2.43", None),
             ("for=9.9.9.9;x=\", for=192.0.2.43;by=\"_a\"", None),
+            ("for=9.9.9.9;x\", for=192.0.2.43", None),
             ("for=9.9.9.9;x=\", for=\"[2001:db8::1]\";by=\"[fd00::1]\"", None),
         ] {
             let client = client.map(|client| client.parse().unwrap());

@@ -175,20 +175,15 @@ impl<S, D> State<S, D> {
 }
 
 #[cfg(test)]
+mod model;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::model::{Operation, hold};
     use super::*;
     use crate::outcome::Fault;
-
-    #[derive(Debug, Clone)]
-    enum Operation {
-        Come(Side),
-        Leave(Side),
-        Report,
-        Expire,
-        Settle(bool),
-    }
 
     fn operation() -> impl Strategy<Value = Operation> {
         let side = prop_oneof![Just(Side::Source), Just(Side::Destination)];
@@ -197,143 +192,15 @@ mod tests {
             2 => side.prop_map(Operation::Leave),
             1 => Just(Operation::Report),
             1 => Just(Operation::Expire),
-            1 => any::<bool>().prop_map(Operation::Settle),
+            1 => Just(Operation::Settle(Outcome::Finished)),
+            1 => Just(Operation::Settle(Outcome::Failed(Fault::SourceDisconnected))),
         ]
-    }
-
-    /// The rules again, told by what has happened instead of by a state machine.
-    #[derive(Debug, Default)]
-    struct Model {
-        source: Option<u32>,
-        destination: Option<u32>,
-        paired: bool,
-        untold: bool,
-        ending: Option<Outcome>,
-    }
-
-    impl Model {
-        fn come(&mut self, side: Side, party: u32) -> Result<Option<(u32, u32)>, Refusal> {
-            if std::mem::take(&mut self.untold) {
-                self.ending = Some(Outcome::Reported(report()));
-                return Err(Refusal::Reported(report()));
-            }
-            if self.ending.is_some() {
-                return Err(Refusal::NotFound);
-            }
-            let seat = match side {
-                Side::Source => &mut self.source,
-                Side::Destination => &mut self.destination,
-            };
-            if seat.is_some() {
-                return Err(Refusal::AlreadyConnected(side));
-            }
-            *seat = Some(party);
-            let pair = self.source.zip(self.destination);
-            self.paired = pair.is_some();
-            Ok(pair)
-        }
-
-        fn waiting(&self) -> Option<(Side, u32)> {
-            if self.paired || self.ending.is_some() {
-                return None;
-            }
-            let source = self.source.map(|party| (Side::Source, party));
-            source.or(self.destination.map(|party| (Side::Destination, party)))
-        }
-
-        fn leave(&mut self, side: Side) -> Option<(Side, u32)> {
-            let leaver = self.waiting().filter(|(waits, _)| *waits == side)?;
-            (self.source, self.destination) = (None, None);
-            Some(leaver)
-        }
-
-        fn end(&mut self, outcome: Outcome) -> Option<(Side, u32)> {
-            let waiter = self.waiting();
-            self.ending = Some(outcome);
-            waiter
-        }
-    }
-
-    fn report() -> Report {
-        Report { status: 418, name: "N".into(), message: "M".into() }
-    }
-
-    fn told(waiter: Option<Waiter<u32, u32>>) -> Option<(Side, u32)> {
-        waiter.map(|waiter| match waiter {
-            Waiter::Source(party) => (Side::Source, party),
-            Waiter::Destination(party) => (Side::Destination, party),
-        })
     }
 
     proptest! {
         #[test]
         fn any_history_obeys_the_rules_of_the_seats(history in prop::collection::vec(operation(), 0..40)) {
-            let mut slot = Slot::<u32, u32>::default();
-            let mut model = Model::default();
-            let mut pairings = 0;
-            for (party, operation) in (0u32..).zip(history) {
-                match operation {
-                    Operation::Come(side) => {
-                        let seated = match side {
-                            Side::Source => slot.seat_source(party),
-                            Side::Destination => slot.seat_destination(party),
-                        };
-                        pairings += u32::from(matches!(seated, Ok(Some(_))));
-                        prop_assert_eq!(seated, model.come(side, party));
-                    }
-                    Operation::Leave(side) => prop_assert_eq!(told(slot.leave(side)), model.leave(side)),
-                    Operation::Report => {
-                        let refused = model.paired || model.untold || model.ending.is_some();
-                        match slot.report(report()) {
-                            Err(refusal) => {
-                                prop_assert!(refused);
-                                prop_assert_eq!(refusal, Refusal::AlreadyStarted);
-                            }
-                            Ok(waiter) => {
-                                prop_assert!(!refused);
-                                if model.waiting().is_none() {
-                                    model.untold = true;
-                                    prop_assert!(waiter.is_none());
-                                } else {
-                                    prop_assert_eq!(told(waiter), model.end(Outcome::Reported(report())));
-                                }
-                            }
-                        }
-                    }
-                    Operation::Expire => {
-                        let waiter = told(slot.expire());
-                        if model.ending.is_some() || model.paired {
-                            prop_assert_eq!(waiter, None);
-                        } else if std::mem::take(&mut model.untold) {
-                            prop_assert_eq!(waiter, None);
-                            model.end(Outcome::Reported(report()));
-                        } else {
-                            let present = model.waiting().map(|(side, _)| side);
-                            prop_assert_eq!(waiter, model.end(Outcome::Expired { present }));
-                        }
-                    }
-                    Operation::Settle(well) => {
-                        let outcome =
-                            if well { Outcome::Finished } else { Outcome::Failed(Fault::SourceDisconnected) };
-                        let first = model.paired && model.ending.is_none();
-                        prop_assert_eq!(slot.settle(outcome.clone()), first);
-                        if first {
-                            model.ending = Some(outcome);
-                        }
-                    }
-                }
-                let expected = match (&model.ending, model.untold) {
-                    (Some(outcome), _) => Phase::Ended(outcome),
-                    (None, true) => Phase::Reported(&Report { ..report() }) ,
-                    (None, false) if model.paired => Phase::Streaming,
-                    (None, false) => model.waiting().map_or(Phase::Created, |(side, _)| Phase::Waiting(side)),
-                };
-                match expected {
-                    Phase::Reported(_) => prop_assert!(matches!(slot.phase(), Phase::Reported(_))),
-                    phase => prop_assert_eq!(slot.phase(), phase),
-                }
-                prop_assert!(pairings <= 1, "a stream pairs at most once");
-            }
+            hold(history);
         }
     }
 }

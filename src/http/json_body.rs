@@ -146,9 +146,9 @@ fn bad_status() -> Refusal {
     Refusal::InvalidBody("http_status must be an integer from 400 to 599".into())
 }
 
-/// JSON has one kind of number: `404.0` is 404.
+/// JSON has one kind of number: `404.0` is 404, and `-0` is 0.
 fn whole_number(value: &Value) -> Option<u16> {
-    value.as_f64()?.to_string().parse().ok()
+    (value.as_f64()? + 0.0).to_string().parse().ok()
 }
 
 /// The object that `body` is; `None` where it is empty or `null`.
@@ -176,7 +176,14 @@ mod tests {
             name: "Error".into(),
             message: "The other side encountered an unspecified error".into(),
         };
-        for body in ["", "null", "{}", r#"{"http_status":0}"#, r#"{"http_status":null,"other":1}"#] {
+        for body in [
+            "",
+            "null",
+            "{}",
+            r#"{"http_status":0}"#,
+            r#"{"http_status":-0}"#,
+            r#"{"http_status":null,"other":1}"#,
+        ] {
             assert_eq!(report(body.as_bytes()), Ok(vague.clone()), "{body}");
         }
         let full = report(r#"{"http_status":404.0,"name":"","message":"日本"}"#.as_bytes()).unwrap();

@@ -21,7 +21,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// The extensions of a response whose headers of these names are to be spelled so.
 pub async fn extensions<'a>(names: impl Iterator<Item = &'a str>) -> Extensions {
     let mut head = String::from("GET / HTTP/1.1\r\n");
+    let mut lines = 0;
     for name in names {
+        lines += 1;
         head.push_str(name);
         // Any value that is right for every header; a Content-Length must be a number.
         head.push_str(": 0\r\n");
@@ -33,8 +35,10 @@ pub async fn extensions<'a>(names: impl Iterator<Item = &'a str>) -> Extensions 
         *parsed.lock() = request.extensions().clone();
         async { Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new())) }
     });
-    let connection =
-        http1::Builder::new().preserve_header_case(true).serve_connection(TokioIo::new(Script(head)), keep);
+    let connection = http1::Builder::new()
+        .preserve_header_case(true)
+        .max_headers(lines)
+        .serve_connection(TokioIo::new(Script(head)), keep);
     // Names that are no header names give no extension, and their response would not have passed
     // `HeaderSet::parse`.
     let _ = connection.await;

@@ -18,7 +18,6 @@
 mod client;
 mod endings;
 mod generated;
-mod parsers;
 mod play;
 mod requests;
 mod script;

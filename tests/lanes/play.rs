@@ -9,7 +9,7 @@ use http_rendezvous::config::DataPath;
 use serde_json::Value;
 
 use crate::client::{Client, End, Response, soon};
-use crate::script::{Script, Step, Who};
+use crate::script::{Forced, Script, Step, Who};
 use crate::server::{TestServer, get};
 
 /// A server with hyper only, and one with both lanes.
@@ -17,21 +17,6 @@ pub struct Servers {
     portable: TestServer,
     auto: TestServer,
 }
-
-/// Which sides are forced into hyper by the form of their request target.
-#[derive(Debug, Clone, Copy)]
-struct Forced {
-    source: bool,
-    destination: bool,
-}
-
-const NONE: Forced = Forced { source: false, destination: false };
-const COMBINATIONS: [Forced; 4] = [
-    NONE,
-    Forced { source: true, destination: false },
-    Forced { source: false, destination: true },
-    Forced { source: true, destination: true },
-];
 
 /// The last thing seen of a script that waits in vain, or is answered by what is no HTTP.
 const HANGS: &str = "it hangs, or panics";
@@ -46,11 +31,11 @@ impl Servers {
     /// Plays the script in all combinations of lanes; says what differs, if anything does. `splits` says where the bytes
     /// are split; 0 leaves them whole.
     pub async fn compare(&self, script: &Script, splits: u64) -> Result<(), String> {
-        let expected = play(&self.portable, script, NONE, splits).await;
+        let expected = play(&self.portable, script, Forced::NONE, splits).await;
         if expected.last().is_some_and(|end| end == HANGS) {
             return Err(format!("{script:?}, split by {splits}, hangs without the fast lane"));
         }
-        for forced in COMBINATIONS {
+        for forced in Forced::COMBINATIONS {
             let seen = play(&self.auto, script, forced, splits).await;
             if seen != expected {
                 let lines = seen.iter().zip(&expected).filter(|(seen, expected)| seen != expected);
@@ -155,12 +140,7 @@ impl Stage<'_> {
     }
 
     async fn say(&mut self, who: Who, bytes: &[u8]) {
-        let target = |forced: bool, form: String| if forced { form } else { format!("/stream/{}", self.id) };
-        let source = target(self.forced.source, format!("/stream/{}?x", self.id));
-        let destination = target(self.forced.destination, format!("http://test/stream/{}", self.id));
-        let bytes = fill(bytes, b"{src}", &source);
-        let bytes = fill(&fill(&bytes, b"{dst}", &destination), b"{id}", &self.id);
-        let bytes = fill(&fill(&bytes, b"{up}", &self.tokens[0]), b"{down}", &self.tokens[1]);
+        let bytes = self.forced.fill(bytes, &self.id, &self.tokens);
         if !self.clients.contains_key(&who) {
             self.clients.insert(who, self.server.connect().await);
         }
@@ -223,13 +203,6 @@ impl Stage<'_> {
             status["bytes_transferred"] = Value::from("*");
         }
         status.to_string()
-    }
-}
-
-fn fill(text: &[u8], name: &[u8], value: &str) -> Vec<u8> {
-    match text.windows(name.len()).position(|window| window == name) {
-        Some(at) => [&text[..at], value.as_bytes(), &fill(&text[at + name.len()..], name, value)].concat(),
-        None => text.to_vec(),
     }
 }
 

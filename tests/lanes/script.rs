@@ -30,6 +30,47 @@ pub enum Step {
     Answer(Who),
 }
 
+/// Which sides are forced into hyper by the form of their request target.
+#[derive(Debug, Clone, Copy)]
+pub struct Forced {
+    source: bool,
+    destination: bool,
+}
+
+impl Forced {
+    pub const NONE: Self = Self { source: false, destination: false };
+    pub const COMBINATIONS: [Self; 4] = [
+        Self::NONE,
+        Self { source: true, destination: false },
+        Self { source: false, destination: true },
+        Self { source: true, destination: true },
+    ];
+
+    /// What is said in the words of [`Step::Say`] about the stream of this id, whose tokens are the source's and the
+    /// destination's.
+    pub fn fill(self, bytes: &[u8], id: &str, tokens: &[String; 2]) -> Vec<u8> {
+        let target = |forced: bool, form: String| if forced { form } else { format!("/stream/{id}") };
+        let source = target(self.source, format!("/stream/{id}?x"));
+        let destination = target(self.destination, format!("http://test/stream/{id}"));
+        let blanks: [(&[u8], &str); 5] = [
+            (b"{src}", &source),
+            (b"{dst}", &destination),
+            (b"{id}", id),
+            (b"{up}", &tokens[0]),
+            (b"{down}", &tokens[1]),
+        ];
+        blanks.iter().fold(bytes.to_vec(), |bytes, (name, value)| fill(&bytes, name, value.as_bytes()))
+    }
+}
+
+/// `text` with `value` wherever it has `name`.
+pub fn fill(text: &[u8], name: &[u8], value: &[u8]) -> Vec<u8> {
+    match text.windows(name.len()).position(|window| window == name) {
+        Some(at) => [&text[..at], value, &fill(&text[at + name.len()..], name, value)].concat(),
+        None => text.to_vec(),
+    }
+}
+
 #[derive(Debug, Clone, Default)]
 pub struct Script {
     /// The body of `POST /stream`.
@@ -54,36 +95,49 @@ impl Script {
 
     pub fn then(mut self, text: &str) -> Self {
         for step in text.split(" | ") {
-            let (verb, rest) = step.split_once(' ').unwrap_or((step, ""));
-            self = match verb {
-                "put" => self.say(Who::Source, head("PUT {src} HTTP/1.1\r\nHost: a\r\n", rest)),
-                "put10" => self.say(Who::Source, head("PUT {src} HTTP/1.0\r\n", rest)),
-                "get" => self.say(Who::Destination, head("GET {dst} HTTP/1.1\r\nHost: a\r\n", rest)),
-                "get10" => self.say(Who::Destination, head("GET {dst} HTTP/1.0\r\n", rest)),
-                "both" => self.step(Step::Answer(Who::Destination)).step(Step::Answer(Who::Source)),
-                "until" => self.step(Step::Until(rest.into())),
-                "passed" => self.step(Step::Passed(rest.parse().unwrap())),
-                "create" => Self { create: rest.into(), ..self },
-                "racy" => Self { racy: true, ..self },
-                _ => {
-                    let who = match &verb[..1] {
-                        "S" => Who::Source,
-                        "D" => Who::Destination,
-                        _ => Who::Other,
-                    };
-                    match rest {
-                        _ if verb.ends_with('>') => self.say(who, rest),
-                        "close" => self.step(Step::Close(who)),
-                        "reset" => self.step(Step::Reset(who)),
-                        "half-close" => self.step(Step::HalfClose(who)),
-                        "100" => self.step(Step::Interim(who)),
-                        "answer" => self.step(Step::Answer(who)),
-                        _ => panic!("{step:?} is no step"),
-                    }
-                }
-            };
+            assert!(self.take(step), "{step:?} is no step");
         }
         self
+    }
+
+    /// Takes one more step of that text; false where it is none.
+    pub fn take(&mut self, step: &str) -> bool {
+        let (verb, rest) = step.split_once(' ').unwrap_or((step, ""));
+        let (who, says) = match verb.split_at_checked(1) {
+            Some(("S", says)) => (Who::Source, says),
+            Some(("D", says)) => (Who::Destination, says),
+            Some(("O", says)) => (Who::Other, says),
+            _ => (Who::Other, verb),
+        };
+        let is_who = says.len() < verb.len();
+        let say = |who, bytes: String| Step::Say(who, bytes.into());
+        let steps = match (verb, rest) {
+            ("put", _) => vec![say(Who::Source, head("PUT {src} HTTP/1.1\r\nHost: a\r\n", rest))],
+            ("put10", _) => vec![say(Who::Source, head("PUT {src} HTTP/1.0\r\n", rest))],
+            ("get", _) => vec![say(Who::Destination, head("GET {dst} HTTP/1.1\r\nHost: a\r\n", rest))],
+            ("get10", _) => vec![say(Who::Destination, head("GET {dst} HTTP/1.0\r\n", rest))],
+            ("both", _) => vec![Step::Answer(Who::Destination), Step::Answer(Who::Source)],
+            ("until", _) => vec![Step::Until(rest.into())],
+            ("passed", _) if rest.parse::<usize>().is_ok() => vec![Step::Passed(rest.parse().unwrap())],
+            ("create", _) => {
+                self.create = rest.into();
+                vec![]
+            }
+            ("racy", _) => {
+                self.racy = true;
+                vec![]
+            }
+            _ if is_who && says == ">" => vec![say(who, rest.into())],
+            _ if !is_who || !says.is_empty() => return false,
+            (_, "close") => vec![Step::Close(who)],
+            (_, "reset") => vec![Step::Reset(who)],
+            (_, "half-close") => vec![Step::HalfClose(who)],
+            (_, "100") => vec![Step::Interim(who)],
+            (_, "answer") => vec![Step::Answer(who)],
+            _ => return false,
+        };
+        self.steps.extend(steps);
+        true
     }
 
     pub fn say(self, who: Who, bytes: impl Into<Vec<u8>>) -> Self {

@@ -1,0 +1,145 @@
+//! Request heads: what is accepted is unambiguous, within the limits, and read alike by hyper.
+
+use http_rendezvous::outcome::Refusal;
+use http_rendezvous::wire::head::{
+    Framing, Head, HeadScanner, MAX_HEAD_BYTES, MAX_HEAD_FIELDS, MAX_LENGTH, with_fields,
+};
+
+use super::hyper_reads;
+
+/// What comes first on a connection.
+pub fn hold(data: &[u8]) {
+    // A connection holds no more of it.
+    let data = &data[..data.len().min(MAX_HEAD_BYTES)];
+    let at_once = HeadScanner::default().scan(data);
+    let mut scanner = HeadScanner::default();
+    let verdict = (0..=data.len()).map(|end| scanner.scan(&data[..end])).find(|verdict| *verdict != Ok(None));
+    assert_eq!(verdict.unwrap_or(Ok(None)), at_once, "it depends on how the bytes come");
+
+    if let Ok(Some(head)) = at_once {
+        let bytes = &data[..head.length];
+        let seen = Seen::read(bytes);
+        seen.agrees(head);
+        is_what_others_see(head, bytes, &seen);
+        keeps_the_limits(head, bytes, &seen);
+    }
+}
+
+/// An accepted head, read naively: lines, a colon in each, nothing else.
+struct Seen<'a> {
+    method: &'a str,
+    target: &'a str,
+    version: &'a str,
+    fields: Vec<(String, &'a [u8])>,
+}
+
+impl<'a> Seen<'a> {
+    fn read(bytes: &'a [u8]) -> Self {
+        for (at, byte) in bytes.iter().enumerate() {
+            assert!(*byte != 0, "a NUL");
+            assert!(*byte != b'\r' || bytes.get(at + 1) == Some(&b'\n'), "a CR alone");
+            assert!(*byte != b'\n' || at > 0 && bytes[at - 1] == b'\r', "a LF alone");
+        }
+        let lines = bytes.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        let lines: Vec<&[u8]> = lines.skip_while(|line| line.is_empty()).collect();
+        let [line, fields @ .., b"", b""] = &lines[..] else { panic!("it does not end in an empty line") };
+        let line: Vec<&str> = std::str::from_utf8(line).unwrap().split(' ').collect();
+        let [method, target, version] = line[..] else { panic!("a request line of {line:?}") };
+        let fields = fields.iter().map(|line| {
+            let colon = line.iter().position(|byte| *byte == b':').expect("a line without a colon");
+            let name = std::str::from_utf8(&line[..colon]).unwrap();
+            assert!(is_token(name), "a field's name {name:?}, or a line that goes on");
+            (name.to_ascii_lowercase(), line[colon + 1..].trim_ascii())
+        });
+        Self { method, target, version, fields: fields.collect() }
+    }
+
+    fn all(&self, name: &str) -> Vec<&'a [u8]> {
+        self.fields.iter().filter(|(field, _)| field == name).map(|(_, value)| *value).collect()
+    }
+
+    /// The framing rules of RFC 9112, section 6.3, with all that is doubtful refused.
+    fn agrees(&self, head: Head) {
+        assert!(is_token(self.method), "{:?} is no method", self.method);
+        assert!(["HTTP/1.0", "HTTP/1.1"].contains(&self.version));
+        assert_eq!(head.is_http11, self.version == "HTTP/1.1");
+        assert_eq!(head.is_put, self.method == "PUT");
+        let hosts = self.all("host").len();
+        assert!(hosts == 1 || hosts == 0 && !head.is_http11, "{hosts} Host fields");
+        let expects =
+            self.all("expect").last().is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+        assert_eq!(head.expects_continue, expects && head.is_http11);
+        let expected = match (&self.all("content-length")[..], &self.all("transfer-encoding")[..]) {
+            ([], []) => Framing::Empty,
+            ([length], []) => {
+                assert!(
+                    !length.is_empty() && length.iter().all(u8::is_ascii_digit),
+                    "a length of {length:?}"
+                );
+                match std::str::from_utf8(length).unwrap().parse().unwrap() {
+                    0 => Framing::Empty,
+                    length => Framing::Length(length),
+                }
+            }
+            ([], [coding]) if coding.eq_ignore_ascii_case(b"chunked") && head.is_http11 => Framing::Chunked,
+            both => panic!("accepted, with lengths and codings of {both:?}"),
+        };
+        assert_eq!(head.framing, expected);
+        assert!(!matches!(head.framing, Framing::Length(length) if length > MAX_LENGTH));
+    }
+}
+
+fn is_what_others_see(head: Head, bytes: &[u8], seen: &Seen<'_>) {
+    let looked = with_fields(bytes, |fields| {
+        assert_eq!((fields.method, fields.target), (seen.method, seen.target));
+        for (name, _) in &seen.fields {
+            assert!(fields.has(name));
+            assert_eq!(fields.all(name).collect::<Vec<_>>(), seen.all(name), "{name}");
+        }
+        Some(())
+    });
+    assert!(looked.is_some(), "it can not be looked at");
+
+    let read = hyper_reads::request(bytes).expect("hyper refuses it");
+    let length = match head.framing {
+        Framing::Empty => Some(0),
+        Framing::Length(length) => Some(length),
+        Framing::Chunked => None,
+    };
+    assert_eq!((read.method.as_str(), read.length), (seen.method, length));
+    assert_eq!(read.uri, seen.target.parse::<http::Uri>().unwrap());
+}
+
+/// Filled up to a limit it is still accepted, and one more is too much.
+fn keeps_the_limits(head: Head, bytes: &[u8], seen: &Seen<'_>) {
+    let scan_with = |more: &[u8]| {
+        let filled = [&bytes[..bytes.len() - 2], more, b"\r\n"].concat();
+        (HeadScanner::default().scan(&filled), filled.len())
+    };
+    let accepted = |length| Ok(Some(Head { length, ..head }));
+    assert!(head.length <= MAX_HEAD_BYTES && seen.fields.len() <= MAX_HEAD_FIELDS);
+
+    let fields = b"X:\r\n".repeat(MAX_HEAD_FIELDS - seen.fields.len());
+    if head.length + fields.len() + 4 <= MAX_HEAD_BYTES {
+        let (verdict, length) = scan_with(&fields);
+        assert_eq!(verdict, accepted(length), "{MAX_HEAD_FIELDS} fields");
+        let (verdict, _) = scan_with(&[&fields[..], b"X:\r\n"].concat());
+        assert!(matches!(verdict, Err(Refusal::HeadTooLarge(_))), "a field too many: {verdict:?}");
+    }
+    if head.length + 4 <= MAX_HEAD_BYTES && seen.fields.len() < MAX_HEAD_FIELDS {
+        let value = "a".repeat(MAX_HEAD_BYTES - head.length - 4);
+        let (verdict, length) = scan_with(format!("X:{value}\r\n").as_bytes());
+        assert_eq!((verdict, length), (accepted(MAX_HEAD_BYTES), MAX_HEAD_BYTES));
+        let (verdict, _) = scan_with(format!("X:{value}a\r\n").as_bytes());
+        assert!(matches!(verdict, Err(Refusal::HeadTooLarge(_))), "a byte too many: {verdict:?}");
+    }
+}
+
+/// RFC 9110, section 5.6.2.
+pub fn is_tchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+pub fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(is_tchar)
+}
