@@ -150,22 +150,35 @@ pub enum Asks {
 ///
 /// # Errors
 /// [`Departed`]: the connection is to be dropped.
-pub async fn answer_plain(app: &App, peer: &Arc<Peer>, request: PlainRequest) -> Result<Reply, Departed> {
-    let PlainRequest { version, asks, permitted } = request;
-    let answering = async {
-        match asks {
-            Asks::Source(id, offer) => source(app, peer, &id, permitted.map(|()| offer)).await,
-            Asks::Create => {
-                permitted?;
-                Ok(handlers::create_with(app, peer.address(), StreamSettings::default())?)
-            }
-            Asks::Destination(id) => {
-                permitted?;
-                handlers::destination(app, peer, &id, version).await
-            }
+pub async fn answer_plain(
+    app: &App,
+    peer: &Arc<Peer>,
+    request: Box<PlainRequest>,
+) -> Result<Reply, Departed> {
+    let version = request.version;
+    settle(app, version, AssertUnwindSafe(dispatch_plain(app, peer, request)).catch_unwind().await)
+}
+
+async fn dispatch_plain(
+    app: &App,
+    peer: &Arc<Peer>,
+    request: Box<PlainRequest>,
+) -> Result<Reply, Unanswered> {
+    let PlainRequest { version, asks, permitted } = *request;
+    match asks {
+        Asks::Source(id, offer) => {
+            let offer = permitted.map(|()| offer);
+            close_source(app, handlers::source(app, peer, id, offer).await)
         }
-    };
-    settle(app, version, AssertUnwindSafe(answering).catch_unwind().await)
+        Asks::Create => {
+            permitted?;
+            Ok(handlers::create_with(app, peer.address(), StreamSettings::default())?)
+        }
+        Asks::Destination(id) => {
+            permitted?;
+            handlers::destination(app, peer, id, version).await
+        }
+    }
 }
 
 /// Makes an answer of whatever came of a request, also of a panic.
@@ -198,16 +211,7 @@ fn client(app: &App, peer: &Peer, headers: &HeaderMap) -> IpAddr {
 }
 
 /// What is still to come of a refused upload is not waited for: every answer to a source closes.
-async fn source(
-    app: &App,
-    peer: &Peer,
-    id: &StreamId,
-    offer: Result<Box<Offer>, Box<Refusal>>,
-) -> Result<Reply, Unanswered> {
-    let answered = match offer {
-        Ok(offer) => handlers::source(app, peer, id, offer).await,
-        Err(refusal) => Err(Unanswered::Refused(*refusal)),
-    };
+fn close_source(app: &App, answered: Result<Reply, Unanswered>) -> Result<Reply, Unanswered> {
     answered.or_else(|unanswered| match unanswered {
         Unanswered::Refused(refusal) => {
             let mut reply = app.refuse(&refusal);
@@ -238,7 +242,7 @@ async fn dispatch(
     });
     if let Some(Route::Source(id)) = route {
         let offer = permitted.and_then(|()| handlers::offer(peer, request)).map_err(Box::new);
-        return source(app, peer, &id, offer).await;
+        return close_source(app, handlers::source(app, peer, id, offer).await);
     }
     // In a box, so that a side that waits does not carry the room for it.
     let asked = match (route, permitted) {
@@ -271,7 +275,7 @@ async fn dispatch(
         Ok(Route::Health) => Ok(reply::text("ok")),
         Ok(Route::Ready) => handlers::ready(app).map_err(Unanswered::from),
         Ok(Route::Describe) => Ok(reply::written_json(openapi::DOCUMENT)),
-        Ok(Route::Destination(id)) => handlers::destination(app, peer, &id, version).await,
+        Ok(Route::Destination(id)) => handlers::destination(app, peer, id, version).await,
     };
     let mut reply = match answered {
         Err(Unanswered::Refused(refusal)) => app.refuse(&refusal),

@@ -76,7 +76,8 @@ type Deadline = (Instant, u64);
 
 #[derive(Default)]
 struct Table {
-    entries: HashMap<StreamId, Entry>,
+    /// In boxes, so that the table grows by moving little, and has little room to spare.
+    entries: HashMap<StreamId, Box<Entry>>,
     created: u64,
     expiring: BTreeMap<Deadline, StreamId>,
     retained: BTreeMap<Deadline, StreamId>,
@@ -85,6 +86,8 @@ struct Table {
 }
 
 struct Entry {
+    /// For whoever waits: what was parsed of the request can go then.
+    id: StreamId,
     slot: Slot,
     number: u64,
     headers: Arc<StreamHeaders>,
@@ -168,6 +171,7 @@ impl Rendezvous {
         let number = table.created;
         let deadline = (Instant::now() + self.limits.ttl, number);
         let entry = Entry {
+            id: id.clone(),
             slot: Slot::default(),
             number,
             headers,
@@ -179,7 +183,7 @@ impl Rendezvous {
             transfer: None,
             bytes: 0,
         };
-        table.entries.insert(id.clone(), entry);
+        table.entries.insert(id.clone(), Box::new(entry));
         table.expiring.insert(deadline, id.clone());
         drop(table);
         self.deadline_set.notify_one();
@@ -232,17 +236,17 @@ impl Rendezvous {
         verdict: oneshot::Receiver<Verdict<M>>,
         sit: impl FnOnce(&mut Slot) -> Result<Option<(WaitingSource, WaitingDestination)>, Refusal>,
     ) -> Result<Seat<M>, Refusal> {
-        let pair = {
+        let (id, pair) = {
             let mut guard = self.table.lock();
             let table = &mut *guard;
             if table.closed {
                 return Err(Refusal::ShuttingDown);
             }
             let entry = table.entries.get_mut(id).ok_or(Refusal::NotFound)?;
-            match sit(&mut entry.slot) {
+            let pair = match sit(&mut entry.slot) {
                 Ok(None) => None,
                 Ok(Some(pair)) => {
-                    let halves = self.start_transfer(id, Arc::clone(&entry.headers));
+                    let halves = self.start_transfer(&entry.id, Arc::clone(&entry.headers));
                     entry.transfer = Some(Arc::clone(halves.1.transfer()));
                     if let Some(deadline) = entry.deadline.take() {
                         let left = deadline.0.saturating_duration_since(halves.1.transfer().started());
@@ -258,7 +262,8 @@ impl Rendezvous {
                     }
                     return Err(refusal);
                 }
-            }
+            };
+            (entry.id.clone(), pair)
         };
         match pair {
             None => info!(stream = %id.short(), "{side} waits"),
@@ -269,7 +274,7 @@ impl Rendezvous {
                 let _ = destination.tell.send(Ok(Meeting { half, offer: source.offer }));
             }
         }
-        Ok(Seat { id: id.clone(), side, rendezvous: Arc::clone(self), verdict })
+        Ok(Seat { id, side, rendezvous: Arc::clone(self), verdict })
     }
 
     fn start_transfer(
