@@ -346,6 +346,17 @@ impl Inbound {
         self.ahead = BytesMut::from(&*self.ahead);
     }
 
+    /// Whether the `PUT` that waits may have a body of so many bytes, as far as its head tells.
+    #[must_use]
+    pub fn may_hold(&self, bytes: usize) -> bool {
+        let Stage::Held { head, .. } = &self.stage else { return false };
+        match head.framing {
+            Framing::Empty => false,
+            Framing::Length(length) => length >= bytes as u64,
+            Framing::Chunked => true,
+        }
+    }
+
     /// Whether the whole body of the `PUT` that waits has arrived; `None` where it waits no more. Looks at no
     /// more than 64 KiB: a longer chunked body counts as unfinished.
     pub fn holds_whole_body(&mut self, socket: &Socket) -> Option<bool> {
