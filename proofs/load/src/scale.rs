@@ -39,6 +39,9 @@ pub(crate) struct Arguments {
     /// Which sides wait
     #[arg(long, default_value = "mixed")]
     waiting: Mix,
+    /// Streams that stand beside them, to which nobody comes: they take no descriptors
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    beside: usize,
     /// Repeats the order, and who fails
     #[arg(long)]
     seed: Option<u64>,
@@ -52,19 +55,24 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
     let most = arguments.sides.iter().max().context("--sides names none")?;
-    allow_descriptors((2 * most + SPARE) as u64)?;
+    // A server keeps some of its descriptors back, for pipes and for who is told of a limit.
+    allow_descriptors((most + most / 10 + SPARE) as u64)?;
     let machine = machine::description();
     // One thread: the other CPU is the server's.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let measured = arguments.sides.iter().map(|sides| {
         let plan = Plan::new(*sides, arguments.waiting, seed);
-        let figures = runtime.block_on(measure(&arguments.program, &plan));
+        let figures = runtime.block_on(measure(&arguments.program, &plan, arguments.beside));
         let figures = figures.with_context(|| format!("{sides} sides, --seed {seed}"))?;
         eprintln!("{figures}");
         anyhow::Ok(figures)
     });
     let measured = measured.collect::<Result<Vec<_>, _>>()?;
-    println!("{machine}; waiting: {}, seed {seed}\n\n{}", arguments.waiting, report::table(&measured));
+    let Arguments { waiting, beside, .. } = arguments;
+    println!(
+        "{machine}; waiting: {waiting}; streams beside: {beside}; seed {seed}\n\n{}",
+        report::table(&measured)
+    );
     if let Some(file) = &arguments.json {
         let text = serde_json::to_string_pretty(&measured)?;
         fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
@@ -72,22 +80,23 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     report::verdict(&measured)
 }
 
-async fn measure(program: &Program, plan: &Plan) -> anyhow::Result<Figures> {
+async fn measure(program: &Program, plan: &Plan, beside: usize) -> anyhow::Result<Figures> {
     let sides = plan.exchanges.len();
     // Nobody may expire before the end, and all is to be forgotten soon after it.
-    let ttl = Duration::from_mins(1) + Duration::from_millis(sides as u64);
+    let ttl = Duration::from_secs(30) + Duration::from_millis(2 * (sides + beside) as u64);
     let server = program.start(&[
         "--ttl",
         &format!("{}s", ttl.as_secs()),
         "--max-streams",
-        &(sides + SPARE).to_string(),
+        &(sides + beside + SPARE).to_string(),
         "--max-connections",
-        &(2 * sides + SPARE).to_string(),
+        &(sides + SPARE).to_string(),
     ])?;
     let descriptors = server.process.descriptors()?;
     let clients = Sides::new(&server);
     // What a first request makes once is nobody's cost.
     clients.warm_up().await?;
+    clients.create(beside).await?;
     let (before, kernel) = (server.process.settled()?, machine::kernel_memory()?);
 
     let meter = Meter::start(&server)?;
