@@ -165,8 +165,8 @@ async fn until_all_wait(server: &Server, sides: usize) -> anyhow::Result<()> {
     }
 }
 
-/// Waits until the server knows no stream any more, for a little more than the `ttl` that it keeps ended ones, and has the
-/// descriptors that it had `before`.
+/// Waits until the server knows no stream any more, for a little more than the `ttl` of those that nobody came to and the one
+/// for which ended ones are kept, and has the descriptors that it had `before`.
 async fn until_forgotten(server: &Server, ttl: Duration, before: Descriptors) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
@@ -176,7 +176,7 @@ async fn until_forgotten(server: &Server, ttl: Duration, before: Descriptors) ->
         if known == 0 && now.beside_pipes() == before.beside_pipes() {
             return Ok(());
         }
-        let patience = ttl + Duration::from_secs(10);
+        let patience = 2 * ttl + Duration::from_secs(10);
         ensure!(
             begun.elapsed() < patience,
             "not given back: {known} streams; {before:?} before, {now:?} now"

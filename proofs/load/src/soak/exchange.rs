@@ -15,7 +15,7 @@ use super::plan::{Course, Exchange, Speech, Upload};
 use crate::server::Server;
 
 /// What is waited for at most: the largest body takes a second or two, also on a machine that is busy.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long who leaves has waited.
 const WAITS: Duration = Duration::from_millis(100);
 /// A side that is killed has sent, or received, at least so many bytes.
@@ -38,7 +38,7 @@ impl Soaked {
 
     pub(super) async fn exchange(&self, chance: &mut Rng) -> anyhow::Result<()> {
         let exchange = Exchange::by_chance(chance);
-        let done = timeout(PATIENCE, self.run(&exchange, chance)).await;
+        let done = timeout(2 * PATIENCE, self.run(&exchange, chance)).await;
         done.map_err(anyhow::Error::from).flatten().with_context(|| format!("{}: {exchange:?}", self.name))
     }
 
@@ -75,8 +75,12 @@ impl Soaked {
 
     async fn deliver(&self, path: &str, exchange: &Exchange) -> anyhow::Result<()> {
         let upload = self.upload(path, exchange.source, exchange.upload);
-        let (status, received) = tokio::join!(upload, self.download(path, exchange.destination));
-        let (status, received) = (status.context("the upload")?, received.context("the download")?);
+        // A side that hangs is named, and not the exchange alone.
+        let (upload, download) =
+            (timeout(PATIENCE, upload), timeout(PATIENCE, self.download(path, exchange.destination)));
+        let (status, received) = tokio::join!(upload, download);
+        let status = status.map_err(anyhow::Error::from).flatten().context("the upload")?;
+        let received = received.map_err(anyhow::Error::from).flatten().context("the download")?;
         ensure!(status == 200, "the upload is answered {status}");
         ensure!(received == exchange.upload.bytes, "{received} bytes arrive");
         Ok(())
