@@ -11,7 +11,6 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::Either;
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
@@ -72,11 +71,13 @@ impl Wire {
     /// buffer takes can not come in at all. In both cases the client is asked, by a `100 Continue` that it
     /// need not heed.
     pub async fn source_left(&self) {
-        let probing = if self.may_fill() {
-            // In a box, so that who needs no probes does not carry the room for them.
-            Either::Left(Box::pin(self.probe_while_full()))
-        } else {
-            Either::Right(pending())
+        // In a box, so that who needs no probes does not carry the room for them.
+        let probing = self.may_fill().then(|| Box::pin(self.probe_while_full()));
+        let probing = async {
+            match probing {
+                Some(probing) => probing.await,
+                None => pending().await,
+            }
         };
         let departed = tokio::select! {
             departed = self.socket.departed() => departed,
