@@ -161,37 +161,58 @@ pub enum Asks {
     Destination(StreamId),
 }
 
+impl Asks {
+    fn route(&self) -> Route {
+        match self {
+            Self::Create => Route::Create,
+            Self::Source(id, _) => Route::Source(id.clone()),
+            Self::Destination(id) => Route::Destination(id.clone()),
+        }
+    }
+}
+
 /// Answers a request that did not go through hyper.
 ///
 /// # Errors
 /// [`Departed`]: the connection is to be dropped.
-pub async fn answer_plain(app: &App, peer: &Arc<Peer>, request: PlainRequest) -> Result<Reply, Departed> {
-    let PlainRequest { version, asks, permitted } = request;
+pub async fn answer_plain(
+    app: &App,
+    peer: &Arc<Peer>,
+    request: Box<PlainRequest>,
+) -> Result<Reply, Departed> {
+    let version = request.version;
     let mut record = Record::begin(peer, version);
-    let record = &mut record;
-    let answering = async {
-        match asks {
-            Asks::Source(id, offer) => {
-                note(app, record, &Route::Source(id.clone()));
-                source(app, peer, &id, permitted.map(|()| offer), record).await
-            }
-            Asks::Create => {
-                note(app, record, &Route::Create);
-                permitted?;
-                Ok(handlers::create_with(app, peer.address(), StreamSettings::default(), record)?)
-            }
-            Asks::Destination(id) => {
-                note(app, record, &Route::Destination(id.clone()));
-                permitted?;
-                handlers::destination(app, peer, &id, version, record).await
-            }
-        }
-    };
+    let answering = dispatch_plain(app, peer, request, &mut record);
     let answered = AssertUnwindSafe(answering).catch_unwind().await;
-    settle(app, version, record, answered)
+    settle(app, version, &mut record, answered)
 }
 
-/// Notes what a request asks for.
+async fn dispatch_plain(
+    app: &App,
+    peer: &Arc<Peer>,
+    request: Box<PlainRequest>,
+    record: &mut Record,
+) -> Result<Reply, Unanswered> {
+    let PlainRequest { version, asks, permitted } = *request;
+    note(app, record, &asks.route());
+    match asks {
+        Asks::Source(id, offer) => {
+            let offer = permitted.map(|()| offer);
+            let answered = handlers::source(app, peer, id, offer, record).await;
+            close_source(app, record, answered)
+        }
+        Asks::Create => {
+            permitted?;
+            Ok(handlers::create_with(app, peer.address(), StreamSettings::default(), record)?)
+        }
+        Asks::Destination(id) => {
+            permitted?;
+            handlers::destination(app, peer, id, version, record).await
+        }
+    }
+}
+
+/// Notes what a request asks for, and of which stream.
 fn note(app: &App, record: &mut Record, route: &Route) {
     record.asks(route.name());
     if let Some(id) = route.stream() {
@@ -231,17 +252,11 @@ fn client(app: &App, peer: &Peer, headers: &HeaderMap) -> IpAddr {
 }
 
 /// What is still to come of a refused upload is not waited for: every answer to a source closes.
-async fn source(
+fn close_source(
     app: &App,
-    peer: &Peer,
-    id: &StreamId,
-    offer: Result<Box<Offer>, Box<Refusal>>,
     record: &mut Record,
+    answered: Result<Reply, Unanswered>,
 ) -> Result<Reply, Unanswered> {
-    let answered = match offer {
-        Ok(offer) => handlers::source(app, peer, id, offer, record).await,
-        Err(refusal) => Err(Unanswered::Refused(*refusal)),
-    };
     answered.or_else(|unanswered| match unanswered {
         Unanswered::Refused(refusal) => {
             let mut reply = app.refuse(record, &refusal);
@@ -276,7 +291,8 @@ async fn dispatch(
     });
     if let Some(Route::Source(id)) = route {
         let offer = permitted.and_then(|()| handlers::offer(peer, request)).map_err(Box::new);
-        return source(app, peer, &id, offer, record).await;
+        let answered = handlers::source(app, peer, id, offer, record).await;
+        return close_source(app, record, answered);
     }
     // In a box, so that a side that waits does not carry the room for it.
     let asked = match (route, permitted) {
@@ -310,7 +326,7 @@ async fn dispatch(
         Ok(Route::Health) => Ok(reply::text("ok")),
         Ok(Route::Ready) => handlers::ready(app).map_err(Unanswered::from),
         Ok(Route::Describe) => Ok(reply::written_json(openapi::DOCUMENT)),
-        Ok(Route::Destination(id)) => handlers::destination(app, peer, &id, version, record).await,
+        Ok(Route::Destination(id)) => handlers::destination(app, peer, id, version, record).await,
     };
     let mut reply = match answered {
         Err(Unanswered::Refused(refusal)) => app.refuse(record, &refusal),

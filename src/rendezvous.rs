@@ -81,7 +81,8 @@ type Deadline = (Instant, u64);
 
 #[derive(Default)]
 struct Table {
-    entries: HashMap<StreamId, Entry>,
+    /// In boxes, so that the table grows by moving little, and has little room to spare.
+    entries: HashMap<StreamId, Box<Entry>>,
     created: u64,
     expiring: BTreeMap<Deadline, StreamId>,
     retained: BTreeMap<Deadline, StreamId>,
@@ -121,6 +122,8 @@ fn follow<T>(census: &mut Census, slot: &mut Slot, change: impl FnOnce(&mut Slot
 }
 
 struct Entry {
+    /// For whoever waits: what was parsed of the request can go then.
+    id: StreamId,
     slot: Slot,
     number: u64,
     headers: Arc<StreamHeaders>,
@@ -208,6 +211,7 @@ impl Rendezvous {
         let number = table.created;
         let deadline = (Instant::now() + self.limits.ttl, number);
         let entry = Entry {
+            id: id.clone(),
             slot: Slot::default(),
             number,
             headers,
@@ -220,7 +224,7 @@ impl Rendezvous {
             bytes: 0,
             span,
         };
-        table.entries.insert(id.clone(), entry);
+        table.entries.insert(id.clone(), Box::new(entry));
         table.expiring.insert(deadline, id.clone());
         table.census.created += 1;
         drop(table);
@@ -281,17 +285,17 @@ impl Rendezvous {
         verdict: oneshot::Receiver<Verdict<M>>,
         sit: impl FnOnce(&mut Slot) -> Result<Option<(WaitingSource, WaitingDestination)>, Refusal>,
     ) -> Result<Seat<M>, Refusal> {
-        let pair = {
+        let (id, pair) = {
             let mut guard = self.table.lock();
             let table = &mut *guard;
             if table.doors == Doors::Closed {
                 return Err(Refusal::ShuttingDown);
             }
             let entry = table.entries.get_mut(id).ok_or(Refusal::NotFound)?;
-            match follow(&mut table.census, &mut entry.slot, sit) {
+            let pair = match follow(&mut table.census, &mut entry.slot, sit) {
                 Ok(None) => None,
                 Ok(Some(pair)) => {
-                    let halves = self.start_transfer(id, Arc::clone(&entry.headers));
+                    let halves = self.start_transfer(&entry.id, Arc::clone(&entry.headers));
                     entry.transfer = Some(Arc::clone(halves.1.transfer()));
                     if let Some(deadline) = entry.deadline.take() {
                         let left = deadline.0.saturating_duration_since(halves.1.transfer().started());
@@ -306,18 +310,19 @@ impl Rendezvous {
                     }
                     return Err(refusal);
                 }
-            }
+            };
+            (entry.id.clone(), pair)
         };
         match pair {
-            None => debug!(target: "access", parent: self.span(id), "{side} waits"),
+            None => debug!(target: "access", parent: self.span(&id), "{side} waits"),
             Some(((source, destination), (source_half, half))) => {
-                debug!(target: "access", parent: self.span(id), "streaming");
+                debug!(target: "access", parent: self.span(&id), "streaming");
                 // A side that left in this very moment drops its half unread, which fails the transfer.
                 let _ = source.tell.send(Ok(source_half));
                 let _ = destination.tell.send(Ok(Meeting { half, offer: source.offer }));
             }
         }
-        Ok(Seat { id: id.clone(), side, rendezvous: Arc::clone(self), verdict })
+        Ok(Seat { id, side, rendezvous: Arc::clone(self), verdict })
     }
 
     fn start_transfer(

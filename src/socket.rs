@@ -15,7 +15,7 @@
 mod session;
 mod tcp;
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -227,8 +227,8 @@ impl Socket {
     }
 
     /// Waits until the peer has closed its sending side, or has reset. Data that is unread does not hide it.
-    pub async fn departed(&self) -> Departure {
-        system::departed(self.tcp.stream()).await
+    pub fn departed(&self) -> impl Future<Output = Departure> + Send {
+        system::departed(self.tcp.stream())
     }
 
     /// Waits for a reset, also behind a FIN.

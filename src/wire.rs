@@ -7,6 +7,7 @@ pub mod frames;
 pub mod head;
 pub mod inbound;
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,10 +71,17 @@ impl Wire {
     /// buffer takes can not come in at all. In both cases the client is asked, by a `100 Continue` that it
     /// need not heed.
     pub async fn source_left(&self) {
+        // In a box, so that who needs no probes does not carry the room for them.
+        let probing = self.may_fill().then(|| Box::pin(self.probe_while_full()));
+        let probing = async {
+            match probing {
+                Some(probing) => probing.await,
+                None => pending().await,
+            }
+        };
         let departed = tokio::select! {
             departed = self.socket.departed() => departed,
-            // In a box, so that a destination that waits does not carry the room for it.
-            () = Box::pin(self.probe_while_full()) => Departure::Reset,
+            () = probing => Departure::Reset,
         };
         if departed == Departure::Reset {
             return;
@@ -88,8 +96,13 @@ impl Wire {
                 }
             }
             // The sides have paired in this very moment.
-            None => std::future::pending().await,
+            None => pending().await,
         }
+    }
+
+    /// Whether the body of the source that waits may fill the kernel's buffer. What TLS adds to a body can not be told.
+    fn may_fill(&self) -> bool {
+        !self.socket.is_plain() || self.inbound.lock().may_hold(FULL)
     }
 
     /// Asks a source whose unread body may hide its leaving, less and less often. Never ends.
@@ -100,7 +113,7 @@ impl Wire {
                 self.probe();
             }
         }
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     }
 
     /// Asks a source as soon as it has acknowledged what it was told before. Never ends.
@@ -108,7 +121,7 @@ impl Wire {
         while !self.probe() {
             sleep(UNTIL_QUIET).await;
         }
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     }
 
     /// Asks, where that may be and the kernel has room for all of it: a part of it would spoil the answer. False where it

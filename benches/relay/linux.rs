@@ -6,8 +6,6 @@ mod contender;
 pub(crate) mod floor;
 mod http;
 mod load;
-mod machine;
-mod process;
 mod results;
 mod table;
 mod transfer;
@@ -18,6 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use measure::machine;
 
 use contender::{Contender, Running};
 use results::{Results, Sample};

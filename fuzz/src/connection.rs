@@ -109,7 +109,7 @@ impl Servers {
 async fn serve(data_path: DataPath) -> SocketAddr {
     // The list and the metrics tell of more than one play.
     let config = Config { port: 0, data_path, admin_token: Some(Token::mint()), ..Config::default() };
-    let server = Server::bind(config).await.unwrap();
+    let server = Server::bind(config, Vec::new()).await.unwrap();
     let address = server.address(ListenerKind::Main).unwrap();
     tokio::spawn(server.run(std::future::pending()));
     address

@@ -128,15 +128,16 @@ pub(super) async fn report(app: &App, id: &StreamId, body: &mut RequestBody) -> 
     Ok(reply::empty(StatusCode::OK))
 }
 
-/// `PUT /stream/:id`. Its answer is the outcome, so it comes last.
+/// `PUT /stream/:id`. Its answer is the outcome, so it comes last. There is no `offer` where the request is refused.
 pub(super) async fn source(
     app: &App,
     peer: &Peer,
-    id: &StreamId,
-    offer: Box<Offer>,
+    id: StreamId,
+    offer: Result<Box<Offer>, Box<Refusal>>,
     record: &mut Record,
 ) -> Result<Reply, Unanswered> {
-    if let (Some(promised), Some(declared)) = (app.rendezvous.promised_length(id)?, offer.length)
+    let offer = offer?;
+    if let (Some(promised), Some(declared)) = (app.rendezvous.promised_length(&id)?, offer.length)
         && promised != declared
     {
         let mismatch = LengthMismatch { promised, upload: UploadLength::Exactly(declared) };
@@ -147,7 +148,9 @@ pub(super) async fn source(
     {
         return Err(Refusal::BodyTooLarge { limit }.into());
     }
-    let mut seat = app.rendezvous.seat_source(id, offer)?;
+    let mut seat = app.rendezvous.seat_source(&id, offer)?;
+    // The seat has the table's own, and a side that waits does not carry both.
+    drop(id);
     let half = tokio::select! {
         biased;
         half = seat.met() => half?,
@@ -170,11 +173,13 @@ pub(super) async fn source(
 pub(super) async fn destination(
     app: &App,
     peer: &Arc<Peer>,
-    id: &StreamId,
+    id: StreamId,
     version: Version,
     record: &mut Record,
 ) -> Result<Reply, Unanswered> {
-    let mut seat = app.rendezvous.seat_destination(id)?;
+    let mut seat = app.rendezvous.seat_destination(&id)?;
+    // As in [`source`].
+    drop(id);
     let meeting = tokio::select! {
         biased;
         meeting = seat.met() => meeting?,

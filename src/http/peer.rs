@@ -35,12 +35,15 @@ pub enum Audience {
 }
 
 /// What a request has of its connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Share {
     /// All of it: HTTP/1.
     Whole,
     /// One stream of HTTP/2. Whoever serves that drops the handler when the client leaves.
-    Stream,
+    Stream {
+        /// Set when the request body is about to be read. In a box, so that a side that waits on a connection of its own
+        /// does not carry the room for it.
+        body_wanted: Box<SetOnce<()>>,
+    },
 }
 
 /// Who is at the other end of a connection.
@@ -72,8 +75,6 @@ pub struct Peer {
     half: Mutex<Option<DestinationHalf>>,
     /// Set when this connection becomes a destination that has got its head.
     receiving: SetOnce<Arc<Transfer>>,
-    /// Set when the request body is about to be read.
-    body_wanted: SetOnce<()>,
     /// Set when the whole request body is known to have been taken.
     body_taken: AtomicBool,
 }
@@ -89,7 +90,6 @@ impl Peer {
             caller,
             half: Mutex::new(None),
             receiving: SetOnce::new(),
-            body_wanted: SetOnce::new(),
             body_taken: AtomicBool::new(false),
         }
     }
@@ -99,7 +99,8 @@ impl Peer {
     pub fn stream(&self) -> Self {
         let Caller { address, is_proxy, .. } = self.caller;
         let caller = Caller { address, is_proxy, holds: None, open: None };
-        Self { share: Share::Stream, ..Self::new(Arc::clone(&self.wire), self.entrance, caller) }
+        let share = Share::Stream { body_wanted: Box::default() };
+        Self { share, ..Self::new(Arc::clone(&self.wire), self.entrance, caller) }
     }
 
     /// Where the connection came in.
@@ -136,7 +137,7 @@ impl Peer {
     /// The connection, where the request has it for itself.
     #[must_use]
     pub fn own_wire(&self) -> Option<Arc<Wire>> {
-        (self.share == Share::Whole).then(|| Arc::clone(&self.wire))
+        matches!(self.share, Share::Whole).then(|| Arc::clone(&self.wire))
     }
 
     /// Its socket.
@@ -167,7 +168,7 @@ impl Peer {
         let unacknowledged = || match self.share {
             Share::Whole => self.socket().unacknowledged(),
             // What other streams of the connection move says nothing of this one.
-            Share::Stream => 0,
+            Share::Stream { .. } => 0,
         };
         tokio::select! {
             _ = transfer.failed() => {}
@@ -185,7 +186,7 @@ impl Peer {
                 self.socket().arm_reset();
             }
             // Whoever serves the connection looks.
-            Share::Stream => pending().await,
+            Share::Stream { .. } => pending().await,
         }
     }
 
@@ -193,7 +194,7 @@ impl Peer {
     pub async fn source_left(&self) {
         match self.share {
             Share::Whole => self.wire.source_left().await,
-            Share::Stream => pending().await,
+            Share::Stream { .. } => pending().await,
         }
     }
 
@@ -201,22 +202,25 @@ impl Peer {
     pub async fn destination_left(&self) {
         match self.share {
             Share::Whole => self.wire.destination_left().await,
-            Share::Stream => pending().await,
+            Share::Stream { .. } => pending().await,
         }
     }
 
     /// The sides have paired: the source's body may be read.
     pub fn want_body(&self) {
-        match self.share {
+        match &self.share {
             Share::Whole => self.wire.inbound().lock().release(),
             // Said once; to say it again changes nothing.
-            Share::Stream => drop(self.body_wanted.set(())),
+            Share::Stream { body_wanted } => drop(body_wanted.set(())),
         }
     }
 
     /// Waits until the body of an HTTP/2 request is about to be read.
     pub async fn body_wanted(&self) {
-        self.body_wanted.wait().await;
+        match &self.share {
+            Share::Whole => pending().await,
+            Share::Stream { body_wanted } => *body_wanted.wait().await,
+        }
     }
 
     /// Takes what [`Peer::receive`] left.

@@ -60,7 +60,8 @@ pub(super) enum Next {
 
 /// A request for this lane.
 struct Plain {
-    request: PlainRequest,
+    /// In a box, so that a side that waits does not carry the room for what it has asked.
+    request: Box<PlainRequest>,
     /// The client wants the connection closed behind the answer.
     closes: bool,
 }
@@ -151,7 +152,7 @@ fn plain(peer: &Peer, app: &App, head: Head, fields: &Fields<'_, '_>) -> Option<
         let mut tokens = value.split(|byte| *byte == b',');
         closes |= tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"));
     }
-    Some(Plain { request: PlainRequest { version, asks, permitted }, closes })
+    Some(Plain { request: Box::new(PlainRequest { version, asks, permitted }), closes })
 }
 
 fn offer(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Offer {

@@ -67,7 +67,8 @@ pub struct Inbound {
     head_timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     requests: u64,
-    refusal: Option<Refusal>,
+    /// In a box, because most connections have none.
+    refusal: Option<Box<Refusal>>,
 }
 
 #[derive(Debug)]
@@ -117,12 +118,12 @@ impl Inbound {
 
     /// Why the last request was refused before hyper saw it, if it was.
     pub fn take_refusal(&mut self) -> Option<Refusal> {
-        self.refusal.take()
+        self.refusal.take().map(|refusal| *refusal)
     }
 
     /// Refuses whatever the client asks first.
     pub fn refuse_first(&mut self, refusal: Refusal) {
-        self.refusal = Some(refusal);
+        self.refusal = Some(Box::new(refusal));
     }
 
     /// Nothing that belongs to the request at hand is still to come, as far as can be told from here.
@@ -278,7 +279,7 @@ impl Inbound {
         loop {
             let begun = !self.ahead.is_empty();
             let verdict = match self.refusal.clone().filter(|_| begun) {
-                Some(refusal) => Err(refusal),
+                Some(refusal) => Err(*refusal),
                 None if self.requests == 0 && self.ahead.starts_with(HTTP2_PREFACE) => {
                     self.timer = None;
                     return Poll::Ready(Ok(Comes::Http2));
@@ -322,7 +323,7 @@ impl Inbound {
     fn stand_in(&mut self, refusal: Refusal) {
         self.timer = None;
         self.ahead = BytesMut::new();
-        self.refusal = Some(refusal);
+        self.refusal = Some(Box::new(refusal));
         self.stage = Stage::StandIn(STAND_IN);
     }
 
@@ -343,6 +344,17 @@ impl Inbound {
     /// A side that waits must not hold a buffer for more than what is in it.
     fn shrink(&mut self) {
         self.ahead = BytesMut::from(&*self.ahead);
+    }
+
+    /// Whether the `PUT` that waits may have a body of so many bytes, as far as its head tells.
+    #[must_use]
+    pub fn may_hold(&self, bytes: usize) -> bool {
+        let Stage::Held { head, .. } = &self.stage else { return false };
+        match head.framing {
+            Framing::Empty => false,
+            Framing::Length(length) => length >= bytes as u64,
+            Framing::Chunked => true,
+        }
     }
 
     /// Whether the whole body of the `PUT` that waits has arrived; `None` where it waits no more. Looks at no

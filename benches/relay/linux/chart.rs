@@ -1,5 +1,7 @@
 //! The chart: bars in panels, as an SVG that reads well on a light and on a dark page.
 
+use measure::svg::{Page, text};
+
 use super::contender::{Contender, Kind};
 use super::results::{Measure, Results};
 use super::workload::Workload;
@@ -19,20 +21,10 @@ const VALUES: usize = 64;
 /// For the last line.
 const FOOTER: usize = 40;
 
-/// It brings its own ground, so that a page whose theme is not the reader's does not make it unreadable.
-const STYLE: &str = "
-  text { font: 12px system-ui, sans-serif; fill: #1f2328 }
-  .title { font-size: 14px; font-weight: 600 }
-  .muted { fill: #59636e }
-  .ground { fill: #ffffff }
-  .floor { fill: #afb8c1 } .lane { fill: #0969da } .baseline { fill: #54aeff } .peer { fill: #bf8700 }
-  @media (prefers-color-scheme: dark) {
-    text { fill: #f0f6fc }
-    .muted { fill: #9198a1 }
-    .ground { fill: #0d1117 }
-    .floor { fill: #656c76 } .lane { fill: #4493f8 } .baseline { fill: #1f5ca8 } .peer { fill: #d29922 }
-  }
-";
+const STYLES: (&str, &str) = (
+    ".floor { fill: #afb8c1 } .lane { fill: #0969da } .baseline { fill: #54aeff } .peer { fill: #bf8700 }",
+    ".floor { fill: #656c76 } .lane { fill: #4493f8 } .baseline { fill: #1f5ca8 } .peer { fill: #d29922 }",
+);
 
 /// A group of bars to one scale.
 struct Panel {
@@ -65,14 +57,8 @@ pub(crate) fn svg(
     });
     let drawn: String = drawn.collect();
     let footer = text(MARGIN, height - MARGIN, "muted", footer);
-    format!(
-        r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">
-<title>CPU time and transfers per second of http-rendezvous and others</title>
-<style>{STYLE}</style>
-<rect class="ground" width="{width}" height="{height}" rx="8"/>
-{drawn}{footer}</svg>
-"#
-    )
+    let title = "CPU time and transfers per second of http-rendezvous and others";
+    Page { title, width, height, styles: STYLES }.draw(&(drawn + &footer))
 }
 
 /// The figure by which a workload is best judged on a noisy machine.
@@ -119,9 +105,4 @@ impl Panel {
         });
         heading + &bars.collect::<String>()
     }
-}
-
-fn text(x: usize, y: usize, class: &str, content: &str) -> String {
-    let content = content.replace('&', "&amp;").replace('<', "&lt;");
-    format!("<text class=\"{class}\" x=\"{x}\" y=\"{y}\">{content}</text>\n")
 }

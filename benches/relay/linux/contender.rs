@@ -8,11 +8,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use measure::process::Process;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::client::{Client, Dialect};
 use super::floor;
-use super::process::Process;
 
 /// Until a program takes connections.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -111,7 +111,7 @@ fn start_floor(command: &mut Command) -> anyhow::Result<Running> {
 /// Starts what says in its first line where it listens.
 fn start_greeting(command: &mut Command, dialect: Dialect) -> anyhow::Result<Running> {
     let mut process = Process::start(command)?;
-    let greeting = process.greeting()?;
+    let greeting = process.greeting(1)?;
     let address = greeting.trim_end().rsplit([' ', '/']).next().and_then(|address| address.parse().ok());
     let address = address.with_context(|| format!("no address in {greeting:?}"))?;
     Ok(Running { process, client: Client { address, dialect } })

@@ -1,5 +1,7 @@
 //! The figures that were taken, and what they come to.
 
+use measure::figures::quantile;
+
 /// What a figure tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Measure {
@@ -80,12 +82,6 @@ impl Results {
     pub(crate) fn median(&self, workload: &str, contender: &str, measure: Measure) -> Option<f64> {
         let samples = self.0.iter().filter(|one| one.workload == workload && one.contender == contender);
         let values = samples.filter_map(|sample| sample.figure(measure)).collect();
-        Some(percentile(values, 50)).filter(|median| !median.is_nan())
+        Some(quantile(values, 0.5)).filter(|median| !median.is_nan())
     }
-}
-
-/// The value that so many percent of the others do not exceed; NaN of nothing.
-pub(crate) fn percentile(mut values: Vec<f64>, percent: usize) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) * percent / 100).copied().unwrap_or(f64::NAN)
 }

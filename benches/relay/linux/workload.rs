@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use measure::figures::quantile;
+
 use super::contender::{Contender, Kind, Running};
 use super::load::{self, Transfers, Waiting};
-use super::results::{Figure, Measure, percentile};
+use super::results::{Figure, Measure};
 use super::transfer::Body;
 
 const KIB: usize = 1 << 10;
@@ -60,15 +62,15 @@ impl Workload {
                 vec![
                     (Measure::TransfersPerSecond, count / cost.seconds),
                     (Measure::CpuPerThousand, cost.cpu / count * 1000.0),
-                    (Measure::MedianLatency, percentile(cost.latencies.clone(), 50)),
-                    (Measure::P99Latency, percentile(cost.latencies, 99)),
+                    (Measure::MedianLatency, quantile(cost.latencies.clone(), 0.5)),
+                    (Measure::P99Latency, quantile(cost.latencies, 0.99)),
                 ]
             }
             Self::Trickle { bytes } => {
                 let latencies = load::trickle(*bytes, &running.client)?;
                 vec![
-                    (Measure::MedianLatency, percentile(latencies.clone(), 50)),
-                    (Measure::LongestLatency, percentile(latencies, 100)),
+                    (Measure::MedianLatency, quantile(latencies.clone(), 0.5)),
+                    (Measure::LongestLatency, quantile(latencies, 1.0)),
                 ]
             }
             // In a process of its own, whose memory nothing has touched before.

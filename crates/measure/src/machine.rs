@@ -4,10 +4,12 @@ use std::fs;
 use std::thread;
 use std::time::SystemTime;
 
+use anyhow::Context;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 /// Takes as many descriptors as the system allows, for this process and its children, and says how many.
-pub(crate) fn raise_descriptor_limit() -> usize {
+#[must_use]
+pub fn raise_descriptor_limit() -> usize {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // Refused or not, what holds now is read below.
@@ -16,7 +18,8 @@ pub(crate) fn raise_descriptor_limit() -> usize {
 }
 
 /// When and where, for whoever compares two reports.
-pub(crate) fn description() -> String {
+#[must_use]
+pub fn description() -> String {
     let now = humantime::format_rfc3339_seconds(SystemTime::now());
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let cpus = thread::available_parallelism().map_or(1, usize::from);
@@ -28,4 +31,19 @@ fn cpu_model() -> String {
     let mut fields = info.lines().filter_map(|line| line.split_once(':'));
     let model = fields.find(|(name, _)| name.trim() == "model name");
     model.map_or_else(|| format!("{} CPU", std::env::consts::ARCH), |(_, model)| model.trim().to_owned())
+}
+
+/// KiB that the kernel holds for sockets and in its slabs, of all programs.
+///
+/// # Errors
+/// `/proc` does not tell.
+pub fn kernel_memory() -> anyhow::Result<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let slab = meminfo.lines().find_map(|line| line.strip_prefix("Slab:")?.split_whitespace().next());
+    let sockets = fs::read_to_string("/proc/net/sockstat")?;
+    let tcp = sockets.lines().find(|line| line.starts_with("TCP:"));
+    let pages = tcp.and_then(|line| line.rsplit(' ').next());
+    let slab: u64 = slab.context("/proc/meminfo has no Slab")?.parse()?;
+    let pages: u64 = pages.context("/proc/net/sockstat has no TCP")?.parse()?;
+    Ok(slab + pages * rustix::param::page_size() as u64 / 1024)
 }

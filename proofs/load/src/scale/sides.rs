@@ -1,0 +1,197 @@
+//! The sides: how each waits, meets the other, and ends.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::AT_ONCE;
+use super::plan::{Ending, Exchange, Side};
+use crate::answer::Answer;
+use crate::server::{Server, head};
+
+/// Bytes of a body. They are the stream's id, again and again: whatever arrives at the wrong place shows.
+const BODY: usize = 1024;
+/// What a client reports, and what the other side is to be told.
+const REPORT: &str = r#"{"http_status":410,"name":"ProofError"}"#;
+/// Nothing on loopback takes so long, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at a stream's state.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// The clients of a server.
+pub(super) struct Sides<'a> {
+    server: &'a Server,
+}
+
+/// A side that waits.
+pub(super) struct Waiting {
+    id: String,
+    exchange: Exchange,
+    stream: TcpStream,
+}
+
+impl<'a> Sides<'a> {
+    pub(super) fn new(server: &'a Server) -> Self {
+        Self { server }
+    }
+
+    /// Some exchanges of each kind.
+    pub(super) async fn warm_up(&self) -> anyhow::Result<()> {
+        for (id, first) in self.create(2).await?.into_iter().zip([Side::Source, Side::Destination]) {
+            let exchange = Exchange { first, ending: Ending::Delivered };
+            self.meet(self.wait(id, exchange).await?).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes so many streams.
+    pub(super) async fn create(&self, count: usize) -> anyhow::Result<Vec<String>> {
+        let makers = AT_ONCE.min(count);
+        let shares = (0..makers).map(|maker| count / makers + usize::from(maker < count % makers));
+        let made: Vec<_> =
+            stream::iter(shares).map(|share| self.create_some(share)).buffered(AT_ONCE).try_collect().await?;
+        Ok(made.concat())
+    }
+
+    /// Makes so many streams over one connection.
+    async fn create_some(&self, count: usize) -> anyhow::Result<Vec<String>> {
+        let mut connection = BufReader::new(self.server.connect().await?);
+        let request = head("POST", "/stream", "Content-Length: 0\r\n");
+        let mut ids = Vec::with_capacity(count);
+        for _ in 0..count {
+            connection.write_all(request.as_bytes()).await?;
+            ids.push(Answer::read(&mut connection).await?.expect(201)?.text("stream")?);
+        }
+        Ok(ids)
+    }
+
+    /// Has a side wait, as far as the client can tell.
+    pub(super) async fn wait(&self, id: String, exchange: Exchange) -> anyhow::Result<Waiting> {
+        let stream = self.come(&id, exchange.first, exchange.ending).await?;
+        Ok(Waiting { id, exchange, stream })
+    }
+
+    /// Has the other side come, and sees both to their end. The milliseconds from its request to the first byte of the
+    /// download, where the exchange was to go well.
+    pub(super) async fn meet(&self, waiting: Waiting) -> anyhow::Result<Option<f64>> {
+        let Exchange { first, ending } = waiting.exchange;
+        let id = waiting.id.clone();
+        let met = async {
+            match ending {
+                Ending::Delivered => return Ok(Some(self.deliver(waiting).await?)),
+                Ending::Replaced => self.replace(waiting).await?,
+                Ending::Reported => self.report(waiting).await?,
+                Ending::Cut => self.cut(waiting).await?,
+            }
+            Ok(None)
+        };
+        let what = || format!("stream {id}: the {first:?} waits, {ending:?}");
+        timeout(PATIENCE, met).await.map_err(anyhow::Error::from).flatten().with_context(what)
+    }
+
+    async fn deliver(&self, waiting: Waiting) -> anyhow::Result<f64> {
+        let Waiting { id, exchange, stream: first } = waiting;
+        let mut second = self.server.connect().await?;
+        let request = request(&id, exchange.first.other(), exchange.ending);
+        let asked = Instant::now();
+        second.write_all(&request).await?;
+        let (source, destination) = exchange.first.in_order(first, second);
+        destination.readable().await?;
+        let latency = asked.elapsed();
+        let download = read(destination).await?.expect(200)?;
+        ensure!(download.body == body(&id), "the download is not the upload");
+        let answer = read(source).await?.expect(200)?;
+        ensure!(answer.body.is_empty(), "the PUT's answer has a body");
+        Ok(latency.as_secs_f64() * 1000.0)
+    }
+
+    async fn replace(&self, waiting: Waiting) -> anyhow::Result<()> {
+        let Waiting { id, exchange, stream } = waiting;
+        drop(stream);
+        while self.state(&id).await? != "CREATED" {
+            sleep(LOOK_AGAIN).await;
+        }
+        self.deliver(self.wait(id, exchange).await?).await.map(drop)
+    }
+
+    async fn report(&self, waiting: Waiting) -> anyhow::Result<()> {
+        let Waiting { id, exchange, stream } = waiting;
+        let fields = format!("Content-Length: {}\r\nConnection: close\r\n", REPORT.len());
+        let reported = head("POST", &format!("/stream/{id}/error"), &fields) + REPORT;
+        self.server.ask(&reported).await?.expect(200).context("the report")?;
+        let told = read(stream).await?.expect(410).context("who waits is told")?;
+        ensure!(told.text("name")? == "ProofError", "who waits is told {told:?}");
+        let late = self.come(&id, exchange.first.other(), exchange.ending).await?;
+        read(late).await?.expect(404).context("who comes too late").map(drop)
+    }
+
+    async fn cut(&self, waiting: Waiting) -> anyhow::Result<()> {
+        let Waiting { id, exchange, stream: first } = waiting;
+        let second = self.come(&id, exchange.first.other(), exchange.ending).await?;
+        let (source, destination) = exchange.first.in_order(first, second);
+        destination.readable().await?;
+        drop(source);
+        let download = read(destination).await?;
+        ensure!(download.status == 200 && !download.is_whole(), "a cut download looks whole: {download:?}");
+        Ok(())
+    }
+
+    /// A side comes: connects, and asks.
+    async fn come(&self, id: &str, side: Side, ending: Ending) -> anyhow::Result<TcpStream> {
+        let mut stream = self.server.connect().await.context("cannot connect")?;
+        stream.write_all(&request(id, side, ending)).await?;
+        Ok(stream)
+    }
+
+    async fn state(&self, id: &str) -> anyhow::Result<String> {
+        let path = format!("/stream/{id}/status");
+        let status = self.server.ask(&head("GET", &path, "Connection: close\r\n")).await?;
+        status.expect(200)?.text("state")
+    }
+}
+
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
+
+    /// The source, and the destination, where this side came first.
+    fn in_order<T>(self, first: T, second: T) -> (T, T) {
+        match self {
+            Self::Source => (first, second),
+            Self::Destination => (second, first),
+        }
+    }
+}
+
+/// What a side sends. One whose upload is to be cut sends half of its body.
+fn request(id: &str, side: Side, ending: Ending) -> Vec<u8> {
+    let path = format!("/stream/{id}");
+    match side {
+        Side::Destination => head("GET", &path, "").into_bytes(),
+        Side::Source => {
+            let mut request = head("PUT", &path, &format!("Content-Length: {BODY}\r\n")).into_bytes();
+            let mut body = body(id);
+            if ending == Ending::Cut {
+                body.truncate(BODY / 2);
+            }
+            request.extend(body);
+            request
+        }
+    }
+}
+
+fn body(id: &str) -> Vec<u8> {
+    id.bytes().cycle().take(BODY).collect()
+}
+
+async fn read(stream: TcpStream) -> anyhow::Result<Answer> {
+    Answer::read(&mut BufReader::new(stream)).await
+}
