@@ -106,10 +106,13 @@ impl Wire {
     }
 
     /// Asks a source whose unread body may hide its leaving, less and less often. Never ends.
+    ///
+    /// A proxy is not asked: nginx takes a `100 Continue` that it has not asked for as the answer, and passes on
+    /// no more of the body. Behind its FIN it can be asked, because nginx closes only when its client has gone.
     async fn probe_while_full(&self) {
         for pause in PROBE_PAUSES {
             sleep(pause).await;
-            if self.socket.unread() >= FULL {
+            if self.socket.unread() >= FULL && !self.inbound.lock().may_mistake_a_probe() {
                 self.probe();
             }
         }

@@ -24,7 +24,7 @@ use tokio::io::ReadBuf;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::chunked::{BadChunk, ChunkTracker};
-use super::head::{Framing, Head, HeadScanner, MAX_HEAD_BYTES};
+use super::head::{Framing, Head, HeadScanner, MAX_HEAD_BYTES, OnContinue};
 use crate::outcome::Refusal;
 use crate::socket::Socket;
 
@@ -143,6 +143,12 @@ impl Inbound {
     pub fn may_probe(&self) -> bool {
         let Stage::Held { head, .. } = &self.stage else { return false };
         head.is_http11 && self.requests == 1
+    }
+
+    /// The client of the `PUT` that waits may take a `100 Continue` for the answer.
+    #[must_use]
+    pub fn may_mistake_a_probe(&self) -> bool {
+        matches!(&self.stage, Stage::Held { head, .. } if head.on_continue == OnContinue::MayMistake)
     }
 
     /// Reads a head and leaves it where it is: [`Inbound::take_head`] or hyper takes it.

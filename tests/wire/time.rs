@@ -136,6 +136,23 @@ async fn a_waiting_source_that_leaves_behind_a_full_buffer_is_found_gone() {
     }
 }
 
+/// nginx would take the `100 Continue` for the answer.
+#[tokio::test(start_paused = true)]
+async fn a_proxy_is_not_asked_whether_its_client_is_still_there() {
+    for (fields, told_first) in [("", "HTTP/1.1 100 "), ("X-Forwarded-For: 192.0.2.1\r\n", "HTTP/1.1 418 ")] {
+        let clock = Clock::stopped();
+        let server = TestServer::start().await;
+        let id = server.create().await;
+        let mut source = server.put(&id, &format!("{fields}Content-Length: 100000000\r\n")).await;
+        server.until(&id, "SRC_CONNECTED").await;
+        source.send(vec![7; 1 << 20]).await;
+        clock.advance(TTL / 2).await;
+        server.post(&format!("/stream/{id}/error"), r#"{"http_status":418}"#).await;
+        let head = source.head().await.unwrap();
+        assert!(head.starts_with(told_first), "{head}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_source_that_stalls_for_the_idle_limit_is_named_and_the_download_is_incomplete() {
     for mid_body in [false, true] {

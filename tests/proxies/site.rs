@@ -1,0 +1,291 @@
+//! A proxy by its sample, with the server behind it, on an address of their own.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longer than anything may take.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Clone, Copy)]
+pub enum Proxy {
+    Nginx,
+    Haproxy,
+    Caddy,
+}
+
+/// What nginx needs around a file of `conf.d`.
+const NGINX: &str = "daemon off; master_process off; pid nginx.pid; error_log stderr;
+events {}
+http {
+    access_log off;
+    client_body_temp_path t1; proxy_temp_path t2; fastcgi_temp_path t3; uwsgi_temp_path t4; scgi_temp_path t5;
+    include rendezvous.conf;
+}
+";
+
+/// Where a proxy listens, and for whom.
+struct Place {
+    server: SocketAddr,
+    open: SocketAddr,
+    secure: SocketAddr,
+}
+
+impl Proxy {
+    /// The sample, with what of it has to be as it is at this place.
+    fn configuration(self, place: &Place) -> String {
+        let Place { server, open, secure } = place;
+        let server = ("127.0.0.1:9999", server.to_string());
+        match self {
+            Self::Nginx => sample(
+                "nginx.conf",
+                &[
+                    server,
+                    ("listen 80;", format!("listen {open};")),
+                    ("listen 443 ", format!("listen {secure} ")),
+                    ("/etc/ssl/certs/rendezvous.pem", "both.pem".to_owned()),
+                    ("/etc/ssl/private/rendezvous.key", "both.pem".to_owned()),
+                ],
+            ),
+            Self::Haproxy => sample(
+                "haproxy.cfg",
+                &[
+                    server,
+                    ("bind :80\n", format!("bind {open}\n")),
+                    ("bind :443 ", format!("bind {secure} ")),
+                    ("/etc/haproxy/rendezvous.pem", "both.pem".to_owned()),
+                ],
+            ),
+            Self::Caddy => {
+                let site = "rendezvous.example.org {";
+                let open = format!("http://:{} {{\n bind {}\n", open.port(), open.ip());
+                let secure =
+                    format!("https://:{} {{\n bind {}\n tls both.pem both.pem\n", secure.port(), secure.ip());
+                let options = "{\n admin off\n auto_https disable_redirects\n}\n";
+                let sites = [open, secure].map(|here| sample("Caddyfile", &[server.clone(), (site, here)]));
+                options.to_owned() + &sites.concat()
+            }
+        }
+    }
+
+    /// The program, to be run in the folder that has the configuration.
+    fn command(self) -> Command {
+        let (program, arguments): (_, &[&str]) = match self {
+            // Debian has these two where only root looks.
+            Self::Nginx => ("/usr/sbin/nginx", &["-e", "stderr", "-p", ".", "-c", "main.conf"]),
+            Self::Haproxy => ("/usr/sbin/haproxy", &["-db", "-f", "rendezvous.conf"]),
+            Self::Caddy => ("caddy", &["run", "--adapter", "caddyfile", "--config", "rendezvous.conf"]),
+        };
+        let mut command = Command::new(program);
+        command.args(arguments);
+        command
+    }
+
+    /// Starts it in a folder that has all that it needs.
+    fn start(self, folder: &Path, place: &Place) -> Running {
+        fs::write(folder.join("rendezvous.conf"), self.configuration(place)).unwrap();
+        fs::write(folder.join("main.conf"), NGINX).unwrap();
+        let mut command = self.command();
+        // Where Caddy would keep what it has.
+        command.env("HOME", folder).current_dir(folder);
+        let log = fs::File::create(folder.join("log")).unwrap();
+        Running(
+            command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap_or_else(
+                |error| panic!("{self:?} can not be started: {error}. On Debian: apt-get install {self:?}"),
+            ),
+        )
+    }
+}
+
+/// A file of `packaging/proxies`, with some of it replaced.
+fn sample(name: &str, replacements: &[(&str, String)]) -> String {
+    let mut text = fs::read_to_string(Path::new("packaging/proxies").join(name)).unwrap();
+    for (sample, here) in replacements {
+        assert!(text.contains(sample), "{name} does not say {sample:?}");
+        text = text.replace(sample, here);
+    }
+    text
+}
+
+/// A child that does not outlive its test.
+#[derive(Debug)]
+pub struct Running(pub Child);
+
+impl Running {
+    pub fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// Its exit code, and what it has written: little.
+    pub fn output(mut self) -> Output {
+        let read = |pipe: Option<&mut dyn Read>| {
+            let mut bytes = Vec::new();
+            pipe.map(|pipe| pipe.read_to_end(&mut bytes).unwrap());
+            bytes
+        };
+        let stdout = read(self.0.stdout.as_mut().map(|pipe| pipe as _));
+        let stderr = read(self.0.stderr.as_mut().map(|pipe| pipe as _));
+        Output { status: self.0.wait().unwrap(), stdout, stderr }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The real `curl`, silent but for errors, and failing where the server says so.
+pub fn curl(arguments: &[&str]) -> Command {
+    let mut command = Command::new("curl");
+    command.args(["-sS", "-f", "--noproxy", "*", "--max-time", "600"]).args(arguments).stdin(Stdio::null());
+    command
+}
+
+pub fn spawn(command: &mut Command) -> Running {
+    Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("curl is installed"))
+}
+
+/// A way into a site.
+#[derive(Debug)]
+pub struct Entrance {
+    address: SocketAddr,
+    is_secure: bool,
+}
+
+impl Entrance {
+    /// Over TLS it speaks HTTP/2.
+    pub fn curl(&self, arguments: &[&str]) -> Command {
+        let mut command = curl(arguments);
+        if self.is_secure {
+            command.args(["--insecure", "--http2"]);
+        }
+        command
+    }
+
+    pub fn url(&self, id: &str) -> String {
+        let scheme = if self.is_secure { "https" } else { "http" };
+        format!("{scheme}://{}/stream/{id}", self.address)
+    }
+}
+
+/// A server with a proxy before it.
+pub struct Site {
+    pub server: SocketAddr,
+    pub plain: SocketAddr,
+    secure: SocketAddr,
+    proxy: Running,
+    program: Option<Running>,
+    _folder: TempDir,
+}
+
+impl Site {
+    pub fn start(proxy: Proxy) -> Self {
+        Self::start_with(proxy, &[])
+    }
+
+    pub fn start_with(proxy: Proxy, flags: &[&str]) -> Self {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_rendezvous"));
+        program
+            .args(["serve", "--port", "0", "--trusted-proxy", "127.0.0.1", "--log-level", "warn"])
+            .args(flags);
+        let mut program = Running(program.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
+        let greeting = BufReader::new(program.0.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+        let server = greeting.strip_prefix("Listening on http://").unwrap().parse().unwrap();
+        Self { program: Some(program), ..Self::start_before(proxy, server) }
+    }
+
+    /// A proxy before a server of the test's own.
+    pub fn start_before(kind: Proxy, server: SocketAddr) -> Self {
+        let [open, secure] = free_addresses();
+        let folder = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        fs::write(folder.path().join("both.pem"), made.cert.pem() + &made.signing_key.serialize_pem())
+            .unwrap();
+        let mut proxy = kind.start(folder.path(), &Place { server, open, secure });
+        let deadline = Instant::now() + PATIENCE;
+        while [open, secure].iter().any(|address| TcpStream::connect(address).is_err()) {
+            let log = || fs::read_to_string(folder.path().join("log")).unwrap();
+            assert!(
+                proxy.0.try_wait().unwrap().is_none() && Instant::now() < deadline,
+                "{kind:?}: {}",
+                log()
+            );
+        }
+        Self { server, plain: open, secure, proxy, program: None, _folder: folder }
+    }
+
+    pub fn open(&self) -> Entrance {
+        Entrance { address: self.plain, is_secure: false }
+    }
+
+    pub fn secure(&self) -> Entrance {
+        Entrance { address: self.secure, is_secure: true }
+    }
+
+    pub fn entrances(&self) -> [Entrance; 2] {
+        [self.open(), self.secure()]
+    }
+
+    pub fn kill_server(&mut self) {
+        self.program.as_mut().unwrap().kill();
+    }
+
+    pub fn stop_proxy(&mut self) {
+        self.proxy.kill();
+    }
+
+    pub fn create(&self) -> String {
+        let made = self.ask(&["-X", "POST"], "");
+        made["stream"].as_str().unwrap().to_owned()
+    }
+
+    pub fn status(&self, id: &str) -> Value {
+        self.ask(&[], &format!("/{id}/status"))
+    }
+
+    /// What the server itself says.
+    fn ask(&self, arguments: &[&str], path: &str) -> Value {
+        let answer = curl(arguments).arg(format!("http://{}/stream{path}", self.server)).output().unwrap();
+        serde_json::from_slice(&answer.stdout).unwrap()
+    }
+
+    fn until_status(&self, id: &str, reached: impl Fn(&Value) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status(id);
+            if reached(&status) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{status}");
+        }
+    }
+
+    /// Waits until the stream is in `state`.
+    pub fn until(&self, id: &str, state: &str) {
+        self.until_status(id, |status| status["state"] == state);
+    }
+
+    /// Waits until so much of the body has been passed on.
+    pub fn until_bytes(&self, id: &str, count: u64) {
+        self.until_status(id, |status| status["bytes_transferred"] == count);
+    }
+}
+
+/// Ports on which nobody listens, of a loopback address that no other test has: nobody can take them before the proxy does.
+fn free_addresses() -> [SocketAddr; 2] {
+    static TESTS: AtomicU8 = AtomicU8::new(1);
+    let process = std::process::id().to_be_bytes();
+    let address = Ipv4Addr::new(127, process[2].max(1), process[3], TESTS.fetch_add(1, Ordering::Relaxed));
+    let listeners = [(); 2].map(|()| TcpListener::bind((address, 0)).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap())
+}
