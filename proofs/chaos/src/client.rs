@@ -33,8 +33,8 @@ use crate::body::Body;
 use crate::log::Log;
 use crate::plan::{Act, Framing, Manner, Moment, Party, Program, Side, Step};
 
-/// Whatever takes longer hangs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
+/// Whatever takes longer hangs: 5 MiB by a small window on a machine that is busy do not.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// Beside its buffer, a kernel may hold what was on the way.
 const ON_THE_WAY: u64 = 128 << 10;
 
