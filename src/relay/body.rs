@@ -33,6 +33,10 @@ pub struct Relay {
     /// Taken from the source and not yet passed on: by [`Relay::first`], or because of the pace.
     ahead: Option<Bytes>,
     pace: Option<Box<Pace>>,
+    /// What [`Body::poll_frame`] gave last may not be written yet.
+    unwritten: bool,
+    /// Told when that is written.
+    untold: Option<Fault>,
     /// Resolves when the destination leaves.
     departure: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -55,6 +59,8 @@ impl Relay {
             received: 0,
             held: None,
             ahead: None,
+            unwritten: false,
+            untold: None,
             departure: Box::pin(departure),
             transfer,
         }
@@ -254,7 +260,22 @@ impl Body for Relay {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        self.poll_next(cx).map(|data| data.map(|data| data.map(Frame::data)))
+        if let Some(fault) = self.untold.take() {
+            return Poll::Ready(Some(Err(fault)));
+        }
+        let next = self.poll_next(cx);
+        let unwritten = std::mem::replace(&mut self.unwritten, matches!(next, Poll::Ready(Some(Ok(_)))));
+        if let Poll::Ready(Some(Err(fault))) = next {
+            if !unwritten {
+                return Poll::Ready(Some(Err(fault)));
+            }
+            // hyper throws away what it has not written when a body fails, the head too. It writes when there is nothing to
+            // do.
+            self.untold = Some(fault);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        next.map_ok(Frame::data)
     }
 
     /// False for a body of a known length of zero, which [`Relay::length`] tells: hyper would drop the length that

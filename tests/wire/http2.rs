@@ -10,6 +10,9 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
+use http_rendezvous::config::DataPath;
+use http_rendezvous::wire::inbound::HTTP2_PREFACE;
+
 use crate::client::{End, soon};
 use crate::metrics::Exposition;
 use crate::server::TestServer;
@@ -521,5 +524,39 @@ async fn a_head_of_too_many_fields_is_431() {
         let fields: Vec<_> = names[..count].iter().map(|name| (&**name, "1")).collect();
         let (response, _) = client.request("GET", "/ping", &fields, true).await;
         assert_eq!(answer(response).await.status.as_u16(), status);
+    }
+}
+
+/// A frame of stream 1, or of the connection (RFC 9113, section 4.1).
+fn frame(stream: u8, kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream][..], payload].concat()
+}
+
+/// By hand, because the library sends nothing that a reset follows.
+#[tokio::test]
+async fn what_came_with_a_reset_is_passed_on_before_the_cut() {
+    const PUT: [(&str, &str); 3] = [(":method", "PUT"), (":scheme", "http"), (":authority", "test")];
+    let (data, headers, reset, settings) = (0, 1, 3, 4);
+    for data_path in [DataPath::Auto, DataPath::Portable] {
+        let server = TestServer::start_with(|config| config.data_path = data_path).await;
+        let id = server.create().await;
+        let mut destination = server.get(&id).await;
+        server.until(&id, "DST_CONNECTED").await;
+        let mut source = server.connect().await;
+        let path = format!("/stream/{id}");
+        let fields = PUT.into_iter().chain([(":path", path.as_str())]).flat_map(|(name, value)| {
+            let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+            [vec![0], text(name), text(value)].concat()
+        });
+        let fields: Vec<u8> = fields.collect();
+        let request = [frame(0, settings, 0, &[]), frame(1, headers, 4, &fields)].concat();
+        source.send([HTTP2_PREFACE, &request].concat()).await;
+        server.until(&id, "STREAMING").await;
+        source.send([frame(1, data, 0, b"hello"), frame(1, reset, 0, &[0, 0, 0, 8])].concat()).await;
+        let head = destination.head().await.unwrap();
+        let response = destination.rest(head).await;
+        assert_eq!((response.status, &response.body[..]), (200, &b"hello"[..]), "{data_path:?}");
+        assert_eq!(response.end, End::Short);
     }
 }

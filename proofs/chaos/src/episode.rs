@@ -1,0 +1,255 @@
+//! One episode: a server, the transfers that it serves, what befalls it, and what it has left behind in the end.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use parking_lot::Mutex;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rustix::process::Signal;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::client::Dial;
+use crate::control::Control;
+use crate::laws::{Breach, Circumstances, Facts, Law, judge};
+use crate::log::Log;
+use crate::plan::{Episode, Scenario, Transport, Trouble};
+use crate::server::{ENDS_WITHIN, Server, TTL, Workshop};
+use crate::transfer::Play;
+
+/// Transfers of an episode at a time.
+const AT_ONCE: usize = 8;
+/// By then all that a transfer holds is given back: it is seen for one ttl, and some answers linger.
+const GIVES_BACK_WITHIN: Duration = Duration::from_secs(15);
+/// What an allocator may keep for later, in KiB, beside what a fresh server has.
+const MAY_KEEP: u64 = 48 << 10;
+/// The pipes that a server may keep for later, as descriptors.
+const MAY_KEEP_PIPES: usize = 64;
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// What an episode found.
+#[derive(Default)]
+pub(crate) struct Findings {
+    /// Transfers that were played.
+    pub(crate) played: Vec<Facts>,
+    /// Laws that were broken, with all that was seen of it.
+    pub(crate) broken: Vec<Broken>,
+}
+
+/// A law that was broken, with the transcript.
+pub(crate) struct Broken {
+    /// Which laws.
+    pub(crate) breaches: Vec<Breach>,
+    /// By which transfer; `None` where it was the server itself.
+    pub(crate) number: Option<u64>,
+    /// What is known of it.
+    pub(crate) transcript: String,
+}
+
+/// What an episode is played with.
+#[derive(Clone)]
+pub(crate) struct Props {
+    /// Where servers are made.
+    pub(crate) workshop: Arc<Workshop>,
+    /// The seed of the run.
+    pub(crate) seed: u64,
+    /// What the sides may speak.
+    pub(crate) transports: Arc<[Transport]>,
+}
+
+/// What the transfers of an episode share.
+struct Stage {
+    props: Props,
+    episode: Episode,
+    dial: Dial,
+    control: Control,
+    /// Odd while there is no server, or one that is about to end.
+    upheavals: AtomicU64,
+    begun: watch::Sender<u64>,
+    waiting: Mutex<VecDeque<u64>>,
+    findings: Mutex<Findings>,
+}
+
+/// Plays the transfers of these numbers.
+///
+/// # Errors
+/// A server does not start.
+pub(crate) async fn run(props: Props, episode: Episode, numbers: VecDeque<u64>) -> anyhow::Result<Findings> {
+    let server = Server::start(&props.workshop, &episode, None).await.with_context(|| episode.to_string())?;
+    let dial = server.dial.clone();
+    let stage = Arc::new(Stage {
+        control: Control::new(dial.plain),
+        dial,
+        props,
+        episode,
+        upheavals: AtomicU64::new(0),
+        begun: watch::Sender::new(0),
+        waiting: Mutex::new(numbers),
+        findings: Mutex::default(),
+    });
+    let mut players = JoinSet::new();
+    for _ in 0..AT_ONCE {
+        let stage = Arc::clone(&stage);
+        players.spawn(async move { stage.play().await });
+    }
+    let mut trouble = JoinSet::new();
+    if episode.trouble == Trouble::FewDescriptors {
+        let stage = Arc::clone(&stage);
+        trouble.spawn(async move { stage.flood().await });
+    }
+    let mut server = stage.befall(server).await?;
+    while players.join_next().await.is_some() {}
+    trouble.shutdown().await;
+    stage.control.close();
+    stage.close(&mut server).await;
+    Ok(std::mem::take(&mut *stage.findings.lock()))
+}
+
+impl Stage {
+    async fn play(&self) {
+        loop {
+            let Some(number) = self.waiting.lock().pop_front() else { return };
+            let scenario = Scenario::new(self.props.seed, number, &self.props.transports);
+            self.begun.send_modify(|begun| *begun += 1);
+            let log = Log::start();
+            let Some(play) = Play::new(&scenario, &self.dial, &self.control, log.clone()).await else {
+                let how = "no stream can be made".to_owned();
+                self.blame(vec![Breach { law: Law::ServerLives, how }], Some(number), &scenario);
+                continue;
+            };
+            let before = self.upheavals.load(Ordering::SeqCst);
+            let mut facts = play.run().await;
+            let has_ended = before % 2 == 1 || self.upheavals.load(Ordering::SeqCst) != before;
+            let is_crowded = self.episode.trouble == Trouble::FewDescriptors;
+            facts.circumstances =
+                Circumstances { has_ended, is_crowded, ttl: TTL, idle: self.episode.idle() };
+            let breaches = judge(&facts);
+            if !breaches.is_empty() {
+                self.blame(breaches, Some(number), format_args!("{}\n{log}{}", scenario, Seen(&facts)));
+            }
+            self.findings.lock().played.push(facts);
+        }
+    }
+
+    fn blame(&self, breaches: Vec<Breach>, number: Option<u64>, what: impl fmt::Display) {
+        let transcript = format!("{}\n{what}", self.episode);
+        self.findings.lock().broken.push(Broken { breaches, number, transcript });
+    }
+
+    fn blame_server(&self, law: Law, how: String) {
+        self.blame(vec![Breach { law, how }], None, "");
+    }
+
+    /// Clients that connect and say nothing, more of them than there is room for. Never ends.
+    async fn flood(&self) {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.props.seed ^ self.episode.number);
+        loop {
+            sleep(Duration::from_millis(rng.random_range(20..200))).await;
+            let mut crowd = Vec::new();
+            for _ in 0..rng.random_range(20..80) {
+                crowd.push(TcpStream::connect(self.dial.plain).await);
+            }
+            sleep(Duration::from_millis(rng.random_range(20..150))).await;
+        }
+    }
+
+    /// What is to befall the server: when as many transfers have begun, it is ended, and started again.
+    async fn befall(&self, mut server: Server) -> anyhow::Result<Server> {
+        let (signal, after) = match self.episode.trouble {
+            Trouble::Stopped(after) => (Signal::TERM, after),
+            Trouble::Killed(after) => (Signal::KILL, after),
+            _ => return Ok(server),
+        };
+        let mut begun = self.begun.subscribe();
+        // One transfer that is played alone must not wait for the others.
+        let alone = after.min(self.waiting.lock().len() as u64 + *begun.borrow());
+        begun.wait_for(|begun| *begun >= alone).await?;
+        let mut rng = ChaCha8Rng::seed_from_u64(self.props.seed ^ self.episode.number);
+        sleep(Duration::from_micros(rng.random_range(0..20_000))).await;
+        self.upheavals.fetch_add(1, Ordering::SeqCst);
+        server.signal(signal);
+        self.see_off(&mut server, signal).await;
+        let next = Server::start(&self.props.workshop, &self.episode, Some(&server)).await?;
+        self.upheavals.fetch_add(1, Ordering::SeqCst);
+        Ok(next)
+    }
+
+    async fn see_off(&self, server: &mut Server, signal: Signal) {
+        match server.ended().await {
+            Ok(exit) if signal == Signal::TERM && !exit.success() => {
+                self.blame_server(Law::ServerLives, format!("told to end, it ended with {exit}"));
+            }
+            Ok(_) => {}
+            Err(_) => {
+                self.blame_server(Law::ServerLives, format!("told to end, it has not after {ENDS_WITHIN:?}"));
+                server.signal(Signal::KILL);
+                let _ = server.ended().await;
+            }
+        }
+        for panic in server.panics() {
+            self.blame_server(Law::ServerLives, panic);
+        }
+    }
+
+    /// All transfers have ended: so has all that they had, and then the server.
+    async fn close(&self, server: &mut Server) {
+        if server.runs() {
+            let begun = Instant::now();
+            let mut left = self.left_behind(server).await;
+            while left.is_some() && begun.elapsed() < GIVES_BACK_WITHIN {
+                sleep(LOOK_AGAIN).await;
+                left = self.left_behind(server).await;
+            }
+            if let Some(left) = left {
+                self.blame_server(Law::NothingLeft, left);
+            }
+        } else {
+            self.blame_server(Law::ServerLives, "it has ended by itself".to_owned());
+        }
+        server.signal(Signal::TERM);
+        self.see_off(server, Signal::TERM).await;
+    }
+
+    async fn left_behind(&self, server: &Server) -> Option<String> {
+        let metrics = match server.metrics().await {
+            Ok(metrics) => metrics,
+            Err(error) => return Some(format!("{error:#}")),
+        };
+        let (now, fresh) = match server.footprint() {
+            Ok(now) => (now, server.fresh()),
+            Err(error) => return Some(error.to_string()),
+        };
+        let is_left = metrics.open_connections > 1
+            || metrics.pipes_in_use > 0
+            || metrics.busy_streams + metrics.idle_streams > 0
+            || now.sockets > fresh.sockets
+            || now.pipes > fresh.pipes + MAY_KEEP_PIPES
+            || now.in_pipes > 0
+            || now.others > fresh.others
+            || now.threads > fresh.threads
+            || now.memory > fresh.memory + MAY_KEEP;
+        is_left.then(|| format!("{metrics:?}; {now}; when it was fresh: {fresh}\n  {}", server.connections()))
+    }
+}
+
+/// What each side saw, for a person.
+struct Seen<'a>(&'a Facts);
+
+impl fmt::Display for Seen<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Facts { source, destination, intruder, report, freed, status, took, circumstances, .. } = self.0;
+        let views = [("source", source), ("destination", destination), ("another", intruder)];
+        for (who, view) in views.into_iter().filter_map(|(who, view)| Some((who, view.as_ref()?))) {
+            writeln!(f, "  {who}: {view:?}")?;
+        }
+        writeln!(f, "  report: {report:?}, seats free: {freed:?}, status: {status:?}, took {took:?}")?;
+        write!(f, "  {circumstances:?}")
+    }
+}

@@ -1,0 +1,603 @@
+//! The laws, and whether a transfer has kept them. Pure: from what was planned and what was seen to the laws that were broken.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::client::{Ending, View};
+use crate::plan::{Act, Fault, Moment, Program, Scenario, Side, Stage};
+
+/// The status that a report asks for.
+pub(crate) const REPORTED: u16 = 418;
+
+/// What must hold, whatever happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Law {
+    /// Every byte that a destination gets is the source's, at its offset.
+    OnlyTheSourcesBytes,
+    /// A body that was cut does not look whole.
+    NoCutLooksWhole,
+    /// A body that is whole does not look cut, and who disturbs nothing is served.
+    NoWholeLooksCut,
+    /// A source is told 200 only when every byte was received.
+    OnlyDelivered200,
+    /// Each side gets exactly one final answer, or a cut that it can see.
+    OneAnswer,
+    /// An answer is one that what happened explains.
+    AnswersAreRight,
+    /// A seat has one holder, and is free when that leaves.
+    Seats,
+    /// The status says what happened.
+    StatusAgrees,
+    /// Nothing is left behind.
+    NothingLeft,
+    /// The server ends when it is told to, and only then; nothing in it panics.
+    ServerLives,
+}
+
+/// A law that was broken, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Breach {
+    /// Which.
+    pub(crate) law: Law,
+    /// How.
+    pub(crate) how: String,
+}
+
+/// What the status of a stream says.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Status {
+    /// The state.
+    pub(crate) state: String,
+    /// It has not ended.
+    pub(crate) active: bool,
+    /// Body bytes that were passed on.
+    pub(crate) bytes_transferred: u64,
+}
+
+/// What the server had to bear meanwhile, beside the transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Circumstances {
+    /// It was stopped, or killed.
+    pub(crate) has_ended: bool,
+    /// It had no place for all who came.
+    pub(crate) is_crowded: bool,
+    /// The ttl.
+    pub(crate) ttl: Duration,
+    /// The idle limit, where it is short.
+    pub(crate) idle: Option<Duration>,
+}
+
+/// All that was seen of a transfer.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    /// What was planned.
+    pub(crate) scenario: Scenario,
+    /// What was beside it.
+    pub(crate) circumstances: Circumstances,
+    /// What the source saw, if one came to stay.
+    pub(crate) source: Option<View>,
+    /// What the destination saw, if one came to stay.
+    pub(crate) destination: Option<View>,
+    /// What the other one saw that wanted a seat.
+    pub(crate) intruder: Option<View>,
+    /// The answer to the report.
+    pub(crate) report: Option<u16>,
+    /// For each who left while it waited: the seat was free soon.
+    pub(crate) freed: Vec<bool>,
+    /// The last status.
+    pub(crate) status: Option<Status>,
+    /// From the making of the stream to the last status.
+    pub(crate) took: Duration,
+}
+
+/// The laws that these facts break.
+#[must_use]
+pub(crate) fn judge(facts: &Facts) -> Vec<Breach> {
+    let mut breaches = Vec::new();
+    let mut broken = |law, how: Option<String>| breaches.extend(how.map(|how| Breach { law, how }));
+    broken(Law::OnlyTheSourcesBytes, facts.foreign_bytes());
+    broken(Law::NoCutLooksWhole, facts.cut_looks_whole());
+    broken(Law::NoWholeLooksCut, facts.whole_looks_cut());
+    broken(Law::OnlyDelivered200, facts.undelivered_200());
+    for view in facts.views() {
+        broken(Law::OneAnswer, facts.more_or_less_than_one_answer(view));
+    }
+    for view in facts.source.iter().chain(&facts.destination) {
+        broken(Law::AnswersAreRight, facts.unexplained_answer(view));
+    }
+    broken(Law::Seats, facts.unfair_seat());
+    broken(Law::StatusAgrees, facts.false_status());
+    breaches
+}
+
+impl Facts {
+    fn views(&self) -> impl Iterator<Item = &View> {
+        self.source.iter().chain(&self.destination).chain(&self.intruder)
+    }
+
+    fn view(&self, side: Side) -> Option<&View> {
+        match side {
+            Side::Source => self.source.as_ref(),
+            Side::Destination => self.destination.as_ref(),
+        }
+    }
+
+    /// The server had nothing else to bear.
+    fn is_steady(&self) -> bool {
+        !self.circumstances.has_ended && !self.circumstances.is_crowded
+    }
+
+    /// The ttl may have passed.
+    fn may_have_expired(&self) -> bool {
+        self.took >= self.circumstances.ttl
+    }
+
+    /// The idle limit may have passed, because the machine was busy.
+    fn may_have_stalled(&self) -> bool {
+        self.circumstances.idle.is_some_and(|idle| self.took >= idle)
+    }
+
+    /// This side goes, or behaves as if it were gone, or is not there.
+    fn disturbs(&self, side: Side) -> bool {
+        match &self.scenario.fault {
+            Fault::Acts { side: actor, steps } => {
+                *actor == side
+                    && steps.iter().any(|step| match step.act {
+                        Act::Leave(_) | Act::Break => true,
+                        // A source may do so behind its body.
+                        Act::HalfClose => {
+                            side == Side::Destination || step.moment != Moment::Body(self.scenario.size)
+                        }
+                        Act::Stall(time) => self.circumstances.idle.is_some_and(|idle| time >= idle / 2),
+                    })
+            }
+            Fault::Abandoned(_) => self.scenario.first() == side,
+            Fault::Absent(absent) => *absent == side,
+            Fault::Forgotten => true,
+            Fault::Reported(stage) => !matches!(stage, Stage::Streaming(_)),
+            Fault::None | Fault::Replaced(_) | Fault::Intruder(..) => false,
+        }
+    }
+
+    /// Nothing has happened that keeps the body from arriving.
+    fn must_be_delivered(&self) -> bool {
+        let disturbed = self.disturbs(Side::Source) || self.disturbs(Side::Destination);
+        self.is_steady() && !disturbed && !self.may_have_expired() && !self.may_have_stalled()
+    }
+
+    fn is_finished(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.state == "FINISHED")
+    }
+
+    fn has_whole_body(&self) -> bool {
+        self.destination.as_ref().is_some_and(|view| view.is_whole(200) && view.bytes == self.scenario.size)
+    }
+
+    fn foreign_bytes(&self) -> Option<String> {
+        let wrong = self.destination.as_ref()?.wrong_at?;
+        Some(format!("byte {wrong} at the destination is not the source's"))
+    }
+
+    fn cut_looks_whole(&self) -> Option<String> {
+        let destination = self.destination.as_ref().filter(|view| view.is_whole(200))?;
+        if destination.bytes != self.scenario.size {
+            return Some(format!("{} of {} bytes look whole", destination.bytes, self.scenario.size));
+        }
+        let sent = self.source.as_ref().is_some_and(|view| view.sent_whole);
+        (!sent).then(|| "the upload has no end, and the download has".to_owned())
+    }
+
+    fn whole_looks_cut(&self) -> Option<String> {
+        let destination = self.destination.as_ref();
+        if self.must_be_delivered() {
+            if !self.has_whole_body() {
+                return Some("nothing is in its way, and the destination has not got it".to_owned());
+            }
+            if !self.source.as_ref().is_some_and(|view| view.is_whole(200)) {
+                return Some("the destination has got it, and the source is told otherwise".to_owned());
+            }
+        }
+        let stays = destination.is_some_and(|view| !view.left());
+        (self.is_finished() && stays && !self.has_whole_body())
+            .then(|| "it is FINISHED, and the destination sees a cut".to_owned())
+    }
+
+    fn undelivered_200(&self) -> Option<String> {
+        self.source.as_ref().filter(|view| view.status() == Some(200))?;
+        let Some(destination) = &self.destination else {
+            return Some("200 without a destination".to_owned());
+        };
+        if self.has_whole_body() {
+            return None;
+        }
+        if !destination.left() {
+            return Some(format!("200 to the source; the destination saw {:?}", destination.ending));
+        }
+        // What its kernel took when the client had gone, nobody sees; but it can not be more than there was room for.
+        let most = destination.bytes.saturating_add(destination.room.unwrap_or(u64::MAX));
+        (most < self.scenario.size).then(|| {
+            format!(
+                "200 to the source; the destination's kernel has {most} of {} bytes at most",
+                self.scenario.size
+            )
+        })
+    }
+
+    fn more_or_less_than_one_answer(&self, view: &View) -> Option<String> {
+        let side = view.side;
+        match &view.ending {
+            _ if view.has_surplus => Some(format!("the {side} is sent something behind its last answer")),
+            Ending::Hung => Some(format!("the {side} hangs")),
+            Ending::Malformed(what) => Some(format!("the {side} is sent what is no HTTP: {what}")),
+            Ending::NoAnswer(how) | Ending::Cut(how) if self.is_owed_an_answer(view) => {
+                Some(format!("the {side}, which stayed, has no whole answer: {how}"))
+            }
+            _ => None,
+        }
+    }
+
+    /// A server that stands answers everybody who stays; only a download that has begun may be cut.
+    fn is_owed_an_answer(&self, view: &View) -> bool {
+        // A reset of an HTTP/2 stream may overtake its head.
+        let may_be_cut = view.status() == Some(200) || self.scenario.destination.transport.is_h2();
+        let is_download = view.side == Side::Destination && may_be_cut;
+        let half_closes = self.scenario.steps(view.side).iter().any(|step| step.act == Act::HalfClose);
+        // curl stops where it can not send, and may not look for the answer.
+        let may_not_look =
+            self.scenario.party(view.side).program == Program::Curl && view.side == Side::Source;
+        self.is_steady() && !is_download && !half_closes && !may_not_look
+    }
+
+    fn unexplained_answer(&self, view: &View) -> Option<String> {
+        let answer = view.answer.as_ref()?;
+        let is_steady = self.is_steady();
+        let fault = &self.scenario.fault;
+        let disturbed = self.disturbs(Side::Source) || self.disturbs(Side::Destination);
+        let is_told = matches!(fault, Fault::Reported(Stage::Before | Stage::Waiting));
+        let is_source = view.side == Side::Source;
+        let is_explained = match (answer.status, answer.name.as_str()) {
+            (200, _) => true,
+            (400, "BadRequestError") => is_source && self.disturbs(Side::Source),
+            (404, "SessionNotFoundError") => is_told || self.may_have_expired() || !is_steady,
+            (502, "StreamSourceError" | "StreamDestinationError") => {
+                disturbed || self.may_have_stalled() || !is_steady
+            }
+            (503, "ServerBusyError") => self.circumstances.is_crowded,
+            (503, "ShuttingDownError") => self.circumstances.has_ended,
+            (504, "SessionTimeoutError") => self.may_have_expired(),
+            (REPORTED, "ChaosError") => is_told,
+            // 429 among them: who came to stay found its seat free.
+            _ => false,
+        };
+        (!is_explained).then(|| format!("the {} is told {} {}", view.side, answer.status, answer.name))
+    }
+
+    fn unfair_seat(&self) -> Option<String> {
+        if !self.is_steady() {
+            return None;
+        }
+        if self.freed.contains(&false) {
+            return Some("who waited has left, and its seat is not free".to_owned());
+        }
+        if self.may_have_expired() {
+            return None;
+        }
+        match &self.scenario.fault {
+            Fault::Intruder(..) => {
+                let status = self.intruder.as_ref().and_then(View::status);
+                // By then all may be over.
+                let is_over =
+                    self.status.as_ref().is_some_and(|status| !status.active) && status == Some(404);
+                (self.intruder.is_some() && status != Some(429) && !is_over)
+                    .then(|| format!("a second one is told {status:?}"))
+            }
+            Fault::Reported(Stage::Streaming(_)) => self
+                .report
+                .filter(|status| *status != 409)
+                .map(|status| format!("a late report is answered {status}")),
+            Fault::Reported(stage) => self.unfair_report(*stage),
+            _ => None,
+        }
+    }
+
+    fn unfair_report(&self, stage: Stage) -> Option<String> {
+        if self.report != Some(200) {
+            return Some(format!("a report is answered {:?}", self.report));
+        }
+        let told = |side| self.view(side).and_then(View::status);
+        let (first, second) = (told(self.scenario.first()), told(self.scenario.first().other()));
+        // Nobody waits on such a stream, so nobody knows who is first.
+        let is_either = stage == Stage::Before;
+        let is_right = (first, second) == (Some(REPORTED), Some(404))
+            || is_either && (second, first) == (Some(REPORTED), Some(404));
+        (!is_right)
+            .then(|| format!("an error is reported, and the first is told {first:?}, the second {second:?}"))
+    }
+
+    fn false_status(&self) -> Option<String> {
+        let Some(status) = &self.status else {
+            let is_forgotten = self.may_have_expired() || self.circumstances.has_ended;
+            return (!is_forgotten).then(|| "there is none".to_owned());
+        };
+        let state = status.state.as_str();
+        if status.active && state != "CREATED" {
+            return Some(format!("all have gone, and it is {state}"));
+        }
+        let source = self.source.as_ref().filter(|view| view.ending == Ending::Whole).and_then(View::status);
+        if (source == Some(200)) != self.is_finished() && source.is_some() {
+            return Some(format!("it is {state}, and the source is told {source:?}"));
+        }
+        if self.is_finished() && status.bytes_transferred != self.scenario.size {
+            return Some(format!("it is FINISHED after {} bytes", status.bytes_transferred));
+        }
+        let blamed = match state {
+            _ if !self.is_steady() || self.may_have_stalled() => None,
+            "SRC_DISCONNECTED" | "SRC_ERROR" => Some(Side::Source),
+            "DST_DISCONNECTED" | "DST_ERROR" => Some(Side::Destination),
+            _ => None,
+        };
+        blamed
+            .filter(|side| !self.disturbs(*side))
+            .map(|side| format!("it is {state}, and the {side} did nothing"))
+    }
+}
+
+impl fmt::Display for Law {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OnlyTheSourcesBytes => "only-the-sources-bytes",
+            Self::NoCutLooksWhole => "no-cut-looks-whole",
+            Self::NoWholeLooksCut => "no-whole-looks-cut",
+            Self::OnlyDelivered200 => "200-only-when-delivered",
+            Self::OneAnswer => "one-answer-or-a-cut",
+            Self::AnswersAreRight => "answers-are-right",
+            Self::Seats => "seats",
+            Self::StatusAgrees => "status-agrees",
+            Self::NothingLeft => "nothing-left-behind",
+            Self::ServerLives => "server-lives",
+        })
+    }
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.law, self.how)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::Answer;
+    use crate::plan::{Manner, Order, Step, Transport};
+
+    const SIZE: u64 = 500_000;
+
+    /// A transfer that went well, through which nothing had gone wrong.
+    fn good() -> Facts {
+        let mut scenario = Scenario::new(1, 1, &Transport::ALL);
+        scenario.fault = Fault::None;
+        scenario.size = SIZE;
+        scenario.order = Order::First(Side::Source);
+        let view = |side, sent_whole| View {
+            side,
+            answer: Some(Answer { status: 200, name: String::new() }),
+            ending: Ending::Whole,
+            bytes: SIZE,
+            sent_whole,
+            wrong_at: None,
+            has_surplus: false,
+            room: None,
+        };
+        scenario.source.program = Program::Own;
+        scenario.destination.program = Program::Own;
+        Facts {
+            scenario,
+            circumstances: Circumstances { ttl: Duration::from_secs(4), ..Circumstances::default() },
+            source: Some(view(Side::Source, true)),
+            destination: Some(view(Side::Destination, false)),
+            intruder: None,
+            report: None,
+            freed: Vec::new(),
+            status: Some(Status { state: "FINISHED".into(), active: false, bytes_transferred: SIZE }),
+            took: Duration::from_millis(20),
+        }
+    }
+
+    /// A transfer whose source left inside the body, and of which all was told as it was.
+    fn cut() -> Facts {
+        let mut facts = good();
+        let step = Step { moment: Moment::Body(1000), act: Act::Leave(Manner::Fin) };
+        facts.scenario.fault = Fault::Acts { side: Side::Source, steps: vec![step] };
+        let source = facts.source.as_mut().unwrap();
+        (source.answer, source.ending) = (None, Ending::Left(Manner::Fin));
+        (source.bytes, source.sent_whole) = (1000, false);
+        let destination = facts.destination.as_mut().unwrap();
+        (destination.bytes, destination.ending) = (1000, Ending::Cut("closed".into()));
+        facts.status =
+            Some(Status { state: "SRC_DISCONNECTED".into(), active: false, bytes_transferred: 1000 });
+        facts
+    }
+
+    /// A transfer whose destination left inside the body.
+    fn deaf() -> Facts {
+        let mut facts = good();
+        let step = Step { moment: Moment::Body(0), act: Act::Leave(Manner::Reset) };
+        facts.scenario.fault = Fault::Acts { side: Side::Destination, steps: vec![step] };
+        let destination = facts.destination.as_mut().unwrap();
+        (destination.answer, destination.ending) = (None, Ending::Left(Manner::Reset));
+        (destination.bytes, destination.room) = (0, Some(100_000));
+        let source = facts.source.as_mut().unwrap();
+        source.answer = Some(Answer { status: 502, name: "StreamDestinationError".into() });
+        facts.status =
+            Some(Status { state: "DST_DISCONNECTED".into(), active: false, bytes_transferred: 1000 });
+        facts
+    }
+
+    fn reported() -> Facts {
+        let mut facts = good();
+        facts.scenario.fault = Fault::Reported(Stage::Waiting);
+        facts.report = Some(200);
+        let answer = |status, name: &str| Some(Answer { status, name: name.into() });
+        facts.source.as_mut().unwrap().answer = answer(REPORTED, "ChaosError");
+        facts.destination.as_mut().unwrap().answer = answer(404, "SessionNotFoundError");
+        facts.destination.as_mut().unwrap().bytes = 0;
+        facts.status = Some(Status { state: "CLIENT_ERROR".into(), active: false, bytes_transferred: 0 });
+        facts
+    }
+
+    fn broken(mut facts: Facts, change: impl FnOnce(&mut Facts)) -> Vec<Law> {
+        change(&mut facts);
+        judge(&facts).into_iter().map(|breach| breach.law).collect()
+    }
+
+    #[test]
+    fn what_is_right_breaks_no_law() {
+        for (name, facts) in [("good", good()), ("cut", cut()), ("deaf", deaf()), ("reported", reported())] {
+            assert_eq!(judge(&facts), [], "{name}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_byte_is_seen() {
+        assert_eq!(
+            broken(good(), |facts| facts.destination.as_mut().unwrap().wrong_at = Some(7)),
+            [Law::OnlyTheSourcesBytes]
+        );
+    }
+
+    #[test]
+    fn a_cut_that_looks_whole_is_seen() {
+        let short = broken(cut(), |facts| facts.destination.as_mut().unwrap().ending = Ending::Whole);
+        assert_eq!(short, [Law::NoCutLooksWhole]);
+        let without_an_end = broken(cut(), |facts| {
+            let destination = facts.destination.as_mut().unwrap();
+            (destination.ending, destination.bytes) = (Ending::Whole, SIZE);
+            facts.status.as_mut().unwrap().bytes_transferred = SIZE;
+        });
+        assert_eq!(without_an_end, [Law::NoCutLooksWhole]);
+    }
+
+    #[test]
+    fn a_whole_that_looks_cut_is_seen() {
+        let cut = Ending::Cut("reset".into());
+        let by_both = broken(good(), |facts| {
+            facts.destination.as_mut().unwrap().ending = cut.clone();
+            facts.source.as_mut().unwrap().answer = None;
+            facts.source.as_mut().unwrap().ending = Ending::Left(Manner::Fin);
+            facts.status = Some(Status { state: "FINISHED".into(), active: false, bytes_transferred: SIZE });
+        });
+        assert_eq!(by_both, [Law::NoWholeLooksCut]);
+        let to_the_source = broken(good(), |facts| {
+            facts.source.as_mut().unwrap().answer =
+                Some(Answer { status: 502, name: "StreamDestinationError".into() });
+            facts.status.as_mut().unwrap().state = "DST_DISCONNECTED".into();
+        });
+        assert_eq!(to_the_source, [Law::NoWholeLooksCut, Law::AnswersAreRight, Law::StatusAgrees]);
+    }
+
+    #[test]
+    fn a_200_for_what_can_not_have_arrived_is_seen() {
+        let told_200 = |facts: &mut Facts| {
+            facts.source.as_mut().unwrap().answer = Some(Answer { status: 200, name: String::new() });
+            facts.status = Some(Status { state: "FINISHED".into(), active: false, bytes_transferred: SIZE });
+        };
+        assert_eq!(broken(deaf(), told_200), [Law::OnlyDelivered200]);
+        let with_room = broken(deaf(), |facts| {
+            told_200(facts);
+            facts.destination.as_mut().unwrap().room = Some(SIZE);
+        });
+        assert_eq!(with_room, []);
+    }
+
+    #[test]
+    fn a_side_without_an_answer_or_with_two_is_seen() {
+        for (change, side) in [
+            (Ending::Hung, Side::Source),
+            (Ending::Malformed("x".into()), Side::Destination),
+            (Ending::NoAnswer("closed".into()), Side::Source),
+        ] {
+            let laws = broken(good(), |facts| {
+                let view = if side == Side::Source { &mut facts.source } else { &mut facts.destination };
+                view.as_mut().unwrap().ending = change;
+            });
+            assert!(laws.contains(&Law::OneAnswer), "{laws:?}");
+        }
+        let surplus = broken(good(), |facts| facts.source.as_mut().unwrap().has_surplus = true);
+        assert_eq!(surplus, [Law::OneAnswer]);
+    }
+
+    #[test]
+    fn an_answer_that_nothing_explains_is_seen() {
+        let answered = |status: u16, name: &str| {
+            let name = name.to_owned();
+            broken(cut(), move |facts| {
+                let view = facts.destination.as_mut().unwrap();
+                (view.answer, view.ending, view.bytes) = (Some(Answer { status, name }), Ending::Whole, 0);
+            })
+        };
+        assert_eq!(answered(502, "StreamSourceError"), []);
+        for (status, name) in [
+            (500, "InternalError"),
+            (504, "SessionTimeoutError"),
+            (503, "ServerBusyError"),
+            (429, "AlreadyConnectedError"),
+            (404, "SessionNotFoundError"),
+            (502, "OtherError"),
+        ] {
+            assert_eq!(answered(status, name), [Law::AnswersAreRight], "{status}");
+        }
+    }
+
+    #[test]
+    fn an_unfair_seat_is_seen() {
+        assert_eq!(broken(good(), |facts| facts.freed = vec![true, false]), [Law::Seats]);
+        for (status, laws) in [(429, &[][..]), (200, &[Law::Seats]), (404, &[])] {
+            let seen = broken(good(), |facts| {
+                facts.scenario.fault = Fault::Intruder(Side::Source, Stage::Waiting);
+                let mut intruder = facts.source.clone().unwrap();
+                intruder.answer = Some(Answer { status, name: String::new() });
+                facts.intruder = Some(intruder);
+            });
+            assert_eq!(seen, laws, "{status}");
+        }
+        assert_eq!(broken(reported(), |facts| facts.report = Some(409)), [Law::Seats]);
+        let both = broken(reported(), |facts| facts.destination = facts.source.clone());
+        assert_eq!(both, [Law::Seats]);
+    }
+
+    #[test]
+    fn a_status_that_says_something_else_is_seen() {
+        for (state, active, bytes) in
+            [("DST_DISCONNECTED", false, 1000), ("FINISHED", false, 1000), ("STREAMING", true, 1000)]
+        {
+            let laws = broken(cut(), |facts| {
+                facts.status = Some(Status { state: state.into(), active, bytes_transferred: bytes });
+            });
+            assert!(laws.contains(&Law::StatusAgrees), "{state} {active} {bytes}: {laws:?}");
+        }
+        assert_eq!(broken(good(), |facts| facts.status = None), [Law::StatusAgrees]);
+    }
+
+    #[test]
+    fn a_server_that_was_stopped_owes_no_answer_but_tells_no_lies() {
+        let stopped = |facts: &mut Facts| {
+            facts.circumstances.has_ended = true;
+            facts.status = None;
+            facts.source.as_mut().unwrap().answer = None;
+            facts.source.as_mut().unwrap().ending = Ending::NoAnswer("reset".into());
+        };
+        let honest = broken(good(), |facts| {
+            stopped(facts);
+            facts.destination.as_mut().unwrap().ending = Ending::Cut("reset".into());
+        });
+        assert_eq!(honest, []);
+        let lie = broken(good(), |facts| {
+            stopped(facts);
+            facts.destination.as_mut().unwrap().bytes -= 1;
+        });
+        assert_eq!(lie, [Law::NoCutLooksWhole]);
+    }
+}

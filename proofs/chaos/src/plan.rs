@@ -1,0 +1,681 @@
+//! What is going to happen, and nothing that happens: a seed and a number give a scenario. Pure.
+//!
+//! This is all that a seed repeats. How the network and the threads interleave, it can not repeat; so a scenario that broke a
+//! law once is run some hundred times (`--times`) rather than once.
+
+use std::fmt;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Transfers that one server serves, unless it is restarted among them.
+pub(crate) const EPISODE: u64 = 50;
+
+const KIB: u64 = 1024;
+/// A scenario of a hasty server stalls for so long, and others for less than [`SHORT_STALL`].
+const LONG_STALL: Duration = Duration::from_millis(2600);
+const SHORT_STALL: Duration = Duration::from_millis(120);
+/// The idle limit of a hasty server.
+pub(crate) const HASTY_IDLE: Duration = Duration::from_secs(1);
+
+/// One of the two sides of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// `PUT`.
+    Source,
+    /// `GET`.
+    Destination,
+}
+
+/// What a side speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Transport {
+    /// HTTP/1.1 over TCP.
+    Plain,
+    /// HTTP/1.1 over TLS.
+    Tls,
+    /// HTTP/2 over TCP, by prior knowledge.
+    H2,
+    /// HTTP/2 over TLS.
+    H2Tls,
+}
+
+/// Who speaks it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// A client of our own, which sees more than any other.
+    Own,
+    /// A process of its own, which can be killed as only processes can.
+    Curl,
+}
+
+/// How an upload says where it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// `Content-Length`.
+    Length,
+    /// `Transfer-Encoding: chunked`; in HTTP/2, no declared length.
+    Chunked,
+}
+
+/// Who comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// This side waits for the other.
+    First(Side),
+    /// Nobody looks.
+    Together,
+}
+
+/// One side, as it behaves while nothing is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Party {
+    /// What it speaks.
+    pub(crate) transport: Transport,
+    /// What runs it.
+    pub(crate) program: Program,
+    /// A destination that speaks HTTP/1.0, where a chunked body ends with the connection.
+    pub(crate) is_old: bool,
+    /// Written, or read, at a time, in bytes.
+    pub(crate) piece: usize,
+    /// The room that its kernel has for what it does not read, where that is bounded.
+    pub(crate) receive_buffer: Option<usize>,
+    /// The window of its HTTP/2 streams, in bytes.
+    pub(crate) window: u32,
+}
+
+/// How a client goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// It closes its socket.
+    Fin,
+    /// It resets its connection.
+    Reset,
+    /// It resets its stream, and not its connection (HTTP/2).
+    ResetStream,
+    /// Its process is killed.
+    Kill,
+}
+
+/// When something happens to a side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// It has sent, or got, so many bytes of the body.
+    Body(u64),
+    /// It waits for the other side.
+    Waiting,
+    /// So long after it began, whatever it does then.
+    After(Duration),
+}
+
+/// What a side does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Act {
+    /// It is gone.
+    Leave(Manner),
+    /// It sends no more, and reads on.
+    HalfClose,
+    /// It neither reads nor writes.
+    Stall(Duration),
+    /// It sends what is not HTTP.
+    Break,
+}
+
+/// What a side does, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Step {
+    /// When.
+    pub(crate) moment: Moment,
+    /// What.
+    pub(crate) act: Act,
+}
+
+/// When somebody else takes a hand in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Before either side has come.
+    Before,
+    /// While the first waits.
+    Waiting,
+    /// When the destination has got so many bytes.
+    Streaming(u64),
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing.
+    None,
+    /// This side does this, in this order.
+    Acts {
+        /// Who.
+        side: Side,
+        /// What.
+        steps: Vec<Step>,
+    },
+    /// The side that waits leaves, as often as there are manners, and one of its kind comes in its place.
+    Replaced(Vec<Manner>),
+    /// The side that waits leaves, and nobody comes in its place.
+    Abandoned(Manner),
+    /// This side never comes.
+    Absent(Side),
+    /// Neither comes.
+    Forgotten,
+    /// An error is reported.
+    Reported(Stage),
+    /// Another wants the seat of this side.
+    Intruder(Side, Stage),
+}
+
+/// One transfer, from the making of its stream to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Scenario {
+    /// The seed of the run.
+    pub(crate) seed: u64,
+    /// Its number in the run.
+    pub(crate) number: u64,
+    /// Who sends.
+    pub(crate) source: Party,
+    /// Who receives.
+    pub(crate) destination: Party,
+    /// How the upload is framed.
+    pub(crate) framing: Framing,
+    /// The stream's maker has promised the length.
+    pub(crate) is_promised: bool,
+    /// The body, in bytes.
+    pub(crate) size: u64,
+    /// Who comes first.
+    pub(crate) order: Order,
+    /// What goes wrong.
+    pub(crate) fault: Fault,
+}
+
+/// What is short in an episode, or what becomes of its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// Nothing.
+    None,
+    /// Streams may not stand still for long.
+    Hasty,
+    /// The server has few descriptors, and clients that say nothing flood it.
+    FewDescriptors,
+    /// The server's user has so many pipes left.
+    FewPipes(u32),
+    /// SIGTERM after so many transfers have begun, and a new start.
+    Stopped(u64),
+    /// SIGKILL after so many transfers have begun, and a new start.
+    Killed(u64),
+}
+
+/// One server, and the transfers it serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Episode {
+    /// Its number in the run.
+    pub(crate) number: u64,
+    /// All bodies go through hyper.
+    pub(crate) is_portable: bool,
+    /// What is wrong with it.
+    pub(crate) trouble: Trouble,
+}
+
+impl Episode {
+    /// The episode of this number in the run of this seed. Twelve in a row have every trouble on each data path.
+    #[must_use]
+    pub(crate) fn new(seed: u64, number: u64) -> Self {
+        let mut rng = rng(seed, number, 1);
+        let trouble = match number % 6 {
+            0 => Trouble::None,
+            1 => Trouble::Hasty,
+            2 => Trouble::Stopped(rng.random_range(1..EPISODE)),
+            3 => Trouble::FewDescriptors,
+            4 => Trouble::Killed(rng.random_range(1..EPISODE)),
+            _ => Trouble::FewPipes(rng.random_range(0..4)),
+        };
+        Self { number, is_portable: (number + number / 6) % 2 == 1, trouble }
+    }
+
+    /// How long a running stream may stand still; `None` where it may for long.
+    #[must_use]
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        (self.trouble == Trouble::Hasty).then_some(HASTY_IDLE)
+    }
+}
+
+impl Scenario {
+    /// The scenario of this number in the run of this seed, among those whose sides speak one of `transports`.
+    #[must_use]
+    pub(crate) fn new(seed: u64, number: u64, transports: &[Transport]) -> Self {
+        let mut rng = rng(seed, number, 0);
+        let mut scenario = Self {
+            seed,
+            number,
+            source: party(&mut rng, transports),
+            destination: party(&mut rng, transports),
+            framing: if rng.random_bool(0.5) { Framing::Length } else { Framing::Chunked },
+            is_promised: rng.random_bool(0.1),
+            size: size(&mut rng),
+            order: match rng.random_range(0..5) {
+                0 | 1 => Order::First(Side::Source),
+                2 | 3 => Order::First(Side::Destination),
+                _ => Order::Together,
+            },
+            fault: Fault::None,
+        };
+        if rng.random_bool(0.2) && transports.contains(&Transport::Plain) {
+            scenario.go_by_kernel(&mut rng);
+        }
+        scenario.destination.is_old = rng.random_bool(0.15) && !scenario.destination.transport.is_h2();
+        let hasty = Episode::new(seed, number / EPISODE).idle().is_some();
+        if rng.random_bool(0.02) {
+            scenario.run_by_curl(&mut rng);
+        } else {
+            scenario.go_wrong(&mut rng, hasty);
+        }
+        scenario
+    }
+
+    /// The party of this side.
+    #[must_use]
+    pub(crate) fn party(&self, side: Side) -> &Party {
+        match side {
+            Side::Source => &self.source,
+            Side::Destination => &self.destination,
+        }
+    }
+
+    /// What this side is to do, beside what it came for.
+    #[must_use]
+    pub(crate) fn steps(&self, side: Side) -> &[Step] {
+        match &self.fault {
+            Fault::Acts { side: actor, steps } if *actor == side => steps,
+            _ => &[],
+        }
+    }
+
+    /// Which side comes first. Where nobody looks, either may.
+    #[must_use]
+    pub(crate) fn first(&self) -> Side {
+        match self.order {
+            Order::First(side) => side,
+            Order::Together => Side::Source,
+        }
+    }
+
+    /// Through pipes, where the server has any: one pair in sixteen would be too few.
+    fn go_by_kernel(&mut self, rng: &mut ChaCha8Rng) {
+        self.source.transport = Transport::Plain;
+        self.destination.transport = Transport::Plain;
+        self.framing = Framing::Length;
+        self.size = rng.random_range(100 * KIB..600 * KIB);
+    }
+
+    fn is_spliced(&self) -> bool {
+        let is_plain = |party: &Party| party.transport == Transport::Plain;
+        is_plain(&self.source) && is_plain(&self.destination) && self.framing == Framing::Length
+    }
+
+    fn run_by_curl(&mut self, rng: &mut ChaCha8Rng) {
+        let side = any_side(rng);
+        let body = 0..=self.size;
+        let party = if side == Side::Source { &mut self.source } else { &mut self.destination };
+        party.program = Program::Curl;
+        party.is_old = false;
+        if rng.random_bool(0.7) {
+            let moment = match rng.random_range(0..4) {
+                0 => Moment::After(Duration::from_micros(rng.random_range(0..40_000))),
+                1 if self.order == Order::First(side) => Moment::Waiting,
+                _ => Moment::Body(rng.random_range(body)),
+            };
+            if moment == Moment::Waiting {
+                self.fault = Fault::Replaced(vec![Manner::Kill]);
+            } else {
+                let steps = vec![Step { moment, act: Act::Leave(Manner::Kill) }];
+                self.fault = Fault::Acts { side, steps };
+            }
+        }
+    }
+
+    fn go_wrong(&mut self, rng: &mut ChaCha8Rng, hasty: bool) {
+        let side = any_side(rng);
+        match rng.random_range(0..100) {
+            0..27 => {}
+            27..55 => self.acts(side, vec![self.leave(rng, side)]),
+            55..63 => self.half_close(rng, side),
+            63..70 => self.acts(side, stall(rng, self.size, hasty)),
+            70..73 => self.break_http(rng),
+            73..81 => self.be_deaf(rng),
+            81..88 => {
+                let first = self.look_first(rng);
+                let times = rng.random_range(1..=2);
+                self.fault = Fault::Replaced((0..times).map(|_| manner(rng, self.party(first))).collect());
+            }
+            88..89 => {
+                let first = self.look_first(rng);
+                self.fault = Fault::Abandoned(manner(rng, self.party(first)));
+            }
+            89 => self.fault = if rng.random_bool(0.2) { Fault::Forgotten } else { Fault::Absent(side) },
+            90..95 => self.fault = Fault::Reported(self.stage(rng, true)),
+            _ => {
+                let stage = self.stage(rng, false);
+                let side = if stage == Stage::Waiting { self.first() } else { side };
+                self.fault = Fault::Intruder(side, stage);
+            }
+        }
+    }
+
+    fn acts(&mut self, side: Side, steps: Vec<Step>) {
+        self.fault = Fault::Acts { side, steps };
+    }
+
+    /// Some side waits for the other.
+    fn look_first(&mut self, rng: &mut ChaCha8Rng) -> Side {
+        let side = any_side(rng);
+        self.order = Order::First(side);
+        side
+    }
+
+    fn leave(&self, rng: &mut ChaCha8Rng, side: Side) -> Step {
+        let moment = if rng.random_bool(0.3) {
+            Moment::After(Duration::from_micros(rng.random_range(0..15_000)))
+        } else {
+            Moment::Body(self.offset(rng))
+        };
+        Step { moment, act: Act::Leave(manner(rng, self.party(side))) }
+    }
+
+    /// A source half-closes behind all of its body, or inside it; a destination anywhere.
+    fn half_close(&mut self, rng: &mut ChaCha8Rng, side: Side) {
+        let offset = if side == Side::Source && rng.random_bool(0.5) { self.size } else { self.offset(rng) };
+        // In HTTP/2 it is the whole connection that closes.
+        if !self.party(side).transport.is_h2() {
+            self.acts(side, vec![Step { moment: Moment::Body(offset), act: Act::HalfClose }]);
+        }
+    }
+
+    fn break_http(&mut self, rng: &mut ChaCha8Rng) {
+        if !self.source.transport.is_h2() {
+            self.framing = Framing::Chunked;
+            let step = Step { moment: Moment::Body(self.offset(rng)), act: Act::Break };
+            self.acts(Side::Source, vec![step]);
+        }
+    }
+
+    /// The destination takes nothing and resets; its kernel has no room for the body. Nobody may say that it has it.
+    fn be_deaf(&mut self, rng: &mut ChaCha8Rng) {
+        self.destination.receive_buffer = Some(4096);
+        self.destination.window = 4 << 20;
+        // A kernel has room for the smaller ones; of the larger, some stays in the server, and in its pipes.
+        let sizes = if self.is_spliced() { 6 << 20..9 << 20 } else { 256 << 10..1 << 20 };
+        self.size = rng.random_range(sizes);
+        let at = Moment::Body(if rng.random_bool(0.7) { 0 } else { rng.random_range(0..8 * KIB) });
+        let stall = Act::Stall(Duration::from_millis(rng.random_range(50..500)));
+        let leave = Act::Leave(if rng.random_bool(0.5) { Manner::Reset } else { Manner::Fin });
+        self.acts(Side::Destination, vec![Step { moment: at, act: stall }, Step { moment: at, act: leave }]);
+    }
+
+    /// A stage before the end. A report can also be there before anybody comes.
+    fn stage(&mut self, rng: &mut ChaCha8Rng, before: bool) -> Stage {
+        match rng.random_range(0..3) {
+            0 if before => Stage::Before,
+            0 | 1 => {
+                self.look_first(rng);
+                Stage::Waiting
+            }
+            _ => {
+                self.size = self.size.max(1);
+                Stage::Streaming(rng.random_range(0..self.size))
+            }
+        }
+    }
+
+    /// Often an edge of the body.
+    fn offset(&self, rng: &mut ChaCha8Rng) -> u64 {
+        match rng.random_range(0..10) {
+            0 => 0,
+            1 => self.size,
+            2 => self.size.saturating_sub(1),
+            _ => rng.random_range(0..=self.size),
+        }
+    }
+}
+
+impl Transport {
+    /// Every one.
+    pub(crate) const ALL: [Self; 4] = [Self::Plain, Self::Tls, Self::H2, Self::H2Tls];
+
+    /// HTTP/2.
+    #[must_use]
+    pub(crate) fn is_h2(self) -> bool {
+        matches!(self, Self::H2 | Self::H2Tls)
+    }
+
+    /// Over TLS.
+    #[must_use]
+    pub(crate) fn is_tls(self) -> bool {
+        matches!(self, Self::Tls | Self::H2Tls)
+    }
+}
+
+impl Side {
+    /// The side that it meets.
+    #[must_use]
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
+}
+
+fn rng(seed: u64, number: u64, stream: u64) -> ChaCha8Rng {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(number * 2 + stream);
+    rng
+}
+
+fn any_side(rng: &mut ChaCha8Rng) -> Side {
+    if rng.random_bool(0.5) { Side::Source } else { Side::Destination }
+}
+
+fn party(rng: &mut ChaCha8Rng, transports: &[Transport]) -> Party {
+    Party {
+        transport: *transports.choose(rng).unwrap_or(&Transport::Plain),
+        program: Program::Own,
+        is_old: false,
+        piece: *[700, 4 << 10, 16 << 10, 64 << 10].choose(rng).unwrap_or(&1024),
+        receive_buffer: rng.random_bool(0.05).then_some(32 << 10),
+        window: *[16 << 10, 64 << 10, 1 << 20].choose(rng).unwrap_or(&65_535),
+    }
+}
+
+fn size(rng: &mut ChaCha8Rng) -> u64 {
+    match rng.random_range(0..100) {
+        0..4 => 0,
+        4..25 => rng.random_range(1..KIB),
+        25..55 => rng.random_range(KIB..64 * KIB),
+        55..87 => rng.random_range(64 * KIB..256 * KIB),
+        87..97 => rng.random_range(256 * KIB..1024 * KIB),
+        _ => rng.random_range(1024 * KIB..5 * 1024 * KIB),
+    }
+}
+
+fn manner(rng: &mut ChaCha8Rng, party: &Party) -> Manner {
+    match rng.random_range(0..3) {
+        0 if party.transport.is_h2() => Manner::ResetStream,
+        0 | 1 => Manner::Fin,
+        _ => Manner::Reset,
+    }
+}
+
+fn stall(rng: &mut ChaCha8Rng, size: u64, hasty: bool) -> Vec<Step> {
+    let moment = Moment::Body(rng.random_range(0..=size));
+    let is_long = hasty && rng.random_bool(0.5);
+    let time = if is_long { LONG_STALL } else { SHORT_STALL.mul_f64(rng.random_range(0.1..1.0)) };
+    vec![Step { moment, act: Act::Stall(time) }]
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::Destination => "destination",
+        })
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "plain",
+            Self::Tls => "TLS",
+            Self::H2 => "HTTP/2",
+            Self::H2Tls => "HTTP/2 over TLS",
+        })
+    }
+}
+
+impl fmt::Display for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.transport)?;
+        if self.is_old {
+            f.write_str(" (HTTP/1.0)")?;
+        }
+        if self.program == Program::Curl {
+            return f.write_str(" by curl");
+        }
+        write!(f, " in pieces of {}", self.piece)?;
+        if let Some(room) = self.receive_buffer {
+            write!(f, ", receive buffer {room}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.act {
+            Act::Leave(manner) => write!(f, "leaves ({manner:?})")?,
+            Act::HalfClose => f.write_str("half-closes")?,
+            Act::Stall(time) => write!(f, "stalls for {time:?}")?,
+            Act::Break => f.write_str("breaks HTTP")?,
+        }
+        match self.moment {
+            Moment::Body(offset) => write!(f, " at byte {offset}"),
+            Moment::Waiting => f.write_str(" while it waits"),
+            Moment::After(time) => write!(f, " after {time:?}"),
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Before => f.write_str("before anybody has come"),
+            Self::Waiting => f.write_str("while the first waits"),
+            Self::Streaming(offset) => write!(f, "when byte {offset} has come"),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("nothing goes wrong"),
+            Self::Acts { side, steps } => {
+                write!(f, "the {side}")?;
+                for (index, step) in steps.iter().enumerate() {
+                    write!(f, "{} {step}", if index == 0 { "" } else { ", then" })?;
+                }
+                Ok(())
+            }
+            Self::Replaced(manners) => {
+                write!(f, "the first leaves while it waits ({manners:?}), and another comes")
+            }
+            Self::Abandoned(manner) => write!(f, "the first leaves while it waits ({manner:?}), for good"),
+            Self::Absent(side) => write!(f, "the {side} never comes"),
+            Self::Forgotten => f.write_str("nobody comes"),
+            Self::Reported(stage) => write!(f, "an error is reported {stage}"),
+            Self::Intruder(side, stage) => write!(f, "another {side} comes {stage}"),
+        }
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let order = match self.order {
+            Order::First(side) => format!("the {side} first"),
+            Order::Together => "both together".to_owned(),
+        };
+        let promise = if self.is_promised { ", promised" } else { "" };
+        writeln!(f, "  body         {} bytes, {:?}{promise}, {order}", self.size, self.framing)?;
+        writeln!(f, "  source       {}", self.source)?;
+        writeln!(f, "  destination  {}", self.destination)?;
+        write!(f, "  fault        {}", self.fault)
+    }
+}
+
+impl fmt::Display for Episode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = if self.is_portable { "portable" } else { "auto" };
+        write!(f, "episode {}, data path {path}, trouble: {:?}", self.number, self.trouble)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_seed_and_a_number_say_all() {
+        for number in 0..200 {
+            let scenario = Scenario::new(5, number, &Transport::ALL);
+            assert_eq!(scenario, Scenario::new(5, number, &Transport::ALL));
+            assert_ne!(scenario, Scenario { seed: 5, ..Scenario::new(6, number, &Transport::ALL) });
+        }
+    }
+
+    #[test]
+    fn every_fault_and_every_combination_comes_up() {
+        let all: Vec<_> = (0..4000).map(|number| Scenario::new(1, number, &Transport::ALL)).collect();
+        let faults: HashSet<_> = all.iter().map(|scenario| std::mem::discriminant(&scenario.fault)).collect();
+        assert_eq!(faults.len(), 8);
+        let combinations: HashSet<_> = all
+            .iter()
+            .map(|one| format!("{} {} {:?}", one.source.transport, one.destination.transport, one.framing))
+            .collect();
+        assert_eq!(combinations.len(), 4 * 4 * 2);
+        let acts: HashSet<_> = all
+            .iter()
+            .flat_map(|one| one.steps(Side::Source).iter().chain(one.steps(Side::Destination)))
+            .map(|step| format!("{:?}", step.act).split('(').take(1).collect::<String>())
+            .collect();
+        assert_eq!(acts.len(), 4, "{acts:?}");
+        let killed = all.iter().filter(|one| one.fault.to_string().contains("Kill")).count();
+        assert!((20..120).contains(&killed), "{killed} of 4000 kill a process");
+    }
+
+    #[test]
+    fn only_the_transports_that_were_asked_for_are_used() {
+        for number in 0..500 {
+            let scenario = Scenario::new(3, number, &[Transport::Tls]);
+            assert_eq!(
+                (scenario.source.transport, scenario.destination.transport),
+                (Transport::Tls, Transport::Tls)
+            );
+        }
+    }
+
+    #[test]
+    fn twelve_episodes_have_every_trouble_on_each_data_path() {
+        let seen: HashSet<_> = (0..12)
+            .map(|number| Episode::new(1, number))
+            .map(|episode| (episode.is_portable, std::mem::discriminant(&episode.trouble)))
+            .collect();
+        assert_eq!(seen.len(), 12);
+    }
+}

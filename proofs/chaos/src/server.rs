@@ -1,0 +1,431 @@
+//! The real server: a process with its ports, and what the system and its own metrics tell of it.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::client::{Asker, Dial};
+use crate::plan::{Episode, HASTY_IDLE, Trouble};
+
+/// How long a stream waits, and how long it is seen after its end.
+pub(crate) const TTL: Duration = Duration::from_secs(4);
+/// What runs when the server is told to end has so long.
+const DRAIN: Duration = Duration::from_secs(1);
+/// By then it has ended: the drain, the last words, and a machine that is busy.
+pub(crate) const ENDS_WITHIN: Duration = Duration::from_secs(15);
+/// By then it listens.
+const STARTS_WITHIN: Duration = Duration::from_secs(20);
+/// The ports that servers have.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+/// At ports that are free.
+const ATTEMPTS: u32 = 10;
+/// Too few for all who come.
+const FEW_DESCRIPTORS: u32 = 100;
+/// Users that nobody else is, one for each episode that is short of pipes.
+const FIRST_USER: u64 = 1_900_000;
+
+/// What all servers of a run share: the program, and the certificate.
+pub(crate) struct Workshop {
+    folder: TempDir,
+    trust: [Arc<ClientConfig>; 2],
+    next_port: AtomicU16,
+}
+
+impl Workshop {
+    /// With a copy of the program, so that what is built meanwhile does not matter.
+    ///
+    /// # Errors
+    /// There is no such program.
+    pub(crate) fn new(program: &Path) -> anyhow::Result<Self> {
+        let folder = TempDir::new()?;
+        // Other users are to find what is in it.
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(folder.path(), open)?;
+        fs::copy(program, folder.path().join("rendezvous"))
+            .with_context(|| format!("there is no server {}: cargo build --release", program.display()))?;
+        fs::copy(std::env::current_exe()?, folder.path().join("chaos"))?;
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
+        fs::write(folder.path().join("certificate.pem"), made.cert.pem())?;
+        fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem())?;
+        let trust = |protocol: &[u8]| trust(made.cert.der().clone(), protocol);
+        // Two runs at a time begin at different ports.
+        let next_port = AtomicU16::new(u16::try_from(std::process::id() * 128 % 50_000)?);
+        Ok(Self { trust: [trust(b"http/1.1")?, trust(b"h2")?], folder, next_port })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Below those that the system gives to clients: while a server is down, nobody else gets its ports.
+    fn free_ports(&self) -> Ports {
+        let port =
+            || PORTS.start + self.next_port.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
+        Ports { plain: port(), tls: port() }
+    }
+
+    fn dial(&self, ports: Ports) -> Dial {
+        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Dial {
+            plain: at(ports.plain),
+            tls: at(ports.tls),
+            trust: self.trust.clone(),
+            certificate: self.path("certificate.pem"),
+        }
+    }
+}
+
+fn trust(certificate: CertificateDer<'static>, protocol: &[u8]) -> anyhow::Result<Arc<ClientConfig>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate)?;
+    let mut config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    Ok(Arc::new(config))
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    plain: u16,
+    tls: u16,
+}
+
+/// A running server.
+pub(crate) struct Server {
+    child: Child,
+    pid: Pid,
+    ports: Ports,
+    /// How to reach it.
+    pub(crate) dial: Dial,
+    log: PathBuf,
+    fresh: Footprint,
+    /// Holds the pipes that its user is to miss.
+    _hoarder: Option<Child>,
+}
+
+impl Server {
+    /// The server of an episode. After `before` it has the same ports.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) async fn start(
+        workshop: &Workshop,
+        episode: &Episode,
+        before: Option<&Self>,
+    ) -> anyhow::Result<Self> {
+        let log = workshop.path(&format!("{}.log", episode.number));
+        let hoarder = match episode.trouble {
+            Trouble::FewPipes(left) => Some(hoard(workshop, episode, left).await?),
+            _ => None,
+        };
+        let mut attempts = 0;
+        let (child, ports) = loop {
+            attempts += 1;
+            let ports = before.map_or_else(|| workshop.free_ports(), |before| before.ports);
+            match launch(workshop, episode, ports, &log).await {
+                Ok(child) => break (child, ports),
+                // The ports are somebody else's.
+                Err(_) if attempts < ATTEMPTS => sleep(Duration::from_millis(100)).await,
+                Err(error) => return Err(error),
+            }
+        };
+        let pid = child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).context("no process")?;
+        let dial = workshop.dial(ports);
+        // The first request leaves what later ones do not add to.
+        Asker::new(dial.plain).ask("GET", "/ping", "").await?;
+        let fresh = Footprint::of(pid)?;
+        Ok(Self { child, pid, ports, dial, log, fresh, _hoarder: hoarder })
+    }
+
+    /// The connections to its ports, as the system lists them: addresses, state and queues in hexadecimal.
+    #[must_use]
+    pub(crate) fn connections(&self) -> String {
+        let [plain, tls] = [self.ports.plain, self.ports.tls].map(|port| format!(":{port:04X}"));
+        let list = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+        let fields = |line: &str| line.split_whitespace().skip(1).take(4).collect::<Vec<_>>().join(" ");
+        let ours = list.lines().map(fields).filter(|line| line.contains(&plain) || line.contains(&tls));
+        ours.collect::<Vec<_>>().join("\n  ")
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        // One that has ended has got what it was to get.
+        let _ = kill_process(self.pid, signal);
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// It has not, [`ENDS_WITHIN`].
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        Ok(timeout(ENDS_WITHIN, self.child.wait()).await??)
+    }
+
+    /// Whether it runs.
+    pub(crate) fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// The panics that it has logged.
+    #[must_use]
+    pub(crate) fn panics(&self) -> Vec<String> {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        log.lines().filter(|line| line.contains("panicked")).map(str::to_owned).collect()
+    }
+
+    /// What it held when it was fresh.
+    #[must_use]
+    pub(crate) fn fresh(&self) -> &Footprint {
+        &self.fresh
+    }
+
+    /// What it holds.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn footprint(&self) -> io::Result<Footprint> {
+        Footprint::of(self.pid)
+    }
+
+    /// What it says that it holds.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(crate) async fn metrics(&self) -> anyhow::Result<Metrics> {
+        let (status, text) = Asker::new(self.dial.plain).ask("GET", "/metrics", "").await?;
+        if status != 200 {
+            bail!("/metrics: {status}");
+        }
+        Metrics::parse(&String::from_utf8(text)?)
+    }
+}
+
+/// Starts the process, and waits until it listens.
+async fn launch(workshop: &Workshop, episode: &Episode, ports: Ports, log: &Path) -> anyhow::Result<Child> {
+    let stderr = fs::File::options().create(true).append(true).open(log)?;
+    let mut command = command(workshop, episode, ports);
+    let mut child = command.stdout(Stdio::piped()).stderr(stderr).kill_on_drop(true).spawn()?;
+    let stdout = child.stdout.take().context("no output")?;
+    let listens = timeout(STARTS_WITHIN, until_it_listens(stdout)).await?;
+    listens.with_context(|| fs::read_to_string(log).unwrap_or_default())?;
+    Ok(child)
+}
+
+fn command(workshop: &Workshop, episode: &Episode, ports: Ports) -> Command {
+    let program = workshop.path("rendezvous");
+    let mut command = if episode.trouble == Trouble::FewDescriptors {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("ulimit -n {FEW_DESCRIPTORS} && exec \"$0\" \"$@\"")).arg(program);
+        shell
+    } else {
+        Command::new(program)
+    };
+    if let Trouble::FewPipes(_) = episode.trouble {
+        run_by_poor_user(&mut command, episode);
+    }
+    let idle = if episode.idle().is_some() { HASTY_IDLE } else { Duration::from_hours(6) };
+    let seconds = |time: Duration| format!("{}s", time.as_secs());
+    command
+        .args(["serve", "--host", "127.0.0.1", "--threads", "2"])
+        .args(["--data-path", if episode.is_portable { "portable" } else { "auto" }])
+        .args(["--port", &ports.tls.to_string(), "--plain-port", &ports.plain.to_string()])
+        .arg("--tls-cert")
+        .arg(workshop.path("certificate.pem"))
+        .arg("--tls-key")
+        .arg(workshop.path("key.pem"))
+        .args(["--ttl", &seconds(TTL), "--idle-timeout", &seconds(idle), "--drain-timeout", &seconds(DRAIN)])
+        .env("RENDEZVOUS_LOG_LEVEL", "warn");
+    command
+}
+
+/// Nobody but root is bounded in pipes by what others have.
+fn run_by_poor_user(command: &mut Command, episode: &Episode) {
+    if geteuid().is_root() {
+        let user = u32::try_from(FIRST_USER + episode.number % 50_000).unwrap_or(u32::MAX);
+        command.uid(user).gid(user);
+    }
+}
+
+/// Takes all pipes but `left` from the user whose server is about to start.
+async fn hoard(workshop: &Workshop, episode: &Episode, left: u32) -> anyhow::Result<Child> {
+    let mut command = Command::new(workshop.path("chaos"));
+    run_by_poor_user(&mut command, episode);
+    command.args(["--hoard", &left.to_string()]).kill_on_drop(true);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut ready = [0];
+    child
+        .stdout
+        .as_mut()
+        .context("no output")?
+        .read_exact(&mut ready)
+        .await
+        .context("who hoards pipes failed")?;
+    Ok(child)
+}
+
+/// What the process that [`hoard`] starts does: it takes pipes until it gets no more, gives `left` back, and waits for its
+/// input to end.
+///
+/// # Errors
+/// Those of its output.
+pub(crate) fn be_hoarder(left: usize) -> io::Result<()> {
+    const CAPACITY: usize = 1 << 20;
+    let mut pipes = Vec::new();
+    while let Ok(ends) = rustix::pipe::pipe()
+        && rustix::pipe::fcntl_setpipe_size(&ends.1, CAPACITY).is_ok()
+    {
+        pipes.push(ends);
+    }
+    pipes.truncate(pipes.len().saturating_sub(left));
+    let mut stdout = io::stdout();
+    stdout.write_all(b".")?;
+    stdout.flush()?;
+    io::stdin().read_to_end(&mut Vec::new())?;
+    drop(pipes);
+    Ok(())
+}
+
+async fn until_it_listens(stdout: impl tokio::io::AsyncRead + Unpin) -> anyhow::Result<()> {
+    let mut lines = BufReader::new(stdout).lines();
+    while let Some(line) = lines.next_line().await? {
+        if line.starts_with("Listening without TLS") {
+            return Ok(());
+        }
+    }
+    Err(anyhow!("it ended before it listened"))
+}
+
+/// What a process holds, as the system sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Footprint {
+    /// Descriptors of sockets.
+    pub(crate) sockets: usize,
+    /// Descriptors of pipes.
+    pub(crate) pipes: usize,
+    /// Bytes in pipes: what is in there would reach somebody else.
+    pub(crate) in_pipes: u64,
+    /// All other descriptors.
+    pub(crate) others: usize,
+    /// Threads.
+    pub(crate) threads: usize,
+    /// Resident memory, in KiB.
+    pub(crate) memory: u64,
+}
+
+impl Footprint {
+    fn of(pid: Pid) -> io::Result<Self> {
+        let folder = PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()));
+        let mut footprint = Self::default();
+        for entry in fs::read_dir(folder.join("fd"))? {
+            let path = entry?.path();
+            match fs::read_link(&path).map(|target| target.to_string_lossy().into_owned()) {
+                Ok(target) if target.starts_with("socket:") => footprint.sockets += 1,
+                Ok(target) if target.starts_with("pipe:") => {
+                    footprint.pipes += 1;
+                    footprint.in_pipes += bytes_in(&path);
+                }
+                Ok(_) => footprint.others += 1,
+                // It was closed in this moment.
+                Err(_) => {}
+            }
+        }
+        let status = fs::read_to_string(folder.join("status"))?;
+        let number = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.split_whitespace().next()?.parse::<u64>().ok()
+        };
+        footprint.threads = number("Threads:").unwrap_or_default().try_into().unwrap_or_default();
+        footprint.memory = number("VmRSS:").unwrap_or_default();
+        Ok(footprint)
+    }
+}
+
+/// Bytes in another process's pipe. It is opened anew, so that nothing is taken from it.
+fn bytes_in(path: &Path) -> u64 {
+    use std::os::unix::fs::OpenOptionsExt;
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap_or_default();
+    let opened = fs::File::options().read(true).custom_flags(nonblock).open(path);
+    // The output that we read ourselves is no pipe of its own, and holds nothing.
+    opened.ok().and_then(|pipe| rustix::io::ioctl_fionread(pipe.as_fd()).ok()).unwrap_or_default()
+}
+
+/// What a server says that it holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Metrics {
+    /// Connections, ours that asks among them.
+    pub(crate) open_connections: u64,
+    /// Pipes that bodies pass through.
+    pub(crate) pipes_in_use: u64,
+    /// Streams that one side waits on, or both use.
+    pub(crate) busy_streams: u64,
+    /// All other streams that are known.
+    pub(crate) idle_streams: u64,
+}
+
+impl Metrics {
+    fn parse(text: &str) -> anyhow::Result<Self> {
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.and_then(|value| value.trim().parse().ok())
+                .with_context(|| format!("/metrics does not tell {name}"))
+        };
+        let streams = |state: &str| value(&format!("rendezvous_streams{{state=\"{state}\"}}"));
+        Ok(Self {
+            open_connections: value("rendezvous_open_connections")?,
+            pipes_in_use: value("rendezvous_pipes_in_use")?,
+            busy_streams: streams("source_waits")? + streams("destination_waits")? + streams("streaming")?,
+            idle_streams: streams("created")? + streams("ended")?,
+        })
+    }
+}
+
+impl fmt::Display for Footprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} sockets, {} descriptors of pipes with {} bytes in them, {} others, {} threads, {} KiB",
+            self.sockets, self.pipes, self.in_pipes, self.others, self.threads, self.memory
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_read_and_a_missing_one_is_no_zero() {
+        let text = "rendezvous_open_connections 3\nrendezvous_pipes_in_use 2\n\
+                    rendezvous_streams{state=\"created\"} 1\nrendezvous_streams{state=\"source_waits\"} 1\n\
+                    rendezvous_streams{state=\"destination_waits\"} 1\nrendezvous_streams{state=\"streaming\"} 1\n\
+                    rendezvous_streams{state=\"ended\"} 5\n";
+        let metrics = Metrics { open_connections: 3, pipes_in_use: 2, busy_streams: 3, idle_streams: 6 };
+        assert_eq!(Metrics::parse(text).unwrap(), metrics);
+        assert!(Metrics::parse(&text.replace("pipes", "hoses")).is_err());
+    }
+
+    #[test]
+    fn what_is_in_a_pipe_is_seen_from_outside() {
+        let (end, start) = rustix::pipe::pipe().unwrap();
+        let mine = Pid::from_raw(std::process::id().try_into().unwrap()).unwrap();
+        let before = Footprint::of(mine).unwrap();
+        rustix::io::write(&start, b"dirty").unwrap();
+        assert!(Footprint::of(mine).unwrap().in_pipes >= before.in_pipes + 5);
+        drop(end);
+    }
+}

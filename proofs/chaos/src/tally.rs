@@ -1,0 +1,97 @@
+//! What a run has found, counted.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::episode::Findings;
+use crate::plan::{Act, Fault, Program, Scenario, Side};
+
+/// The counts of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    played: u64,
+    bytes: u64,
+    pairs: BTreeMap<String, u64>,
+    faults: BTreeMap<String, u64>,
+    states: BTreeMap<String, u64>,
+    broken: BTreeMap<String, u64>,
+}
+
+impl Tally {
+    /// No law was broken.
+    #[must_use]
+    pub(crate) fn is_clean(&self) -> bool {
+        self.broken.is_empty()
+    }
+
+    /// Adds what an episode found.
+    pub(crate) fn add(&mut self, findings: Findings) {
+        for facts in findings.played {
+            self.played += 1;
+            let scenario = &facts.scenario;
+            let (source, destination) = (scenario.source.transport, scenario.destination.transport);
+            *self.pairs.entry(format!("{source} to {destination}, {:?}", scenario.framing)).or_default() += 1;
+            *self.faults.entry(kind(scenario).to_owned()).or_default() += 1;
+            let state = facts.status.map_or_else(|| "(not known any more)".to_owned(), |status| status.state);
+            *self.states.entry(state).or_default() += 1;
+            self.bytes += facts.destination.map_or(0, |view| view.bytes);
+        }
+        for breach in findings.broken.into_iter().flat_map(|broken| broken.breaches) {
+            *self.broken.entry(breach.law.to_string()).or_default() += 1;
+        }
+    }
+
+    /// All counts, for a person.
+    #[must_use]
+    pub(crate) fn table(&self, took: Duration) -> String {
+        let mut text = String::new();
+        for (title, counts) in
+            [("who and how", &self.pairs), ("faults", &self.faults), ("last states", &self.states)]
+        {
+            // A String takes all that is written to it.
+            let _ = writeln!(text, "\n{title}");
+            for (name, count) in counts {
+                let _ = writeln!(text, "  {count:>6}  {name}");
+            }
+        }
+        let seconds = took.as_secs().max(1);
+        let rate = self.played / seconds;
+        let mib = self.bytes >> 20;
+        let _ =
+            writeln!(text, "\n{} transfers in {seconds} s, {rate} a second; {mib} MiB received", self.played);
+        if self.is_clean() {
+            text.push_str("No law was broken.");
+        }
+        for (law, count) in &self.broken {
+            let _ = writeln!(text, "BROKEN {count} times: {law}");
+        }
+        text
+    }
+}
+
+/// A scenario's fault, without its numbers.
+fn kind(scenario: &Scenario) -> &'static str {
+    let by_curl = [Side::Source, Side::Destination].map(|side| scenario.party(side).program == Program::Curl);
+    match &scenario.fault {
+        _ if by_curl.contains(&true) && scenario.fault != Fault::None => "a curl is killed",
+        Fault::None if by_curl.contains(&true) => "none, by curl",
+        Fault::None => "none",
+        Fault::Acts { side, steps } => match (side, steps.last().map(|step| step.act)) {
+            _ if steps.len() > 1 => "destination takes nothing and leaves",
+            (Side::Source, Some(Act::Leave(_))) => "source leaves",
+            (Side::Destination, Some(Act::Leave(_))) => "destination leaves",
+            (Side::Source, Some(Act::HalfClose)) => "source half-closes",
+            (Side::Destination, Some(Act::HalfClose)) => "destination half-closes",
+            (Side::Source, Some(Act::Stall(_))) => "source stalls",
+            (Side::Destination, Some(Act::Stall(_))) => "destination stalls",
+            _ => "source breaks HTTP",
+        },
+        Fault::Replaced(_) => "leaves while it waits, and comes again",
+        Fault::Abandoned(_) => "leaves while it waits",
+        Fault::Absent(_) => "one side never comes",
+        Fault::Forgotten => "nobody comes",
+        Fault::Reported(_) => "an error is reported",
+        Fault::Intruder(..) => "a second one comes",
+    }
+}

@@ -1,0 +1,260 @@
+//! One transfer: the scenario is played, and what was seen is collected.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep};
+
+use crate::body::Body;
+use crate::client::{self, Dial, Errand, View};
+use crate::control::Control;
+use crate::laws::{Circumstances, Facts, REPORTED, Status};
+use crate::log::Log;
+use crate::plan::{Act, Fault, Manner, Moment, Order, Program, Scenario, Side, Stage, Step};
+use crate::server::TTL;
+
+/// A seat is free again by then. A source that closes behind what fills the kernel is asked after a second.
+const FREE_WITHIN: Duration = Duration::from_millis(3500);
+/// By then a side that came has its seat.
+const SEATED_WITHIN: Duration = Duration::from_secs(3);
+/// By then a stream has ended that both sides have left.
+const ENDS_WITHIN: Duration = Duration::from_secs(8);
+/// First and longest pause between two looks at a status.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+
+/// Where a transfer is played, and what is known of it.
+pub(crate) struct Play<'a> {
+    scenario: &'a Scenario,
+    dial: &'a Dial,
+    control: &'a Control,
+    log: Log,
+    stream: String,
+    progress: watch::Sender<u64>,
+}
+
+impl<'a> Play<'a> {
+    /// Makes the stream; `None` where there is no server to make it.
+    pub(crate) async fn new(
+        scenario: &'a Scenario,
+        dial: &'a Dial,
+        control: &'a Control,
+        log: Log,
+    ) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Made {
+            stream: String,
+        }
+        let body = if scenario.is_promised {
+            format!(r#"{{"download_headers":{{"Content-Length":{}}}}}"#, scenario.size)
+        } else {
+            String::new()
+        };
+        let made = control.insist("POST", "/stream", &body, 201).await?;
+        let Made { stream } = serde_json::from_slice(&made).ok()?;
+        log.note("stream", &stream);
+        Some(Self { scenario, dial, control, log, stream, progress: watch::Sender::new(0) })
+    }
+
+    /// Plays it to the end.
+    pub(crate) async fn run(self) -> Facts {
+        let mut facts = Facts {
+            scenario: self.scenario.clone(),
+            circumstances: Circumstances { ttl: TTL, ..Circumstances::default() },
+            source: None,
+            destination: None,
+            intruder: None,
+            report: None,
+            freed: Vec::new(),
+            status: None,
+            took: Duration::ZERO,
+        };
+        match &self.scenario.fault {
+            Fault::Replaced(manners) => {
+                for (index, manner) in manners.iter().enumerate() {
+                    facts.freed.push(self.come_and_go(*manner, index as u64 + 1).await);
+                }
+                self.meet(&mut facts).await;
+            }
+            Fault::Abandoned(manner) => {
+                facts.freed.push(self.come_and_go(*manner, 1).await);
+                let side = self.scenario.first().other();
+                seen(&mut facts, self.send(side).await);
+            }
+            Fault::Absent(side) => {
+                let view = self.send(side.other()).await;
+                seen(&mut facts, view);
+            }
+            Fault::Forgotten => sleep(TTL).await,
+            Fault::Reported(Stage::Before) => {
+                facts.report = self.report().await;
+                self.meet(&mut facts).await;
+            }
+            _ => self.meet(&mut facts).await,
+        }
+        facts.status = self.last_status().await;
+        if let Some(status) = &facts.status {
+            self.log.note("status", format!("{} after {} bytes", status.state, status.bytes_transferred));
+        }
+        facts.took = self.log.elapsed();
+        facts
+    }
+
+    /// Both sides come, in their order, and whoever else has a hand in it.
+    async fn meet(&self, facts: &mut Facts) {
+        let first = self.scenario.first();
+        let (first_is_over, over) = (Notify::new(), Notify::new());
+        let first_view = async {
+            let view = self.send(first).await;
+            first_is_over.notify_one();
+            view
+        };
+        let second = async {
+            if let Order::First(_) = self.scenario.order {
+                tokio::select! {
+                    () = self.until_seated(first) => {}
+                    () = first_is_over.notified() => {}
+                }
+                match self.scenario.fault {
+                    Fault::Reported(Stage::Waiting) => facts.report = self.report().await,
+                    Fault::Intruder(side, Stage::Waiting) => facts.intruder = Some(self.intrude(side).await),
+                    _ => {}
+                }
+            }
+            self.send(first.other()).await
+        };
+        let both = async {
+            let views = tokio::join!(first_view, second);
+            over.notify_one();
+            views
+        };
+        let meddle = async {
+            let (stage, side) = match self.scenario.fault {
+                Fault::Reported(stage) => (stage, None),
+                Fault::Intruder(side, stage) => (stage, Some(side)),
+                _ => return (None, None),
+            };
+            let Stage::Streaming(offset) = stage else { return (None, None) };
+            let mut progress = self.progress.subscribe();
+            tokio::select! {
+                _ = progress.wait_for(|bytes| *bytes > offset) => {}
+                () = over.notified() => return (None, None),
+            }
+            match side {
+                None => (self.report().await, None),
+                Some(side) => (None, Some(self.intrude(side).await)),
+            }
+        };
+        let (views, (report, intruder)) = tokio::join!(both, meddle);
+        facts.report = facts.report.or(report);
+        facts.intruder = facts.intruder.take().or(intruder);
+        seen(facts, views.0);
+        seen(facts, views.1);
+    }
+
+    /// A side that comes to stay.
+    async fn send(&self, side: Side) -> View {
+        let errand = self.errand(side, 0, self.scenario.steps(side).to_vec());
+        client::run(errand, self.dial).await
+    }
+
+    /// Another one that wants the seat.
+    async fn intrude(&self, side: Side) -> View {
+        self.log.note(side, "another one comes");
+        let mut errand = self.errand(side, u64::MAX, Vec::new());
+        errand.party.program = Program::Own;
+        // What it gets is nobody's progress.
+        errand.progress = watch::Sender::new(0);
+        client::run(errand, self.dial).await
+    }
+
+    /// A first that waits, and leaves. Whether its seat is free then.
+    async fn come_and_go(&self, manner: Manner, attempt: u64) -> bool {
+        let side = self.scenario.first();
+        let step = Step { moment: Moment::Waiting, act: Act::Leave(manner) };
+        let errand = self.errand(side, attempt, vec![step]);
+        let waits = Arc::clone(&errand.waits);
+        let mut visit = pin!(client::run(errand, self.dial));
+        tokio::select! {
+            // It was not let in, which is not what is asked here.
+            _ = &mut visit => return true,
+            () = self.until_seated(side) => waits.notify_one(),
+        }
+        visit.await;
+        let (freed, _) = self.until(FREE_WITHIN, |status| status.state != waiting(side)).await;
+        self.log.note(side, if freed { "its seat is free" } else { "its seat is not free" });
+        freed
+    }
+
+    fn errand(&self, side: Side, attempt: u64, steps: Vec<Step>) -> Errand {
+        let Scenario { seed, number, size, .. } = *self.scenario;
+        let key = seed.rotate_left(32) ^ number ^ attempt.rotate_right(8);
+        Errand {
+            path: format!("/stream/{}", self.stream),
+            side,
+            party: self.scenario.party(side).clone(),
+            framing: self.scenario.framing,
+            body: Body::new(key, size),
+            steps,
+            waits: Arc::new(Notify::new()),
+            progress: self.progress.clone(),
+            log: self.log.clone(),
+        }
+    }
+
+    async fn report(&self) -> Option<u16> {
+        let body = format!(r#"{{"http_status":{REPORTED},"name":"ChaosError","message":"chaos"}}"#);
+        let answer = self.control.ask("POST", &format!("/stream/{}/error", self.stream), &body).await;
+        let status = answer.ok().map(|(status, _)| status);
+        self.log.note("report", format!("answered {status:?}"));
+        status
+    }
+
+    /// This side waits, or it is too late for it to wait.
+    async fn until_seated(&self, side: Side) {
+        self.until(SEATED_WITHIN, |status| status.state != "CREATED").await;
+        self.log.note(side, "has its seat, or never will");
+    }
+
+    /// Looks until it is so, or the stream is not known, or for so long: whether it was, and what was seen last.
+    async fn until(&self, limit: Duration, is_so: impl Fn(&Status) -> bool) -> (bool, Option<Status>) {
+        let begun = Instant::now();
+        let mut pause = PAUSES.0;
+        loop {
+            let status = self.status().await;
+            let is_over = status.as_ref().is_none_or(&is_so);
+            if is_over || begun.elapsed() >= limit {
+                return (is_over, status);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    async fn status(&self) -> Option<Status> {
+        let status = self.control.insist("GET", &format!("/stream/{}/status", self.stream), "", 200).await?;
+        serde_json::from_slice(&status).ok()
+    }
+
+    /// The status when all is over: the stream has ended, or nobody waits on it.
+    async fn last_status(&self) -> Option<Status> {
+        // Not to be asked again: a client that has gone may still be about to be served, and then to be missed.
+        self.until(ENDS_WITHIN, |status| !status.active || status.state == "CREATED").await.1
+    }
+}
+
+fn seen(facts: &mut Facts, view: View) {
+    match view.side {
+        Side::Source => facts.source = Some(view),
+        Side::Destination => facts.destination = Some(view),
+    }
+}
+
+fn waiting(side: Side) -> &'static str {
+    match side {
+        Side::Source => "SRC_CONNECTED",
+        Side::Destination => "DST_CONNECTED",
+    }
+}
