@@ -181,9 +181,15 @@ def cpu_seconds(pid: int) -> float:
 
 @contextmanager
 def serving(
-    program: Command, *options: str, pair: Pair | None = None, host: str = LOOPBACK, **how: Any
+    program: Command,
+    *options: str,
+    pair: Pair | None = None,
+    host: str = LOOPBACK,
+    may_end: bool = False,
+    **how: Any,
 ) -> Iterator[Server]:
-    """A server of its own for each proof, with TLS if it has a pair. It must still run when the proof is through."""
+    """A server of its own for each proof, with TLS if it has a pair. It must still run when the proof is through, unless
+    it may end."""
     mine = {name for name in os.environ if name.startswith("RENDEZVOUS_")} - {LANE}
     environment = {name: value for name, value in os.environ.items() if name not in mine}
     path, *flags = program
@@ -197,7 +203,7 @@ def serving(
             yield Server(process.pid, plain, port, pair)
         else:
             yield Server(process.pid, port)
-        check(process.poll() is None, f"the server ended by itself with {process.returncode}")
+        check(may_end or process.poll() is None, f"the server ended by itself with {process.returncode}")
 
 
 def output_of(process: Process) -> BufferedReader:
