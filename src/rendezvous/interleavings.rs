@@ -258,12 +258,13 @@ impl Stage {
         self.pass_time();
         let table = self.rendezvous.table.lock();
         assert!(table.entries.is_empty() && table.expiring.is_empty() && table.retained.is_empty());
-        assert_eq!(table.streaming, 0);
+        assert_eq!(table.census, Census::default());
         drop(table);
         assert_eq!(Arc::strong_count(&self.rendezvous), 1, "somebody still holds the table");
         assert_eq!(Arc::strong_count(&self.bodies), 1, "a body was not dropped");
 
-        let text = self.metrics.text(&self.rendezvous.tally(), Format::OpenMetrics);
+        let (census, body_bytes) = self.rendezvous.tally();
+        let text = self.metrics.text(census, body_bytes, Format::OpenMetrics);
         let visits: Vec<_> = events.iter().filter_map(Event::visit).collect();
         judge_transfer(&visits, &text);
         judge_report(events, &visits, &text);
