@@ -18,6 +18,7 @@ mod tcp;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -27,6 +28,8 @@ use bytes::{BufMut, BytesMut};
 use rustix::net;
 use tokio::io::{Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::consume_budget;
+use tokio::task::coop::unconstrained;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -130,7 +133,7 @@ impl Socket {
     pub fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
         match &self.session {
             None => self.tcp.stream().try_read_buf(buffer),
-            Some(session) => match session.poll_read_buf(&mut Context::from_waker(Waker::noop()), buffer) {
+            Some(session) => match at_once(|cx| session.poll_read_buf(cx, buffer)) {
                 Poll::Ready(read) => read,
                 Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
             },
@@ -211,9 +214,8 @@ impl Socket {
     /// Writes `bytes` if the kernel takes them all at once. Only where nobody else writes.
     pub fn try_write(&self, bytes: &[u8]) {
         // A probe that does not go out leaves things as they were.
-        let cx = &mut Context::from_waker(Waker::noop());
-        if self.poll_write(cx, &[IoSlice::new(bytes)]).is_ready() {
-            let _ = self.poll_flush(cx);
+        if at_once(|cx| self.poll_write(cx, &[IoSlice::new(bytes)])).is_ready() {
+            let _ = at_once(|cx| self.poll_flush(cx));
         }
     }
 
@@ -347,9 +349,11 @@ impl Socket {
         let drained = async {
             self.shutdown_write().await;
             loop {
+                // Nothing else here gives way, also not to the limit, while there is something to read.
+                consume_budget().await;
                 scratch.clear();
                 match self.try_read(&mut scratch) {
-                    Ok(1..) => tokio::task::consume_budget().await,
+                    Ok(1..) => {}
                     // Not by `poll_read_buf`: the task that has read the body may still poll that, and only the last to
                     // do so is woken.
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -364,6 +368,12 @@ impl Socket {
         // Past the limit nobody is owed anything.
         let _ = timeout(limit, drained).await;
     }
+}
+
+/// What `poll` says of the connection now, and of nothing else: a task that has used up its share of the runtime's time would be
+/// told that nothing is there, and wait in vain for what is.
+fn at_once<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    pin!(unconstrained(poll_fn(poll))).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 #[cfg(target_os = "linux")]
@@ -473,8 +483,49 @@ mod tests {
     use std::io::Read;
 
     use rustix::net::sockopt;
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, RootCertStore, ServerConfig};
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+    use tokio::task::coop::has_budget_remaining;
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::client::TlsStream;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_is_there_is_read_also_by_a_task_that_has_used_up_its_time() {
+        let (socket, mut client) = secure_pair().await;
+        client.write_all(b"hello").await.unwrap();
+        socket.tcp.stream().readable().await.unwrap();
+        while has_budget_remaining() {
+            consume_budget().await;
+        }
+        let mut read = BytesMut::with_capacity(16);
+        assert_eq!(socket.try_read(&mut read).unwrap(), 5);
+    }
+
+    /// Both ends of a connection that speaks TLS.
+    async fn secure_pair() -> (Socket, TlsStream<TcpStream>) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let server = ServerConfig::builder().with_no_client_auth();
+        let server = server.with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+        let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connected = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let accepted = listener.accept().await.unwrap().0;
+        let acceptor = TlsAcceptor::from(Arc::new(server));
+        let name = ServerName::try_from("localhost").unwrap();
+        let shaken = tokio::join!(
+            Socket::secure(accepted, Duration::from_mins(1), &acceptor),
+            TlsConnector::from(Arc::new(client)).connect(name, connected)
+        );
+        (shaken.0.unwrap(), shaken.1.unwrap())
+    }
 
     /// Both ends of a connection that was accepted by a listener with this limit.
     fn pair(limit: Duration) -> (std::net::TcpStream, std::net::TcpStream) {

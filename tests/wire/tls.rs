@@ -4,6 +4,7 @@ use std::fs;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use crate::client::{Client, End, soon};
 use crate::server::{TestServer, get, put_head};
@@ -208,6 +209,22 @@ async fn a_plain_port_beside_the_secure_one_reaches_the_same_streams() {
         assert_eq!((answer.end, answer.body.len()), (End::Whole, body.len()));
         assert_eq!(source.response().await.status, 200);
     }
+}
+
+/// Such an upload is thrown away for a while: no thread of the server may be lost to that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_that_nobody_takes_hold_nobody_up() {
+    let secure = SecureServer::start().await;
+    let body = "x".repeat(4 << 20);
+    let mut uploads = JoinSet::new();
+    for _ in 0..4 {
+        let mut source = secure.say(put_head("unknown", "Content-Length: 1000000000\r\n")).await;
+        let body = body.clone();
+        // Until the server does not take any more of it.
+        uploads.spawn(async move { while source.push(body.as_bytes()).await == body.len() {} });
+    }
+    soon(uploads.join_all()).await;
+    assert_eq!(secure.say(get("/ping")).await.response().await.status, 200);
 }
 
 /// Puts the files of one in the place of the other's.
