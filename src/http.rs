@@ -102,11 +102,16 @@ pub struct Departed;
 ///
 /// # Errors
 /// [`Departed`]: the connection is to be dropped.
-pub async fn answer(app: &App, peer: &Arc<Peer>, request: Request<BodyStream>) -> Result<Reply, Departed> {
+pub async fn answer(
+    app: &App,
+    peer: &Arc<Peer>,
+    request: Box<Request<BodyStream>>,
+) -> Result<Reply, Departed> {
     let version = request.version();
     let mut record = Record::begin(peer, version);
-    let grant = app.cors.grant(peer.entrance(), request.headers());
-    let answering = dispatch(app, peer, request, grant.as_ref(), &mut record);
+    // In a box, so that a side that waits, mostly without one, does not carry the room for it.
+    let grant = app.cors.grant(peer.entrance(), request.headers()).map(Box::new);
+    let answering = dispatch(app, peer, request, grant.as_deref(), &mut record);
     let answered = AssertUnwindSafe(answering).catch_unwind().await;
     let mut reply = settle(app, version, &mut record, answered)?;
     if let Some(grant) = grant {
@@ -132,7 +137,7 @@ pub async fn answer_spelled(
     peer: Arc<Peer>,
     request: Request<BodyStream>,
 ) -> Result<Reply, Departed> {
-    let mut reply = answer(&app, &peer, request).await?;
+    let mut reply = answer(&app, &peer, Box::new(request)).await?;
     if let Some(Spelled { headers, side }) = reply.extensions_mut().remove()
         && let Some(set) = headers.of(side)
     {
@@ -267,11 +272,12 @@ fn close_source(
     })
 }
 
-/// `grant` is for the web page that asks, if one does that may.
+/// `grant` is for the web page that asks, if one does that may. A side that waits does not carry the room for what others need:
+/// that is in boxes.
 async fn dispatch(
     app: &App,
     peer: &Arc<Peer>,
-    request: Request<BodyStream>,
+    request: Box<Request<BodyStream>>,
     grant: Option<&Grant>,
     record: &mut Record,
 ) -> Result<Reply, Unanswered> {
@@ -279,44 +285,64 @@ async fn dispatch(
         return Err(refusal.into());
     }
     let version = request.version();
-    let (entrance, path) = (peer.entrance(), request.uri().path());
-    let serves = |route: &Route| app.access.serves(entrance, route);
-    let route = Route::parse(request.method(), path).filter(serves);
-    if let Some(route) = &route {
-        note(app, record, route);
-    }
-    let permitted = route.as_ref().map_or(Ok(()), |route| {
-        let authorizations = request.headers().get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
-        app.permit(entrance, route, access::credential(authorizations, request.uri().query()))
-    });
-    if let Some(Route::Source(id)) = route {
-        let offer = permitted.and_then(|()| handlers::offer(peer, request)).map_err(Box::new);
-        let answered = handlers::source(app, peer, id, offer, record).await;
-        return close_source(app, record, answered);
-    }
-    // In a box, so that a side that waits does not carry the room for it.
-    let asked = match (route, permitted) {
-        (Some(Route::Metrics), Ok(())) => Err(Box::new(handlers::metrics(app, request.headers()))),
-        (Some(route), Ok(())) => Ok(route),
-        (Some(_), Err(refusal)) => Err(Box::new(app.refuse(record, &refusal))),
-        (None, _) => {
-            let is_preflight = grant.is_some()
-                && cors::is_preflight(request.method(), request.headers())
-                && Route::of_path(path).any(|route| serves(&route));
-            Err(Box::new(if is_preflight {
-                reply::preflight(request.headers())
-            } else {
-                app.refuse(record, &Refusal::BadRoute)
-            }))
+    match route(app, peer, &request, record) {
+        (Some(Route::Source(id)), permitted) => {
+            let offer = permitted.and_then(|()| handlers::offer(peer, *request).map_err(Box::new));
+            let answered = handlers::source(app, peer, id, offer, record).await;
+            close_source(app, record, answered)
         }
+        (Some(Route::Destination(id)), Ok(())) => {
+            record.comes_from(client(app, peer, request.headers()));
+            let body = RequestBody::new(*request, app.request_timeout);
+            let answered = handlers::destination(app, peer, id, version, record).await;
+            Box::pin(finish(app, record, body, answered)).await
+        }
+        (route, permitted) => {
+            Box::pin(answer_at_once(app, peer, request, grant, route, permitted, record)).await
+        }
+    }
+}
+
+/// What is asked for, and whether it may be.
+fn route(
+    app: &App,
+    peer: &Peer,
+    request: &Request<BodyStream>,
+    record: &mut Record,
+) -> (Option<Route>, Result<(), Box<Refusal>>) {
+    let entrance = peer.entrance();
+    let route = Route::parse(request.method(), request.uri().path());
+    let Some(route) = route.filter(|route| app.access.serves(entrance, route)) else { return (None, Ok(())) };
+    note(app, record, &route);
+    let authorizations = request.headers().get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
+    let given = access::credential(authorizations, request.uri().query());
+    let permitted = app.permit(entrance, &route, given).map_err(Box::new);
+    (Some(route), permitted)
+}
+
+/// Answers a request that waits for nobody.
+async fn answer_at_once(
+    app: &App,
+    peer: &Peer,
+    request: Box<Request<BodyStream>>,
+    grant: Option<&Grant>,
+    route: Option<Route>,
+    permitted: Result<(), Box<Refusal>>,
+    record: &mut Record,
+) -> Result<Reply, Unanswered> {
+    let asked = match (route, permitted) {
+        (Some(Route::Metrics), Ok(())) => Err(handlers::metrics(app, request.headers())),
+        (Some(route), Ok(())) => Ok(route),
+        (Some(_), Err(refusal)) => Err(app.refuse(record, &refusal)),
+        (None, _) => Err(no_such_route(app, peer, &request, grant, record)),
     };
     let client = client(app, peer, request.headers());
     record.comes_from(client);
-    let mut body = RequestBody::new(request, app.request_timeout);
+    let mut body = RequestBody::new(*request, app.request_timeout);
     let answered = match asked {
-        Err(reply) => Ok(*reply),
-        // They were answered above.
-        Ok(Route::Source(_) | Route::Metrics) => Err(Refusal::BadRoute.into()),
+        Err(reply) => Ok(reply),
+        // They were answered before.
+        Ok(Route::Source(_) | Route::Destination(_) | Route::Metrics) => Err(Refusal::BadRoute.into()),
         Ok(Route::Create) => handlers::create(app, client, &mut body, record).await.map_err(Unanswered::from),
         Ok(Route::Report(id)) => handlers::report(app, &id, &mut body).await.map_err(Unanswered::from),
         Ok(Route::List) => Ok(handlers::list(app)),
@@ -326,8 +352,31 @@ async fn dispatch(
         Ok(Route::Health) => Ok(reply::text("ok")),
         Ok(Route::Ready) => handlers::ready(app).map_err(Unanswered::from),
         Ok(Route::Describe) => Ok(reply::written_json(openapi::DOCUMENT)),
-        Ok(Route::Destination(id)) => handlers::destination(app, peer, id, version, record).await,
     };
+    finish(app, record, body, answered).await
+}
+
+/// The answer to a page that asks first whether it may, and else that there is no such route.
+fn no_such_route(
+    app: &App,
+    peer: &Peer,
+    request: &Request<BodyStream>,
+    grant: Option<&Grant>,
+    record: &mut Record,
+) -> Reply {
+    let is_preflight = grant.is_some()
+        && cors::is_preflight(request.method(), request.headers())
+        && Route::of_path(request.uri().path()).any(|route| app.access.serves(peer.entrance(), &route));
+    if is_preflight { reply::preflight(request.headers()) } else { app.refuse(record, &Refusal::BadRoute) }
+}
+
+/// Sees to what is left of a request's body: where that is not little, the answer closes the connection.
+async fn finish(
+    app: &App,
+    record: &mut Record,
+    mut body: RequestBody,
+    answered: Result<Reply, Unanswered>,
+) -> Result<Reply, Unanswered> {
     let mut reply = match answered {
         Err(Unanswered::Refused(refusal)) => app.refuse(record, &refusal),
         other => other?,

@@ -131,7 +131,7 @@ struct Entry {
     tokens: Option<Box<Tokens>>,
     created_at: SystemTime,
     deactivated_at: Option<SystemTime>,
-    deadline: Option<Deadline>,
+    deadline: Option<Instant>,
     /// Among the streams of who made it, until it has ended.
     place: Option<Place>,
     transfer: Option<Arc<Transfer>>,
@@ -209,7 +209,7 @@ impl Rendezvous {
         }
         table.created += 1;
         let number = table.created;
-        let deadline = (Instant::now() + self.limits.ttl, number);
+        let deadline = Instant::now() + self.limits.ttl;
         let entry = Entry {
             id: id.clone(),
             slot: Slot::default(),
@@ -225,7 +225,7 @@ impl Rendezvous {
             span,
         };
         table.entries.insert(id.clone(), Box::new(entry));
-        table.expiring.insert(deadline, id.clone());
+        table.expiring.insert((deadline, number), id.clone());
         table.census.created += 1;
         drop(table);
         self.deadline_set.notify_one();
@@ -298,9 +298,9 @@ impl Rendezvous {
                     let halves = self.start_transfer(&entry.id, Arc::clone(&entry.headers));
                     entry.transfer = Some(Arc::clone(halves.1.transfer()));
                     if let Some(deadline) = entry.deadline.take() {
-                        let left = deadline.0.saturating_duration_since(halves.1.transfer().started());
+                        let left = deadline.saturating_duration_since(halves.1.transfer().started());
                         self.metrics.paired(self.limits.ttl.saturating_sub(left));
-                        table.expiring.remove(&deadline);
+                        table.expiring.remove(&(deadline, entry.number));
                     }
                     Some((pair, halves))
                 }
@@ -366,11 +366,11 @@ impl Rendezvous {
         entry.deactivated_at.get_or_insert_with(SystemTime::now);
         entry.place = None;
         if let Some(deadline) = entry.deadline.take() {
-            table.expiring.remove(&deadline);
+            table.expiring.remove(&(deadline, entry.number));
         }
-        let deadline = (Instant::now() + self.limits.ttl, entry.number);
+        let deadline = Instant::now() + self.limits.ttl;
         entry.deadline = Some(deadline);
-        table.retained.insert(deadline, id.clone());
+        table.retained.insert((deadline, entry.number), id.clone());
         if table.retained.len() > self.limits.max_streams
             && let Some((_, oldest)) = table.retained.pop_first()
         {

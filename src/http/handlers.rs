@@ -22,7 +22,7 @@ use crate::header_set::StreamHeaders;
 use crate::id::StreamId;
 use crate::metrics::Format;
 use crate::outcome::{Fault, LengthMismatch, Outcome, Refusal, Side, UploadLength};
-use crate::relay::{BodyStream, Offer, Relay, SourceBody};
+use crate::relay::{BodyStream, Offer, Relay, SourceBody, SourceHalf};
 use crate::rendezvous::Meeting;
 use crate::token::Tokens;
 
@@ -157,6 +157,12 @@ pub(super) async fn source(
         () = peer.source_left() => return Err(Unanswered::Departed),
     };
     peer.want_body();
+    // In a box, so that a side that waits does not carry the room for it.
+    Box::pin(conclude(peer, half, record)).await
+}
+
+/// Waits for the outcome of the source's transfer, which is its answer.
+async fn conclude(peer: &Peer, half: SourceHalf, record: &mut Record) -> Result<Reply, Unanswered> {
     let outcome = half.transfer().outcome().await;
     record.transferred(half.transfer());
     if let Outcome::Failed(fault) = outcome {
@@ -185,7 +191,7 @@ pub(super) async fn destination(
         meeting = seat.met() => meeting?,
         () = peer.destination_left() => return Err(Unanswered::Departed),
     };
-    // In a box, so that a side that waits does not carry the room for it.
+    // As in [`source`].
     Box::pin(begin(peer, meeting, version, record)).await
 }
 

@@ -19,7 +19,7 @@ pub const MAX_BODY_BYTES: u64 = 64 * 1024;
 
 /// The body of a request that is answered without streaming it.
 pub struct RequestBody {
-    /// `None` once it was read, or was not worth reading on.
+    /// `None` where there is nothing of it, once it was read, or was not worth reading on.
     incoming: Option<BodyStream>,
     is_whole: bool,
     comes_by_itself: bool,
@@ -34,12 +34,8 @@ impl RequestBody {
         // 100 sends no body before it.
         let is_held = request.method() == Method::PUT;
         let comes_by_itself = !is_held && !request.headers().contains_key(EXPECT);
-        Self {
-            is_whole: !is_held && request.body().is_end_stream(),
-            incoming: Some(request.into_body()),
-            comes_by_itself,
-            limit,
-        }
+        let is_whole = !is_held && request.body().is_end_stream();
+        Self { is_whole, incoming: (!is_whole).then(|| request.into_body()), comes_by_itself, limit }
     }
 
     /// Reads the whole body, once.

@@ -40,9 +40,8 @@ enum Share {
     Whole,
     /// One stream of HTTP/2. Whoever serves that drops the handler when the client leaves.
     Stream {
-        /// Set when the request body is about to be read. In a box, so that a side that waits on a connection of its own
-        /// does not carry the room for it.
-        body_wanted: Box<SetOnce<()>>,
+        /// Set when the request body is about to be read, for a client that is told. In a box, because most are not.
+        body_wanted: Option<Box<SetOnce<()>>>,
     },
 }
 
@@ -94,12 +93,13 @@ impl Peer {
         }
     }
 
-    /// What is known of a fresh HTTP/2 stream of this connection, which outlives it.
+    /// What is known of a fresh HTTP/2 stream of this connection, which outlives it. Its client may `expect` to be told when its
+    /// body is wanted.
     #[must_use]
-    pub fn stream(&self) -> Self {
+    pub fn stream(&self, expects: bool) -> Self {
         let Caller { address, is_proxy, .. } = self.caller;
         let caller = Caller { address, is_proxy, holds: None, open: None };
-        let share = Share::Stream { body_wanted: Box::default() };
+        let share = Share::Stream { body_wanted: expects.then(Box::default) };
         Self { share, ..Self::new(Arc::clone(&self.wire), self.entrance, caller) }
     }
 
@@ -193,7 +193,8 @@ impl Peer {
     /// Waits until a source that waits has left.
     pub async fn source_left(&self) {
         match self.share {
-            Share::Whole => self.wire.source_left().await,
+            // In a box, so that a stream of HTTP/2 does not carry the room for it.
+            Share::Whole => Box::pin(self.wire.source_left()).await,
             Share::Stream { .. } => pending().await,
         }
     }
@@ -201,7 +202,8 @@ impl Peer {
     /// Waits until a destination has left.
     pub async fn destination_left(&self) {
         match self.share {
-            Share::Whole => self.wire.destination_left().await,
+            // As in [`Peer::source_left`].
+            Share::Whole => Box::pin(self.wire.destination_left()).await,
             Share::Stream { .. } => pending().await,
         }
     }
@@ -211,15 +213,15 @@ impl Peer {
         match &self.share {
             Share::Whole => self.wire.inbound().lock().release(),
             // Said once; to say it again changes nothing.
-            Share::Stream { body_wanted } => drop(body_wanted.set(())),
+            Share::Stream { body_wanted } => drop(body_wanted.as_ref().map(|wanted| wanted.set(()))),
         }
     }
 
-    /// Waits until the body of an HTTP/2 request is about to be read.
+    /// Waits until the body of an HTTP/2 request is about to be read, where its client is to be told.
     pub async fn body_wanted(&self) {
         match &self.share {
-            Share::Whole => pending().await,
-            Share::Stream { body_wanted } => *body_wanted.wait().await,
+            Share::Stream { body_wanted: Some(wanted) } => *wanted.wait().await,
+            Share::Whole | Share::Stream { body_wanted: None } => pending().await,
         }
     }
 

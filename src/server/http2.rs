@@ -36,7 +36,7 @@ use crate::http::peer::Peer;
 use crate::http::reply::Reply;
 use crate::http::{App, answer, refuse};
 use crate::outcome::Fault;
-use crate::relay::Relay;
+use crate::relay::{BodyStream, Relay};
 use crate::wire::Wire;
 use crate::wire::head::{MAX_HEAD_BYTES, MAX_HEAD_FIELDS, too_many_fields};
 
@@ -109,44 +109,69 @@ pub(super) async fn serve(peer: &Arc<Peer>, app: &Arc<App>, draining: &Cancellat
     }
 }
 
-async fn serve_stream(
-    app: &App,
+/// A side that waits is this future: what it needs only before, or behind that, is in boxes.
+fn serve_stream<'a>(
+    app: &'a App,
     connection: &Peer,
-    traffic: &Traffic,
+    traffic: &'a Traffic,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-) {
-    let peer = Arc::new(connection.stream());
+) -> impl Future<Output = ()> + use<'a> {
     let is_head = request.method() == Method::HEAD;
     let has_body = !request.body().is_end_stream();
-    let fields = request.headers().len();
     let mut expects = request.headers().get(EXPECT).is_some_and(|value| value.as_bytes() == b"100-continue");
     if expects && request.method() != Method::PUT {
         expects = false;
         go_on(&mut respond);
     }
+    let peer = Arc::new(connection.stream(expects));
     let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let request = request.map(|body| Upload { body, left: length }.boxed_unsync());
-    let reply = if fields > MAX_HEAD_FIELDS {
-        Ok(refuse(app, &peer, request.version(), &too_many_fields()))
-    } else {
-        let mut answering = pin!(answer(app, &peer, request));
-        loop {
-            tokio::select! {
-                biased;
-                reply = &mut answering => break reply,
-                () = left(|cx| respond.poll_reset(cx)) => return,
-                () = peer.body_wanted(), if expects => {
-                    expects = false;
-                    go_on(&mut respond);
-                }
+    let request = Box::new(request.map(|body| Upload { body, left: length }.boxed_unsync()));
+    async move {
+        // An answer that is not sent resets the stream.
+        let Some(reply) = answered(app, &peer, request, &mut respond, expects).await else { return };
+        Box::pin(send(app, &peer, traffic, respond, is_head, has_body, reply)).await;
+    }
+}
+
+/// The answer; `None` where the client has gone.
+async fn answered(
+    app: &App,
+    peer: &Arc<Peer>,
+    request: Box<Request<BodyStream>>,
+    respond: &mut SendResponse<Bytes>,
+    mut expects: bool,
+) -> Option<Reply> {
+    if request.headers().len() > MAX_HEAD_FIELDS {
+        return Some(refuse(app, peer, request.version(), &too_many_fields()));
+    }
+    let mut answering = pin!(answer(app, peer, request));
+    let mut body_wanted = OptionFuture::from(expects.then(|| Box::pin(peer.body_wanted())));
+    loop {
+        tokio::select! {
+            biased;
+            reply = &mut answering => return reply.ok(),
+            () = left(|cx| respond.poll_reset(cx)) => return None,
+            _ = &mut body_wanted, if expects => {
+                expects = false;
+                go_on(respond);
             }
         }
-    };
-    // An answer that is not sent resets the stream.
-    let Ok(reply) = reply else { return };
+    }
+}
+
+/// Sends the answer, and sees to it that the client can read it.
+async fn send(
+    app: &App,
+    peer: &Peer,
+    traffic: &Traffic,
+    respond: SendResponse<Bytes>,
+    is_head: bool,
+    has_body: bool,
+    reply: Reply,
+) {
     let may_still_send = has_body && !reply.status().is_success();
-    let Some(mut send) = write_reply(app, &peer, traffic, respond, is_head, reply).await else { return };
+    let Some(mut send) = write_reply(app, peer, traffic, respond, is_head, reply).await else { return };
     if may_still_send {
         // A stream that is reset behind its answer loses it, with some clients: they are to read it first.
         let _ = timeout(LINGER, left(|cx| send.poll_reset(cx))).await;

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The unit of `/proc/PID/stat`: `USER_HZ`, which is 100 wherever Rust runs.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// Where `utime` and `stime` stand in `/proc/PID/stat`, counted from behind the program's name.
-const TIMES: (usize, usize) = (11, 2);
+const TIMES: usize = 11;
 /// A process that is left alone has settled when its memory stays as it was for so long.
 const SETTLING: Duration = Duration::from_millis(250);
 const LONGEST_SETTLING: u32 = 40;
@@ -35,6 +35,15 @@ impl Descriptors {
     pub fn beside_pipes(self) -> u64 {
         self.all - self.pipes
     }
+}
+
+/// Seconds of CPU time of a process.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Times {
+    /// Its own.
+    pub user: f64,
+    /// The kernel's, for it.
+    pub kernel: f64,
 }
 
 /// A child process. Dropping it ends it.
@@ -73,14 +82,24 @@ impl Process {
     /// # Errors
     /// It has ended.
     pub fn cpu(&self) -> anyhow::Result<f64> {
+        let Times { user, kernel } = self.times()?;
+        Ok(user + kernel)
+    }
+
+    /// As [`Process::cpu`], told apart. Most kernels know the parts by samples only: of less than a second they say little.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn times(&self) -> anyhow::Result<Times> {
         let stat = fs::read_to_string(self.file("stat"))?;
         // The name stands in parentheses, and may hold anything.
         let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat has no name")?;
-        let (first, count) = TIMES;
-        let times = fields.split_whitespace().skip(first).take(count);
-        let ticks =
-            times.map(str::parse::<u64>).sum::<Result<u64, _>>().context("/proc/PID/stat has no times")?;
-        Ok(ticks as f64 / TICKS_PER_SECOND)
+        let mut times = fields.split_whitespace().skip(TIMES);
+        let mut next = || {
+            let ticks: u64 = times.next().context("/proc/PID/stat has no times")?.parse()?;
+            anyhow::Ok(ticks as f64 / TICKS_PER_SECOND)
+        };
+        Ok(Times { user: next()?, kernel: next()? })
     }
 
     /// Nanoseconds that the threads it has now were on a CPU: finer than [`Process::cpu`], where no thread ends meanwhile.

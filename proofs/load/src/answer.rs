@@ -3,17 +3,17 @@
 use anyhow::{Context, bail, ensure};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
-/// A final answer, framed by its length.
+/// A final answer.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) body: Vec<u8>,
-    /// What the body should have, in bytes.
-    length: usize,
+    /// It was not cut.
+    pub(crate) is_whole: bool,
 }
 
 impl Answer {
-    /// Reads the next final answer of a connection. What is cut behind its head is an answer that is not whole.
+    /// Reads the next final answer of an HTTP/1 connection, framed by its length. What is cut behind its head is an answer that is not whole.
     pub(crate) async fn read(incoming: &mut (impl AsyncBufRead + Unpin)) -> anyhow::Result<Self> {
         let (status, length) = loop {
             let head = read_head(incoming).await?;
@@ -27,16 +27,17 @@ impl Answer {
             let is_cut = error.kind() == std::io::ErrorKind::ConnectionReset;
             ensure!(is_cut, "the answer's body: {error}");
         }
-        Ok(Self { status, body, length })
+        let is_whole = body.len() == length;
+        Ok(Self { status, body, is_whole })
     }
 
     /// The answer, where it is whole and has this status.
     pub(crate) fn expect(self, status: u16) -> anyhow::Result<Self> {
-        if self.status != status || !self.is_whole() {
+        if self.status != status || !self.is_whole {
             bail!(
                 "not {status} but {}{} {}",
                 self.status,
-                if self.is_whole() { "" } else { ", cut:" },
+                if self.is_whole { "" } else { ", cut:" },
                 String::from_utf8_lossy(&self.body)
             );
         }
@@ -48,10 +49,6 @@ impl Answer {
         let object: serde_json::Value = serde_json::from_slice(&self.body)?;
         let text = object.get(name).and_then(serde_json::Value::as_str);
         Ok(text.with_context(|| format!("no {name} in {object}"))?.to_owned())
-    }
-
-    pub(crate) fn is_whole(&self) -> bool {
-        self.body.len() == self.length
     }
 }
 
@@ -91,7 +88,7 @@ mod tests {
     #[tokio::test]
     async fn a_cut_answer_is_not_whole() {
         let answer = read("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc").await.unwrap();
-        assert!(!answer.is_whole());
+        assert!(!answer.is_whole);
         assert!(answer.expect(200).is_err());
         assert!(read("HTTP/1.1 200 OK\r\nContent-Le").await.is_err());
     }

@@ -1,11 +1,16 @@
 //! Many waiting sides, then all of them paired in random order.
 //!
-//! A server of its own for each size, so that no memory was touched before. Its memory is what is resident, once that has
-//! settled; its CPU is that of its threads, and none of the clients'.
+//! A server of its own for each round, so that no memory was touched before. Its memory is what is resident, once that has
+//! settled; its CPU is that of its threads, and none of the clients'. A small size takes several rounds, so that of each size
+//! as many sides have waited.
+//!
+//! Over HTTP/2 all sizes have as many connections: what a stream costs is not to depend on how many others come by the same
+//! segment.
 
 mod plan;
 mod report;
 mod sides;
+mod way;
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,20 +18,23 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use measure::figures::quantile;
 use measure::machine;
-use measure::process::Descriptors;
+use measure::process::{Descriptors, Times};
 use tokio::time::{Instant, sleep};
 
 use crate::server::{Program, STATES, Server, allow_descriptors};
 use plan::{Mix, Plan};
-use report::Figures;
+use report::{Figures, Round, Spent};
 use sides::{Sides, Waiting};
+use way::Over;
 
 /// Pairings, and other requests, that are under way at a time.
 const AT_ONCE: usize = 64;
 /// Beside the streams: what is under way, and what the programs have of their own.
 const SPARE: usize = 2000;
+/// Sides of each size that are to have waited, in as many rounds as that takes: the kernel knows by samples only which part of
+/// the CPU time is the process's own.
+const ENOUGH: usize = 50_000;
 /// Between two looks at whether something has come about.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
@@ -36,6 +44,9 @@ pub(crate) struct Arguments {
     /// How many sides wait, one size after the other
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000])]
     sides: Vec<usize>,
+    /// How sides come
+    #[arg(long, default_value = "h1")]
+    over: Over,
     /// Which sides wait
     #[arg(long, default_value = "mixed")]
     waiting: Mix,
@@ -53,24 +64,26 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let Arguments { over, waiting, beside, .. } = arguments;
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
-    let most = arguments.sides.iter().max().context("--sides names none")?;
+    let most = *arguments.sides.iter().max().context("--sides names none")?;
+    let connections = over.connections(most);
     // A server keeps some of its descriptors back, for pipes and for who is told of a limit.
-    allow_descriptors((most + most / 10 + SPARE) as u64)?;
+    allow_descriptors((connections + connections / 10 + SPARE) as u64).with_context(|| {
+        format!("{most} sides over {over}; over HTTP/2 (--over h2) a hundred share a descriptor")
+    })?;
     let machine = machine::description();
     // One thread: the other CPU is the server's.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let measured = arguments.sides.iter().map(|sides| {
-        let plan = Plan::new(*sides, arguments.waiting, seed);
-        let figures = runtime.block_on(measure(&arguments.program, &plan, arguments.beside));
+        let figures = runtime.block_on(measure(arguments, *sides, connections, seed));
         let figures = figures.with_context(|| format!("{sides} sides, --seed {seed}"))?;
         eprintln!("{figures}");
         anyhow::Ok(figures)
     });
     let measured = measured.collect::<Result<Vec<_>, _>>()?;
-    let Arguments { waiting, beside, .. } = arguments;
     println!(
-        "{machine}; waiting: {waiting}; streams beside: {beside}; seed {seed}\n\n{}",
+        "{machine}; over {over}; waiting: {waiting}; streams beside: {beside}; seed {seed}\n\n{}",
         report::table(&measured)
     );
     if let Some(file) = &arguments.json {
@@ -80,64 +93,110 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     report::verdict(&measured)
 }
 
-async fn measure(program: &Program, plan: &Plan, beside: usize) -> anyhow::Result<Figures> {
-    let sides = plan.exchanges.len();
-    // Nobody may expire before the end, and all is to be forgotten soon after it.
-    let ttl = Duration::from_secs(30) + Duration::from_millis(2 * (sides + beside) as u64);
-    let server = program.start(&[
-        "--ttl",
-        &format!("{}s", ttl.as_secs()),
-        "--max-streams",
-        &(sides + beside + SPARE).to_string(),
-        "--max-connections",
-        &(sides + SPARE).to_string(),
-    ])?;
-    let descriptors = server.process.descriptors()?;
-    let clients = Sides::new(&server);
-    // What a first request makes once is nobody's cost.
-    clients.warm_up().await?;
-    clients.create(beside).await?;
-    let (before, kernel) = (server.process.settled()?, machine::kernel_memory()?);
+async fn measure(
+    arguments: &Arguments,
+    sides: usize,
+    connections: usize,
+    seed: u64,
+) -> anyhow::Result<Figures> {
+    let mut rounds = Vec::new();
+    loop {
+        let plan = Plan::new(sides, arguments.waiting, seed.wrapping_add(rounds.len() as u64));
+        let stage = Stage::start(&arguments.program, sides + arguments.beside, connections)?;
+        rounds.push(stage.play(arguments.over, connections, &plan, arguments.beside).await?);
+        if rounds.len() * sides >= ENOUGH {
+            let after = stage.until_forgotten().await?;
+            return Figures::of(sides, &rounds, after);
+        }
+    }
+}
 
-    let meter = Meter::start(&server)?;
-    let ids = clients.create(sides).await?;
-    let create = meter.each(sides)?;
+/// A server for one round.
+struct Stage {
+    server: Server,
+    ttl: Duration,
+    /// Those that it began with.
+    descriptors: Descriptors,
+}
 
-    let meter = Meter::start(&server)?;
-    let seated = stream::iter(ids.into_iter().zip(&plan.exchanges))
-        .map(|(id, exchange)| clients.wait(id, *exchange))
-        .buffered(AT_ONCE)
-        .try_collect()
-        .await?;
-    until_all_wait(&server, sides).await?;
-    let wait = meter.each(sides)?;
-    let waiting = server.process.settled()?;
-    let kernel = machine::kernel_memory()?.saturating_sub(kernel);
+impl Stage {
+    fn start(program: &Program, streams: usize, connections: usize) -> anyhow::Result<Self> {
+        // Nobody may expire before the end, and all is to be forgotten soon after it.
+        let ttl = Duration::from_secs(30) + Duration::from_millis(2 * streams as u64);
+        let seconds = format!("{}s", ttl.as_secs());
+        let server = program.start(&[
+            "--ttl",
+            &seconds,
+            // A connection on which nobody waits yet stays.
+            "--head-timeout",
+            &seconds,
+            "--max-streams",
+            &(streams + SPARE).to_string(),
+            "--max-connections",
+            &(connections + SPARE).to_string(),
+        ])?;
+        let descriptors = server.process.descriptors()?;
+        Ok(Self { server, ttl, descriptors })
+    }
 
-    let meter = Meter::start(&server)?;
-    let begun = Instant::now();
-    let latencies = pair(&clients, seated, plan).await?;
-    let seconds = begun.elapsed().as_secs_f64();
-    let pairing = meter.each(sides)?;
+    async fn play(
+        &self,
+        over: Over,
+        connections: usize,
+        plan: &Plan,
+        beside: usize,
+    ) -> anyhow::Result<Round> {
+        let (server, sides) = (&self.server, plan.exchanges.len());
+        // What a first request makes once is nobody's cost.
+        Sides::open(server, over, 1).await?.warm_up().await?;
+        let before = server.process.settled()?;
+        let clients = Sides::open(server, over, connections).await?;
+        clients.create(beside).await?;
+        let (connected, kernel) = (server.process.settled()?, machine::kernel_memory()?);
 
-    until_forgotten(&server, ttl, descriptors).await?;
-    let kib = |size: u64| size as f64 / sides as f64;
-    Ok(Figures {
-        sides,
-        memory: kib(waiting.saturating_sub(before)),
-        kernel: kib(kernel),
-        create,
-        wait,
-        pairing,
-        median: quantile(latencies.clone(), 0.5),
-        p99: quantile(latencies.clone(), 0.99),
-        p999: quantile(latencies.clone(), 0.999),
-        longest: quantile(latencies, 1.0),
-        per_second: sides as f64 / seconds,
-        before: before as f64 / 1024.0,
-        most: waiting as f64 / 1024.0,
-        after: server.process.settled()? as f64 / 1024.0,
-    })
+        let meter = Meter::start(server)?;
+        let ids = clients.create(sides).await?;
+        let create = meter.spent()?;
+
+        let meter = Meter::start(server)?;
+        let seated = stream::iter(ids.into_iter().zip(&plan.exchanges))
+            .map(|(id, exchange)| clients.wait(id, *exchange))
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await?;
+        until_all_wait(server, sides).await?;
+        let wait = meter.spent()?;
+        let waiting = server.process.settled()?;
+        let kernel = machine::kernel_memory()?.saturating_sub(kernel);
+
+        let meter = Meter::start(server)?;
+        let begun = Instant::now();
+        let latencies = pair(&clients, seated, plan).await?;
+        let seconds = begun.elapsed().as_secs_f64();
+        let pairing = meter.spent()?;
+        Ok(Round { before, connected, waiting, kernel, create, wait, pairing, latencies, seconds })
+    }
+
+    /// Waits until the server knows no stream any more, for a little more than the `ttl` of those that nobody came to and the
+    /// one for which ended ones are kept, and has the descriptors that it began with. The KiB that it has then.
+    async fn until_forgotten(&self) -> anyhow::Result<u64> {
+        let Self { server, ttl, descriptors: before } = self;
+        let begun = Instant::now();
+        loop {
+            // Looked at first: who asks has a connection too.
+            let now = server.process.descriptors()?;
+            let known = server.streams(&STATES).await?;
+            if known == 0 && now.beside_pipes() == before.beside_pipes() {
+                return server.process.settled();
+            }
+            let patience = 2 * *ttl + Duration::from_secs(10);
+            ensure!(
+                begun.elapsed() < patience,
+                "not given back: {known} streams; {before:?} before, {now:?} now"
+            );
+            sleep(LOOK_AGAIN * 8).await;
+        }
+    }
 }
 
 /// Pairs all that wait, in the order of the plan. The milliseconds that each took which was to go well.
@@ -165,40 +224,24 @@ async fn until_all_wait(server: &Server, sides: usize) -> anyhow::Result<()> {
     }
 }
 
-/// Waits until the server knows no stream any more, for a little more than the `ttl` of those that nobody came to and the one
-/// for which ended ones are kept, and has the descriptors that it had `before`.
-async fn until_forgotten(server: &Server, ttl: Duration, before: Descriptors) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    loop {
-        // Looked at first: who asks has a connection too.
-        let now = server.process.descriptors()?;
-        let known = server.streams(&STATES).await?;
-        if known == 0 && now.beside_pipes() == before.beside_pipes() {
-            return Ok(());
-        }
-        let patience = 2 * ttl + Duration::from_secs(10);
-        ensure!(
-            begun.elapsed() < patience,
-            "not given back: {known} streams; {before:?} before, {now:?} now"
-        );
-        sleep(LOOK_AGAIN * 8).await;
-    }
-}
-
 /// The server's CPU time from here on.
 struct Meter<'a> {
     server: &'a Server,
-    before: u64,
+    nanoseconds: u64,
+    times: Times,
 }
 
 impl<'a> Meter<'a> {
     fn start(server: &'a Server) -> anyhow::Result<Self> {
-        Ok(Self { server, before: server.process.fine_cpu()? })
+        Ok(Self { server, nanoseconds: server.process.fine_cpu()?, times: server.process.times()? })
     }
 
-    /// Microseconds for each of so many.
-    fn each(&self, count: usize) -> anyhow::Result<f64> {
-        let spent = self.server.process.fine_cpu()? - self.before;
-        Ok(spent as f64 / 1000.0 / count as f64)
+    fn spent(&self) -> anyhow::Result<Spent> {
+        let (nanoseconds, times) = (self.server.process.fine_cpu()?, self.server.process.times()?);
+        Ok(Spent {
+            all: (nanoseconds - self.nanoseconds) as f64 / 1e9,
+            user: times.user - self.times.user,
+            kernel: times.kernel - self.times.kernel,
+        })
     }
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tokio::io::{AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::AT_ONCE;
 use super::plan::{Ending, Exchange, Side};
+use super::way::{Asked, Asks, Finds, Over, Way};
 use crate::answer::Answer;
 use crate::server::{Server, head};
 
@@ -25,21 +25,23 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// The clients of a server.
 pub(super) struct Sides<'a> {
     server: &'a Server,
+    way: Way<'a>,
 }
 
 /// A side that waits.
 pub(super) struct Waiting {
     id: String,
     exchange: Exchange,
-    stream: TcpStream,
+    asked: Asked,
 }
 
 impl<'a> Sides<'a> {
-    pub(super) fn new(server: &'a Server) -> Self {
-        Self { server }
+    /// Has what sides share opened: so many connections for those that wait, over HTTP/2.
+    pub(super) async fn open(server: &'a Server, over: Over, connections: usize) -> anyhow::Result<Self> {
+        Ok(Self { server, way: Way::open(server, over, connections).await? })
     }
 
-    /// Some exchanges of each kind.
+    /// A first exchange of each kind.
     pub(super) async fn warm_up(&self) -> anyhow::Result<()> {
         for (id, first) in self.create(2).await?.into_iter().zip([Side::Source, Side::Destination]) {
             let exchange = Exchange { first, ending: Ending::Delivered };
@@ -71,8 +73,13 @@ impl<'a> Sides<'a> {
 
     /// Has a side wait, as far as the client can tell.
     pub(super) async fn wait(&self, id: String, exchange: Exchange) -> anyhow::Result<Waiting> {
-        let stream = self.come(&id, exchange.first, exchange.ending).await?;
-        Ok(Waiting { id, exchange, stream })
+        self.wait_where(Finds::Nobody, id, exchange).await
+    }
+
+    async fn wait_where(&self, finds: Finds, id: String, exchange: Exchange) -> anyhow::Result<Waiting> {
+        let connected = self.way.connect(finds).await?;
+        let asked = connected.ask(asks(&id, exchange.first, exchange.ending)).await?;
+        Ok(Waiting { id, exchange, asked })
     }
 
     /// Has the other side come, and sees both to their end. The milliseconds from its request to the first byte of the
@@ -94,57 +101,55 @@ impl<'a> Sides<'a> {
     }
 
     async fn deliver(&self, waiting: Waiting) -> anyhow::Result<f64> {
-        let Waiting { id, exchange, stream: first } = waiting;
-        let mut second = self.server.connect().await?;
-        let request = request(&id, exchange.first.other(), exchange.ending);
-        let asked = Instant::now();
-        second.write_all(&request).await?;
-        let (source, destination) = exchange.first.in_order(first, second);
-        destination.readable().await?;
-        let latency = asked.elapsed();
-        let download = read(destination).await?.expect(200)?;
+        let Waiting { id, exchange, asked: first } = waiting;
+        let connected = self.way.connect(Finds::TheOther).await?;
+        let began = Instant::now();
+        let second = connected.ask(asks(&id, exchange.first.other(), exchange.ending)).await?;
+        let (source, mut destination) = exchange.first.in_order(first, second);
+        destination.begun().await?;
+        let latency = began.elapsed();
+        let download = destination.answer().await?.expect(200)?;
         ensure!(download.body == body(&id), "the download is not the upload");
-        let answer = read(source).await?.expect(200)?;
+        let answer = source.answer().await?.expect(200)?;
         ensure!(answer.body.is_empty(), "the PUT's answer has a body");
         Ok(latency.as_secs_f64() * 1000.0)
     }
 
     async fn replace(&self, waiting: Waiting) -> anyhow::Result<()> {
-        let Waiting { id, exchange, stream } = waiting;
-        drop(stream);
+        let Waiting { id, exchange, asked } = waiting;
+        drop(asked);
         while self.state(&id).await? != "CREATED" {
             sleep(LOOK_AGAIN).await;
         }
-        self.deliver(self.wait(id, exchange).await?).await.map(drop)
+        self.deliver(self.wait_where(Finds::TheOther, id, exchange).await?).await.map(drop)
     }
 
     async fn report(&self, waiting: Waiting) -> anyhow::Result<()> {
-        let Waiting { id, exchange, stream } = waiting;
+        let Waiting { id, exchange, asked } = waiting;
         let fields = format!("Content-Length: {}\r\nConnection: close\r\n", REPORT.len());
         let reported = head("POST", &format!("/stream/{id}/error"), &fields) + REPORT;
         self.server.ask(&reported).await?.expect(200).context("the report")?;
-        let told = read(stream).await?.expect(410).context("who waits is told")?;
+        let told = asked.answer().await?.expect(410).context("who waits is told")?;
         ensure!(told.text("name")? == "ProofError", "who waits is told {told:?}");
-        let late = self.come(&id, exchange.first.other(), exchange.ending).await?;
-        read(late).await?.expect(404).context("who comes too late").map(drop)
+        let late = self.come(&id, exchange).await?;
+        late.answer().await?.expect(404).context("who comes too late").map(drop)
     }
 
     async fn cut(&self, waiting: Waiting) -> anyhow::Result<()> {
-        let Waiting { id, exchange, stream: first } = waiting;
-        let second = self.come(&id, exchange.first.other(), exchange.ending).await?;
-        let (source, destination) = exchange.first.in_order(first, second);
-        destination.readable().await?;
+        let Waiting { id, exchange, asked: first } = waiting;
+        let second = self.come(&id, exchange).await?;
+        let (source, mut destination) = exchange.first.in_order(first, second);
+        destination.begun().await?;
         drop(source);
-        let download = read(destination).await?;
-        ensure!(download.status == 200 && !download.is_whole(), "a cut download looks whole: {download:?}");
+        let download = destination.answer().await?;
+        ensure!(download.status == 200 && !download.is_whole, "a cut download looks whole: {download:?}");
         Ok(())
     }
 
-    /// A side comes: connects, and asks.
-    async fn come(&self, id: &str, side: Side, ending: Ending) -> anyhow::Result<TcpStream> {
-        let mut stream = self.server.connect().await.context("cannot connect")?;
-        stream.write_all(&request(id, side, ending)).await?;
-        Ok(stream)
+    /// The other side comes.
+    async fn come(&self, id: &str, exchange: Exchange) -> anyhow::Result<Asked> {
+        let connected = self.way.connect(Finds::TheOther).await?;
+        connected.ask(asks(id, exchange.first.other(), exchange.ending)).await
     }
 
     async fn state(&self, id: &str) -> anyhow::Result<String> {
@@ -171,27 +176,21 @@ impl Side {
     }
 }
 
-/// What a side sends. One whose upload is to be cut sends half of its body.
-fn request(id: &str, side: Side, ending: Ending) -> Vec<u8> {
+/// What a side asks. One whose upload is to be cut sends half of its body.
+fn asks(id: &str, side: Side, ending: Ending) -> Asks {
     let path = format!("/stream/{id}");
     match side {
-        Side::Destination => head("GET", &path, "").into_bytes(),
+        Side::Destination => Asks { method: "GET", path, body: None },
         Side::Source => {
-            let mut request = head("PUT", &path, &format!("Content-Length: {BODY}\r\n")).into_bytes();
-            let mut body = body(id);
+            let mut sent = body(id);
             if ending == Ending::Cut {
-                body.truncate(BODY / 2);
+                sent.truncate(BODY / 2);
             }
-            request.extend(body);
-            request
+            Asks { method: "PUT", path, body: Some((BODY, sent)) }
         }
     }
 }
 
 fn body(id: &str) -> Vec<u8> {
     id.bytes().cycle().take(BODY).collect()
-}
-
-async fn read(stream: TcpStream) -> anyhow::Result<Answer> {
-    Answer::read(&mut BufReader::new(stream)).await
 }

@@ -1,0 +1,224 @@
+//! How sides come: each on an HTTP/1 connection of its own, or many on each HTTP/2 connection.
+
+use std::cell::Cell;
+use std::fmt;
+use std::pin::Pin;
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use futures_util::future::MaybeDone;
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use http::header::CONTENT_LENGTH;
+use http::{Request, Response};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use super::AT_ONCE;
+use crate::answer::Answer;
+use crate::server::{Server, connect, head};
+
+/// Streams of a connection at a time, as the server allows them.
+const STREAMS: usize = 100;
+
+/// By which version of HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Over {
+    /// HTTP/1: each side takes a descriptor here, and one of the server
+    H1,
+    /// HTTP/2 without TLS: a hundred sides share them
+    H2,
+}
+
+impl Over {
+    /// Connections on which so many sides wait.
+    pub(super) fn connections(self, sides: usize) -> usize {
+        match self {
+            Self::H1 => sides,
+            Self::H2 => sides.div_ceil(STREAMS),
+        }
+    }
+}
+
+impl fmt::Display for Over {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::H1 => "HTTP/1",
+            Self::H2 => "HTTP/2",
+        })
+    }
+}
+
+/// The way of all sides to a server.
+pub(super) enum Way<'a> {
+    Http1(&'a Server),
+    Http2 {
+        /// Where sides wait.
+        waiting: Pool,
+        /// Where those come that they meet. Whoever shared a connection with a waiting side would be cheaper the fewer of them
+        /// there are.
+        coming: Pool,
+    },
+}
+
+/// Whom a side finds when it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Finds {
+    Nobody,
+    TheOther,
+}
+
+/// What a side asks.
+pub(super) struct Asks {
+    pub(super) method: &'static str,
+    pub(super) path: String,
+    /// How long its body is to be, if it has one, and what it sends of it.
+    pub(super) body: Option<(usize, Vec<u8>)>,
+}
+
+/// A side that has asked. Dropped, it leaves.
+pub(super) enum Asked {
+    Http1(TcpStream),
+    Http2 {
+        response: Pin<Box<MaybeDone<ResponseFuture>>>,
+        /// Dropped in the middle of a body, it resets the stream.
+        _upload: SendStream<Bytes>,
+    },
+}
+
+impl<'a> Way<'a> {
+    /// Opens what sides share: `connections` for those that wait, and as many as are under way at a time for the others.
+    pub(super) async fn open(server: &'a Server, over: Over, connections: usize) -> anyhow::Result<Self> {
+        Ok(match over {
+            Over::H1 => Self::Http1(server),
+            Over::H2 => Self::Http2 {
+                waiting: Pool::open(server, connections).await?,
+                coming: Pool::open(server, AT_ONCE).await?,
+            },
+        })
+    }
+
+    /// What [`Way::ask`] goes out by.
+    pub(super) async fn connect(&self, finds: Finds) -> anyhow::Result<Connected> {
+        Ok(match self {
+            Self::Http1(server) => Connected::Http1(server.connect().await.context("cannot connect")?),
+            Self::Http2 { waiting, coming } => {
+                let pool = if finds == Finds::Nobody { waiting } else { coming };
+                Connected::Http2(pool.next()?.ready().await?)
+            }
+        })
+    }
+}
+
+/// A connection on which a side can ask at once.
+pub(super) enum Connected {
+    Http1(TcpStream),
+    Http2(SendRequest<Bytes>),
+}
+
+impl Connected {
+    pub(super) async fn ask(self, asks: Asks) -> anyhow::Result<Asked> {
+        let Asks { method, path, body } = asks;
+        match self {
+            Self::Http1(mut stream) => {
+                let length = body.as_ref().map(|(length, _)| format!("Content-Length: {length}\r\n"));
+                let mut request = head(method, &path, &length.unwrap_or_default()).into_bytes();
+                request.extend(body.into_iter().flat_map(|(_, sent)| sent));
+                stream.write_all(&request).await?;
+                Ok(Asked::Http1(stream))
+            }
+            Self::Http2(mut send) => {
+                let mut request = Request::builder().method(method).uri(format!("http://load{path}"));
+                if let Some((length, _)) = &body {
+                    request = request.header(CONTENT_LENGTH, *length);
+                }
+                let (response, mut upload) = send.send_request(request.body(())?, body.is_none())?;
+                if let Some((length, sent)) = body {
+                    let is_all = sent.len() == length;
+                    upload.send_data(sent.into(), is_all)?;
+                }
+                Ok(Asked::Http2 { response: Box::pin(MaybeDone::Future(response)), _upload: upload })
+            }
+        }
+    }
+}
+
+impl Asked {
+    /// Waits for the beginning of its answer.
+    pub(super) async fn begun(&mut self) -> anyhow::Result<()> {
+        match self {
+            Self::Http1(stream) => stream.readable().await?,
+            Self::Http2 { response, .. } => response.as_mut().await,
+        }
+        Ok(())
+    }
+
+    pub(super) async fn answer(mut self) -> anyhow::Result<Answer> {
+        self.begun().await?;
+        match self {
+            Self::Http1(stream) => Answer::read(&mut BufReader::new(stream)).await,
+            Self::Http2 { mut response, .. } => {
+                let response = response.as_mut().take_output().context("the answer was taken before")?;
+                read(response?).await
+            }
+        }
+    }
+}
+
+async fn read(response: Response<RecvStream>) -> anyhow::Result<Answer> {
+    let (parts, mut incoming) = response.into_parts();
+    let (mut body, mut is_whole) = (Vec::new(), true);
+    while let Some(data) = incoming.data().await {
+        match data {
+            Ok(data) => {
+                incoming.flow_control().release_capacity(data.len())?;
+                body.extend(data);
+            }
+            Err(error) => {
+                ensure!(error.is_reset(), "the answer's body: {error}");
+                is_whole = false;
+                break;
+            }
+        }
+    }
+    Ok(Answer { status: parts.status.as_u16(), body, is_whole })
+}
+
+/// Connections that are taken in turn.
+pub(super) struct Pool {
+    connections: Vec<SendRequest<Bytes>>,
+    turn: Cell<usize>,
+    /// The connections' tasks, which end with this.
+    _drivers: JoinSet<()>,
+}
+
+impl Pool {
+    /// Opens them, and has each used once: what a first request makes is the connection's cost.
+    async fn open(server: &Server, count: usize) -> anyhow::Result<Self> {
+        let open = async || anyhow::Ok(h2::client::handshake(connect(server.plain).await?).await?);
+        let opened: Vec<_> =
+            stream::iter(0..count).map(|_| open()).buffer_unordered(AT_ONCE).try_collect().await?;
+        let mut drivers = JoinSet::new();
+        let mut connections = Vec::with_capacity(count);
+        for (send, connection) in opened {
+            // How it ends shows in what is asked over it.
+            drivers.spawn(async { drop(connection.await) });
+            connections.push(send);
+        }
+        let pool = Self { connections, turn: Cell::new(0), _drivers: drivers };
+        for _ in 0..count {
+            let asks = Asks { method: "GET", path: "/ping".to_owned(), body: None };
+            let asked = Connected::Http2(pool.next()?.ready().await?).ask(asks).await?;
+            asked.answer().await?.expect(200)?;
+        }
+        Ok(pool)
+    }
+
+    fn next(&self) -> anyhow::Result<SendRequest<Bytes>> {
+        let turn = self.turn.replace(self.turn.get() + 1);
+        let next = self.connections.get(turn % self.connections.len());
+        next.cloned().context("there is no connection")
+    }
+}
