@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::header::{AUTHORIZATION, FORWARDED};
-use http::{HeaderMap, HeaderValue, Request, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
 
 use crate::clients::Clients;
 use crate::id::StreamId;
@@ -85,6 +85,19 @@ impl App {
         }
     }
 
+    /// Who asks: the other end of the connection, or whom a trusted proxy there speaks for, by the values of `Forwarded` and
+    /// `X-Forwarded-For`.
+    pub fn client<'a>(
+        &self,
+        peer: &Peer,
+        forwarded: impl IntoIterator<Item = &'a [u8]>,
+        x_forwarded_for: impl IntoIterator<Item = &'a [u8]>,
+    ) -> IpAddr {
+        let named =
+            peer.is_proxy().then(|| self.trusted_proxies.client(forwarded, x_forwarded_for)).flatten();
+        named.unwrap_or(peer.address())
+    }
+
     /// The answer to a request that gets nothing, counted and recorded.
     fn refuse(&self, record: &mut Record, refusal: &Refusal) -> Reply {
         self.metrics.refused(refusal);
@@ -98,6 +111,9 @@ impl App {
 #[error("the client has left")]
 pub struct Departed;
 
+/// As proxies name it who know nothing of RFC 7239.
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
 /// Answers a request that a library has read.
 ///
 /// # Errors
@@ -108,7 +124,7 @@ pub async fn answer(
     request: Box<Request<BodyStream>>,
 ) -> Result<Reply, Departed> {
     let version = request.version();
-    let mut record = Record::begin(peer, version);
+    let mut record = Record::begin(client(app, peer, request.headers()), version);
     // In a box, so that a side that waits, mostly without one, does not carry the room for it.
     let grant = app.cors.grant(peer.entrance(), request.headers()).map(Box::new);
     let answering = dispatch(app, peer, request, grant.as_deref(), &mut record);
@@ -122,7 +138,7 @@ pub async fn answer(
 
 /// The answer to a request that is not to be read.
 pub fn refuse(app: &App, peer: &Peer, version: Version, refusal: &Refusal) -> Reply {
-    let mut record = Record::begin(peer, version);
+    let mut record = Record::begin(peer.address(), version);
     let reply = app.refuse(&mut record, refusal);
     record.answered(&reply);
     reply
@@ -150,6 +166,8 @@ pub async fn answer_spelled(
 pub struct PlainRequest {
     /// The version of the request.
     pub version: Version,
+    /// Who asks: what [`App::client`] said.
+    pub client: IpAddr,
     /// What it asks for.
     pub asks: Asks,
     /// Whether it may: what [`App::permit`] said. In a box, so that a side that waits does not carry the room for it.
@@ -186,7 +204,7 @@ pub async fn answer_plain(
     request: Box<PlainRequest>,
 ) -> Result<Reply, Departed> {
     let version = request.version;
-    let mut record = Record::begin(peer, version);
+    let mut record = Record::begin(request.client, version);
     let answering = dispatch_plain(app, peer, request, &mut record);
     let answered = AssertUnwindSafe(answering).catch_unwind().await;
     settle(app, version, &mut record, answered)
@@ -198,7 +216,7 @@ async fn dispatch_plain(
     request: Box<PlainRequest>,
     record: &mut Record,
 ) -> Result<Reply, Unanswered> {
-    let PlainRequest { version, asks, permitted } = *request;
+    let PlainRequest { version, client, asks, permitted } = *request;
     note(app, record, &asks.route());
     match asks {
         Asks::Source(id, offer) => {
@@ -208,7 +226,7 @@ async fn dispatch_plain(
         }
         Asks::Create => {
             permitted?;
-            Ok(handlers::create_with(app, peer.address(), StreamSettings::default(), record)?)
+            Ok(handlers::create_with(app, client, StreamSettings::default(), record)?)
         }
         Asks::Destination(id) => {
             permitted?;
@@ -246,14 +264,10 @@ fn settle(
     Ok(reply)
 }
 
-/// Who asks: the other end of the connection, or whom a trusted proxy there speaks for.
+/// Who asks, by a request that a library has read.
 fn client(app: &App, peer: &Peer, headers: &HeaderMap) -> IpAddr {
-    if !peer.is_proxy() {
-        return peer.address();
-    }
-    let forwarded = headers.get_all(FORWARDED).iter().map(HeaderValue::as_bytes);
-    let x_forwarded_for = headers.get_all("x-forwarded-for").iter().map(HeaderValue::as_bytes);
-    app.trusted_proxies.client(forwarded, x_forwarded_for).unwrap_or(peer.address())
+    let values = |name| headers.get_all(name).iter().map(HeaderValue::as_bytes);
+    app.client(peer, values(FORWARDED), values(X_FORWARDED_FOR))
 }
 
 /// What is still to come of a refused upload is not waited for: every answer to a source closes.
@@ -292,7 +306,6 @@ async fn dispatch(
             close_source(app, record, answered)
         }
         (Some(Route::Destination(id)), Ok(())) => {
-            record.comes_from(client(app, peer, request.headers()));
             let body = RequestBody::new(*request, app.request_timeout);
             let answered = handlers::destination(app, peer, id, version, record).await;
             Box::pin(finish(app, record, body, answered)).await
@@ -337,7 +350,6 @@ async fn answer_at_once(
         (None, _) => Err(no_such_route(app, peer, &request, grant, record)),
     };
     let client = client(app, peer, request.headers());
-    record.comes_from(client);
     let mut body = RequestBody::new(*request, app.request_timeout);
     let answered = match asked {
         Err(reply) => Ok(reply),

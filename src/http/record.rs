@@ -12,7 +12,6 @@ use hyper::body::Body;
 use tokio::time::Instant;
 use tracing::{Level, Span, enabled, info};
 
-use super::peer::Peer;
 use super::reply::{self, Reply};
 use crate::outcome::{Outcome, Refusal};
 use crate::relay::{DestinationHalf, Transfer};
@@ -33,14 +32,14 @@ struct Line {
 }
 
 impl Record {
-    /// A request has come. Nothing is kept where nobody wants the line.
+    /// A request of this client has come. Nothing is kept where nobody wants the line.
     #[must_use]
-    pub fn begin(peer: &Peer, protocol: Version) -> Self {
+    pub fn begin(client: IpAddr, protocol: Version) -> Self {
         let line = || {
             Box::new(Line {
                 span: Span::none(),
                 request: "no such route",
-                client: peer.address(),
+                client,
                 protocol,
                 began: Instant::now(),
                 wait: None,
@@ -60,11 +59,6 @@ impl Record {
     /// It concerns the stream that has this span.
     pub fn concerns(&mut self, span: impl FnOnce() -> Span) {
         self.note(|line| line.span = span());
-    }
-
-    /// A proxy speaks for this client.
-    pub fn comes_from(&mut self, client: IpAddr) {
-        self.note(|line| line.client = client);
     }
 
     /// It gets nothing.

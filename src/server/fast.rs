@@ -134,8 +134,7 @@ fn plain(peer: &Peer, app: &App, head: Head, fields: &Fields<'_, '_>) -> Option<
     let given = credential(fields.all("authorization"), None);
     let permitted = app.permit(peer.entrance(), &route, given).map_err(Box::new);
     let asks = match route {
-        // hyper's handlers read whom a proxy speaks for.
-        Route::Create if !has_body && !peer.is_proxy() => Asks::Create,
+        Route::Create if !has_body => Asks::Create,
         Route::Destination(id) if !has_body => Asks::Destination(id),
         Route::Source(id) if !fields.has("content-range") => {
             Asks::Source(id, Box::new(offer(peer, head, fields)))
@@ -152,7 +151,8 @@ fn plain(peer: &Peer, app: &App, head: Head, fields: &Fields<'_, '_>) -> Option<
         let mut tokens = value.split(|byte| *byte == b',');
         closes |= tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"close"));
     }
-    Some(Plain { request: Box::new(PlainRequest { version, asks, permitted }), closes })
+    let client = app.client(peer, fields.all("forwarded"), fields.all("x-forwarded-for"));
+    Some(Plain { request: Box::new(PlainRequest { version, client, asks, permitted }), closes })
 }
 
 fn offer(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Offer {

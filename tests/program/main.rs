@@ -401,6 +401,26 @@ fn the_log_has_a_line_for_each_request_and_at_debug_for_each_event_and_no_whole_
 }
 
 #[test]
+fn the_log_names_the_client_that_a_trusted_proxy_speaks_for() {
+    for data_path in ["auto", "portable"] {
+        let program = Program::start(&["--trusted-proxy", "127.0.0.1/32", "--data-path", data_path]);
+        let ask = |arguments: &[&str], client: &str| {
+            spawn(curl(arguments).args(["-H", &format!("X-Forwarded-For: {client}")]))
+        };
+        assert!(ask(&["-X", "POST", &format!("{}/stream", program.base)], "192.0.2.1").wait().success());
+        let stream = program.create();
+        let mut download = ask(&[&stream], "192.0.2.2");
+        assert!(ask(&["-T", "Cargo.toml", &stream], "192.0.2.3").wait().success());
+        assert!(download.wait().success());
+        let log = program.log();
+        for (request, client) in [("POST /stream", 1), ("GET /stream/:id", 2), ("PUT /stream/:id", 3)] {
+            let told = format!("client=192.0.2.{client} ");
+            assert!(log.lines().any(|line| line.contains(request) && line.contains(&told)), "{told}: {log}");
+        }
+    }
+}
+
+#[test]
 fn a_filter_says_what_is_logged() {
     for (filter, requests, drains) in [
         ("info", true, true),

@@ -253,6 +253,10 @@ impl Facts {
     fn unexplained_answer(&self, view: &View) -> Option<String> {
         let answer = view.answer.as_ref()?;
         let is_steady = self.is_steady();
+        if !is_steady && answer.name.is_empty() && matches!(view.ending, Ending::Cut(_)) {
+            // The server's end has cut the answer itself. Whether it may is another law's.
+            return None;
+        }
         let fault = &self.scenario.fault;
         let disturbed = self.disturbs(Side::Source) || self.disturbs(Side::Destination);
         let is_told = matches!(fault, Fault::Reported(Stage::Before | Stage::Waiting));
