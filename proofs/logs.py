@@ -72,9 +72,11 @@ def pass_stream(server: Server, number: int, receivers: ThreadPoolExecutor) -> t
 
 
 def shown_id(line: str, style: str) -> str:
+    """What happens to a stream is told in its span; a request names it."""
     if style == "json":
-        return str(json.loads(line).get("span", {}).get("id", ""))[:SHOWN]
-    return line.partition("stream{id=")[2][:SHOWN]
+        told = json.loads(line)
+        return str(told.get("stream") or told.get("span", {}).get("id", ""))[:SHOWN]
+    return (line.partition("stream{id=")[2] or line.partition(" stream=")[2])[:SHOWN]
 
 
 def main() -> int:

@@ -217,7 +217,7 @@ async fn dispatch_plain(
     record: &mut Record,
 ) -> Result<Reply, Unanswered> {
     let PlainRequest { version, client, asks, permitted } = *request;
-    note(app, record, &asks.route());
+    note(record, &asks.route());
     match asks {
         Asks::Source(id, offer) => {
             let offer = permitted.map(|()| offer);
@@ -236,10 +236,10 @@ async fn dispatch_plain(
 }
 
 /// Notes what a request asks for, and of which stream.
-fn note(app: &App, record: &mut Record, route: &Route) {
+fn note(record: &mut Record, route: &Route) {
     record.asks(route.name());
     if let Some(id) = route.stream() {
-        record.concerns(|| app.rendezvous.span(id));
+        record.concerns(id);
     }
 }
 
@@ -326,7 +326,7 @@ fn route(
     let entrance = peer.entrance();
     let route = Route::parse(request.method(), request.uri().path());
     let Some(route) = route.filter(|route| app.access.serves(entrance, route)) else { return (None, Ok(())) };
-    note(app, record, &route);
+    note(record, &route);
     let authorizations = request.headers().get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
     let given = access::credential(authorizations, request.uri().query());
     let permitted = app.permit(entrance, &route, given).map_err(Box::new);

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
-use tracing::{Span, debug, info_span};
+use tracing::{Span, debug, debug_span};
 
 use crate::clients::Place;
 use crate::config::Size;
@@ -197,7 +197,7 @@ impl Rendezvous {
         place: Option<Place>,
     ) -> Result<StreamId, Refusal> {
         let id = StreamId::mint();
-        let span = info_span!(target: "access", "stream", id = %id.short());
+        let span = debug_span!(target: "access", "stream", id = %id.short());
         let headers =
             if headers == StreamHeaders::default() { Arc::clone(&self.bare) } else { Arc::new(headers) };
         let mut table = self.table.lock();
@@ -234,8 +234,7 @@ impl Rendezvous {
     }
 
     /// The span of a stream that has not ended.
-    #[must_use]
-    pub fn span(&self, id: &StreamId) -> Span {
+    fn span(&self, id: &StreamId) -> Span {
         let table = self.table.lock();
         table.entries.get(id).map_or_else(Span::none, |entry| entry.span.clone())
     }
@@ -353,7 +352,7 @@ impl Rendezvous {
         };
         self.deadline_set.notify_one();
         self.abandoned.notify_one();
-        debug!(target: "access", parent: span, bytes, "{outcome}");
+        debug!(target: "access", parent: &span, bytes, "{outcome}");
     }
 
     /// The stream has ended: it waits to be forgotten. Its end is to be told in its span.
@@ -404,7 +403,7 @@ impl Rendezvous {
             (span, waiter)
         };
         self.abandoned.notify_one();
-        debug!(target: "access", parent: span, "error {} reported by a client", report.status);
+        debug!(target: "access", parent: &span, "error {} reported by a client", report.status);
         if let Some(waiter) = waiter {
             refuse(waiter, Refusal::Reported(report));
         }
@@ -505,7 +504,7 @@ impl Rendezvous {
         }
         self.abandoned.notify_one();
         for (span, outcome, waiter) in expired {
-            debug!(target: "access", parent: span, "{outcome}");
+            debug!(target: "access", parent: &span, "{outcome}");
             if let Some(waiter) = waiter {
                 refuse(waiter, Refusal::Expired);
             }

@@ -79,7 +79,7 @@ pub(super) fn create_with(
     let place = app.clients.create(client)?;
     let tokens = settings.is_split.then(Tokens::mint);
     let id = app.rendezvous.create(settings.headers, tokens.clone(), place)?;
-    record.concerns(|| app.rendezvous.span(&id));
+    record.concerns(&id);
     let created = Created {
         stream: id.as_str(),
         upload_token: tokens.as_ref().map(|tokens| tokens.upload.as_str()),

@@ -1,4 +1,4 @@
-//! The access log: one line for each request, told in the span of its stream, if it has one.
+//! The access log: one line for each request.
 //!
 //! A [`Record`] tells its line when it is dropped, so there is one whatever becomes of the request: it was answered, its
 //! download has ended, or its client has left. No line has a whole id, a token, or a path that the server does not know.
@@ -10,9 +10,10 @@ use http::Version;
 use http_body_util::Either;
 use hyper::body::Body;
 use tokio::time::Instant;
-use tracing::{Level, Span, enabled, info};
+use tracing::{Level, enabled, info};
 
 use super::reply::{self, Reply};
+use crate::id::StreamId;
 use crate::outcome::{Outcome, Refusal};
 use crate::relay::{DestinationHalf, Transfer};
 
@@ -20,8 +21,8 @@ use crate::relay::{DestinationHalf, Transfer};
 pub struct Record(Option<Box<Line>>);
 
 struct Line {
-    span: Span,
     request: &'static str,
+    stream: Option<StreamId>,
     client: IpAddr,
     protocol: Version,
     began: Instant,
@@ -37,8 +38,8 @@ impl Record {
     pub fn begin(client: IpAddr, protocol: Version) -> Self {
         let line = || {
             Box::new(Line {
-                span: Span::none(),
                 request: "no such route",
+                stream: None,
                 client,
                 protocol,
                 began: Instant::now(),
@@ -56,9 +57,9 @@ impl Record {
         self.note(|line| line.request = request);
     }
 
-    /// It concerns the stream that has this span.
-    pub fn concerns(&mut self, span: impl FnOnce() -> Span) {
-        self.note(|line| line.span = span());
+    /// It concerns this stream.
+    pub fn concerns(&mut self, stream: &StreamId) {
+        self.note(|line| line.stream = Some(stream.clone()));
     }
 
     /// It gets nothing.
@@ -111,12 +112,12 @@ impl Drop for Line {
     fn drop(&mut self) {
         info!(
             target: "access",
-            parent: &self.span,
+            stream = self.stream.as_ref().map(|stream| tracing::field::display(stream.short())),
             status = self.status,
             outcome = self.outcome,
             bytes = self.bytes,
-            wait_ms = self.wait.map(milliseconds),
-            duration_ms = milliseconds(self.began.elapsed()),
+            wait_us = self.wait.map(microseconds),
+            duration_us = microseconds(self.began.elapsed()),
             client = %self.client,
             protocol = ?self.protocol,
             "{}", self.request
@@ -124,7 +125,6 @@ impl Drop for Line {
     }
 }
 
-/// To the microsecond.
-fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

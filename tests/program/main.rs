@@ -376,11 +376,11 @@ fn the_log_has_a_line_for_each_request_and_at_debug_for_each_event_and_no_whole_
             let mut told = vec![
                 format!("status={status}"),
                 format!("outcome=\"{outcome}\""),
-                "duration_ms=".into(),
+                "duration_us=".into(),
                 "client=127.0.0.1".into(),
             ];
             if outcome == "finished" {
-                told.extend([format!("bytes={content}"), "wait_ms=".into()]);
+                told.extend([format!("bytes={content}"), "wait_us=".into()]);
             }
             for told in told {
                 let (key, value) = told.split_once('=').unwrap();
