@@ -222,21 +222,15 @@ impl Rendezvous {
             place,
             transfer: None,
             bytes: 0,
-            span,
+            span: span.clone(),
         };
         table.entries.insert(id.clone(), Box::new(entry));
         table.expiring.insert((deadline, number), id.clone());
         table.census.created += 1;
         drop(table);
         self.deadline_set.notify_one();
-        debug!(target: "access", parent: self.span(&id), "created");
+        debug!(target: "access", parent: &span, "created");
         Ok(id)
-    }
-
-    /// The span of a stream that has not ended.
-    fn span(&self, id: &StreamId) -> Span {
-        let table = self.table.lock();
-        table.entries.get(id).map_or_else(Span::none, |entry| entry.span.clone())
     }
 
     /// Whether a client that gives this may do what needs such a token of this stream. Asked before all else, and no seat
@@ -284,7 +278,7 @@ impl Rendezvous {
         verdict: oneshot::Receiver<Verdict<M>>,
         sit: impl FnOnce(&mut Slot) -> Result<Option<(WaitingSource, WaitingDestination)>, Refusal>,
     ) -> Result<Seat<M>, Refusal> {
-        let (id, pair) = {
+        let (id, span, pair) = {
             let mut guard = self.table.lock();
             let table = &mut *guard;
             if table.doors == Doors::Closed {
@@ -310,12 +304,12 @@ impl Rendezvous {
                     return Err(refusal);
                 }
             };
-            (entry.id.clone(), pair)
+            (entry.id.clone(), entry.span.clone(), pair)
         };
         match pair {
-            None => debug!(target: "access", parent: self.span(&id), "{side} waits"),
+            None => debug!(target: "access", parent: &span, "{side} waits"),
             Some(((source, destination), (source_half, half))) => {
-                debug!(target: "access", parent: self.span(&id), "streaming");
+                debug!(target: "access", parent: &span, "streaming");
                 // A side that left in this very moment drops its half unread, which fails the transfer.
                 let _ = source.tell.send(Ok(source_half));
                 let _ = destination.tell.send(Ok(Meeting { half, offer: source.offer }));
@@ -565,12 +559,13 @@ impl Rendezvous {
         let left = {
             let mut guard = self.table.lock();
             let table = &mut *guard;
-            let entry = table.entries.get_mut(id);
-            entry.and_then(|entry| follow(&mut table.census, &mut entry.slot, |slot| slot.leave(side)))
+            let Some(entry) = table.entries.get_mut(id) else { return };
+            let waiter = follow(&mut table.census, &mut entry.slot, |slot| slot.leave(side));
+            waiter.map(|waiter| (waiter, entry.span.clone()))
         };
-        if left.is_some() {
+        if let Some((_waiter, span)) = left {
             self.abandoned.notify_one();
-            debug!(target: "access", parent: self.span(id), "{side} left while it waited");
+            debug!(target: "access", parent: &span, "{side} left while it waited");
         }
     }
 }
