@@ -100,7 +100,7 @@ impl<'a> Way<'a> {
         })
     }
 
-    /// What [`Way::ask`] goes out by.
+    /// What [`Connected::ask`] goes out by.
     pub(super) async fn connect(&self, finds: Finds) -> anyhow::Result<Connected> {
         Ok(match self {
             Self::Http1(server) => Connected::Http1(server.connect().await.context("cannot connect")?),
