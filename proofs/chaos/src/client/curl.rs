@@ -35,7 +35,8 @@ async fn try_run(errand: &Errand, dial: &Dial, view: &mut View) -> io::Result<()
     match (errand.side, &file) {
         (Side::Source, Some(file)) => command.arg("-T").arg(file.path()),
         (Side::Source, None) => command.args(["-T", "-"]),
-        (Side::Destination, _) => &mut command,
+        // Its head before its body: who is killed has not said by which status it came.
+        (Side::Destination, _) => command.arg("-i"),
     };
     let mut child = command.spawn()?;
     errand.log.note(errand.side, "curl starts");
@@ -162,7 +163,8 @@ async fn receive(
     mut script: Script,
     view: &mut View,
 ) -> io::Result<Option<Manner>> {
-    let mut error = Vec::new();
+    let (mut head, mut error) = (Vec::new(), Vec::new());
+    let mut status = None;
     let mut got = vec![0; errand.party.piece];
     loop {
         if let Some(Act::Leave(manner)) = script.due(view.bytes) {
@@ -172,17 +174,41 @@ async fn receive(
         if count == 0 {
             break;
         }
-        let bytes = got.get(..count).unwrap_or_default();
-        view.got(&errand.body, bytes);
-        error.extend_from_slice(bytes.get(..count.min(1024)).unwrap_or_default());
-        errand.progress.send_replace(view.bytes);
+        let mut bytes = got.get(..count).unwrap_or_default();
+        let behind_head;
+        if status.is_none() {
+            head.extend_from_slice(bytes);
+            let Some((final_status, end)) = final_head(&head) else { continue };
+            status = Some(final_status);
+            behind_head = head.split_off(end);
+            bytes = &behind_head;
+        }
+        if status == Some(200) {
+            view.got(&errand.body, bytes);
+            errand.progress.send_replace(view.bytes);
+        } else {
+            error.extend_from_slice(bytes);
+        }
     }
     end(child, stderr, error, view).await?;
-    if view.status() != Some(200) {
-        // What came was no body of a stream.
-        (view.bytes, view.wrong_at) = (0, None);
-    }
     Ok(None)
+}
+
+/// The status of the final answer, and where its head ends, once all of that is among these bytes. Interim answers may come
+/// before it.
+fn final_head(bytes: &[u8]) -> Option<(u16, usize)> {
+    const END: &[u8] = b"\r\n\r\n";
+    let mut begin = 0;
+    loop {
+        let behind = bytes.get(begin..)?;
+        let length = behind.windows(END.len()).position(|bytes| bytes == END)?;
+        let head = str::from_utf8(behind.get(..length)?).ok()?;
+        let status = head.split(' ').nth(1)?.get(..3)?.parse().ok()?;
+        begin += length + END.len();
+        if status >= 200 {
+            return Some((status, begin));
+        }
+    }
 }
 
 async fn to_end(mut read: impl AsyncRead + Unpin) -> io::Result<Vec<u8>> {
