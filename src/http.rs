@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::{Either, lazy};
 use http::header::{AUTHORIZATION, FORWARDED};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
 
@@ -127,7 +128,7 @@ pub async fn answer(
     let mut record = Record::begin(client(app, peer, request.headers()), version);
     // In a box, so that a side that waits, mostly without one, does not carry the room for it.
     let grant = app.cors.grant(peer.entrance(), request.headers()).map(Box::new);
-    let answering = dispatch(app, peer, request, grant.as_deref(), &mut record);
+    let answering = lazy(|_| dispatch(app, peer, request, grant.as_deref(), &mut record)).flatten();
     let answered = AssertUnwindSafe(answering).catch_unwind().await;
     let mut reply = settle(app, version, &mut record, answered)?;
     if let Some(grant) = grant {
@@ -205,33 +206,32 @@ pub async fn answer_plain(
 ) -> Result<Reply, Departed> {
     let version = request.version;
     let mut record = Record::begin(request.client, version);
-    let answering = dispatch_plain(app, peer, request, &mut record);
+    let answering = lazy(|_| dispatch_plain(app, peer, *request, &mut record)).flatten();
     let answered = AssertUnwindSafe(answering).catch_unwind().await;
     settle(app, version, &mut record, answered)
 }
 
-async fn dispatch_plain(
-    app: &App,
-    peer: &Arc<Peer>,
-    request: Box<PlainRequest>,
-    record: &mut Record,
-) -> Result<Reply, Unanswered> {
-    let PlainRequest { version, client, asks, permitted } = *request;
+/// As [`dispatch`].
+fn dispatch_plain<'a>(
+    app: &'a App,
+    peer: &'a Arc<Peer>,
+    request: PlainRequest,
+    record: &'a mut Record,
+) -> impl Future<Output = Result<Reply, Unanswered>> + use<'a> {
+    let PlainRequest { version, client, asks, permitted } = request;
     note(record, &asks.route());
     match asks {
         Asks::Source(id, offer) => {
             let offer = permitted.map(|()| offer);
-            let answered = handlers::source(app, peer, id, offer, record).await;
-            close_source(app, record, answered)
-        }
-        Asks::Create => {
-            permitted?;
-            Ok(handlers::create_with(app, client, StreamSettings::default(), record)?)
+            Either::Left(handlers::source(app, peer, &id, offer, record).left_future())
         }
         Asks::Destination(id) => {
-            permitted?;
-            handlers::destination(app, peer, id, version, record).await
+            Either::Left(handlers::destination(app, peer, &id, permitted, version, record).right_future())
         }
+        Asks::Create => Either::Right(async move {
+            permitted?;
+            Ok(handlers::create_with(app, client, StreamSettings::default(), record)?)
+        }),
     }
 }
 
@@ -250,9 +250,15 @@ fn settle(
     record: &mut Record,
     answered: std::thread::Result<Result<Reply, Unanswered>>,
 ) -> Result<Reply, Departed> {
-    let mut reply = match answered.unwrap_or(Err(Unanswered::Refused(Refusal::Internal))) {
+    let mut reply = match answered.unwrap_or(Err(Refusal::Internal.into())) {
         Ok(reply) => reply,
-        Err(Unanswered::Refused(refusal)) => app.refuse(record, &refusal),
+        Err(Unanswered::Refused { refusal, closes }) => {
+            let mut reply = app.refuse(record, &refusal);
+            if closes {
+                reply::close(&mut reply);
+            }
+            reply
+        }
         Err(Unanswered::Departed) => return Err(Departed),
     };
     record.answered(&reply);
@@ -270,48 +276,33 @@ fn client(app: &App, peer: &Peer, headers: &HeaderMap) -> IpAddr {
     app.client(peer, values(FORWARDED), values(X_FORWARDED_FOR))
 }
 
-/// What is still to come of a refused upload is not waited for: every answer to a source closes.
-fn close_source(
-    app: &App,
-    record: &mut Record,
-    answered: Result<Reply, Unanswered>,
-) -> Result<Reply, Unanswered> {
-    answered.or_else(|unanswered| match unanswered {
-        Unanswered::Refused(refusal) => {
-            let mut reply = app.refuse(record, &refusal);
-            reply::close(&mut reply);
-            Ok(reply)
-        }
-        Unanswered::Departed => Err(Unanswered::Departed),
-    })
-}
-
-/// `grant` is for the web page that asks, if one does that may. A side that waits does not carry the room for what others need:
-/// that is in boxes.
-async fn dispatch(
-    app: &App,
-    peer: &Arc<Peer>,
+/// `grant` is for the web page that asks, if one does that may.
+///
+/// What can be done at once is done here: a side that waits is what comes back, and carries nothing that led to it. What others
+/// need is in a box.
+fn dispatch<'a>(
+    app: &'a App,
+    peer: &'a Arc<Peer>,
     request: Box<Request<BodyStream>>,
-    grant: Option<&Grant>,
-    record: &mut Record,
-) -> Result<Reply, Unanswered> {
+    grant: Option<&'a Grant>,
+    record: &'a mut Record,
+) -> impl Future<Output = Result<Reply, Unanswered>> + use<'a> {
     if let Some(refusal) = peer.wire().take_refusal() {
-        return Err(refusal.into());
+        return Either::Right(async { Err(refusal.into()) }.boxed());
     }
     let version = request.version();
     match route(app, peer, &request, record) {
         (Some(Route::Source(id)), permitted) => {
             let offer = permitted.and_then(|()| handlers::offer(peer, *request).map_err(Box::new));
-            let answered = handlers::source(app, peer, id, offer, record).await;
-            close_source(app, record, answered)
+            Either::Left(handlers::source(app, peer, &id, offer, record).left_future())
         }
-        (Some(Route::Destination(id)), Ok(())) => {
+        (Some(Route::Destination(id)), permitted) => {
             let body = RequestBody::new(*request, app.request_timeout);
-            let answered = handlers::destination(app, peer, id, version, record).await;
-            Box::pin(finish(app, record, body, answered)).await
+            let answering = handlers::destination(app, peer, &id, permitted, version, record);
+            Either::Left(answering.then(|answered| Box::pin(finish(body, answered))).right_future())
         }
         (route, permitted) => {
-            Box::pin(answer_at_once(app, peer, request, grant, route, permitted, record)).await
+            Either::Right(answer_at_once(app, peer, request, grant, route, permitted, record).boxed())
         }
     }
 }
@@ -365,7 +356,7 @@ async fn answer_at_once(
         Ok(Route::Ready) => handlers::ready(app).map_err(Unanswered::from),
         Ok(Route::Describe) => Ok(reply::written_json(openapi::DOCUMENT)),
     };
-    finish(app, record, body, answered).await
+    finish(body, answered).await
 }
 
 /// The answer to a page that asks first whether it may, and else that there is no such route.
@@ -383,18 +374,11 @@ fn no_such_route(
 }
 
 /// Sees to what is left of a request's body: where that is not little, the answer closes the connection.
-async fn finish(
-    app: &App,
-    record: &mut Record,
-    mut body: RequestBody,
-    answered: Result<Reply, Unanswered>,
-) -> Result<Reply, Unanswered> {
-    let mut reply = match answered {
-        Err(Unanswered::Refused(refusal)) => app.refuse(record, &refusal),
-        other => other?,
-    };
-    if !body.finish().await {
-        reply::close(&mut reply);
+async fn finish(mut body: RequestBody, answered: Result<Reply, Unanswered>) -> Result<Reply, Unanswered> {
+    if matches!(answered, Err(Unanswered::Departed)) || body.finish().await {
+        return answered;
     }
+    let mut reply = answered.map_err(Unanswered::closing)?;
+    reply::close(&mut reply);
     Ok(reply)
 }

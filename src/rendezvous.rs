@@ -136,8 +136,8 @@ struct Entry {
     place: Option<Place>,
     transfer: Option<Arc<Transfer>>,
     bytes: u64,
-    /// What happens to it is told in here, until it has ended.
-    span: Span,
+    /// What happens to it is told in here, until it has ended. In a box, because most servers are not asked to.
+    span: Option<Box<Span>>,
 }
 
 /// What can be seen of a stream.
@@ -222,7 +222,7 @@ impl Rendezvous {
             place,
             transfer: None,
             bytes: 0,
-            span: span.clone(),
+            span: (!span.is_none()).then(|| Box::new(span.clone())),
         };
         table.entries.insert(id.clone(), Box::new(entry));
         table.expiring.insert((deadline, number), id.clone());
@@ -304,7 +304,7 @@ impl Rendezvous {
                     return Err(refusal);
                 }
             };
-            (entry.id.clone(), entry.span.clone(), pair)
+            (entry.id.clone(), entry.span(), pair)
         };
         match pair {
             None => debug!(target: "access", parent: &span, "{side} waits"),
@@ -352,7 +352,8 @@ impl Rendezvous {
     /// The stream has ended: it waits to be forgotten. Its end is to be told in its span.
     fn retain(&self, table: &mut Table, id: &StreamId) -> Span {
         let Some(entry) = table.entries.get_mut(id) else { return Span::none() };
-        let span = std::mem::replace(&mut entry.span, Span::none());
+        let span = entry.span();
+        entry.span = None;
         if let Phase::Ended(outcome) = entry.slot.phase() {
             self.metrics.ended(outcome);
         }
@@ -392,7 +393,7 @@ impl Rendezvous {
                 self.retain(table, id)
             } else {
                 entry.deactivated_at = Some(SystemTime::now());
-                entry.span.clone()
+                entry.span()
             };
             (span, waiter)
         };
@@ -561,7 +562,7 @@ impl Rendezvous {
             let table = &mut *guard;
             let Some(entry) = table.entries.get_mut(id) else { return };
             let waiter = follow(&mut table.census, &mut entry.slot, |slot| slot.leave(side));
-            waiter.map(|waiter| (waiter, entry.span.clone()))
+            waiter.map(|waiter| (waiter, entry.span()))
         };
         if let Some((_waiter, span)) = left {
             self.abandoned.notify_one();
@@ -597,6 +598,10 @@ fn refuse(waiter: Party, refusal: Refusal) {
 }
 
 impl Entry {
+    fn span(&self) -> Span {
+        self.span.as_deref().map_or_else(Span::none, Clone::clone)
+    }
+
     fn snapshot(&self, id: &StreamId) -> Snapshot {
         let state = match self.slot.phase() {
             Phase::Created => SnapshotState::Created,

@@ -31,7 +31,7 @@ const HOMES: [(&str, &[&str]); 24] = [
     ("sd_notify", &["cli/systemd.rs"]),
     ("httparse", &["wire/head.rs"]),
     ("httpdate", &["http/message.rs"]),
-    ("futures_util", &["http.rs", "server/fast.rs", "server/http2.rs"]),
+    ("futures_util", &["http.rs", "http/handlers.rs", "server/fast.rs", "server/http2.rs"]),
     ("h2", &["server/http2.rs", "server/traffic.rs"]),
     ("rustls", &["server/tls.rs"]),
     (

@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use futures_util::future::Either;
 use http::header::{
     ACCEPT, ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE,
     CONTENT_RANGE, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version};
-use http_body_util::Either;
 use hyper::body::Body;
 use serde::Serialize;
 
@@ -23,24 +23,38 @@ use crate::id::StreamId;
 use crate::metrics::Format;
 use crate::outcome::{Fault, LengthMismatch, Outcome, Refusal, Side, UploadLength};
 use crate::relay::{BodyStream, Offer, Relay, SourceBody, SourceHalf};
-use crate::rendezvous::Meeting;
+use crate::rendezvous::{Meeting, Seat};
 use crate::token::Tokens;
 
 /// A request that is not answered: refused by a rule, or by its own leaving.
 pub(super) enum Unanswered {
-    Refused(Refusal),
+    Refused {
+        refusal: Refusal,
+        /// What is still to come of its body is not waited for: the answer closes the connection.
+        closes: bool,
+    },
     Departed,
+}
+
+impl Unanswered {
+    /// The same, of a request whose body is not waited for.
+    pub(super) fn closing(self) -> Self {
+        match self {
+            Self::Refused { refusal, .. } => Self::Refused { refusal, closes: true },
+            Self::Departed => Self::Departed,
+        }
+    }
 }
 
 impl From<Refusal> for Unanswered {
     fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
+        Self::Refused { refusal, closes: false }
     }
 }
 
 impl From<Box<Refusal>> for Unanswered {
     fn from(refusal: Box<Refusal>) -> Self {
-        Self::Refused(*refusal)
+        (*refusal).into()
     }
 }
 
@@ -128,16 +142,40 @@ pub(super) async fn report(app: &App, id: &StreamId, body: &mut RequestBody) -> 
     Ok(reply::empty(StatusCode::OK))
 }
 
-/// `PUT /stream/:id`. Its answer is the outcome, so it comes last. There is no `offer` where the request is refused.
-pub(super) async fn source(
+/// `PUT /stream/:id`. There is no `offer` where the request is refused. Every answer closes the connection.
+///
+/// The seat is taken at once, so that a side that waits carries that, and nothing that led to it; what is to be awaited is the
+/// answer: the outcome, so it comes last.
+pub(super) fn source<'a>(
     app: &App,
-    peer: &Peer,
-    id: StreamId,
+    peer: &'a Peer,
+    id: &StreamId,
     offer: Result<Box<Offer>, Box<Refusal>>,
-    record: &mut Record,
-) -> Result<Reply, Unanswered> {
+    record: &'a mut Record,
+) -> impl Future<Output = Result<Reply, Unanswered>> + use<'a> {
+    let mut seat = match take_source_seat(app, id, offer) {
+        Ok(seat) => seat,
+        Err(refused) => return Either::Left(async { Err(refused.closing()) }),
+    };
+    Either::Right(async move {
+        let half = tokio::select! {
+            biased;
+            half = seat.met() => half.map_err(|refusal| Unanswered::from(refusal).closing())?,
+            () = peer.source_left() => return Err(Unanswered::Departed),
+        };
+        peer.want_body();
+        // In a box, so that a side that waits does not carry the room for it.
+        Box::pin(conclude(peer, half, record)).await
+    })
+}
+
+fn take_source_seat(
+    app: &App,
+    id: &StreamId,
+    offer: Result<Box<Offer>, Box<Refusal>>,
+) -> Result<Seat<SourceHalf>, Unanswered> {
     let offer = offer?;
-    if let (Some(promised), Some(declared)) = (app.rendezvous.promised_length(&id)?, offer.length)
+    if let (Some(promised), Some(declared)) = (app.rendezvous.promised_length(id)?, offer.length)
         && promised != declared
     {
         let mismatch = LengthMismatch { promised, upload: UploadLength::Exactly(declared) };
@@ -148,17 +186,7 @@ pub(super) async fn source(
     {
         return Err(Refusal::BodyTooLarge { limit }.into());
     }
-    let mut seat = app.rendezvous.seat_source(&id, offer)?;
-    // The seat has the table's own, and a side that waits does not carry both.
-    drop(id);
-    let half = tokio::select! {
-        biased;
-        half = seat.met() => half?,
-        () = peer.source_left() => return Err(Unanswered::Departed),
-    };
-    peer.want_body();
-    // In a box, so that a side that waits does not carry the room for it.
-    Box::pin(conclude(peer, half, record)).await
+    Ok(app.rendezvous.seat_source(id, offer)?)
 }
 
 /// Waits for the outcome of the source's transfer, which is its answer.
@@ -175,24 +203,29 @@ async fn conclude(peer: &Peer, half: SourceHalf, record: &mut Record) -> Result<
     Ok(reply)
 }
 
-/// `GET /stream/:id`.
-pub(super) async fn destination(
+/// `GET /stream/:id`, if that is `permitted`. The seat is taken as in [`source`].
+pub(super) fn destination<'a>(
     app: &App,
-    peer: &Arc<Peer>,
-    id: StreamId,
+    peer: &'a Arc<Peer>,
+    id: &StreamId,
+    permitted: Result<(), Box<Refusal>>,
     version: Version,
-    record: &mut Record,
-) -> Result<Reply, Unanswered> {
-    let mut seat = app.rendezvous.seat_destination(&id)?;
-    // As in [`source`].
-    drop(id);
-    let meeting = tokio::select! {
-        biased;
-        meeting = seat.met() => meeting?,
-        () = peer.destination_left() => return Err(Unanswered::Departed),
+    record: &'a mut Record,
+) -> impl Future<Output = Result<Reply, Unanswered>> + use<'a> {
+    let seat = permitted.map_err(Unanswered::from);
+    let mut seat = match seat.and_then(|()| Ok(app.rendezvous.seat_destination(id)?)) {
+        Ok(seat) => seat,
+        Err(refused) => return Either::Left(async { Err(refused) }),
     };
-    // As in [`source`].
-    Box::pin(begin(peer, meeting, version, record)).await
+    Either::Right(async move {
+        let meeting = tokio::select! {
+            biased;
+            meeting = seat.met() => meeting?,
+            () = peer.destination_left() => return Err(Unanswered::Departed),
+        };
+        // As in [`source`].
+        Box::pin(begin(peer, meeting, version, record)).await
+    })
 }
 
 /// Begins the download. Its head goes out with the first body byte, so that until then a failure can be told as
@@ -231,7 +264,7 @@ async fn begin(
     if version == Version::HTTP_10 && relay.length().is_none() {
         peer.socket().arm_reset();
     }
-    let mut reply = Response::new(Either::Right(relay));
+    let mut reply = Response::new(http_body_util::Either::Right(relay));
     *reply.headers_mut() = headers;
     put_over(&mut reply, transfer.headers(), Side::Destination);
     reply::close(&mut reply);

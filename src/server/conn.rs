@@ -233,14 +233,15 @@ async fn end(peer: &Peer, whole: bool) {
     if whole && !peer.socket().is_plain() {
         // TLS owes its client a word before the end (RFC 8446, section 6.1), and FIN alone is none. A client that takes
         // nothing does not get it.
-        let _ = timeout(LINGER, peer.socket().shutdown_write()).await;
+        let _ = Box::pin(timeout(LINGER, peer.socket().shutdown_write())).await;
     }
 }
 
 /// Lets a client that may still send read its answer. Any other can be closed at once.
 async fn linger(peer: &Peer) {
     if peer.may_still_send() {
-        peer.socket().linger(LINGER).await;
+        // In a box, as all that is not needed while a side waits.
+        Box::pin(peer.socket().linger(LINGER)).await;
     }
 }
 

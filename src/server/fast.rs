@@ -26,7 +26,7 @@ use crate::http::message::{self, BodyFraming};
 use crate::http::peer::Peer;
 use crate::http::reply::{self, Reply};
 use crate::http::route::Route;
-use crate::http::{App, Asks, PlainRequest, answer_plain, passed_headers};
+use crate::http::{App, Asks, Departed, PlainRequest, answer_plain, passed_headers};
 use crate::metrics::Lane;
 use crate::outcome::Fault;
 use crate::relay::{Offer, Relay, SocketBody, SourceBody};
@@ -75,17 +75,15 @@ pub(super) async fn serve(
     draining: &CancellationToken,
     is_fresh: bool,
 ) -> Next {
-    let request = match read_request(peer, app, (!is_fresh).then_some(draining)).await {
+    let Plain { request, closes } = match read_request(peer, app, (!is_fresh).then_some(draining)).await {
         Ok(request) => request,
         Err(next) => return next,
     };
-    let Plain { request, closes } = request;
-    let Ok(mut reply) = answer_plain(app, peer, request).await else { return Next::Gone };
-    if closes || draining.is_cancelled() {
-        reply::close(&mut reply);
-    }
-    // In a box, so that a side that waits does not carry the room for it.
-    Box::pin(write_reply(peer, app, pipes, reply)).await
+    // Chained, and in a box, so that a side that waits does not carry the room for its answer and for what writes it.
+    let respond = |answered: Result<Reply, Departed>| {
+        Box::pin(respond(peer, app, pipes, closes || draining.is_cancelled(), answered))
+    };
+    answer_plain(app, peer, request).then(respond).await
 }
 
 /// Waits for the next request, or until `given_up`.
@@ -114,7 +112,18 @@ pub(super) async fn peek(peer: &Peer, given_up: Option<&CancellationToken>) -> R
     }
 }
 
-async fn write_reply(peer: &Peer, app: &App, pipes: &Arc<Pipes>, reply: Reply) -> Next {
+/// Writes the answer, if there is one, as the connection's last where it `closes`.
+async fn respond(
+    peer: &Peer,
+    app: &App,
+    pipes: &Arc<Pipes>,
+    closes: bool,
+    answered: Result<Reply, Departed>,
+) -> Next {
+    let Ok(mut reply) = answered else { return Next::Gone };
+    if closes {
+        reply::close(&mut reply);
+    }
     let (parts, body) = reply.into_parts();
     match body {
         Either::Left(body) => write_small(peer, app, &parts, body).await,

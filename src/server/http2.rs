@@ -367,6 +367,10 @@ impl AsyncRead for Io {
             let count = self.ahead.len().min(buffer.remaining());
             buffer.put_slice(self.ahead.get(..count).unwrap_or_default());
             self.ahead.advance(count);
+            if self.ahead.is_empty() {
+                // Its memory, too.
+                self.ahead = BytesMut::new();
+            }
         }
         self.traffic.came(buffer.filled().get(given..).unwrap_or_default());
         Poll::Ready(Ok(()))
