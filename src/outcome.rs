@@ -8,6 +8,7 @@
 //! The texts are the contract's (section 2); `http::reply` alone turns them into statuses.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// One of the two seats of a stream.
@@ -118,7 +119,7 @@ pub enum Refusal {
     Expired,
     /// A client reported an error instead of connecting.
     #[error("{}", .0.message)]
-    Reported(Report),
+    Reported(Arc<Report>),
     /// The upload's declared length is not the promised one.
     #[error(transparent)]
     LengthMismatch(#[from] LengthMismatch),
@@ -209,7 +210,7 @@ pub enum Outcome {
         present: Option<Side>,
     },
     /// A client reported an error.
-    Reported(Report),
+    Reported(Arc<Report>),
 }
 
 impl Outcome {

@@ -127,8 +127,6 @@ struct Entry {
     slot: Slot,
     number: u64,
     headers: Arc<StreamHeaders>,
-    /// In a box, because most streams have none.
-    tokens: Option<Box<Tokens>>,
     created_at: SystemTime,
     deactivated_at: Option<SystemTime>,
     deadline: Option<Instant>,
@@ -136,8 +134,16 @@ struct Entry {
     place: Option<Place>,
     transfer: Option<Arc<Transfer>>,
     bytes: u64,
-    /// What happens to it is told in here, until it has ended. In a box, because most servers are not asked to.
-    span: Option<Box<Span>>,
+    /// In a box, because most streams have nothing of it.
+    more: Option<Box<More>>,
+}
+
+/// What few streams have.
+struct More {
+    /// Those of its sides, where each is to have its own.
+    tokens: Option<Tokens>,
+    /// What happens to it is told in here, where somebody wants to know, until it has ended.
+    span: Span,
 }
 
 /// What can be seen of a stream.
@@ -215,14 +221,13 @@ impl Rendezvous {
             slot: Slot::default(),
             number,
             headers,
-            tokens: tokens.map(Box::new),
             created_at: SystemTime::now(),
             deactivated_at: None,
             deadline: Some(deadline),
             place,
             transfer: None,
             bytes: 0,
-            span: (!span.is_none()).then(|| Box::new(span.clone())),
+            more: More::of(tokens, &span),
         };
         table.entries.insert(id.clone(), Box::new(entry));
         table.expiring.insert((deadline, number), id.clone());
@@ -245,7 +250,7 @@ impl Rendezvous {
         given: Option<Credential<'_>>,
     ) -> Result<(), Refusal> {
         let table = self.table.lock();
-        let tokens = table.entries.get(id).and_then(|entry| entry.tokens.as_ref());
+        let tokens = table.entries.get(id).and_then(|entry| entry.more.as_ref()?.tokens.as_ref());
         tokens.map_or(Ok(()), |tokens| tokens.check(needed, given))
     }
 
@@ -353,7 +358,9 @@ impl Rendezvous {
     fn retain(&self, table: &mut Table, id: &StreamId) -> Span {
         let Some(entry) = table.entries.get_mut(id) else { return Span::none() };
         let span = entry.span();
-        entry.span = None;
+        if let Some(more) = &mut entry.more {
+            more.span = Span::none();
+        }
         if let Phase::Ended(outcome) = entry.slot.phase() {
             self.metrics.ended(outcome);
         }
@@ -378,17 +385,18 @@ impl Rendezvous {
     /// # Errors
     /// [`Refusal::NotFound`], or [`Refusal::AlreadyStarted`] while the stream is retained.
     pub fn report(&self, id: &StreamId, report: Report) -> Result<(), Refusal> {
+        let report = Arc::new(report);
         let (span, waiter) = {
             let mut guard = self.table.lock();
             let table = &mut *guard;
             let entry = table.entries.get_mut(id).ok_or(Refusal::NotFound)?;
             let was_expired = matches!(entry.slot.phase(), Phase::Ended(Outcome::Expired { .. }));
-            let waiter = match follow(&mut table.census, &mut entry.slot, |slot| slot.report(report.clone()))
-            {
-                Ok(waiter) => waiter,
-                Err(_) if was_expired => return Err(Refusal::NotFound),
-                Err(refusal) => return Err(refusal),
-            };
+            let waiter =
+                match follow(&mut table.census, &mut entry.slot, |slot| slot.report(Arc::clone(&report))) {
+                    Ok(waiter) => waiter,
+                    Err(_) if was_expired => return Err(Refusal::NotFound),
+                    Err(refusal) => return Err(refusal),
+                };
             let span = if waiter.is_some() {
                 self.retain(table, id)
             } else {
@@ -599,7 +607,7 @@ fn refuse(waiter: Party, refusal: Refusal) {
 
 impl Entry {
     fn span(&self) -> Span {
-        self.span.as_deref().map_or_else(Span::none, Clone::clone)
+        self.more.as_ref().map_or_else(Span::none, |more| more.span.clone())
     }
 
     fn snapshot(&self, id: &StreamId) -> Snapshot {
@@ -607,7 +615,7 @@ impl Entry {
             Phase::Created => SnapshotState::Created,
             Phase::Waiting(side) => SnapshotState::Waiting(side),
             Phase::Streaming => SnapshotState::Streaming,
-            Phase::Reported(report) => SnapshotState::Ended(Outcome::Reported(report.clone())),
+            Phase::Reported(report) => SnapshotState::Ended(Outcome::Reported(Arc::clone(report))),
             Phase::Ended(outcome) => SnapshotState::Ended(outcome.clone()),
         };
         Snapshot {
@@ -619,6 +627,13 @@ impl Entry {
             bytes_transferred: self.transfer.as_ref().map_or(self.bytes, |transfer| transfer.bytes()),
             number: self.number,
         }
+    }
+}
+
+impl More {
+    fn of(tokens: Option<Tokens>, span: &Span) -> Option<Box<Self>> {
+        let is_rare = tokens.is_some() || !span.is_none();
+        is_rare.then(|| Box::new(Self { tokens, span: span.clone() }))
     }
 }
 

@@ -14,6 +14,8 @@
 //!
 //! Invariants: a stream pairs at most once; a seat has one holder; the first ending stands.
 
+use std::sync::Arc;
+
 use crate::outcome::{Outcome, Refusal, Report, Side};
 
 /// The state of one stream.
@@ -27,7 +29,7 @@ enum State<S, D> {
     DestinationWaits(D),
     Streaming,
     /// An error was reported before anybody came; the first who comes is told.
-    Reported(Report),
+    Reported(Arc<Report>),
     Ended(Outcome),
 }
 
@@ -50,7 +52,7 @@ pub enum Phase<'a> {
     /// Both are there.
     Streaming,
     /// An error was reported; nobody has been told yet.
-    Reported(&'a Report),
+    Reported(&'a Arc<Report>),
     /// It is over.
     Ended(&'a Outcome),
 }
@@ -117,7 +119,7 @@ impl<S, D> Slot<S, D> {
     /// # Errors
     /// [`Refusal::AlreadyStarted`] where the sides have paired, or the stream has ended or was reported
     /// before.
-    pub fn report(&mut self, report: Report) -> Result<Option<Waiter<S, D>>, Refusal> {
+    pub fn report(&mut self, report: Arc<Report>) -> Result<Option<Waiter<S, D>>, Refusal> {
         match &self.0 {
             State::Created => {
                 self.0 = State::Reported(report);
@@ -137,7 +139,7 @@ impl<S, D> Slot<S, D> {
             State::Created => Outcome::Expired { present: None },
             State::SourceWaits(_) => Outcome::Expired { present: Some(Side::Source) },
             State::DestinationWaits(_) => Outcome::Expired { present: Some(Side::Destination) },
-            State::Reported(report) => Outcome::Reported(report.clone()),
+            State::Reported(report) => Outcome::Reported(Arc::clone(report)),
             State::Streaming | State::Ended(_) => return None,
         };
         self.take_waiter(State::Ended(outcome))
@@ -166,7 +168,7 @@ impl<S, D> State<S, D> {
     fn refuse<T>(self, side: Side) -> (Self, Result<T, Refusal>) {
         match self {
             Self::Reported(report) => {
-                (Self::Ended(Outcome::Reported(report.clone())), Err(Refusal::Reported(report)))
+                (Self::Ended(Outcome::Reported(Arc::clone(&report))), Err(Refusal::Reported(report)))
             }
             Self::Ended(_) => (self, Err(Refusal::NotFound)),
             taken => (taken, Err(Refusal::AlreadyConnected(side))),

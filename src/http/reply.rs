@@ -95,7 +95,7 @@ impl ErrorBody {
             Outcome::Finished => None,
             Outcome::Failed(fault) => Some(Self::new(fault_kind(fault).parts().1, fault)),
             Outcome::Expired { .. } => Some(refusal_parts(&Refusal::Expired).1),
-            Outcome::Reported(report) => Some(refusal_parts(&Refusal::Reported(report.clone())).1),
+            Outcome::Reported(report) => Some(refusal_parts(&Refusal::Reported(Arc::clone(report))).1),
         }
     }
 }

@@ -61,7 +61,8 @@ pub(super) async fn serve(peer: &Arc<Peer>, app: &Arc<App>, draining: &Cancellat
         .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
         .handshake::<_, Bytes>(io);
-    let Ok(Ok(mut connection)) = timeout(app.request_timeout, handshake).await else { return };
+    // In a box, so that the connection does not carry the room for it to its end.
+    let Ok(Ok(mut connection)) = timeout(app.request_timeout, Box::pin(handshake)).await else { return };
 
     let mut streams = FuturesUnordered::new();
     let mut idle = pin!(sleep(app.request_timeout));
@@ -104,7 +105,8 @@ pub(super) async fn serve(peer: &Arc<Peer>, app: &Arc<App>, draining: &Cancellat
     traffic.end();
     while streams.next().await.is_some() {}
     match ended {
-        Ok(()) => peer.socket().linger(LINGER).await,
+        // As above.
+        Ok(()) => Box::pin(peer.socket().linger(LINGER)).await,
         Err(error) => debug!(%error, "connection ended early"),
     }
 }

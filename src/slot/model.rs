@@ -1,5 +1,7 @@
 //! The rules of the seats again, told by what has happened instead of by a state machine. For tests, and for `fuzz/`.
 
+use std::sync::Arc;
+
 use super::{Outcome, Phase, Refusal, Report, Side, Slot, Waiter};
 
 /// What happens to a stream.
@@ -43,7 +45,7 @@ struct Model {
     paired: bool,
     untold: bool,
     ending: Option<Outcome>,
-    report: Report,
+    report: Arc<Report>,
 }
 
 impl Default for Model {
@@ -135,8 +137,8 @@ impl Model {
     }
 }
 
-fn report() -> Report {
-    Report { status: 418, name: "N".into(), message: "M".into() }
+fn report() -> Arc<Report> {
+    Arc::new(Report { status: 418, name: "N".into(), message: "M".into() })
 }
 
 fn told(waiter: Option<Waiter<u32, u32>>) -> Option<(Side, u32)> {

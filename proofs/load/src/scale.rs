@@ -30,6 +30,9 @@ use way::Over;
 
 /// Pairings, and other requests, that are under way at a time.
 const AT_ONCE: usize = 64;
+/// Sides that come by a connection before it is seen whether they wait. More at once would be a burst, for which an HTTP/2
+/// connection makes room that it keeps: that is not what it costs to wait.
+const WAVE: usize = 10;
 /// Beside the streams: what is under way, and what the programs have of their own.
 const SPARE: usize = 2000;
 /// Sides of each size that are to have waited, in as many rounds as that takes: the kernel knows by samples only which part of
@@ -159,12 +162,7 @@ impl Stage {
         let create = meter.spent()?;
 
         let meter = Meter::start(server)?;
-        let seated = stream::iter(ids.into_iter().zip(&plan.exchanges))
-            .map(|(id, exchange)| clients.wait(id, *exchange))
-            .buffered(AT_ONCE)
-            .try_collect()
-            .await?;
-        until_all_wait(server, sides).await?;
+        let seated = seat(server, &clients, ids, plan, WAVE * connections).await?;
         let wait = meter.spent()?;
         let waiting = server.process.settled()?;
         let kernel = machine::kernel_memory()?.saturating_sub(kernel);
@@ -197,6 +195,25 @@ impl Stage {
             sleep(LOOK_AGAIN * 8).await;
         }
     }
+}
+
+/// Has all wait. They come in waves of so many, each once the one before it waits.
+async fn seat(
+    server: &Server,
+    clients: &Sides<'_>,
+    ids: Vec<String>,
+    plan: &Plan,
+    wave: usize,
+) -> anyhow::Result<Vec<Waiting>> {
+    let mut seated = Vec::with_capacity(ids.len());
+    let mut coming = ids.into_iter().zip(&plan.exchanges).peekable();
+    while coming.peek().is_some() {
+        let wave = stream::iter(coming.by_ref().take(wave));
+        let wave = wave.map(|(id, exchange)| clients.wait(id, *exchange)).buffered(AT_ONCE);
+        seated.extend(wave.try_collect::<Vec<_>>().await?);
+        until_all_wait(server, seated.len()).await?;
+    }
+    Ok(seated)
 }
 
 /// Pairs all that wait, in the order of the plan. The milliseconds that each took which was to go well.
