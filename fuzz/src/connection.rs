@@ -36,6 +36,8 @@ use script::{Forced, Script, Step, Who, fill};
 const MAX_STEPS: usize = 40;
 /// Larger ones take time and hold nothing more.
 const MAX_BYTES: usize = 512 * 1024;
+/// The same of a body that was promised, which is said byte by byte.
+const MAX_PROMISED_BYTES: usize = 1024;
 /// Longer than a stream lives, and than it is kept after that.
 const UNTIL_FORGOTTEN: Duration = Duration::from_secs(200);
 
@@ -210,7 +212,7 @@ impl Stage {
         let bytes = self.forced.fill(bytes, &self.id, &self.tokens);
         let bytes = fill(&bytes, b"{64k}", &b"0123456789abcdef".repeat(4096));
         self.said += bytes.len();
-        if self.said > MAX_BYTES {
+        if self.said > if self.promises { MAX_PROMISED_BYTES } else { MAX_BYTES } {
             return false;
         }
         let at = *self.current.entry(who).or_insert_with(|| {
