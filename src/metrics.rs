@@ -241,3 +241,40 @@ impl Drop for OpenConnection {
         self.metrics.open_connections.dec();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::{Fault, LengthMismatch, Report, Side, UploadLength};
+
+    #[test]
+    fn an_outcome_is_counted_under_the_name_that_the_log_gives_it() {
+        let report = Report { status: 418, name: "N".into(), message: "M".into() };
+        let stalled = |side| Fault::Stalled { side, limit: Duration::from_secs(1) };
+        let mismatch = LengthMismatch { promised: 5, upload: UploadLength::Exactly(6) };
+        let faults = [
+            Fault::SourceDisconnected,
+            Fault::SourceBroke("how".into()),
+            Fault::LengthMismatch(mismatch),
+            Fault::TooLong { limit: 1 },
+            Fault::TooSlow { rate: 1, limit: 2 },
+            Fault::DestinationDisconnected,
+            stalled(Side::Source),
+            stalled(Side::Destination),
+            Fault::ShutDown,
+        ];
+        let others =
+            [Outcome::Finished, Outcome::Expired { present: None }, Outcome::Reported(Arc::new(report))];
+        for outcome in faults.into_iter().map(Outcome::Failed).chain(others) {
+            let metrics = Metrics::default();
+            metrics.ended(&outcome);
+            let text = metrics.text(Census::default(), 0, Format::OpenMetrics);
+            let counted: Vec<_> = text
+                .lines()
+                .filter(|line| line.starts_with("rendezvous_streams_ended_total") && line.ends_with(" 1"))
+                .collect();
+            let expected = format!("rendezvous_streams_ended_total{{outcome=\"{}\"}} 1", outcome.name());
+            assert_eq!(counted, [expected], "{outcome}");
+        }
+    }
+}
