@@ -30,7 +30,9 @@ pub(super) fn svg(servers: &[(&str, Vec<Sample>)], footer: &str) -> String {
     let panels = Series::ALL.into_iter().enumerate();
     let panels: String = panels.map(|(row, series)| panel(series, servers, MARGIN + row * PITCH)).collect();
     let title = "Memory and descriptors of http-rendezvous under a mixed load, over time";
-    let footer = text(MARGIN, height - MARGIN, "muted", footer);
+    let (machine, load) = footer.split_once("; ").unwrap_or((footer, ""));
+    let footer =
+        text(MARGIN, height - MARGIN, "muted", machine) + &text(MARGIN, height - MARGIN + 16, "muted", load);
     Page { title, width: WIDTH, height, styles: STYLES }.draw(&(panels + &footer))
 }
 
