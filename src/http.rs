@@ -128,6 +128,7 @@ pub async fn answer(
     let mut record = Record::begin(client(app, peer, request.headers()), version);
     // In a box, so that a side that waits, mostly without one, does not carry the room for it.
     let grant = app.cors.grant(peer.entrance(), request.headers()).map(Box::new);
+    // Lazily: what it does at once is then in the future too, where a panic is caught.
     let answering = lazy(|_| dispatch(app, peer, request, grant.as_deref(), &mut record)).flatten();
     let answered = AssertUnwindSafe(answering).catch_unwind().await;
     let mut reply = settle(app, version, &mut record, answered)?;
@@ -206,6 +207,7 @@ pub async fn answer_plain(
 ) -> Result<Reply, Departed> {
     let version = request.version;
     let mut record = Record::begin(request.client, version);
+    // As in [`answer`].
     let answering = lazy(|_| dispatch_plain(app, peer, *request, &mut record)).flatten();
     let answered = AssertUnwindSafe(answering).catch_unwind().await;
     settle(app, version, &mut record, answered)
