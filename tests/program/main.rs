@@ -657,8 +657,10 @@ mod descriptors {
 
     #[test]
     fn without_any_descriptor_left_streams_go_on_and_it_serves_again_later() {
-        let program = Program::start(&["--log-level", "warn"]);
+        let program = Program::start(&["--log-level", "warn", "--ttl", "3s"]);
         let (stream, content) = (program.create(), content());
+        // To it nobody comes: that it expires tells that there was time to spin.
+        let mut alone = program.say(&head("GET", &program.create(), ""));
         let mut destination = program.say(PING);
         let mut source = program.say(PING);
         assert_eq!((answer(&mut destination).unwrap().0, answer(&mut source).unwrap().0), (200, 200));
@@ -678,8 +680,7 @@ mod descriptors {
         source.write_all(&content).unwrap();
         assert!(received.join().unwrap() == (200, content), "the bytes differ");
         assert_eq!(answer(&mut source).unwrap().0, 200);
-        // For this long it could have spun.
-        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(answer(&mut alone).unwrap().0, 504);
         let spent = processor_time(&program).saturating_sub(busy);
         assert!(spent < Duration::from_millis(700), "{spent:?}");
 
