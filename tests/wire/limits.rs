@@ -435,6 +435,7 @@ async fn a_source_that_is_fast_enough_is_let_be() {
         clock.advance(SECOND).await;
         assert!(second == 30 || server.status(&id).await["active"] == true, "after {second} s");
     }
+    clock.resume();
     assert_eq!(destination.response().await.end, End::Whole);
     assert_eq!(source.response().await.status, 200);
 }
