@@ -5,7 +5,9 @@
 //! as many sides have waited.
 //!
 //! Over HTTP/2 all sizes have as many connections: what a stream costs is not to depend on how many others come by the same
-//! segment.
+//! segment. Nor on how much its connection has carried: the clients' kernel acknowledges the first segments at once, and later
+//! ones when it likes, for which the server looks again and again. So the first pairings of each connection, of which every size
+//! has some, are told apart.
 
 mod plan;
 mod report;
@@ -33,6 +35,8 @@ const AT_ONCE: usize = 64;
 /// Sides that come by a connection before it is seen whether they wait. More at once would be a burst, for which an HTTP/2
 /// connection makes room that it keeps: that is not what it costs to wait.
 const WAVE: usize = 10;
+/// Pairings of each connection whose bytes its kernel acknowledges at once: Linux does so for 16 segments.
+const PROMPT: usize = 10;
 /// Beside the streams: what is under way, and what the programs have of their own.
 const SPARE: usize = 2000;
 /// Sides of each size that are to have waited, in as many rounds as that takes: the kernel knows by samples only which part of
@@ -169,10 +173,14 @@ impl Stage {
 
         let meter = Meter::start(server)?;
         let begun = Instant::now();
-        let latencies = pair(&clients, seated, plan).await?;
+        let mut seated = in_order(seated, plan).into_iter();
+        let prompt = sides.min(PROMPT * connections);
+        let mut latencies = pair(&clients, seated.by_ref().take(prompt)).await?;
+        let prompt = (prompt, meter.spent()?);
+        latencies.extend(pair(&clients, seated).await?);
         let seconds = begun.elapsed().as_secs_f64();
         let pairing = meter.spent()?;
-        Ok(Round { before, connected, waiting, kernel, create, wait, pairing, latencies, seconds })
+        Ok(Round { before, connected, waiting, kernel, create, wait, prompt, pairing, latencies, seconds })
     }
 
     /// Waits until the server knows no stream any more, for a little more than the `ttl` of those that nobody came to and the
@@ -216,16 +224,16 @@ async fn seat(
     Ok(seated)
 }
 
-/// Pairs all that wait, in the order of the plan. The milliseconds that each took which was to go well.
-async fn pair(clients: &Sides<'_>, seated: Vec<Waiting>, plan: &Plan) -> anyhow::Result<Vec<f64>> {
+/// Those that wait, in the order in which the plan has them paired.
+fn in_order(seated: Vec<Waiting>, plan: &Plan) -> Vec<Waiting> {
     let mut seated: Vec<_> = seated.into_iter().map(Some).collect();
-    let mut in_order = plan.order.iter().filter_map(|index| seated.get_mut(*index)?.take());
-    let in_order: Vec<_> = in_order.by_ref().collect();
-    let latencies: Vec<Option<f64>> = stream::iter(in_order)
-        .map(|waiting| clients.meet(waiting))
-        .buffer_unordered(AT_ONCE)
-        .try_collect()
-        .await?;
+    plan.order.iter().filter_map(|index| seated.get_mut(*index)?.take()).collect()
+}
+
+/// Pairs them. The milliseconds that each took which was to go well.
+async fn pair(clients: &Sides<'_>, seated: impl Iterator<Item = Waiting>) -> anyhow::Result<Vec<f64>> {
+    let met = stream::iter(seated).map(|waiting| clients.meet(waiting)).buffer_unordered(AT_ONCE);
+    let latencies: Vec<Option<f64>> = met.try_collect().await?;
     Ok(latencies.into_iter().flatten().collect())
 }
 
