@@ -5,9 +5,8 @@
 //! as many sides have waited.
 //!
 //! Over HTTP/2 all sizes have as many connections: what a stream costs is not to depend on how many others come by the same
-//! segment. Nor on how much its connection has carried: the clients' kernel acknowledges the first segments at once, and later
-//! ones when it likes, for which the server looks again and again. So the first pairings of each connection, of which every size
-//! has some, are told apart.
+//! segment. Nor on how long the clients' kernel takes to acknowledge, for which the server waits and looks again and again: unless
+//! asked otherwise, that is told to do so at once, because by itself it delays more of them where more sides share a connection.
 
 mod plan;
 mod report;
@@ -28,15 +27,13 @@ use crate::server::{Program, STATES, Server, allow_descriptors};
 use plan::{Mix, Plan};
 use report::{Figures, Round, Spent};
 use sides::{Sides, Waiting};
-use way::Over;
+use way::{Acks, Over};
 
 /// Pairings, and other requests, that are under way at a time.
 const AT_ONCE: usize = 64;
 /// Sides that come by a connection before it is seen whether they wait. More at once would be a burst, for which an HTTP/2
 /// connection makes room that it keeps: that is not what it costs to wait.
 const WAVE: usize = 10;
-/// Pairings of each connection whose bytes its kernel acknowledges at once: Linux does so for 16 segments.
-const PROMPT: usize = 10;
 /// Beside the streams: what is under way, and what the programs have of their own.
 const SPARE: usize = 2000;
 /// Sides of each size that are to have waited, in as many rounds as that takes: the kernel knows by samples only which part of
@@ -57,6 +54,9 @@ pub(crate) struct Arguments {
     /// Which sides wait
     #[arg(long, default_value = "mixed")]
     waiting: Mix,
+    /// When the clients' kernel acknowledges what HTTP/2 connections bring
+    #[arg(long, default_value = "at-once")]
+    acks: Acks,
     /// Streams that stand beside them, to which nobody comes: they take no descriptors
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     beside: usize,
@@ -71,7 +71,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let Arguments { over, waiting, beside, .. } = arguments;
+    let Arguments { over, waiting, acks, beside, .. } = arguments;
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
     let most = *arguments.sides.iter().max().context("--sides names none")?;
     let connections = over.connections(most);
@@ -90,7 +90,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     });
     let measured = measured.collect::<Result<Vec<_>, _>>()?;
     println!(
-        "{machine}; over {over}; waiting: {waiting}; streams beside: {beside}; seed {seed}\n\n{}",
+        "{machine}; over {over}; ACKs: {acks}; waiting: {waiting}; streams beside: {beside}; seed {seed}\n\n{}",
         report::table(&measured)
     );
     if let Some(file) = &arguments.json {
@@ -110,7 +110,7 @@ async fn measure(
     loop {
         let plan = Plan::new(sides, arguments.waiting, seed.wrapping_add(rounds.len() as u64));
         let stage = Stage::start(&arguments.program, sides + arguments.beside, connections)?;
-        rounds.push(stage.play(arguments.over, connections, &plan, arguments.beside).await?);
+        rounds.push(stage.play(arguments, connections, &plan).await?);
         if rounds.len() * sides >= ENOUGH {
             let after = stage.until_forgotten().await?;
             return Figures::of(sides, &rounds, after);
@@ -146,18 +146,13 @@ impl Stage {
         Ok(Self { server, ttl, descriptors })
     }
 
-    async fn play(
-        &self,
-        over: Over,
-        connections: usize,
-        plan: &Plan,
-        beside: usize,
-    ) -> anyhow::Result<Round> {
+    async fn play(&self, arguments: &Arguments, connections: usize, plan: &Plan) -> anyhow::Result<Round> {
         let (server, sides) = (&self.server, plan.exchanges.len());
+        let Arguments { over, acks, beside, .. } = *arguments;
         // What a first request makes once is nobody's cost.
-        Sides::open(server, over, 1).await?.warm_up().await?;
+        Sides::open(server, over, acks, 1).await?.warm_up().await?;
         let before = server.process.settled()?;
-        let clients = Sides::open(server, over, connections).await?;
+        let clients = Sides::open(server, over, acks, connections).await?;
         clients.create(beside).await?;
         let (connected, kernel) = (server.process.settled()?, machine::kernel_memory()?);
 
@@ -173,14 +168,10 @@ impl Stage {
 
         let meter = Meter::start(server)?;
         let begun = Instant::now();
-        let mut seated = in_order(seated, plan).into_iter();
-        let prompt = sides.min(PROMPT * connections);
-        let mut latencies = pair(&clients, seated.by_ref().take(prompt)).await?;
-        let prompt = (prompt, meter.spent()?);
-        latencies.extend(pair(&clients, seated).await?);
+        let latencies = pair(&clients, seated, plan).await?;
         let seconds = begun.elapsed().as_secs_f64();
         let pairing = meter.spent()?;
-        Ok(Round { before, connected, waiting, kernel, create, wait, prompt, pairing, latencies, seconds })
+        Ok(Round { before, connected, waiting, kernel, create, wait, pairing, latencies, seconds })
     }
 
     /// Waits until the server knows no stream any more, for a little more than the `ttl` of those that nobody came to and the
@@ -224,16 +215,16 @@ async fn seat(
     Ok(seated)
 }
 
-/// Those that wait, in the order in which the plan has them paired.
-fn in_order(seated: Vec<Waiting>, plan: &Plan) -> Vec<Waiting> {
+/// Pairs all that wait, in the order of the plan. The milliseconds that each took which was to go well.
+async fn pair(clients: &Sides<'_>, seated: Vec<Waiting>, plan: &Plan) -> anyhow::Result<Vec<f64>> {
     let mut seated: Vec<_> = seated.into_iter().map(Some).collect();
-    plan.order.iter().filter_map(|index| seated.get_mut(*index)?.take()).collect()
-}
-
-/// Pairs them. The milliseconds that each took which was to go well.
-async fn pair(clients: &Sides<'_>, seated: impl Iterator<Item = Waiting>) -> anyhow::Result<Vec<f64>> {
-    let met = stream::iter(seated).map(|waiting| clients.meet(waiting)).buffer_unordered(AT_ONCE);
-    let latencies: Vec<Option<f64>> = met.try_collect().await?;
+    let mut in_order = plan.order.iter().filter_map(|index| seated.get_mut(*index)?.take());
+    let in_order: Vec<_> = in_order.by_ref().collect();
+    let latencies: Vec<Option<f64>> = stream::iter(in_order)
+        .map(|waiting| clients.meet(waiting))
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await?;
     Ok(latencies.into_iter().flatten().collect())
 }
 

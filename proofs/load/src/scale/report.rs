@@ -25,8 +25,6 @@ pub(super) struct Round {
     pub(super) kernel: u64,
     pub(super) create: Spent,
     pub(super) wait: Spent,
-    /// The first pairings of each connection, and how many those are.
-    pub(super) prompt: (usize, Spent),
     pub(super) pairing: Spent,
     /// Milliseconds from the second side's request to the beginning of the download.
     pub(super) latencies: Vec<f64>,
@@ -59,8 +57,6 @@ pub(super) struct Figures {
     pub(super) create: f64,
     pub(super) wait: f64,
     pub(super) pairing: f64,
-    /// The same for each of the first pairings of a connection.
-    pub(super) prompt: f64,
     /// CPU microseconds of all that: the process's own, and the kernel's for it.
     pub(super) user: f64,
     pub(super) kernel: f64,
@@ -105,7 +101,6 @@ impl Figures {
             create: micros(|round| round.create.all),
             wait: micros(|round| round.wait.all),
             pairing: micros(|round| round.pairing.all),
-            prompt: sum(&|round| round.prompt.1.all) * 1e6 / sum(&|round| round.prompt.0 as f64),
             user: whole * user / (user + kernel),
             kernel: whole * kernel / (user + kernel),
             per_second: all / sum(&|round| round.seconds),
@@ -117,11 +112,6 @@ impl Figures {
             p999: milliseconds(0.999),
             longest: milliseconds(1.0),
         })
-    }
-
-    /// CPU microseconds of a stream's life, its pairing one of the first of its connection.
-    fn life(&self) -> f64 {
-        self.create + self.wait + self.prompt
     }
 }
 
@@ -138,7 +128,7 @@ enum Kind {
     Figure,
     /// What a stream costs: the table shows how it grows with their number.
     Cost,
-    /// What a stream costs whatever its connection has carried: it must not grow.
+    /// What a stream costs the process: it must not grow.
     Judged,
 }
 
@@ -154,16 +144,14 @@ const fn judged(name: &'static str, digits: usize, value: fn(&Figures) -> f64) -
     Line { name, digits, value, kind: Kind::Judged }
 }
 
-const LINES: [Line; 19] = [
+const LINES: [Line; 17] = [
     judged("KiB of the process for each waiting side", 2, |figures| figures.memory),
     line("of it, a part of what sides share", 2, |figures| figures.shared),
     line("KiB of the kernel for each, both ends", 1, |figures| figures.kernel_memory),
     cost("CPU µs for each creation", 1, |figures| figures.create),
     cost("CPU µs for each side that comes and waits", 1, |figures| figures.wait),
     cost("CPU µs for each pairing, to its end", 1, |figures| figures.pairing),
-    cost("of the first ten by a connection", 1, |figures| figures.prompt),
-    judged("CPU µs of creation, wait and such a first pairing", 1, Figures::life),
-    cost("CPU µs of creation, wait and any pairing, in the process", 1, |figures| figures.user),
+    judged("CPU µs of all that, in the process", 1, |figures| figures.user),
     cost("and in the kernel for it", 1, |figures| figures.kernel),
     line("pairing, ms: median", 2, |figures| figures.median),
     line("p99", 2, |figures| figures.p99),
@@ -254,7 +242,6 @@ mod tests {
             create: 10.0,
             wait: 20.0,
             pairing: 30.0,
-            prompt: 26.0,
             user: 20.0,
             kernel: 40.0,
             median: 1.0,
@@ -271,8 +258,8 @@ mod tests {
     #[test]
     fn what_is_flat_and_small_holds() {
         assert!(verdict(&[flat(1000), flat(10_000)]).is_ok());
-        assert!(verdict(&[flat(1000), Figures { create: 18.0, ..flat(10_000) }]).is_ok());
-        assert!(verdict(&[flat(1000), Figures { pairing: 60.0, user: 30.0, ..flat(10_000) }]).is_ok());
+        assert!(verdict(&[flat(1000), Figures { user: 23.0, ..flat(10_000) }]).is_ok());
+        assert!(verdict(&[flat(1000), Figures { kernel: 60.0, ..flat(10_000) }]).is_ok());
     }
 
     #[test]
@@ -280,8 +267,7 @@ mod tests {
         for (broken, named) in [
             (Figures { memory: 3.1, ..flat(10_000) }, "3.10 KiB"),
             (Figures { memory: 2.5, ..flat(10_000) }, "waiting side: 1.25×"),
-            (Figures { wait: 34.0, ..flat(10_000) }, "first pairing: 1.25×"),
-            (Figures { prompt: 40.0, ..flat(10_000) }, "first pairing: 1.25×"),
+            (Figures { user: 25.0, ..flat(10_000) }, "in the process: 1.25×"),
         ] {
             let error = verdict(&[flat(1000), broken]).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");
@@ -290,8 +276,8 @@ mod tests {
 
     #[test]
     fn growth_is_told_from_the_first_size() {
-        let grown = |sides, wait| Figures { wait, ..flat(sides) };
-        let error = verdict(&[flat(1000), grown(10_000, 30.0), grown(100_000, 37.0)]).unwrap_err();
+        let grown = |sides, user| Figures { user, ..flat(sides) };
+        let error = verdict(&[flat(1000), grown(10_000, 23.0), grown(100_000, 26.0)]).unwrap_err();
         assert!(error.to_string().contains("1.30× with 100000 sides"), "{error}");
     }
 
@@ -313,7 +299,6 @@ mod tests {
             kernel: 500,
             create: spent(0.0, 0.0, 0.0),
             wait: spent(0.0, 0.0, 0.0),
-            prompt: (10, spent(all / 20.0, 0.0, 0.0)),
             pairing: spent(all, 0.1, 0.3),
             latencies: vec![1.0, 3.0],
             seconds: 0.1,
@@ -321,7 +306,7 @@ mod tests {
         let figures = Figures::of(100, &[round(1300, 0.001), round(1300, 0.003)], 2048).unwrap();
         assert!((figures.memory - 3.0).abs() < 1e-9, "{figures}");
         assert!((figures.shared - 1.0).abs() < 1e-9, "{figures}");
-        assert!((figures.pairing - 20.0).abs() < 1e-9 && (figures.prompt - 10.0).abs() < 1e-9, "{figures}");
+        assert!((figures.pairing - 20.0).abs() < 1e-9, "{figures}");
         assert!((figures.user - 5.0).abs() < 1e-9 && (figures.kernel - 15.0).abs() < 1e-9, "{figures}");
         assert!((figures.longest - 3.0).abs() < 1e-9 && (figures.after - 2.0).abs() < 1e-9, "{figures}");
     }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::AT_ONCE;
 use super::plan::{Ending, Exchange, Side};
-use super::way::{Asked, Asks, Finds, Over, Way};
+use super::way::{Acks, Asked, Asks, Finds, Over, Way};
 use crate::answer::Answer;
 use crate::server::{Server, head};
 
@@ -37,8 +37,13 @@ pub(super) struct Waiting {
 
 impl<'a> Sides<'a> {
     /// Has what sides share opened: so many connections for those that wait, over HTTP/2.
-    pub(super) async fn open(server: &'a Server, over: Over, connections: usize) -> anyhow::Result<Self> {
-        Ok(Self { server, way: Way::open(server, over, connections).await? })
+    pub(super) async fn open(
+        server: &'a Server,
+        over: Over,
+        acks: Acks,
+        connections: usize,
+    ) -> anyhow::Result<Self> {
+        Ok(Self { server, way: Way::open(server, over, acks, connections).await? })
     }
 
     /// A first exchange of each kind.

@@ -2,7 +2,9 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::io;
 use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -12,7 +14,8 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::{Request, Response};
-use tokio::io::{AsyncWriteExt, BufReader};
+use rustix::net::sockopt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -47,6 +50,24 @@ impl fmt::Display for Over {
         f.write_str(match self {
             Self::H1 => "HTTP/1",
             Self::H2 => "HTTP/2",
+        })
+    }
+}
+
+/// When the clients' kernel acknowledges what an HTTP/2 connection brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Acks {
+    /// Whenever something was read
+    AtOnce,
+    /// As it likes: Linux delays some by up to 40 ms
+    Delayed,
+}
+
+impl fmt::Display for Acks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AtOnce => "at once",
+            Self::Delayed => "delayed",
         })
     }
 }
@@ -90,12 +111,17 @@ pub(super) enum Asked {
 
 impl<'a> Way<'a> {
     /// Opens what sides share: `connections` for those that wait, and as many as are under way at a time for the others.
-    pub(super) async fn open(server: &'a Server, over: Over, connections: usize) -> anyhow::Result<Self> {
+    pub(super) async fn open(
+        server: &'a Server,
+        over: Over,
+        acks: Acks,
+        connections: usize,
+    ) -> anyhow::Result<Self> {
         Ok(match over {
             Over::H1 => Self::Http1(server),
             Over::H2 => Self::Http2 {
-                waiting: Pool::open(server, connections).await?,
-                coming: Pool::open(server, AT_ONCE).await?,
+                waiting: Pool::open(server, acks, connections).await?,
+                coming: Pool::open(server, acks, AT_ONCE).await?,
             },
         })
     }
@@ -196,8 +222,11 @@ pub(super) struct Pool {
 
 impl Pool {
     /// Opens them, and has each used once: what a first request makes is the connection's cost.
-    async fn open(server: &Server, count: usize) -> anyhow::Result<Self> {
-        let open = async || anyhow::Ok(h2::client::handshake(connect(server.plain).await?).await?);
+    async fn open(server: &Server, acks: Acks, count: usize) -> anyhow::Result<Self> {
+        let open = async || {
+            let stream = Acking { stream: connect(server.plain).await?, acks };
+            anyhow::Ok(h2::client::handshake(stream).await?)
+        };
         let opened: Vec<_> =
             stream::iter(0..count).map(|_| open()).buffer_unordered(AT_ONCE).try_collect().await?;
         let mut drivers = JoinSet::new();
@@ -209,8 +238,8 @@ impl Pool {
         }
         let pool = Self { connections, turn: Cell::new(0), _drivers: drivers };
         for _ in 0..count {
-            let asks = Asks { method: "GET", path: "/ping".to_owned(), body: None };
-            let asked = Connected::Http2(pool.next()?.ready().await?).ask(asks).await?;
+            let ping = Asks { method: "GET", path: "/ping".to_owned(), body: None };
+            let asked = Connected::Http2(pool.next()?.ready().await?).ask(ping).await?;
             asked.answer().await?.expect(200)?;
         }
         Ok(pool)
@@ -220,5 +249,56 @@ impl Pool {
         let turn = self.turn.replace(self.turn.get() + 1);
         let next = self.connections.get(turn % self.connections.len());
         next.cloned().context("there is no connection")
+    }
+}
+
+/// A connection whose kernel acknowledges as it is told.
+struct Acking {
+    stream: TcpStream,
+    acks: Acks,
+}
+
+impl AsyncRead for Acking {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut TaskContext<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if self.acks == Acks::AtOnce && read.is_ready() {
+            // The kernel forgets it again. It fails only on a connection that is broken already.
+            let _ = sockopt::set_tcp_quickack(&self.stream, true);
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Acking {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut TaskContext<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut TaskContext<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
