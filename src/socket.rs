@@ -299,12 +299,19 @@ impl Socket {
     /// Waits until the peer's kernel has acknowledged all that was sent before [`Socket::sent`] went over `sent`. False
     /// if the connection broke first. `acknowledged` is told whenever bytes have been acknowledged.
     pub async fn delivered_to(&self, sent: u64, acknowledged: impl Fn()) -> bool {
-        let left = || {
-            // Asked in this order, bytes that are sent meanwhile count as before `sent`: never too few are waited for.
-            let sent_later = self.sent() - sent;
-            (self.unacknowledged() as u64).saturating_sub(sent_later)
-        };
-        self.until_acknowledged(left, acknowledged).await
+        self.until_acknowledged(|| self.unacknowledged_of(sent), acknowledged).await
+    }
+
+    /// Whether the peer's kernel has acknowledged all that was sent before [`Socket::sent`] went over `sent`.
+    #[must_use]
+    pub fn is_acknowledged(&self, sent: u64) -> bool {
+        self.unacknowledged_of(sent) == 0
+    }
+
+    fn unacknowledged_of(&self, sent: u64) -> u64 {
+        // Asked in this order, bytes that are sent meanwhile count as before `sent`: never too few are waited for.
+        let sent_later = self.sent() - sent;
+        (self.unacknowledged() as u64).saturating_sub(sent_later)
     }
 
     async fn until_acknowledged(&self, left: impl Fn() -> u64, acknowledged: impl Fn()) -> bool {

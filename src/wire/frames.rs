@@ -12,6 +12,8 @@ pub struct Frame {
     pub flags: u8,
     /// The stream that it belongs to; 0 is the connection.
     pub stream: u32,
+    /// Bytes behind its head.
+    pub payload: usize,
 }
 
 /// The types that make a difference here (RFC 9113, section 6).
@@ -21,7 +23,9 @@ pub enum FrameKind {
     Data,
     /// A head, or trailers.
     Headers,
-    /// `PRIORITY`, `RST_STREAM`, `SETTINGS` or `PING`: what a client needs few of.
+    /// `RST_STREAM`.
+    Reset,
+    /// `PRIORITY`, `SETTINGS` or `PING`: what a client needs few of.
     Control,
     /// Any other.
     Other,
@@ -47,27 +51,46 @@ pub struct FrameFollower {
 }
 
 impl FrameFollower {
-    /// Follows `bytes`, and tells of each frame whose last byte is among them.
+    /// Follows `bytes`, and calls `passed` with each frame whose last byte is among them.
     pub fn follow(&mut self, mut bytes: &[u8], mut passed: impl FnMut(Frame)) {
-        while let Some((byte, behind)) = bytes.split_first() {
-            if let Some(place) = self.head.get_mut(self.known) {
+        loop {
+            let (count, frame) = self.follow_one(bytes);
+            match frame {
+                Some(frame) => passed(frame),
+                None => return,
+            }
+            bytes = bytes.get(count..).unwrap_or_default();
+        }
+    }
+
+    /// Follows `bytes` to the end of the frame that they begin with or continue. Returns how many of them that is, and the
+    /// frame; `None` where they end before it does.
+    pub fn follow_one(&mut self, bytes: &[u8]) -> (usize, Option<Frame>) {
+        let mut at = 0;
+        while let Some(behind) = bytes.get(at..).filter(|behind| !behind.is_empty()) {
+            if let (Some(place), Some(byte)) = (self.head.get_mut(self.known), behind.first()) {
                 *place = *byte;
                 self.known += 1;
-                bytes = behind;
+                at += 1;
                 if self.known == HEAD_BYTES {
-                    let [high, middle, low, ..] = self.head;
-                    self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+                    self.left = self.payload();
                 }
             } else {
-                let here = bytes.len().min(self.left);
+                let here = behind.len().min(self.left);
                 self.left -= here;
-                bytes = bytes.get(here..).unwrap_or_default();
+                at += here;
             }
             if self.known == HEAD_BYTES && self.left == 0 {
                 self.known = 0;
-                passed(self.frame());
+                return (at, Some(self.frame()));
             }
         }
+        (at, None)
+    }
+
+    fn payload(&self) -> usize {
+        let [high, middle, low, ..] = self.head;
+        usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)
     }
 
     fn frame(&self) -> Frame {
@@ -75,11 +98,12 @@ impl FrameFollower {
         let kind = match kind {
             0x0 => FrameKind::Data,
             0x1 => FrameKind::Headers,
-            0x2 | 0x3 | 0x4 | 0x6 => FrameKind::Control,
+            0x2 | 0x4 | 0x6 => FrameKind::Control,
+            0x3 => FrameKind::Reset,
             _ => FrameKind::Other,
         };
         // The highest bit is reserved.
-        Frame { kind, flags, stream: u32::from_be_bytes(stream) & (u32::MAX >> 1) }
+        Frame { kind, flags, stream: u32::from_be_bytes(stream) & (u32::MAX >> 1), payload: self.payload() }
     }
 }
 
@@ -123,7 +147,7 @@ mod tests {
                 .follow(&[0, 0, 1, kind, flags, 0x80, 0, 0, 7, 9], |frame| told.push(frame));
             told[0]
         };
-        assert_eq!(frame(0, 0x9), Frame { kind: FrameKind::Data, flags: 0x9, stream: 7 });
+        assert_eq!(frame(0, 0x9), Frame { kind: FrameKind::Data, flags: 0x9, stream: 7, payload: 1 });
         assert!(frame(0, 0x9).ends_stream() && frame(1, 0x5).ends_stream());
         // The flag of the same bit acknowledges a PING or a SETTINGS.
         assert!(!frame(0, 0x8).ends_stream() && !frame(4, 0x1).ends_stream() && !frame(6, 0x1).ends_stream());

@@ -163,6 +163,13 @@ pub fn with_fields<T>(head: &[u8], look: impl FnOnce(&Fields<'_, '_>) -> Option<
     look(&Fields { method: request.method?, target: request.path?, lines: request.headers })
 }
 
+/// Whether these values of `Expect` ask for a `100 Continue`: it compares without case, and may stand in a list (RFC 9110,
+/// section 10.1.1). Expectations that nobody knows are passed over.
+pub fn expects_continue<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> bool {
+    let mut members = values.into_iter().flat_map(|value| value.split(|byte| *byte == b','));
+    members.any(|member| member.trim_ascii().eq_ignore_ascii_case(b"100-continue"))
+}
+
 /// The fields that decide about the message's shape.
 #[derive(Default)]
 struct Shape {
@@ -191,8 +198,7 @@ impl Shape {
             }
             self.chunked = true;
         } else if is("expect") {
-            // Of several expectations the last counts, as for hyper.
-            self.expects_continue = field.value.eq_ignore_ascii_case(b"100-continue");
+            self.expects_continue |= expects_continue([field.value]);
         } else if is("forwarded") || is("x-forwarded-for") || is("via") {
             self.is_forwarded = true;
         }

@@ -284,14 +284,15 @@ impl Inbound {
         let Stage::Head(scanner) = &mut self.stage else { return Poll::Ready(Ok(Comes::Request)) };
         loop {
             let begun = !self.ahead.is_empty();
-            let verdict = match self.refusal.clone().filter(|_| begun) {
-                Some(refusal) => Err(*refusal),
-                None if self.requests == 0 && self.ahead.starts_with(HTTP2_PREFACE) => {
+            let verdict = match self.refusal.clone() {
+                // Also where it is to be refused: the refusal is to be understood.
+                _ if self.requests == 0 && self.ahead.starts_with(HTTP2_PREFACE) => {
                     self.timer = None;
                     return Poll::Ready(Ok(Comes::Http2));
                 }
-                None if self.requests == 0 && HTTP2_PREFACE.starts_with(&self.ahead) => Ok(None),
-                None => scanner.scan(&self.ahead),
+                _ if self.requests == 0 && HTTP2_PREFACE.starts_with(&self.ahead) => Ok(None),
+                Some(refusal) if begun => Err(*refusal),
+                _ => scanner.scan(&self.ahead),
             };
             match verdict {
                 Ok(Some(head)) => {
