@@ -3,7 +3,7 @@
 //! A [`Transfer`] settles exactly one [`Outcome`], and the first stands. Each side holds a half; a half that
 //! is dropped (its connection broke, its task was cancelled or panicked) settles the transfer as a failure of
 //! that side, so no path leaves the other side waiting. Nothing but [`DestinationHalf::delivered`] settles a
-//! success.
+//! success, and it asks for [`WholeBody`], which only the [`Relay`] can give: it alone sees where a body ends.
 //!
 //! The destination conducts: it polls the [`Relay`], watches for stalls, and confirms delivery. The source
 //! waits for the outcome. Memory is bounded by one frame in flight here, and by hyper's buffers on both
@@ -25,7 +25,7 @@ use crate::config::StreamLimits;
 use crate::header_set::StreamHeaders;
 use crate::outcome::{Fault, Outcome, Side};
 use crate::rate::Upload;
-pub use body::Relay;
+pub use body::{Piece, Relay};
 pub use source::{BodyStream, SocketBody, SourceBody};
 
 /// What a source brings to the meeting.
@@ -68,9 +68,15 @@ struct Progress {
     bytes: u64,
     moved: Instant,
     awaited: Awaited,
+    /// The relay has the source's whole body, and needs the source no more. Some of it may still be held back by the pace.
+    source_done: bool,
     /// It goes on as soon as its pace allows it.
     paced: bool,
 }
+
+/// Proof that the last byte of a body was handed to whatever writes it to the destination.
+#[derive(Debug)]
+pub struct WholeBody(());
 
 /// What has to happen next, which says whose fault a stall is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +85,7 @@ enum Awaited {
     Source,
     /// That the destination takes what there is.
     Destination,
-    /// That the destination has the last of a body that has ended.
+    /// That the destination acknowledges a body that was passed on whole.
     Delivery,
 }
 
@@ -92,7 +98,8 @@ impl Transfer {
         on_end: OnEnd,
     ) -> (SourceHalf, DestinationHalf) {
         let started = Instant::now();
-        let progress = Progress { bytes: 0, moved: started, awaited: Awaited::Source, paced: false };
+        let progress =
+            Progress { bytes: 0, moved: started, awaited: Awaited::Source, source_done: false, paced: false };
         let transfer = Arc::new(Self {
             headers,
             limits,
@@ -165,10 +172,14 @@ impl Transfer {
         }
     }
 
-    /// The source's whole body has been passed on, and what is left is to deliver it.
+    /// The proof that the whole body was passed on, if it was. The destination may not have received it yet.
     #[must_use]
-    pub fn is_source_done(&self) -> bool {
-        self.progress.lock().awaited == Awaited::Delivery
+    pub fn whole_body(&self) -> Option<WholeBody> {
+        (self.progress.lock().awaited == Awaited::Delivery).then_some(WholeBody(()))
+    }
+
+    fn source_done(&self) {
+        self.progress.lock().source_done = true;
     }
 
     /// Bytes have moved somewhere: the idle limit counts from now.
@@ -281,7 +292,7 @@ impl SourceHalf {
 impl Drop for SourceHalf {
     fn drop(&mut self) {
         // A source that leaves after its last byte spoils nothing.
-        if !self.0.is_source_done() {
+        if !self.0.progress.lock().source_done {
             self.0.fail(Fault::SourceDisconnected);
         }
     }
@@ -307,8 +318,8 @@ impl DestinationHalf {
         self.at_end = Some(Box::new(at_end));
     }
 
-    /// Every byte is at the destination.
-    pub fn delivered(self) {
+    /// The destination has acknowledged every byte of the body.
+    pub fn delivered(self, _: WholeBody) {
         self.transfer.settle(Outcome::Finished);
     }
 }

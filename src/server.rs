@@ -18,7 +18,6 @@ mod http2;
 mod listener;
 mod shares;
 mod tls;
-mod traffic;
 
 use std::future::{Future, pending, poll_fn};
 use std::io;

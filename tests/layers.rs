@@ -31,8 +31,11 @@ const HOMES: [(&str, &[&str]); 24] = [
     ("sd_notify", &["cli/systemd.rs"]),
     ("httparse", &["wire/head.rs"]),
     ("httpdate", &["http/message.rs"]),
-    ("futures_util", &["http.rs", "http/handlers.rs", "server/fast.rs", "server/http2.rs"]),
-    ("h2", &["server/http2.rs", "server/traffic.rs"]),
+    (
+        "futures_util",
+        &["http.rs", "http/handlers.rs", "server/fast.rs", "server/http2.rs", "server/http2/stream.rs"],
+    ),
+    ("h2", &["server/http2.rs", "server/http2/stream.rs", "server/http2/upload.rs"]),
     ("rustls", &["server/tls.rs"]),
     (
         "tokio_rustls",
@@ -59,7 +62,8 @@ const HOMES: [(&str, &[&str]); 24] = [
             "http/peer.rs",
             "http/spelling.rs",
             "server/tls.rs",
-            "server/traffic.rs",
+            "server/http2/traffic.rs",
+            "server/http2/upload.rs",
             "socket/session.rs",
         ],
     ),

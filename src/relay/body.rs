@@ -14,6 +14,25 @@ use crate::config::Size;
 use crate::outcome::{Fault, LengthMismatch, UploadLength};
 use crate::wire::Wire;
 
+/// What a [`Relay`] passes on next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Some bytes, at least one; more bytes may follow.
+    Data(Bytes),
+    /// The last bytes, or none where the end of the body was only seen behind them. Nothing follows.
+    Last(Bytes),
+}
+
+impl Piece {
+    /// The bytes.
+    #[must_use]
+    pub fn into_data(self) -> Bytes {
+        match self {
+            Self::Data(data) | Self::Last(data) => data,
+        }
+    }
+}
+
 /// The destination's response body: the source's request body as it comes, and the watch over both.
 ///
 /// It ends well only where the source's body did; any other end is an error, which makes the response visibly
@@ -27,6 +46,8 @@ pub struct Relay {
     /// ended.
     promised: bool,
     received: u64,
+    /// The source's body has ended well. What is in `held` and `ahead` is still to be passed on.
+    ended: bool,
     /// Bytes that may be received.
     most: u64,
     held: Option<Bytes>,
@@ -57,6 +78,7 @@ impl Relay {
             length: offer.length.or(promised),
             promised: offer.length.is_none() && promised.is_some(),
             received: 0,
+            ended: false,
             held: None,
             ahead: None,
             unwritten: false,
@@ -72,6 +94,9 @@ impl Relay {
     /// The fault that ended the transfer.
     pub async fn first(&mut self) -> Result<(), Fault> {
         self.ahead = std::future::poll_fn(|cx| self.poll_data(cx)).await.transpose()?;
+        if self.is_passed_on() {
+            self.transfer.awaits(Awaited::Delivery);
+        }
         Ok(())
     }
 
@@ -81,31 +106,35 @@ impl Relay {
         self.length
     }
 
-    /// The next data to pass on, counted as passed on; `None` at the end.
+    /// The next piece to pass on, counted as passed on. Behind the last there are only empty last pieces.
     ///
     /// # Errors
     /// The fault that ended the transfer.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Fault> {
-        std::future::poll_fn(|cx| self.poll_next(cx)).await.transpose()
+    pub async fn next(&mut self) -> Result<Piece, Fault> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
-        let allowed = match ready!(self.poll_allowance(cx)) {
-            Ok(allowed) => allowed,
-            Err(fault) => return Poll::Ready(Some(Err(fault))),
-        };
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Fault>> {
+        let allowed = ready!(self.poll_allowance(cx))?;
         let mut data = match self.ahead.take() {
-            Some(ahead) => Some(Ok(ahead)),
-            None if self.transfer.is_source_done() => None,
-            None => ready!(self.poll_data(cx)),
+            Some(ahead) => ahead,
+            None if self.ended => Bytes::new(),
+            None => ready!(self.poll_data(cx)).transpose()?.unwrap_or_default(),
         };
-        if let Some(Ok(data)) = &mut data {
-            if (data.len() as u64) > allowed {
-                self.ahead = Some(data.split_off(usize::try_from(allowed).unwrap_or(usize::MAX)));
-            }
-            self.pass_on(data.len());
+        if (data.len() as u64) > allowed {
+            self.ahead = Some(data.split_off(usize::try_from(allowed).unwrap_or(usize::MAX)));
         }
-        Poll::Ready(data)
+        self.pass_on(data.len());
+        if !self.is_passed_on() {
+            return Poll::Ready(Ok(Piece::Data(data)));
+        }
+        self.transfer.awaits(Awaited::Delivery);
+        Poll::Ready(Ok(Piece::Last(data)))
+    }
+
+    /// The body has ended, and nothing of it is held back here.
+    fn is_passed_on(&self) -> bool {
+        self.ended && self.ahead.is_none()
     }
 
     /// How many bytes may be passed on now: at least one. Until then each side is watched.
@@ -117,16 +146,16 @@ impl Relay {
     }
 
     fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, Fault>> {
-        let Some(pace) = &mut self.pace else { return Poll::Ready(Ok(u64::MAX)) };
-        if self.ahead.is_none() && self.transfer.is_source_done() {
+        let is_passed_on = self.is_passed_on();
+        let Some(pace) = self.pace.as_mut().filter(|_| !is_passed_on) else {
             return Poll::Ready(Ok(u64::MAX));
-        }
+        };
         let allowance = pace.poll_allowance(cx);
         self.transfer.set_paced(allowance.is_pending());
         if let Poll::Ready(allowed) = allowance {
             return Poll::Ready(Ok(allowed));
         }
-        if pace.poll_source_left(cx, &self.body).is_ready() && !self.transfer.is_source_done() {
+        if pace.poll_source_left(cx, &self.body).is_ready() && !self.ended {
             return Poll::Ready(Err(self.fail(Fault::SourceDisconnected)));
         }
         ready!(self.departure.as_mut().poll(cx));
@@ -158,12 +187,15 @@ impl Relay {
         self.received += bytes;
         self.transfer.brought(bytes);
         self.transfer.awaits(Awaited::Destination);
+        if self.length == Some(self.received) {
+            self.end();
+        }
     }
 
     /// The kernel has passed so many bytes on to the destination.
     pub fn passed_by_kernel(&mut self, bytes: usize) {
         self.pass_on(bytes);
-        if self.in_kernel().is_none() && self.length == Some(self.received) {
+        if self.ended && self.transfer.bytes() == self.received {
             self.transfer.awaits(Awaited::Delivery);
         }
     }
@@ -201,7 +233,7 @@ impl Relay {
             };
             return Poll::Ready(match end {
                 Ok(()) => {
-                    self.transfer.awaits(Awaited::Delivery);
+                    self.end();
                     self.held.take().map(Ok)
                 }
                 Err(fault) => Some(Err(self.fail(fault))),
@@ -224,8 +256,7 @@ impl Relay {
                 Ok(None)
             }
             Some(length) if self.received == length => {
-                // hyper does not poll a response body of known length again after its last byte.
-                self.transfer.awaits(Awaited::Delivery);
+                self.end();
                 Ok(Some(data))
             }
             _ => Ok(Some(data)),
@@ -240,6 +271,12 @@ impl Relay {
             Some(length) if self.received != length => Err(Fault::SourceDisconnected),
             _ => Ok(()),
         }
+    }
+
+    /// The source's body has ended well.
+    fn end(&mut self) {
+        self.ended = true;
+        self.transfer.source_done();
     }
 
     fn fail(&self, fault: Fault) -> Fault {
@@ -263,25 +300,26 @@ impl Body for Relay {
         if let Some(fault) = self.untold.take() {
             return Poll::Ready(Some(Err(fault)));
         }
-        let next = self.poll_next(cx);
-        let unwritten = std::mem::replace(&mut self.unwritten, matches!(next, Poll::Ready(Some(Ok(_)))));
-        if let Poll::Ready(Some(Err(fault))) = next {
-            if !unwritten {
-                return Poll::Ready(Some(Err(fault)));
-            }
+        let next = self.poll_next(cx).map_ok(Piece::into_data);
+        let gives_data = matches!(&next, Poll::Ready(Ok(data)) if !data.is_empty());
+        let unwritten = std::mem::replace(&mut self.unwritten, gives_data);
+        match ready!(next) {
             // hyper throws away what it has not written when a body fails, the head too. It writes when there is nothing to
             // do.
-            self.untold = Some(fault);
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+            Err(fault) if unwritten => {
+                self.untold = Some(fault);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Err(fault) => Poll::Ready(Some(Err(fault))),
+            Ok(data) => Poll::Ready(gives_data.then(|| Ok(Frame::data(data)))),
         }
-        next.map_ok(Frame::data)
     }
 
     /// False for a body of a known length of zero, which [`Relay::length`] tells: hyper would drop the length that
     /// the stream's maker spelled.
     fn is_end_stream(&self) -> bool {
-        self.ahead.is_none() && self.transfer.is_source_done() && self.length != Some(0)
+        self.is_passed_on() && self.length != Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -23,7 +23,7 @@ use shuttle::{Config, Runner, thread};
 use super::*;
 use crate::config::StreamLimits;
 use crate::metrics::Format;
-use crate::relay::{Relay, SourceBody};
+use crate::relay::{Piece, Relay, SourceBody};
 
 /// Longer than a case takes by any clock: only [`Act::PassTime`] and the end of a case let it pass.
 const TTL: Duration = Duration::from_hours(1);
@@ -286,8 +286,11 @@ fn download(meeting: Meeting, conduct: Conduct) -> End {
                 _ = transfer.failed() => return false,
             };
             match data {
-                Ok(Some(data)) => received.extend(data),
-                Ok(None) => return true,
+                Ok(Piece::Data(data)) => received.extend(data),
+                Ok(Piece::Last(data)) => {
+                    received.extend(data);
+                    return true;
+                }
                 Err(_) => return false,
             }
             if conduct == Conduct::Breaks {
@@ -297,10 +300,9 @@ fn download(meeting: Meeting, conduct: Conduct) -> End {
         }
     });
     drop(relay);
-    if whole {
-        half.delivered();
-    } else {
-        drop(half);
+    match transfer.whole_body() {
+        Some(body) if whole => half.delivered(body),
+        _ => drop(half),
     }
     let outcome = wait(transfer.outcome()).clone();
     End::Transferred { outcome, received, whole }

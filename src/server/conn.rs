@@ -199,7 +199,8 @@ fn fault(error: &hyper::Error) -> Fault {
 async fn end_destination(peer: &Peer, app: &App, half: DestinationHalf, whole: bool) {
     let socket = peer.socket();
     let transfer = half.transfer();
-    if !(whole && transfer.is_source_done() && transfer.fault().is_none()) {
+    let body = transfer.whole_body().filter(|_| whole && transfer.fault().is_none());
+    let Some(body) = body else {
         drop(half);
         if matches!(
             peer.receiving().and_then(|transfer| transfer.fault()),
@@ -209,7 +210,7 @@ async fn end_destination(peer: &Peer, app: &App, half: DestinationHalf, whole: b
             socket.arm_reset();
         }
         return;
-    }
+    };
     socket.disarm_reset();
     let written = Instant::now();
     let delivered = tokio::select! {
@@ -219,7 +220,7 @@ async fn end_destination(peer: &Peer, app: &App, half: DestinationHalf, whole: b
     };
     if delivered {
         app.metrics.delivered(written.elapsed());
-        half.delivered();
+        half.delivered(body);
         linger(peer).await;
     } else {
         drop(half);

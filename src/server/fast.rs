@@ -29,7 +29,7 @@ use crate::http::route::Route;
 use crate::http::{App, Asks, Departed, PlainRequest, answer_plain, passed_headers};
 use crate::metrics::Lane;
 use crate::outcome::Fault;
-use crate::relay::{Offer, Relay, SocketBody, SourceBody};
+use crate::relay::{Offer, Piece, Relay, SocketBody, SourceBody};
 use crate::splice::{Pipe, Pipes};
 use crate::wire::head::{Fields, Framing, Head, OnContinue, with_fields};
 use crate::wire::inbound::Peek;
@@ -287,15 +287,20 @@ impl Batch {
         Ok(batch)
     }
 
-    fn add(&mut self, next: Result<Option<Bytes>, Fault>) {
-        match next {
-            Ok(Some(piece)) => {
-                self.bytes += piece.len();
-                self.pieces.push(piece);
+    fn add(&mut self, next: Result<Piece, Fault>) {
+        let data = match next {
+            Ok(Piece::Data(data)) => data,
+            Ok(Piece::Last(data)) => {
+                self.end = Some(Ok(()));
+                data
             }
-            Ok(None) => self.end = Some(Ok(())),
-            Err(fault) => self.end = Some(Err(fault)),
-        }
+            Err(fault) => {
+                self.end = Some(Err(fault));
+                return;
+            }
+        };
+        self.bytes += data.len();
+        self.pieces.push(data);
     }
 
     /// Writes the batch behind `head`, in one go if the kernel takes it.
