@@ -10,10 +10,10 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use http_rendezvous::config::DataPath;
+use http_rendezvous::config::{Config, DataPath, Size};
 use http_rendezvous::wire::inbound::HTTP2_PREFACE;
 
-use crate::client::{End, soon};
+use crate::client::{Client, End, soon};
 use crate::metrics::Exposition;
 use crate::server::TestServer;
 use crate::transport::{CERTIFICATE, is_tls};
@@ -533,30 +533,231 @@ fn frame(stream: u8, kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     [&[0, 0, length, kind, flags, 0, 0, 0, stream][..], payload].concat()
 }
 
-/// By hand, because the library sends nothing that a reset follows.
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const WINDOW_UPDATE: u8 = 8;
+const CANCEL: [u8; 4] = [0, 0, 0, 8];
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A request's head. By hand, as what follows, because the library sends no frames in an order that it would not choose.
+fn head(stream: u8, flags: u8, method: &str, path: &str) -> Vec<u8> {
+    let fields = [(":method", method), (":scheme", "http"), (":authority", "test"), (":path", path)];
+    let fields = fields.into_iter().flat_map(|(name, value)| {
+        let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+        [vec![0], text(name), text(value)].concat()
+    });
+    frame(stream, HEADERS, END_HEADERS | flags, &fields.collect::<Vec<_>>())
+}
+
 #[tokio::test]
 async fn what_came_with_a_reset_is_passed_on_before_the_cut() {
-    const PUT: [(&str, &str); 3] = [(":method", "PUT"), (":scheme", "http"), (":authority", "test")];
-    let (data, headers, reset, settings) = (0, 1, 3, 4);
     for data_path in [DataPath::Auto, DataPath::Portable] {
         let server = TestServer::start_with(|config| config.data_path = data_path).await;
         let id = server.create().await;
         let mut destination = server.get(&id).await;
         server.until(&id, "DST_CONNECTED").await;
         let mut source = server.connect().await;
-        let path = format!("/stream/{id}");
-        let fields = PUT.into_iter().chain([(":path", path.as_str())]).flat_map(|(name, value)| {
-            let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-            [vec![0], text(name), text(value)].concat()
-        });
-        let fields: Vec<u8> = fields.collect();
-        let request = [frame(0, settings, 0, &[]), frame(1, headers, 4, &fields)].concat();
+        let request = [frame(0, SETTINGS, 0, &[]), head(1, 0, "PUT", &format!("/stream/{id}"))].concat();
         source.send([HTTP2_PREFACE, &request].concat()).await;
         server.until(&id, "STREAMING").await;
-        source.send([frame(1, data, 0, b"hello"), frame(1, reset, 0, &[0, 0, 0, 8])].concat()).await;
+        source.send([frame(1, DATA, 0, b"hello"), frame(1, RST_STREAM, 0, &CANCEL)].concat()).await;
         let head = destination.head().await.unwrap();
         let response = destination.rest(head).await;
         assert_eq!((response.status, &response.body[..]), (200, &b"hello"[..]), "{data_path:?}");
         assert_eq!(response.end, End::Short);
     }
+}
+
+#[tokio::test]
+async fn a_paced_download_is_whole_whatever_its_source_speaks() {
+    let rate = Size::bytes(200_000);
+    let server = TestServer::start_with(|config| config.streams.max_rate = Some(rate)).await;
+    let client = Http2::connect(&server).await;
+    let body: Vec<u8> = (0..40_000u32).map(|at| (at % 251) as u8).collect();
+    let length = body.len().to_string();
+    for source in ["HTTP/1.1, length", "HTTP/1.1, chunked", "HTTP/2, length", "HTTP/2"] {
+        let id = client.create().await;
+        let download = client.get(&id).await;
+        let upload = async {
+            if source.starts_with("HTTP/2") {
+                let fields = [("content-length", &*length)];
+                let fields = if source.ends_with("length") { &fields[..] } else { &[] };
+                let (upload, mut send) = client.request("PUT", &format!("/stream/{id}"), fields, false).await;
+                send_all(&mut send, &body, true).await;
+                answer(upload).await.status.as_u16()
+            } else if source.ends_with("length") {
+                let mut upload = server.put(&id, &format!("Content-Length: {length}\r\n")).await;
+                upload.send(&body).await;
+                upload.response().await.status
+            } else {
+                let mut upload = server.put(&id, "Transfer-Encoding: chunked\r\n").await;
+                upload
+                    .send([format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n0\r\n\r\n"].concat())
+                    .await;
+                upload.response().await.status
+            }
+        };
+        let (seen, status) = tokio::join!(answer(download), upload);
+        assert_eq!((seen.cut, seen.body.len(), status), (None, body.len(), 200), "{source}");
+        assert!(seen.body == body, "{source}");
+    }
+}
+
+/// A client that has asked for `ids` on streams 1, 3, … with all the room that HTTP/2 can give, and reads nothing.
+async fn deaf(server: &TestServer, ids: [&str; 2]) -> Client {
+    let mut client = Client::connect_narrow(server.address()).await;
+    let window = (i32::MAX as u32).to_be_bytes();
+    let settings = [&[0, 4][..], &window].concat();
+    let room = (i32::MAX as u32 - 65_535).to_be_bytes();
+    let begin = [frame(0, SETTINGS, 0, &settings), frame(0, WINDOW_UPDATE, 0, &room)].concat();
+    client.send([HTTP2_PREFACE, &begin].concat()).await;
+    for (stream, id) in [1, 3].into_iter().zip(ids) {
+        client.send(head(stream, END_STREAM, "GET", &format!("/stream/{id}"))).await;
+        server.until(id, "DST_CONNECTED").await;
+    }
+    client
+}
+
+#[tokio::test]
+async fn a_reset_behind_the_last_frame_ends_the_transfer_at_once() {
+    for length in [1, 1000, 50_000] {
+        let server = TestServer::start().await;
+        let (full, last) = (server.create().await, server.create().await);
+        let mut client = deaf(&server, [&full, &last]).await;
+        // Until the connection takes no more.
+        let mut filler = server.put(&full, "Content-Length: 100000000\r\n").await;
+        let body = vec![0; 100_000_000];
+        let filled = tokio::time::timeout(Duration::from_millis(300), filler.push(&body));
+        assert!(filled.await.is_err(), "nobody reads it");
+
+        let mut source = server.put(&last, &format!("Content-Length: {length}\r\n")).await;
+        source.send(vec![7; length]).await;
+        while server.status(&last).await["bytes_transferred"] != length {}
+        client.send(frame(3, RST_STREAM, 0, &CANCEL)).await;
+        assert_eq!(source.response().await.error(), "502 StreamDestinationError", "{length} bytes");
+        server.until(&last, "DST_DISCONNECTED").await;
+    }
+}
+
+#[tokio::test]
+async fn small_frames_of_a_waiting_upload_are_all_passed_on() {
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    let mut source = server.connect().await;
+    let begin = [frame(0, SETTINGS, 0, &[]), head(1, 0, "PUT", &format!("/stream/{id}"))].concat();
+    source.send([HTTP2_PREFACE, &begin].concat()).await;
+    server.until(&id, "SRC_CONNECTED").await;
+    // As many as the window takes.
+    let body: Vec<u8> = (0..65_535u32).map(|at| (at % 251) as u8).collect();
+    let frames: Vec<u8> = body.iter().flat_map(|byte| frame(1, DATA, 0, &[*byte])).collect();
+    source.send(frames).await;
+    let mut destination = server.get(&id).await;
+    let head = destination.head().await.unwrap();
+    source.send(frame(1, DATA, END_STREAM, &[])).await;
+    let seen = destination.rest(head).await;
+    assert_eq!((seen.body.len(), seen.end), (body.len(), End::Whole));
+    assert!(seen.body == body);
+}
+
+#[tokio::test]
+async fn a_100_is_asked_for_in_any_case_and_in_a_list() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    for (fields, is_asked) in [
+        (&["100-continue"][..], true),
+        (&["100-Continue"], true),
+        (&["100-CONTINUE"], true),
+        (&["x, 100-continue"], true),
+        (&["100-continue", "x"], true),
+        (&["x"], false),
+        (&["100-continue-not"], false),
+    ] {
+        let id = client.create().await;
+        let _download = client.get(&id).await;
+        let fields: Vec<_> = fields.iter().map(|value| ("expect", *value)).collect();
+        let (mut upload, mut send) = client.request("PUT", &format!("/stream/{id}"), &fields, false).await;
+        if is_asked {
+            let interim = soon(poll_fn(|cx| upload.poll_informational(cx))).await.unwrap().unwrap();
+            assert_eq!(interim.status(), StatusCode::CONTINUE, "{fields:?}");
+        }
+        send_all(&mut send, b"hi", true).await;
+        assert_eq!(answer(upload).await.status, StatusCode::OK, "{fields:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_over_a_limit_is_refused_in_http2() {
+    for (adjust, refusal) in [
+        ((|config| config.clients.max_connections = Some(1)) as fn(&mut Config), "429 TooManyRequestsError"),
+        (|config| config.max_connections = 1, "503 ServerBusyError"),
+    ] {
+        let server = TestServer::start_with(adjust).await;
+        let first = Http2::connect(&server).await;
+        assert_eq!(first.ask("GET", "/ping").await.status, StatusCode::OK);
+        let second = Http2::connect(&server).await;
+        let seen = second.ask("GET", "/ping").await;
+        assert_eq!(seen.error(), refusal);
+        assert!(seen.headers.contains_key("retry-after"), "{seen:?}");
+        assert!(soon(second.driver).await.unwrap().is_ok(), "the connection ends well");
+        assert_eq!(first.ask("GET", "/ping").await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn cancelled_requests_of_a_proxy_end_nobody_elses() {
+    let proxies = ["127.0.0.1/32".parse().unwrap()].into_iter().collect();
+    let server = TestServer::start_with(|config| config.trusted_proxies = proxies).await;
+    let client = Http2::connect(&server).await;
+    let (kept, cancelled) = (client.create().await, client.create().await);
+    let download = client.get(&kept).await;
+    for _ in 0..1100 {
+        let mut waiting = soon(client.send.clone().ready()).await.unwrap();
+        let request = Request::builder().uri(format!("http://test/stream/{cancelled}")).body(()).unwrap();
+        let (_, mut stream) = waiting.send_request(request, true).unwrap();
+        stream.send_reset(Reason::CANCEL);
+        tokio::task::yield_now().await;
+    }
+    let (upload, mut send) = client.put(&kept).await;
+    send_all(&mut send, b"hello", true).await;
+    assert_eq!(answer(download).await.body, b"hello");
+    assert_eq!(answer(upload).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_crumbs_of_a_cookie_count_as_one_field() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let names: Vec<String> = (0..100).map(|number| format!("x-{number}")).collect();
+    for (others, crumbs, status) in [(0, 150, 200), (99, 2, 200), (100, 2, 431)] {
+        let fields = names[..others].iter().map(|name| (&**name, "1"));
+        let fields: Vec<_> = fields.chain((0..crumbs).map(|_| ("cookie", "a=b"))).collect();
+        let (response, _) = client.request("GET", "/ping", &fields, true).await;
+        assert_eq!(answer(response).await.status.as_u16(), status, "{others} and {crumbs}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_all_before_it_reads_gets_its_refusal() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let (upload, mut send) = client.put("unknown").await;
+    send_all(&mut send, &vec![0; 1 << 20], true).await;
+    assert_eq!(answer(upload).await.error(), "404 SessionNotFoundError");
+    assert_eq!(client.ask("GET", "/ping").await.status, StatusCode::OK, "the connection goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_on_sending_what_is_refused_is_stopped() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let begun = tokio::time::Instant::now();
+    let (upload, mut send) = client.put("unknown").await;
+    assert_eq!(answer(upload).await.error(), "404 SessionNotFoundError");
+    let reset = soon(poll_fn(|cx| send.poll_reset(cx))).await.unwrap();
+    assert_eq!((reset, begun.elapsed().as_secs()), (Reason::NO_ERROR, 2));
+    assert!(soon(client.driver).await.unwrap().is_ok());
+    assert_eq!(begun.elapsed().as_secs(), 2, "a connection that nobody else uses ends with it");
 }
