@@ -74,6 +74,8 @@ pub struct Peer {
     half: Mutex<Option<DestinationHalf>>,
     /// Set when this connection becomes a destination that has got its head.
     receiving: SetOnce<Arc<Transfer>>,
+    /// Set when the sides have paired and the request is the source's.
+    feeds: AtomicBool,
     /// Set when the whole request body is known to have been taken.
     body_taken: AtomicBool,
 }
@@ -89,6 +91,7 @@ impl Peer {
             caller,
             half: Mutex::new(None),
             receiving: SetOnce::new(),
+            feeds: AtomicBool::new(false),
             body_taken: AtomicBool::new(false),
         }
     }
@@ -210,11 +213,18 @@ impl Peer {
 
     /// The sides have paired: the source's body may be read.
     pub fn want_body(&self) {
+        self.feeds.store(true, Ordering::Relaxed);
         match &self.share {
             Share::Whole => self.wire.inbound().lock().release(),
             // Said once; to say it again changes nothing.
             Share::Stream { body_wanted } => drop(body_wanted.as_ref().map(|wanted| wanted.set(()))),
         }
+    }
+
+    /// Whether the request is the source of a pair.
+    #[must_use]
+    pub fn feeds(&self) -> bool {
+        self.feeds.load(Ordering::Relaxed)
     }
 
     /// Waits until the body of an HTTP/2 request is about to be read, where its client is to be told.

@@ -12,7 +12,7 @@ mod stream;
 mod traffic;
 mod upload;
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +29,7 @@ use tracing::debug;
 use self::io::Io;
 use self::stream::Left;
 use self::traffic::{Tolerance, Traffic};
+use self::upload::Uploads;
 use crate::http::App;
 use crate::http::peer::Peer;
 use crate::wire::head::MAX_HEAD_BYTES;
@@ -46,7 +47,7 @@ const STREAM_WINDOW: u32 = 64 * 1024 - 1;
 /// What a stream may hold of an answer that its client does not take, in bytes.
 const SEND_BUFFER: usize = 256 * 1024;
 /// h2's budget for DATA frames that it holds: each of fewer than 256 bytes costs what it lacks of that. Enough for 4000 of
-/// one byte, of which [`Io`] gives h2 far fewer before [`upload`] takes them out again.
+/// one byte, of which [`Io`] gives h2 far fewer before [`Uploads::sweep`].
 const DATA_FRAME_BUDGET: usize = 1024 * 1024;
 /// For the client to read the last answers once the connection was said to end.
 const LINGER: Duration = Duration::from_secs(2);
@@ -70,15 +71,16 @@ pub(super) async fn serve(peer: &Arc<Peer>, app: &App, draining: &CancellationTo
         connection.graceful_shutdown();
     }
 
+    let uploads = Uploads::default();
     let mut requests = FuturesUnordered::new();
     let mut idle = pin!(sleep(app.request_timeout));
     let mut vanished = pin!(peer.socket().vanished());
     let (mut drains, mut calmed, mut closes) = (refusal.is_some(), false, refusal.is_some());
     let ended = loop {
         tokio::select! {
-            accepted = accept(&mut connection, requests.len() < MAX_REQUESTS) => match accepted {
+            accepted = accept(&mut connection, &traffic, &uploads, requests.len() < MAX_REQUESTS) => match accepted {
                 Some(Ok((request, respond))) => {
-                    requests.push(stream::serve(app, peer, &traffic, request, respond, refusal.as_ref()));
+                    requests.push(stream::serve(app, peer, &traffic, &uploads, request, respond, refusal.as_ref()));
                 }
                 Some(Err(error)) => break Err(error),
                 None => break Ok(()),
@@ -110,26 +112,38 @@ pub(super) async fn serve(peer: &Arc<Peer>, app: &App, draining: &CancellationTo
             }
         }
     };
-    // From this the requests learn that the connection has ended. What is with the kernel may still be delivered, but nobody is
-    // waited for longer than for a client that is silent.
+    // From this the requests learn that the connection has ended. What is with the kernel may still be delivered, and so may the
+    // body of a source that has sent all of it.
     drop(connection);
     traffic.end();
-    let _ = timeout(app.peer_timeout, async { while requests.next().await.is_some() {} }).await;
+    while requests.next().await.is_some() {}
     match ended {
         Ok(()) => Box::pin(peer.socket().linger(LINGER)).await,
         Err(error) => debug!(%error, "connection ended early"),
     }
 }
 
+type Accepted = (http::Request<h2::RecvStream>, h2::server::SendResponse<Bytes>);
+
 /// The next request, if one `is_wanted`; drives the connection meanwhile. `None` at the connection's end.
 async fn accept(
     connection: &mut Connection<Io, Bytes>,
+    traffic: &Traffic,
+    uploads: &Uploads,
     is_wanted: bool,
 ) -> Option<Result<Accepted, h2::Error>> {
-    if is_wanted {
-        return connection.accept().await;
-    }
-    poll_fn(|cx| connection.poll_closed(cx)).await.err().map(Err)
+    let mut accepting = pin!(async {
+        if is_wanted {
+            return connection.accept().await;
+        }
+        poll_fn(|cx| connection.poll_closed(cx)).await.err().map(Err)
+    });
+    poll_fn(|cx| {
+        if traffic.is_turn_over() {
+            uploads.sweep();
+            traffic.begin_turn();
+        }
+        accepting.as_mut().poll(cx)
+    })
+    .await
 }
-
-type Accepted = (http::Request<h2::RecvStream>, h2::server::SendResponse<Bytes>);

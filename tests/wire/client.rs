@@ -182,6 +182,18 @@ impl Client {
         self.input[..bytes].to_vec()
     }
 
+    /// Reads, and forgets, so many bytes of a body of capital letters, however it is framed.
+    pub async fn body_of(&mut self, bytes: usize) {
+        let mut read = 0;
+        while read < bytes {
+            if self.input.is_empty() {
+                self.fill().await.unwrap();
+            }
+            read += self.input.iter().filter(|byte| byte.is_ascii_uppercase()).count();
+            self.input.clear();
+        }
+    }
+
     pub async fn response(&mut self) -> Response {
         let head = self.head().await.unwrap();
         self.rest(head).await

@@ -19,29 +19,29 @@ use crate::server::TestServer;
 use crate::transport::{CERTIFICATE, is_tls};
 
 /// A connection.
-struct Http2 {
+pub struct Http2 {
     send: SendRequest<Bytes>,
     driver: tokio::task::JoinHandle<Result<(), h2::Error>>,
 }
 
 /// An answer that was read to its end.
 #[derive(Debug)]
-struct Answer {
-    status: StatusCode,
+pub struct Answer {
+    pub status: StatusCode,
     headers: HeaderMap,
-    body: Vec<u8>,
+    pub body: Vec<u8>,
     /// How the stream was cut, if it was.
-    cut: Option<Cut>,
+    pub cut: Option<Cut>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Cut {
+pub enum Cut {
     Reset(Reason),
     Lost,
 }
 
 impl Http2 {
-    async fn connect(server: &TestServer) -> Self {
+    pub async fn connect(server: &TestServer) -> Self {
         Self::connect_with(server, &mut h2::client::Builder::new()).await
     }
 
@@ -64,7 +64,7 @@ impl Http2 {
     }
 
     /// Sends a head; what is to come of it, and the body's sender.
-    async fn request(
+    pub async fn request(
         &self,
         method: &str,
         path: &str,
@@ -79,7 +79,7 @@ impl Http2 {
         send.send_request(request.body(()).unwrap(), ends).unwrap()
     }
 
-    async fn ask(&self, method: &str, path: &str) -> Answer {
+    pub async fn ask(&self, method: &str, path: &str) -> Answer {
         let (response, _) = self.request(method, path, &[], true).await;
         answer(response).await
     }
@@ -88,8 +88,15 @@ impl Http2 {
         self.ask("POST", "/stream").await.json()["stream"].as_str().unwrap().to_owned()
     }
 
-    async fn get(&self, id: &str) -> h2::client::ResponseFuture {
+    pub async fn get(&self, id: &str) -> h2::client::ResponseFuture {
         self.request("GET", &format!("/stream/{id}"), &[], true).await.0
+    }
+
+    /// Closes the connection, whatever is under way.
+    pub async fn close(self) {
+        self.driver.abort();
+        // Dropped with its task, the connection is closed.
+        let _ = self.driver.await;
     }
 
     async fn put(&self, id: &str) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
@@ -103,16 +110,16 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    fn error(&self) -> String {
+    pub fn error(&self) -> String {
         format!("{} {}", self.status.as_u16(), self.json()["name"].as_str().unwrap())
     }
 }
 
-async fn answer(response: h2::client::ResponseFuture) -> Answer {
+pub async fn answer(response: h2::client::ResponseFuture) -> Answer {
     rest(soon(response).await.unwrap()).await
 }
 
-async fn rest(response: Response<RecvStream>) -> Answer {
+pub async fn rest(response: Response<RecvStream>) -> Answer {
     let (parts, mut stream) = response.into_parts();
     let mut answer = Answer { status: parts.status, headers: parts.headers, body: Vec::new(), cut: None };
     while let Some(data) = soon(stream.data()).await {
@@ -131,7 +138,7 @@ async fn rest(response: Response<RecvStream>) -> Answer {
 }
 
 /// Sends as the server takes it.
-async fn send_all(send: &mut SendStream<Bytes>, bytes: &[u8], ends: bool) {
+pub async fn send_all(send: &mut SendStream<Bytes>, bytes: &[u8], ends: bool) {
     let mut data = Bytes::copy_from_slice(bytes);
     while !data.is_empty() {
         send.reserve_capacity(data.len());
@@ -645,21 +652,29 @@ async fn a_reset_behind_the_last_frame_ends_the_transfer_at_once() {
 #[tokio::test]
 async fn small_frames_of_a_waiting_upload_are_all_passed_on() {
     let server = TestServer::start().await;
-    let id = server.create().await;
-    let mut source = server.connect().await;
-    let begin = [frame(0, SETTINGS, 0, &[]), head(1, 0, "PUT", &format!("/stream/{id}"))].concat();
-    source.send([HTTP2_PREFACE, &begin].concat()).await;
-    server.until(&id, "SRC_CONNECTED").await;
     // As many as the window takes.
     let body: Vec<u8> = (0..65_535u32).map(|at| (at % 251) as u8).collect();
     let frames: Vec<u8> = body.iter().flat_map(|byte| frame(1, DATA, 0, &[*byte])).collect();
-    source.send(frames).await;
-    let mut destination = server.get(&id).await;
-    let head = destination.head().await.unwrap();
-    source.send(frame(1, DATA, END_STREAM, &[])).await;
-    let seen = destination.rest(head).await;
-    assert_eq!((seen.body.len(), seen.end), (body.len(), End::Whole));
-    assert!(seen.body == body);
+    for to_http2 in [false, true] {
+        let id = server.create().await;
+        let mut source = server.connect().await;
+        let begin = [frame(0, SETTINGS, 0, &[]), head(1, 0, "PUT", &format!("/stream/{id}"))].concat();
+        source.send([HTTP2_PREFACE, &begin].concat()).await;
+        server.until(&id, "SRC_CONNECTED").await;
+        source.send(&frames).await;
+        source.send(frame(1, DATA, END_STREAM, &[])).await;
+        let (received, is_whole) = if to_http2 {
+            // The library ends a connection that sends it many small frames.
+            let seen = answer(Http2::connect(&server).await.get(&id).await).await;
+            (seen.body, seen.cut.is_none())
+        } else {
+            let seen = server.get(&id).await.response().await;
+            (seen.body, seen.end == End::Whole)
+        };
+        assert_eq!((received.len(), is_whole), (body.len(), true), "{to_http2}");
+        assert!(received == body, "{to_http2}");
+        server.until(&id, "FINISHED").await;
+    }
 }
 
 #[tokio::test]

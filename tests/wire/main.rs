@@ -19,6 +19,7 @@ mod creation;
 mod endings;
 mod http2;
 mod limits;
+mod matrix;
 mod metrics;
 mod operators;
 mod races;

@@ -36,7 +36,7 @@ impl AsyncRead for Io {
             return Poll::Pending;
         }
         if self.traffic.is_turn_over() {
-            // Those to whom the frames belong are polled before h2 reads on.
+            // Whoever polls h2 takes out of it what it holds before it reads on.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

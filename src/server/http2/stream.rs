@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use futures_util::future::OptionFuture;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
@@ -26,7 +27,7 @@ use http_body_util::{BodyExt, Collected, Either};
 use tokio::time::{Instant, timeout};
 
 use super::traffic::{ResponseWatch, Traffic};
-use super::upload::{self, Pump};
+use super::upload::{Upload, Uploads};
 use crate::http::message::date;
 use crate::http::peer::Peer;
 use crate::http::reply::Reply;
@@ -37,6 +38,9 @@ use crate::wire::head::{MAX_HEAD_FIELDS, expects_continue, too_many_fields};
 
 /// How long the body of a request that has its answer is still taken. Some clients read no answer before they have sent all.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Bytes of a body up to which pieces that are there are sent together: a frame of the size that every receiver takes.
+const GATHERED: usize = 16 * 1024;
 
 /// What a request leaves of its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +58,7 @@ pub(super) fn serve<'a>(
     app: &'a App,
     connection: &Peer,
     traffic: &'a Arc<Traffic>,
+    uploads: &Uploads,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     refusal: Option<&'a Refusal>,
@@ -68,16 +73,15 @@ pub(super) fn serve<'a>(
     let peer = Arc::new(connection.stream(expects));
     let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let (head, body) = request.into_parts();
-    let (mut pump, body) = upload::split(body, length);
-    let request = Box::new(Request::from_parts(head, body.boxed_unsync()));
+    let upload = uploads.add(body, length);
+    let request = Box::new(Request::from_parts(head, upload.clone().boxed_unsync()));
     async move {
         // An answer that is not sent resets the stream.
-        let Some(reply) = answered(app, &peer, request, &mut pump, &mut respond, expects, refusal).await
-        else {
+        let Some(reply) = answered(app, &peer, request, &upload, &mut respond, expects, refusal).await else {
             return Left::Whole;
         };
-        let pump = Some(pump).filter(|_| has_body && !reply.status().is_success());
-        Box::pin(send(app, &peer, traffic, respond, is_head, pump, reply)).await
+        let upload = Some(upload).filter(|_| has_body && !reply.status().is_success());
+        Box::pin(send(app, &peer, traffic, respond, is_head, upload, reply)).await
     }
 }
 
@@ -86,7 +90,7 @@ async fn answered(
     app: &App,
     peer: &Arc<Peer>,
     request: Box<Request<BodyStream>>,
-    pump: &mut Pump,
+    upload: &Upload,
     respond: &mut SendResponse<Bytes>,
     mut expects: bool,
     refusal: Option<&Refusal>,
@@ -99,14 +103,18 @@ async fn answered(
     }
     let mut answering = pin!(answer(app, peer, request));
     let mut body_wanted = OptionFuture::from(expects.then(|| Box::pin(peer.body_wanted())));
-    let mut body_ended = false;
+    let mut has_left = false;
     loop {
         tokio::select! {
             biased;
             reply = &mut answering => return reply.ok(),
-            // Before the reset is looked for: what came before it is passed on.
-            () = poll_fn(|cx| pump.poll_take(cx)), if !body_ended => body_ended = true,
-            () = left(|cx| respond.poll_reset(cx)) => return None,
+            () = left(|cx| respond.poll_reset(cx)), if !has_left => {
+                // A source of a pair that leaves behind its whole body spoils nothing: the destination still gets that.
+                has_left = peer.feeds() && upload.has_arrived();
+                if !has_left {
+                    return None;
+                }
+            }
             _ = &mut body_wanted, if expects => {
                 expects = false;
                 go_on(respond);
@@ -134,14 +142,14 @@ async fn left(poll_reset: impl FnMut(&mut Context<'_>) -> Poll<Result<Reason, h2
     let _ = poll_fn(poll_reset).await;
 }
 
-/// Sends the answer, and sees the stream to its end. With a `pump`, the client may still be sending.
+/// Sends the answer, and sees the stream to its end. With an `upload`, the client may still be sending that.
 async fn send(
     app: &App,
     peer: &Peer,
     traffic: &Arc<Traffic>,
     mut respond: SendResponse<Bytes>,
     is_head: bool,
-    pump: Option<Pump>,
+    upload: Option<Upload>,
     reply: Reply,
 ) -> Left {
     let mut watch = traffic.watch(respond.stream_id().as_u32());
@@ -159,8 +167,8 @@ async fn send(
                 declare(&mut parts, body.len() as u64);
             }
             let body = if is_head { Bytes::new() } else { body };
-            match (write_small(app, &mut respond, parts, body).await, pump) {
-                (Some(send), Some(pump)) => linger(send, pump).await,
+            match (write_small(app, &mut respond, parts, body).await, upload) {
+                (Some(send), Some(upload)) => linger(send, upload).await,
                 _ => Left::Whole,
             }
         }
@@ -187,8 +195,8 @@ async fn send(
 }
 
 /// Takes for a while what a client still sends that has its answer, and then asks it to stop (RFC 9113, section 8.1).
-async fn linger(mut send: SendStream<Bytes>, mut pump: Pump) -> Left {
-    match timeout(LINGER, pump.discard()).await {
+async fn linger(mut send: SendStream<Bytes>, mut upload: Upload) -> Left {
+    match timeout(LINGER, upload.discard()).await {
         Ok(()) => Left::Whole,
         Err(_) => {
             send.send_reset(Reason::NO_ERROR);
@@ -230,9 +238,10 @@ async fn deliver(
     loop {
         let next = tokio::select! {
             biased;
-            next = relay.next() => next.ok()?,
+            next = gather(&mut relay) => next,
             () = left(|cx| send.poll_reset(cx)) => return None,
         };
+        let next = next?;
         // The end goes with the bytes that complete a known length: a client that counts them may leave at once.
         let is_last = matches!(next, Piece::Last(_));
         send_all(send, next.into_data(), is_last, || transfer.touch()).await?;
@@ -241,23 +250,46 @@ async fn deliver(
         }
     }
     let written = Instant::now();
-    if !acknowledged(peer, watch, || transfer.touch()).await {
+    if !acknowledged(app, peer, watch, || transfer.touch()).await {
         return None;
     }
     app.metrics.delivered(written.elapsed());
     transfer.whole_body()
 }
 
+/// The next piece, and with it what is there already behind it, while that is little: each frame costs its receiver work, however
+/// small it is. `None` where the transfer has failed.
+async fn gather(relay: &mut Relay) -> Option<Piece> {
+    let mut next = relay.next().await.ok()?;
+    let mut gathered = BytesMut::new();
+    loop {
+        match next {
+            Piece::Last(data) if gathered.is_empty() => return Some(Piece::Last(data)),
+            Piece::Last(data) => {
+                gathered.extend_from_slice(&data);
+                return Some(Piece::Last(gathered.freeze()));
+            }
+            Piece::Data(data) if gathered.is_empty() && data.len() >= GATHERED => {
+                return Some(Piece::Data(data));
+            }
+            Piece::Data(data) => gathered.extend_from_slice(&data),
+        }
+        let behind = if gathered.len() < GATHERED { relay.next().now_or_never() } else { None };
+        // A fault is seen again when nothing stands before it any more.
+        let Some(Ok(behind)) = behind else { return Some(Piece::Data(gathered.freeze())) };
+        next = behind;
+    }
+}
+
 /// Waits until the client's kernel has acknowledged the last frame. False where the client reset the stream before, or the
-/// connection ended.
-async fn acknowledged(peer: &Peer, watch: &mut ResponseWatch, acknowledged: impl Fn()) -> bool {
+/// connection ended and nothing more was acknowledged for as long as a client may be silent.
+async fn acknowledged(app: &App, peer: &Peer, watch: &mut ResponseWatch, acknowledged: impl Fn()) -> bool {
     let Some(sent) = watch.in_kernel().await else { return false };
-    let mut delivered = pin!(peer.socket().delivered_to(sent, acknowledged));
     tokio::select! {
         biased;
-        delivered = &mut delivered => delivered,
+        delivered = peer.socket().delivered_to(sent, acknowledged) => delivered,
         // Whatever the client had received when it reset the stream has been acknowledged by now.
-        () = watch.reset() => peer.socket().is_acknowledged(sent),
+        () = watch.given_up(app.peer_timeout) => peer.socket().is_acknowledged(sent),
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{SetOnce, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::wire::frames::{Frame, FrameFollower, FrameKind};
 use crate::wire::inbound::HTTP2_PREFACE;
@@ -28,7 +28,7 @@ const MAX_IDLE_FRAMES_OF_PROXY: u32 = 50 * MAX_IDLE_FRAMES;
 const CALM: Duration = Duration::from_secs(10);
 /// Bytes of a DATA frame below which the library's bookkeeping weighs more than the data.
 const SMALL_FRAME: usize = 256;
-/// Small DATA frames that the library is given before the requests they belong to take them out again.
+/// Small DATA frames that the library is given before they are taken out of it again.
 const SMALL_FRAMES_A_TURN: usize = 64;
 
 /// Both directions of a connection.
@@ -45,12 +45,26 @@ struct State {
     incoming: FrameFollower,
     idle_frames: u32,
     counted_since: Instant,
-    small_frames: usize,
+    turn: Turn,
     outgoing: FrameFollower,
     responses: HashMap<u32, watch::Sender<Progress>>,
     /// HTTP/2 streams whose last frame was written, but may be held by TLS.
     written: Vec<u32>,
     ended: bool,
+}
+
+/// What the library was given since what it holds was taken out of it.
+#[derive(Debug, Default)]
+struct Turn {
+    small_frames: usize,
+    /// The last frame of a body. h2 forgets that a body is whole when its connection ends or its stream is reset behind it.
+    has_body_end: bool,
+}
+
+impl Turn {
+    fn is_over(&self) -> bool {
+        self.has_body_end || self.small_frames >= SMALL_FRAMES_A_TURN
+    }
 }
 
 /// How far a response has come.
@@ -89,7 +103,7 @@ impl Traffic {
                 incoming: FrameFollower::default(),
                 idle_frames: 0,
                 counted_since: Instant::now(),
-                small_frames: 0,
+                turn: Turn::default(),
                 outgoing: FrameFollower::default(),
                 responses: HashMap::new(),
                 written: Vec::new(),
@@ -153,7 +167,7 @@ impl Traffic {
         let preface = bytes.len().min(state.preface_left);
         state.preface_left -= preface;
         let mut passed = preface;
-        while state.small_frames < SMALL_FRAMES_A_TURN {
+        while !state.turn.is_over() {
             let frames = bytes.get(passed..).unwrap_or_default();
             let (count, frame) = state.incoming.follow_one(frames);
             passed += count;
@@ -167,7 +181,10 @@ impl Traffic {
 
     fn count(&self, state: &mut State, frame: Frame) {
         match frame.kind {
-            FrameKind::Data if frame.payload < SMALL_FRAME => state.small_frames += 1,
+            FrameKind::Data => {
+                state.turn.has_body_end |= frame.ends_stream();
+                state.turn.small_frames += usize::from(frame.payload < SMALL_FRAME);
+            }
             FrameKind::Control => self.count_idle_frame(state),
             FrameKind::Reset => match state.responses.get(&frame.stream) {
                 // The request was answered: to take no more of the answer is the client's right, and was no work in vain.
@@ -176,7 +193,7 @@ impl Traffic {
                 }
                 None => self.count_idle_frame(state),
             },
-            FrameKind::Data | FrameKind::Headers | FrameKind::Other => {}
+            FrameKind::Headers | FrameKind::Other => {}
         }
     }
 
@@ -192,14 +209,14 @@ impl Traffic {
         }
     }
 
-    /// The library has been given all that it may have in one turn. Begins the next turn.
+    /// The library has been given all that it may have before [`Traffic::begin_turn`].
     pub(super) fn is_turn_over(&self) -> bool {
-        let small_frames = &mut self.state.lock().small_frames;
-        let is_over = *small_frames >= SMALL_FRAMES_A_TURN;
-        if is_over {
-            *small_frames = 0;
-        }
-        is_over
+        self.state.lock().turn.is_over()
+    }
+
+    /// What the library held was taken out of it.
+    pub(super) fn begin_turn(&self) {
+        self.state.lock().turn = Turn::default();
     }
 
     /// The client has sent too many frames that cost work and move nothing.
@@ -247,11 +264,11 @@ impl ResponseWatch {
         }
     }
 
-    /// Waits until the client has reset the stream; for ever where it does not.
-    pub(super) async fn reset(&mut self) {
+    /// Waits until the client has reset the stream, or the connection has ended `patience` ago: what the kernel was given may
+    /// still be acknowledged behind its end.
+    pub(super) async fn given_up(&mut self, patience: Duration) {
         if self.progress.wait_for(|progress| matches!(progress, Progress::Reset { .. })).await.is_err() {
-            // The connection has ended. What the kernel was given may be acknowledged all the same.
-            std::future::pending().await
+            sleep(patience).await;
         }
     }
 }
@@ -304,7 +321,9 @@ mod tests {
         let passed = traffic.received(&bytes);
         assert_eq!(passed, small.len() * SMALL_FRAMES_A_TURN);
         assert_eq!(traffic.received(&bytes[passed..]), 0);
-        assert!(traffic.is_turn_over() && !traffic.is_turn_over());
+        assert!(traffic.is_turn_over());
+        traffic.begin_turn();
+        assert!(!traffic.is_turn_over());
         assert_eq!(traffic.received(&bytes[passed..]), bytes.len() - passed);
     }
 
@@ -319,7 +338,7 @@ mod tests {
         traffic.flushed(70);
         assert_eq!(watch.in_kernel().await, Some(70));
         traffic.received(&frame(1, 3, 4));
-        watch.reset().await;
+        watch.given_up(CALM).await;
         assert_eq!(watch.in_kernel().await, Some(70), "what was sent before the reset stays sent");
 
         let mut watch = traffic.watch(3);

@@ -1,145 +1,189 @@
 //! The body of an HTTP/2 request, between h2 and whoever reads it.
 //!
 //! ```text
-//!   h2 ── frames, as they come ──► Pump ──► Shared ──► Upload ── pieces, on demand ──► relay, or a JSON handler
-//!                                            ▲            │
-//!                                            └─ window ───┘ given back as pieces are taken
+//!   h2 ── a frame at a time, as it is read ─────────────► Upload ──► relay, or a JSON handler
+//!    └── all frames, at the end of a turn ─────── sweep ──┘
 //! ```
 //!
-//! h2 keeps an entry of some 250 bytes for each DATA frame that nobody has taken, however small the frame is. So the
-//! [`Pump`], which the request's own task drives, takes every frame at once and joins small ones; the flow-control
-//! window is given back only for what [`Upload`] hands out.
+//! A reader takes frames straight out of h2. But h2 keeps an entry of some 250 bytes for each DATA frame that nobody has
+//! taken, however small the frame is, and a request may wait for long. And it forgets that a body was whole when the client
+//! leaves behind it. So before h2 is given more than a few small frames, and more than the end of a body,
+//! [`Uploads::sweep`] takes what it holds and joins it.
 //!
-//! *Bounds.* The window of the HTTP/2 stream bounds the bytes in [`Shared`], and [`JOINED`] the room that is wasted.
+//! *Concurrency.* An [`Upload`] is shared by the task that reads it and the task of its connection. Its lock is taken before
+//! h2's own.
+//!
+//! *Bounds.* The window of the HTTP/2 stream, which is given back only for what is handed out, bounds the bytes, and
+//! [`JOINED`] the room that is wasted.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use h2::{FlowControl, RecvStream};
+use h2::RecvStream;
 use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
 use crate::outcome::Fault;
 
-/// Frames below this many bytes are joined to pieces of at least that many.
+/// Frames below this many bytes are joined to pieces of at most that many.
 const JOINED: usize = 4 * 1024;
 
-/// Takes a body out of h2. Dropped before the body has ended, it breaks the body off.
-pub(super) struct Pump {
-    body: RecvStream,
-    shared: Arc<Mutex<Shared>>,
-}
-
-/// A request body, as it is read.
-pub(super) struct Upload {
-    shared: Arc<Mutex<Shared>>,
-    window: FlowControl,
-    /// Bytes that are still to come, where they were declared. h2 makes sure that the declaration is true.
-    left: Option<u64>,
-}
-
+/// The bodies of a connection's requests.
 #[derive(Debug, Default)]
-struct Shared {
-    /// What was taken, but for `joined`, which is behind them.
-    pieces: VecDeque<Bytes>,
+pub(super) struct Uploads(Mutex<Vec<Weak<Mutex<Incoming>>>>);
+
+/// A request body. Clones share it; one of them reads.
+#[derive(Debug, Clone)]
+pub(super) struct Upload(Arc<Mutex<Incoming>>);
+
+#[derive(Debug)]
+struct Incoming {
+    body: RecvStream,
+    /// Bytes that are still to be read, where they were declared. h2 makes sure that the declaration is true.
+    left: Option<u64>,
+    /// What a sweep has taken, but for `joined`, which is behind them.
+    swept: VecDeque<Bytes>,
     joined: BytesMut,
+    /// The end, where it was seen.
     end: Option<Result<(), Fault>>,
+    /// Who waits for more.
     reader: Option<Waker>,
 }
 
-/// Both ends of `body`, of which `length` bytes are declared, if any.
-pub(super) fn split(mut body: RecvStream, length: Option<u64>) -> (Pump, Upload) {
-    let end = body.is_end_stream().then_some(Ok(()));
-    let shared = Arc::new(Mutex::new(Shared { end, ..Shared::default() }));
-    let window = body.flow_control().clone();
-    (Pump { body, shared: Arc::clone(&shared) }, Upload { shared, window, left: length })
+impl Uploads {
+    /// Keeps an eye on `body`, of which `length` bytes are declared, if any.
+    pub(super) fn add(&self, body: RecvStream, length: Option<u64>) -> Upload {
+        let incoming = Incoming {
+            body,
+            left: length,
+            swept: VecDeque::new(),
+            joined: BytesMut::new(),
+            end: None,
+            reader: None,
+        };
+        let upload = Arc::new(Mutex::new(incoming));
+        let uploads = &mut *self.0.lock();
+        uploads.retain(|upload| upload.strong_count() > 0);
+        uploads.push(Arc::downgrade(&upload));
+        Upload(upload)
+    }
+
+    /// Takes out of h2 what it holds of all bodies.
+    pub(super) fn sweep(&self) {
+        for upload in self.0.lock().iter().filter_map(Weak::upgrade) {
+            upload.lock().sweep();
+        }
+    }
 }
 
-impl Pump {
-    /// Takes what there is. Ready when the body has ended, well or not.
-    pub(super) fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let shared = &mut *self.shared.lock();
-        let mut is_news = false;
-        while shared.end.is_none() {
-            let Poll::Ready(taken) = self.body.poll_data(cx) else { break };
-            is_news = true;
-            match taken {
-                Some(Ok(data)) => shared.add(data),
-                // Trailers are not passed on.
-                None => shared.end = Some(Ok(())),
-                Some(Err(error)) if error.is_library() => {
-                    shared.end = Some(Err(Fault::SourceBroke(error.to_string())));
-                }
-                Some(Err(_)) => shared.end = Some(Err(Fault::SourceDisconnected)),
-            }
-        }
-        if is_news && let Some(reader) = shared.reader.take() {
-            reader.wake();
-        }
-        if shared.end.is_some() { Poll::Ready(()) } else { Poll::Pending }
+impl Upload {
+    /// All of the body has arrived, well.
+    pub(super) fn has_arrived(&self) -> bool {
+        let incoming = &mut *self.0.lock();
+        incoming.sweep();
+        incoming.end == Some(Ok(()))
     }
 
     /// Takes the rest of the body and throws it away. Ends when the client has sent all of it, or has reset the stream.
     pub(super) async fn discard(&mut self) {
-        loop {
-            let is_over = poll_fn(|cx| {
-                let is_over = self.poll_take(cx).is_ready();
-                let taken = self.shared.lock().take_all();
-                // Not more than was taken, and nothing at all of a stream that is over.
-                let _ = self.body.flow_control().release_capacity(taken);
-                if is_over || taken > 0 { Poll::Ready(is_over) } else { Poll::Pending }
+        while let Some(Ok(_)) = poll_fn(|cx| self.0.lock().poll_take(cx)).await {}
+    }
+}
+
+impl Incoming {
+    /// The next of the body; `None` at its end.
+    fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        let taken = match self.take_swept() {
+            Some(data) => Some(Ok(data)),
+            None => match &self.end {
+                Some(end) => end.clone().err().map(Err),
+                None => match self.poll_h2(cx) {
+                    Poll::Ready(taken) => taken,
+                    Poll::Pending => {
+                        if !self.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
+                            self.reader = Some(cx.waker().clone());
+                        }
+                        return Poll::Pending;
+                    }
+                },
+            },
+        };
+        if let Some(Ok(data)) = &taken {
+            // Not more than was taken, and nothing at all of a stream that is over.
+            let _ = self.body.flow_control().release_capacity(data.len());
+            self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+        }
+        Poll::Ready(taken)
+    }
+
+    fn poll_h2(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        self.body.poll_data(cx).map(|taken| {
+            let taken = taken.map(|taken| {
+                taken.map_err(|error| match error.is_library() {
+                    true => Fault::SourceBroke(error.to_string()),
+                    false => Fault::SourceDisconnected,
+                })
             });
-            if is_over.await {
-                return;
+            match &taken {
+                Some(Ok(_)) => {}
+                Some(Err(fault)) => self.end = Some(Err(fault.clone())),
+                // Trailers are not passed on.
+                None => self.end = Some(Ok(())),
+            }
+            taken
+        })
+    }
+
+    fn sweep(&mut self) {
+        let reader = self.reader.take();
+        let mut is_news = false;
+        // h2 wakes whoever asked last: that stays the reader.
+        let cx = &mut Context::from_waker(reader.as_ref().unwrap_or(Waker::noop()));
+        while self.end.is_none()
+            && let Poll::Ready(taken) = self.poll_h2(cx)
+        {
+            is_news = true;
+            if let Some(Ok(data)) = taken {
+                self.join(data);
             }
         }
-    }
-}
-
-impl Drop for Pump {
-    fn drop(&mut self) {
-        let shared = &mut *self.shared.lock();
-        shared.end.get_or_insert(Err(Fault::SourceDisconnected));
-        if let Some(reader) = shared.reader.take() {
-            reader.wake();
+        match reader {
+            Some(reader) if is_news => reader.wake(),
+            reader => self.reader = reader,
         }
     }
-}
 
-impl Shared {
-    fn add(&mut self, data: Bytes) {
-        if data.len() >= JOINED {
-            self.close_joined();
-            self.pieces.push_back(data);
-            return;
-        }
+    fn join(&mut self, data: Bytes) {
         if self.joined.len() + data.len() > JOINED {
             self.close_joined();
         }
-        self.joined.extend_from_slice(&data);
+        if data.len() >= JOINED {
+            self.swept.push_back(data);
+        } else {
+            self.joined.extend_from_slice(&data);
+        }
     }
 
     fn close_joined(&mut self) {
         if !self.joined.is_empty() {
-            self.pieces.push_back(std::mem::take(&mut self.joined).freeze());
+            self.swept.push_back(std::mem::take(&mut self.joined).freeze());
         }
     }
 
-    /// Returns how many bytes that were.
-    fn take_all(&mut self) -> usize {
-        self.close_joined();
-        self.pieces.drain(..).map(|piece| piece.len()).sum()
-    }
-
-    fn take(&mut self) -> Option<Bytes> {
-        if self.pieces.is_empty() {
+    fn take_swept(&mut self) -> Option<Bytes> {
+        if self.swept.is_empty() {
             self.close_joined();
         }
-        self.pieces.pop_front()
+        self.swept.pop_front()
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let is_empty = self.swept.is_empty() && self.joined.is_empty();
+        is_empty && (self.end == Some(Ok(())) || self.end.is_none() && self.body.is_end_stream())
     }
 }
 
@@ -147,35 +191,17 @@ impl Body for Upload {
     type Data = Bytes;
     type Error = Fault;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        let data = {
-            let shared = &mut *self.shared.lock();
-            match (shared.take(), &shared.end) {
-                (Some(data), _) => data,
-                (None, Some(Ok(()))) => return Poll::Ready(None),
-                (None, Some(Err(fault))) => return Poll::Ready(Some(Err(fault.clone()))),
-                (None, None) => {
-                    shared.reader = Some(cx.waker().clone());
-                    return Poll::Pending;
-                }
-            }
-        };
-        // Not more than was taken, and nothing at all of a stream that is over.
-        let _ = self.window.release_capacity(data.len());
-        self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
-        Poll::Ready(Some(Ok(Frame::data(data))))
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+        self.0.lock().poll_take(cx).map_ok(Frame::data)
     }
 
     fn is_end_stream(&self) -> bool {
-        let shared = self.shared.lock();
-        shared.pieces.is_empty() && shared.joined.is_empty() && shared.end == Some(Ok(()))
+        self.0.lock().is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let left = if self.is_end_stream() { Some(0) } else { self.left };
+        let incoming = self.0.lock();
+        let left = if incoming.is_end_stream() { Some(0) } else { incoming.left };
         left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
