@@ -77,7 +77,7 @@ fn decode(bytes: &[u8], split: usize) -> Body {
 
 /// hyper may accept more. Who reads a body that is refused here has then seen the same data as far as it goes.
 fn is_read_by_hyper_alike(bytes: &[u8], expected: &Body) {
-    let head = b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = b"PUT / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
     let theirs = hyper_reads::request(&[head, bytes].concat()).expect("hyper refuses the head").body;
     let is_whole = matches!(expected.end, End::Whole(_));
     match theirs {

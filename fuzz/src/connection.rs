@@ -154,7 +154,8 @@ impl Stage {
     }
 
     async fn create(&mut self, body: &str) {
-        let head = format!("POST /stream HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head =
+            format!("POST /stream HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
         let made = self.ask(format!("{head}{body}").as_bytes()).await;
         if let Ok(Value::Object(made)) = serde_json::from_slice(&made.body) {
             let text = |name: &str| made.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -253,7 +254,7 @@ impl Stage {
 
     async fn status(&mut self) -> Value {
         let target = format!("/stream/{}/status?token={}", self.id, self.tokens[0]);
-        let answer = self.ask(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await;
+        let answer = self.ask(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).await;
         serde_json::from_slice(&answer.body).unwrap_or_default()
     }
 

@@ -16,13 +16,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{Notify, watch};
-use tokio::time::{sleep, timeout};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::ClientConfig;
@@ -33,8 +34,6 @@ use crate::body::Body;
 use crate::log::Log;
 use crate::plan::{Act, Framing, Manner, Moment, Party, Program, Side, Step};
 
-/// Whatever takes longer hangs: 5 MiB by a small window on a machine that is busy do not.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// Beside its buffer, a kernel may hold what was on the way.
 const ON_THE_WAY: u64 = 128 << 10;
 
@@ -57,6 +56,8 @@ pub(crate) struct View {
     pub(crate) has_surplus: bool,
     /// Bytes that its kernel could have taken without its knowledge, where that is bounded.
     pub(crate) room: Option<u64>,
+    /// Interim answers.
+    pub(crate) interims: u32,
 }
 
 /// The head of a final answer, and what its body says if it is an error.
@@ -81,12 +82,14 @@ pub(crate) enum Ending {
     Left(Manner),
     /// What came was no HTTP.
     Malformed(String),
-    /// Nothing came for [`PATIENCE`].
+    /// No answer in the time that its plan needs, and then some.
     Hung,
 }
 
 impl View {
-    fn new(side: Side) -> Self {
+    /// Of a client that has seen nothing yet.
+    #[must_use]
+    pub(crate) fn new(side: Side) -> Self {
         Self {
             side,
             answer: None,
@@ -96,6 +99,7 @@ impl View {
             wrong_at: None,
             has_surplus: false,
             room: None,
+            interims: 0,
         }
     }
 
@@ -152,25 +156,51 @@ pub(crate) struct Errand {
     pub(crate) waits: Arc<Notify>,
     /// How much the destination of the transfer has got.
     pub(crate) progress: watch::Sender<u64>,
+    /// Connections that stay open after their HTTP/2 stream was reset, until the transfer has ended.
+    pub(crate) kept: Kept,
     /// Where it tells what it does.
     pub(crate) log: Log,
 }
 
-/// Does the errand.
-pub(crate) async fn run(errand: Errand, dial: &Dial) -> View {
-    let log = errand.log.clone();
-    let side = errand.side;
-    let done = timeout(PATIENCE, async {
-        match (errand.party.program, errand.party.transport.is_h2()) {
-            (Program::Curl, _) => Box::pin(curl::run(errand, dial)).await,
-            (Program::Own, false) => Box::pin(http1::run(errand, dial)).await,
-            (Program::Own, true) => Box::pin(http2::run(errand, dial)).await,
+/// Tasks of connections that are kept open. They end when the last clone is dropped.
+pub(crate) type Kept = Arc<Mutex<JoinSet<()>>>;
+
+/// Does the errand. The view has what was seen so far, even if this future is dropped.
+pub(crate) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
+    match (errand.party.program, errand.party.transport.is_h2()) {
+        (Program::Curl, _) => Box::pin(curl::run(errand, dial, view)).await,
+        (Program::Own, false) => Box::pin(http1::run(errand, dial, view)).await,
+        (Program::Own, true) => Box::pin(http2::run(errand, dial, view)).await,
+    }
+}
+
+/// Counts interim answers: the reader of a connection adds, its writer waits for the first.
+#[derive(Debug, Default)]
+struct Interims(watch::Sender<u32>);
+
+impl Interims {
+    fn came(&self) {
+        self.0.send_modify(|count| *count += 1);
+    }
+
+    fn count(&self) -> u32 {
+        *self.0.borrow()
+    }
+
+    /// Waits for a 100 if the source expects one.
+    async fn until_continue(&self, errand: &Errand) {
+        if errand.party.expects.is_some() {
+            // Fails only without a sender, which is `self`.
+            let _ = self.0.subscribe().wait_for(|count| *count > 0).await;
+            errand.log.note(errand.side, "gets its 100");
         }
-    });
-    let view = done.await.unwrap_or_else(|_| View::new(side));
-    let status = view.status().map_or_else(|| "-".to_owned(), |status| status.to_string());
-    log.note(side, format!("ended: {:?}, status {status}, {} bytes", view.ending, view.bytes));
-    view
+    }
+}
+
+/// Waits until the destination has so many bytes.
+async fn until_received(errand: &Errand, offset: u64) {
+    // Fails only without a sender, which the errand holds.
+    let _ = errand.progress.subscribe().wait_for(|bytes| *bytes >= offset).await;
 }
 
 /// What is left of the steps of an errand.
@@ -250,25 +280,47 @@ impl Dial {
         let address = if party.transport.is_tls() { self.tls } else { self.plain };
         let tcp = socket.connect(address).await?;
         tcp.set_nodelay(true)?;
-        let resets = Resets::default();
+        let switches = Switches::default();
         if !party.transport.is_tls() {
-            return Ok(Connection { stream: Stream::Plain(tcp), resets });
+            return Ok(Connection { stream: Stream::Plain(tcp), switches });
         }
         let [http1, http2] = &self.trust;
         let trust = if party.transport.is_h2() { http2 } else { http1 };
         let name = ServerName::from(address.ip());
         let stream = TlsConnector::from(Arc::clone(trust)).connect(name, tcp).await?;
-        Ok(Connection { stream: Stream::Tls(Box::new(stream)), resets })
+        Ok(Connection { stream: Stream::Tls(Box::new(stream)), switches })
     }
 }
 
-/// Whether the end of a connection is a reset.
+/// The switches of a connection, shared with the client that uses it.
 #[derive(Debug, Clone, Default)]
-struct Resets(Arc<AtomicBool>);
+struct Switches(Arc<Flags>);
 
-impl Resets {
+#[derive(Debug, Default)]
+struct Flags {
+    /// It closes with RST.
+    resets: AtomicBool,
+    /// It reads nothing more.
+    is_deaf: AtomicBool,
+    /// It neither reads nor writes (HTTP/2).
+    is_frozen: AtomicBool,
+}
+
+impl Switches {
     fn leave_by(&self, manner: Manner) {
-        self.0.store(manner == Manner::Reset, Ordering::Relaxed);
+        self.0.resets.store(manner == Manner::Reset, Ordering::Relaxed);
+    }
+
+    fn stop_reading(&self) {
+        self.0.is_deaf.store(true, Ordering::Relaxed);
+    }
+
+    fn freeze(&self, is_frozen: bool) {
+        self.0.is_frozen.store(is_frozen, Ordering::Relaxed);
+    }
+
+    fn is_frozen(&self) -> bool {
+        self.0.is_frozen.load(Ordering::Relaxed)
     }
 }
 
@@ -277,15 +329,15 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// A connection, which ends by FIN or RST.
+/// A connection, which closes with FIN or RST.
 struct Connection {
     stream: Stream,
-    resets: Resets,
+    switches: Switches,
 }
 
 impl Connection {
-    fn resets(&self) -> Resets {
-        self.resets.clone()
+    fn switches(&self) -> Switches {
+        self.switches.clone()
     }
 
     fn tcp(&self) -> &TcpStream {
@@ -305,7 +357,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if self.resets.0.load(Ordering::Relaxed) {
+        if self.switches.0.resets.load(Ordering::Relaxed) {
             // Fails only on a connection that is broken already.
             let _ = self.tcp().set_zero_linger();
         }
@@ -318,6 +370,9 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.switches.0.is_deaf.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
         match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),

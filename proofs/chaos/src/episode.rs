@@ -208,7 +208,7 @@ impl Stage {
                 left = self.left_behind(server).await;
             }
             if let Some(left) = left {
-                self.blame_server(Law::NothingLeft, left);
+                self.blame_server(Law::NothingLeft, format!("{left}{}", server.live_streams().await));
             }
         } else {
             self.blame_server(Law::ServerLives, "it has ended by itself".to_owned());

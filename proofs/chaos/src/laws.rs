@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::client::{Ending, View};
-use crate::plan::{Act, Fault, Moment, Program, Scenario, Side, Stage};
+use crate::plan::{Act, Fault, Manner, Moment, Program, Scenario, Side, Stage};
 
 /// The status that a report asks for.
 pub(crate) const REPORTED: u16 = 418;
@@ -103,6 +103,7 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Breach> {
     broken(Law::OnlyDelivered200, facts.undelivered_200());
     for view in facts.views() {
         broken(Law::OneAnswer, facts.more_or_less_than_one_answer(view));
+        broken(Law::AnswersAreRight, facts.unasked_interim(view));
     }
     for view in facts.source.iter().chain(&facts.destination) {
         broken(Law::AnswersAreRight, facts.unexplained_answer(view));
@@ -142,18 +143,16 @@ impl Facts {
     /// This side goes, or behaves as if it were gone, or is not there.
     fn disturbs(&self, side: Side) -> bool {
         match &self.scenario.fault {
-            Fault::Acts { side: actor, steps } => {
-                *actor == side
-                    && steps.iter().any(|step| match step.act {
-                        Act::Leave(_) | Act::Break => true,
-                        // A source may do so behind its body.
-                        Act::HalfClose => {
-                            side == Side::Destination || step.moment != Moment::Body(self.scenario.size)
-                        }
-                        Act::Stall(time) => self.circumstances.idle.is_some_and(|idle| time >= idle / 2),
-                    })
-            }
-            Fault::Abandoned(_) => self.scenario.first() == side,
+            Fault::Acts { .. } => self.scenario.steps(side).iter().any(|step| match step.act {
+                Act::Leave(_) | Act::Break | Act::StopReading => true,
+                // A source may do so behind its body.
+                Act::HalfClose => {
+                    side == Side::Destination || step.moment != Moment::Body(self.scenario.size)
+                }
+                Act::Stall(time) => self.circumstances.idle.is_some_and(|idle| time >= idle / 2),
+                Act::Await(_) => false,
+            }),
+            Fault::Abandoned { .. } => self.scenario.first() == side,
             Fault::Absent(absent) => *absent == side,
             Fault::Forgotten => true,
             Fault::Reported(stage) => !matches!(stage, Stage::Streaming(_)),
@@ -176,8 +175,17 @@ impl Facts {
     }
 
     fn foreign_bytes(&self) -> Option<String> {
-        let wrong = self.destination.as_ref()?.wrong_at?;
-        Some(format!("byte {wrong} at the destination is not the source's"))
+        let destination = self.destination.as_ref()?;
+        if let Some(wrong) = destination.wrong_at {
+            return Some(format!("byte {wrong} at the destination is not the source's"));
+        }
+        let is_of_nobody = match self.scenario.fault {
+            // The server has noticed, or its kernel has.
+            Fault::Abandoned { manner, .. } => self.freed == [true] || manner == Manner::Reset,
+            _ => false,
+        };
+        (is_of_nobody && self.scenario.first() == Side::Source && destination.bytes > 0)
+            .then(|| format!("{} bytes are of a source that had left", destination.bytes))
     }
 
     fn cut_looks_whole(&self) -> Option<String> {
@@ -248,6 +256,14 @@ impl Facts {
         let may_not_look =
             self.scenario.party(view.side).program == Program::Curl && view.side == Side::Source;
         self.is_steady() && !is_download && !half_closes && !may_not_look
+    }
+
+    /// Some clients break on an interim answer that they have not asked for. One that has half-closed may be probed by it.
+    fn unasked_interim(&self, view: &View) -> Option<String> {
+        let half_closes = self.scenario.steps(view.side).iter().any(|step| step.act == Act::HalfClose);
+        let may_come = self.scenario.party(view.side).expects.is_some() || half_closes;
+        (view.interims > 0 && !may_come)
+            .then(|| format!("the {} is sent {} interim answers unasked", view.side, view.interims))
     }
 
     fn unexplained_answer(&self, view: &View) -> Option<String> {
@@ -375,7 +391,7 @@ impl fmt::Display for Breach {
 mod tests {
     use super::*;
     use crate::client::Answer;
-    use crate::plan::{Manner, Order, Step, Transport};
+    use crate::plan::{Order, Step, Transport};
 
     const SIZE: u64 = 500_000;
 
@@ -385,6 +401,7 @@ mod tests {
         scenario.fault = Fault::None;
         scenario.size = SIZE;
         scenario.order = Order::First(Side::Source);
+        scenario.source.expects = None;
         let view = |side, sent_whole| View {
             side,
             answer: Some(Answer { status: 200, name: String::new() }),
@@ -394,6 +411,7 @@ mod tests {
             wrong_at: None,
             has_surplus: false,
             room: None,
+            interims: 0,
         };
         scenario.source.program = Program::Own;
         scenario.destination.program = Program::Own;
@@ -414,7 +432,7 @@ mod tests {
     fn cut() -> Facts {
         let mut facts = good();
         let step = Step { moment: Moment::Body(1000), act: Act::Leave(Manner::Fin) };
-        facts.scenario.fault = Fault::Acts { side: Side::Source, steps: vec![step] };
+        facts.scenario.fault = Fault::Acts { source: vec![step], destination: Vec::new() };
         let source = facts.source.as_mut().unwrap();
         (source.answer, source.ending) = (None, Ending::Left(Manner::Fin));
         (source.bytes, source.sent_whole) = (1000, false);
@@ -429,7 +447,7 @@ mod tests {
     fn deaf() -> Facts {
         let mut facts = good();
         let step = Step { moment: Moment::Body(0), act: Act::Leave(Manner::Reset) };
-        facts.scenario.fault = Fault::Acts { side: Side::Destination, steps: vec![step] };
+        facts.scenario.fault = Fault::Acts { source: Vec::new(), destination: vec![step] };
         let destination = facts.destination.as_mut().unwrap();
         (destination.answer, destination.ending) = (None, Ending::Left(Manner::Reset));
         (destination.bytes, destination.room) = (0, Some(100_000));
@@ -470,6 +488,31 @@ mod tests {
             broken(good(), |facts| facts.destination.as_mut().unwrap().wrong_at = Some(7)),
             [Law::OnlyTheSourcesBytes]
         );
+    }
+
+    #[test]
+    fn bytes_of_a_source_that_had_left_are_seen() {
+        let seen = |manner, freed: &[bool]| {
+            broken(cut(), |facts| {
+                facts.scenario.fault = Fault::Abandoned { manner, at_once: freed.is_empty() };
+                facts.freed = freed.to_vec();
+                facts.source = None;
+            })
+        };
+        assert_eq!(seen(Manner::Reset, &[]), [Law::OnlyTheSourcesBytes]);
+        assert_eq!(seen(Manner::Fin, &[true]), [Law::OnlyTheSourcesBytes]);
+        assert_eq!(seen(Manner::Fin, &[]), [], "its departure does not show");
+    }
+
+    #[test]
+    fn an_interim_answer_that_nobody_asked_for_is_seen() {
+        let interim = |facts: &mut Facts| facts.source.as_mut().unwrap().interims = 1;
+        assert_eq!(broken(good(), interim), [Law::AnswersAreRight]);
+        let asked = broken(good(), |facts| {
+            interim(facts);
+            facts.scenario.source.expects = Some("100-Continue");
+        });
+        assert_eq!(asked, []);
     }
 
     #[test]

@@ -20,6 +20,17 @@ const LONG_STALL: Duration = Duration::from_millis(2600);
 const SHORT_STALL: Duration = Duration::from_millis(120);
 /// The idle limit of a hasty server.
 pub(crate) const HASTY_IDLE: Duration = Duration::from_secs(1);
+/// Rates of servers that have one, in bytes a second.
+const PACES: [u64; 3] = [64 * KIB, 256 * KIB, 1024 * KIB];
+/// A pace makes a transfer last at most this long, in milliseconds.
+const PACED_MILLIS: u64 = 400;
+/// What a transfer moves at least on a machine that is busy and through a small window, in bytes a second.
+const SLOWEST: u64 = 128 * KIB;
+/// A waiting HTTP/1 upload of this size reaches the server's kernel with its FIN. The FIN of a larger one may be stuck behind a full
+/// buffer.
+const SEEN_TO_CLOSE: u64 = 32 * KIB;
+/// An upload in small frames has no more than this many.
+const MAX_SMALL_FRAMES: u64 = 1000;
 
 /// One of the two sides of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +96,8 @@ pub(crate) struct Party {
     pub(crate) receive_buffer: Option<usize>,
     /// The window of its HTTP/2 streams, in bytes.
     pub(crate) window: u32,
+    /// The value of its `Expect`. Such a source sends no body before it gets a 100.
+    pub(crate) expects: Option<&'static str>,
 }
 
 /// How a client goes.
@@ -122,6 +135,10 @@ pub(crate) enum Act {
     Stall(Duration),
     /// It sends what is not HTTP.
     Break,
+    /// It waits until the destination has got so many bytes of the body (source).
+    Await(u64),
+    /// It reads nothing more from its connection, and still writes to it (HTTP/2).
+    StopReading,
 }
 
 /// What a side does, and when.
@@ -149,17 +166,22 @@ pub(crate) enum Stage {
 pub(crate) enum Fault {
     /// Nothing.
     None,
-    /// This side does this, in this order.
+    /// The sides do this, each in its order.
     Acts {
-        /// Who.
-        side: Side,
-        /// What.
-        steps: Vec<Step>,
+        /// What the source does.
+        source: Vec<Step>,
+        /// What the destination does.
+        destination: Vec<Step>,
     },
     /// The side that waits leaves, as often as there are manners, and one of its kind comes in its place.
     Replaced(Vec<Manner>),
     /// The side that waits leaves, and nobody comes in its place.
-    Abandoned(Manner),
+    Abandoned {
+        /// How it leaves.
+        manner: Manner,
+        /// The other side comes before the server can have noticed.
+        at_once: bool,
+    },
     /// This side never comes.
     Absent(Side),
     /// Neither comes.
@@ -189,6 +211,8 @@ pub(crate) struct Scenario {
     pub(crate) size: u64,
     /// Who comes first.
     pub(crate) order: Order,
+    /// The rate that its server gives it, in bytes a second.
+    pub(crate) pace: Option<u64>,
     /// What goes wrong.
     pub(crate) fault: Fault,
 }
@@ -219,10 +243,13 @@ pub(crate) struct Episode {
     pub(crate) is_portable: bool,
     /// What is wrong with it.
     pub(crate) trouble: Trouble,
+    /// The rate of each stream, in bytes a second, where it has one.
+    pub(crate) pace: Option<u64>,
 }
 
 impl Episode {
-    /// The episode of this number in the run of this seed. Twelve in a row have every trouble on each data path.
+    /// The episode of this number in the run of this seed. Twelve in a row have every trouble on each data path, and sixty have each of
+    /// them with a pace and without.
     #[must_use]
     pub(crate) fn new(seed: u64, number: u64) -> Self {
         let mut rng = rng(seed, number, 1);
@@ -234,7 +261,8 @@ impl Episode {
             4 => Trouble::Killed(rng.random_range(1..EPISODE)),
             _ => Trouble::FewPipes(rng.random_range(0..4)),
         };
-        Self { number, is_portable: (number + number / 6) % 2 == 1, trouble }
+        let pace = PACES.choose(&mut rng).copied().filter(|_| number % 5 < 2);
+        Self { number, is_portable: (number + number / 6) % 2 == 1, trouble, pace }
     }
 
     /// How long a running stream may stand still; `None` where it may for long.
@@ -249,6 +277,7 @@ impl Scenario {
     #[must_use]
     pub(crate) fn new(seed: u64, number: u64, transports: &[Transport]) -> Self {
         let mut rng = rng(seed, number, 0);
+        let episode = Episode::new(seed, number / EPISODE);
         let mut scenario = Self {
             seed,
             number,
@@ -262,18 +291,21 @@ impl Scenario {
                 2 | 3 => Order::First(Side::Destination),
                 _ => Order::Together,
             },
+            pace: episode.pace,
             fault: Fault::None,
         };
         if rng.random_bool(0.2) && transports.contains(&Transport::Plain) {
             scenario.go_by_kernel(&mut rng);
         }
         scenario.destination.is_old = rng.random_bool(0.15) && !scenario.destination.transport.is_h2();
-        let hasty = Episode::new(seed, number / EPISODE).idle().is_some();
+        scenario.keep_pace(&mut rng);
         if rng.random_bool(0.02) {
             scenario.run_by_curl(&mut rng);
         } else {
-            scenario.go_wrong(&mut rng, hasty);
+            scenario.go_wrong(&mut rng, transports, episode.idle().is_some());
         }
+        scenario.send_small_frames(&mut rng);
+        scenario.expect(&mut rng);
         scenario
     }
 
@@ -290,9 +322,32 @@ impl Scenario {
     #[must_use]
     pub(crate) fn steps(&self, side: Side) -> &[Step] {
         match &self.fault {
-            Fault::Acts { side: actor, steps } if *actor == side => steps,
+            Fault::Acts { source, destination } => match side {
+                Side::Source => source,
+                Side::Destination => destination,
+            },
             _ => &[],
         }
+    }
+
+    /// How long it takes at most once both sides have come, on a machine that is busy.
+    #[must_use]
+    pub(crate) fn takes(&self) -> Duration {
+        let steps = self.steps(Side::Source).iter().chain(self.steps(Side::Destination));
+        let stalls = steps.map(|step| if let Act::Stall(time) = step.act { time } else { Duration::ZERO });
+        let rate = self.pace.map_or(SLOWEST, |pace| pace.min(SLOWEST));
+        stalls.sum::<Duration>() + Duration::from_secs(self.size / rate)
+    }
+
+    /// Whether the FIN of a first that waits and leaves in this manner may be stuck behind a full buffer. Then its seat stays taken until
+    /// the other side comes or the ttl passes.
+    #[must_use]
+    pub(crate) fn leaves_unseen(&self, manner: Manner) -> bool {
+        self.first() == Side::Source
+            && !self.source.transport.is_h2()
+            && self.source.expects.is_none()
+            && matches!(manner, Manner::Fin | Manner::Kill)
+            && self.size > SEEN_TO_CLOSE
     }
 
     /// Which side comes first. Where nobody looks, either may.
@@ -310,6 +365,40 @@ impl Scenario {
         self.destination.transport = Transport::Plain;
         self.framing = Framing::Length;
         self.size = rng.random_range(100 * KIB..600 * KIB);
+    }
+
+    /// Shrinks the body to what the pace lets through soon, most often more than it lets through at once.
+    fn keep_pace(&mut self, rng: &mut ChaCha8Rng) {
+        if let Some(pace) = self.pace {
+            let most = pace * PACED_MILLIS / 1000;
+            if self.size > most {
+                self.size = rng.random_range(most / 8..=most);
+            }
+        }
+    }
+
+    /// An HTTP/2 upload in many small frames.
+    fn send_small_frames(&mut self, rng: &mut ChaCha8Rng) {
+        let piece = *[1, 7, 50].choose(rng).unwrap_or(&1);
+        if rng.random_bool(0.3) && self.source.transport.is_h2() && self.size / piece <= MAX_SMALL_FRAMES {
+            self.source.piece = usize::try_from(piece).unwrap_or(1);
+        }
+    }
+
+    /// Some sources expect a 100. A source that is to be replaced must not leave unseen behind a full buffer.
+    fn expect(&mut self, rng: &mut ChaCha8Rng) {
+        let value = *["100-continue", "100-Continue", "100-CONTINUE"].choose(rng).unwrap_or(&"100-continue");
+        let by_chance = rng.random_bool(0.15);
+        let is_missed = match &self.fault {
+            Fault::Replaced(manners) => manners.iter().any(|manner| self.leaves_unseen(*manner)),
+            _ => false,
+        };
+        match self.source.program {
+            Program::Own if (by_chance || is_missed) && self.size > 0 => self.source.expects = Some(value),
+            // curl expects something only of large bodies.
+            Program::Curl if is_missed => self.size = rng.random_range(0..SEEN_TO_CLOSE),
+            _ => {}
+        }
     }
 
     fn is_spliced(&self) -> bool {
@@ -332,29 +421,32 @@ impl Scenario {
             if moment == Moment::Waiting {
                 self.fault = Fault::Replaced(vec![Manner::Kill]);
             } else {
-                let steps = vec![Step { moment, act: Act::Leave(Manner::Kill) }];
-                self.fault = Fault::Acts { side, steps };
+                self.acts(side, vec![Step { moment, act: Act::Leave(Manner::Kill) }]);
             }
         }
     }
 
-    fn go_wrong(&mut self, rng: &mut ChaCha8Rng, hasty: bool) {
+    fn go_wrong(&mut self, rng: &mut ChaCha8Rng, transports: &[Transport], hasty: bool) {
         let side = any_side(rng);
         match rng.random_range(0..100) {
-            0..27 => {}
-            27..55 => self.acts(side, vec![self.leave(rng, side)]),
+            0..24 => {}
+            24..30 => self.reset_at_the_end(rng, transports),
+            30..55 => self.acts(side, vec![self.leave(rng, side)]),
             55..63 => self.half_close(rng, side),
             63..70 => self.acts(side, stall(rng, self.size, hasty)),
             70..73 => self.break_http(rng),
             73..81 => self.be_deaf(rng),
-            81..88 => {
+            81..87 => {
                 let first = self.look_first(rng);
                 let times = rng.random_range(1..=2);
                 self.fault = Fault::Replaced((0..times).map(|_| manner(rng, self.party(first))).collect());
             }
-            88..89 => {
+            87..89 => {
                 let first = self.look_first(rng);
-                self.fault = Fault::Abandoned(manner(rng, self.party(first)));
+                let manner = manner(rng, self.party(first));
+                // Only a reset is known to the server's kernel at once.
+                let at_once = manner == Manner::Reset && rng.random_bool(0.7);
+                self.fault = Fault::Abandoned { manner, at_once };
             }
             89 => self.fault = if rng.random_bool(0.2) { Fault::Forgotten } else { Fault::Absent(side) },
             90..95 => self.fault = Fault::Reported(self.stage(rng, true)),
@@ -367,7 +459,29 @@ impl Scenario {
     }
 
     fn acts(&mut self, side: Side, steps: Vec<Step>) {
-        self.fault = Fault::Acts { side, steps };
+        self.fault = match side {
+            Side::Source => Fault::Acts { source: steps, destination: Vec::new() },
+            Side::Destination => Fault::Acts { source: Vec::new(), destination: steps },
+        };
+    }
+
+    /// An HTTP/2 destination resets its stream while the source sends the end of the body. Sometimes the source leaves then, too.
+    fn reset_at_the_end(&mut self, rng: &mut ChaCha8Rng, transports: &[Transport]) {
+        let h2: Vec<_> = transports.iter().copied().filter(|transport| transport.is_h2()).collect();
+        let Some(transport) = h2.choose(rng) else { return };
+        self.destination.transport = *transport;
+        self.destination.is_old = false;
+        self.size = rng.random_range(2..16 * KIB);
+        // The end of a chunked body comes behind its last byte, but that of a promised one with it.
+        let is_behind = self.framing == Framing::Chunked && !self.is_promised && rng.random_bool(0.5);
+        let last = if is_behind { self.size } else { self.size - 1 };
+        let mut source = vec![Step { moment: Moment::Body(last), act: Act::Await(last) }];
+        if rng.random_bool(0.3) {
+            let act = Act::Leave(manner(rng, &self.source));
+            source.push(Step { moment: Moment::Body(self.size), act });
+        }
+        let destination = vec![Step { moment: Moment::Body(last), act: Act::Leave(Manner::ResetStream) }];
+        self.fault = Fault::Acts { source, destination };
     }
 
     /// Some side waits for the other.
@@ -410,10 +524,17 @@ impl Scenario {
         // A kernel has room for the smaller ones; of the larger, some stays in the server, and in its pipes.
         let sizes = if self.is_spliced() { 6 << 20..9 << 20 } else { 256 << 10..1 << 20 };
         self.size = rng.random_range(sizes);
-        let at = Moment::Body(if rng.random_bool(0.7) { 0 } else { rng.random_range(0..8 * KIB) });
+        let moment = Moment::Body(if rng.random_bool(0.7) { 0 } else { rng.random_range(0..8 * KIB) });
         let stall = Act::Stall(Duration::from_millis(rng.random_range(50..500)));
-        let leave = Act::Leave(if rng.random_bool(0.5) { Manner::Reset } else { Manner::Fin });
-        self.acts(Side::Destination, vec![Step { moment: at, act: stall }, Step { moment: at, act: leave }]);
+        let acts = if self.destination.transport.is_h2() && rng.random_bool(0.5) {
+            // Often the last frame is queued in the server when the reset comes.
+            self.size = rng.random_range(64 * KIB..512 * KIB);
+            vec![Act::StopReading, stall, Act::Leave(Manner::ResetStream)]
+        } else {
+            vec![stall, Act::Leave(if rng.random_bool(0.5) { Manner::Reset } else { Manner::Fin })]
+        };
+        let steps = acts.into_iter().map(|act| Step { moment, act }).collect();
+        self.acts(Side::Destination, steps);
     }
 
     /// A stage before the end. A report can also be there before anybody comes.
@@ -488,6 +609,7 @@ fn party(rng: &mut ChaCha8Rng, transports: &[Transport]) -> Party {
         piece: *[700, 4 << 10, 16 << 10, 64 << 10].choose(rng).unwrap_or(&1024),
         receive_buffer: rng.random_bool(0.05).then_some(32 << 10),
         window: *[16 << 10, 64 << 10, 1 << 20].choose(rng).unwrap_or(&65_535),
+        expects: None,
     }
 }
 
@@ -547,6 +669,9 @@ impl fmt::Display for Party {
             return f.write_str(" by curl");
         }
         write!(f, " in pieces of {}", self.piece)?;
+        if let Some(value) = self.expects {
+            write!(f, ", expects {value}")?;
+        }
         if let Some(room) = self.receive_buffer {
             write!(f, ", receive buffer {room}")?;
         }
@@ -561,6 +686,8 @@ impl fmt::Display for Step {
             Act::HalfClose => f.write_str("half-closes")?,
             Act::Stall(time) => write!(f, "stalls for {time:?}")?,
             Act::Break => f.write_str("breaks HTTP")?,
+            Act::Await(offset) => write!(f, "waits until byte {offset} has come")?,
+            Act::StopReading => f.write_str("stops reading")?,
         }
         match self.moment {
             Moment::Body(offset) => write!(f, " at byte {offset}"),
@@ -584,17 +711,21 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None => f.write_str("nothing goes wrong"),
-            Self::Acts { side, steps } => {
-                write!(f, "the {side}")?;
-                for (index, step) in steps.iter().enumerate() {
-                    write!(f, "{} {step}", if index == 0 { "" } else { ", then" })?;
-                }
-                Ok(())
+            Self::Acts { source, destination } => {
+                let sides = [(Side::Source, source), (Side::Destination, destination)];
+                let told = sides.into_iter().filter(|(_, steps)| !steps.is_empty()).map(|(side, steps)| {
+                    let steps: Vec<_> = steps.iter().map(Step::to_string).collect();
+                    format!("the {side} {}", steps.join(", then "))
+                });
+                f.write_str(&told.collect::<Vec<_>>().join("; "))
             }
             Self::Replaced(manners) => {
                 write!(f, "the first leaves while it waits ({manners:?}), and another comes")
             }
-            Self::Abandoned(manner) => write!(f, "the first leaves while it waits ({manner:?}), for good"),
+            Self::Abandoned { manner, at_once } => {
+                let next = if *at_once { ", and the other comes at once" } else { "" };
+                write!(f, "the first leaves while it waits ({manner:?}), for good{next}")
+            }
             Self::Absent(side) => write!(f, "the {side} never comes"),
             Self::Forgotten => f.write_str("nobody comes"),
             Self::Reported(stage) => write!(f, "an error is reported {stage}"),
@@ -610,7 +741,8 @@ impl fmt::Display for Scenario {
             Order::Together => "both together".to_owned(),
         };
         let promise = if self.is_promised { ", promised" } else { "" };
-        writeln!(f, "  body         {} bytes, {:?}{promise}, {order}", self.size, self.framing)?;
+        let pace = self.pace.map_or_else(String::new, |pace| format!(", {pace} bytes a second"));
+        writeln!(f, "  body         {} bytes, {:?}{promise}, {order}{pace}", self.size, self.framing)?;
         writeln!(f, "  source       {}", self.source)?;
         writeln!(f, "  destination  {}", self.destination)?;
         write!(f, "  fault        {}", self.fault)
@@ -620,7 +752,8 @@ impl fmt::Display for Scenario {
 impl fmt::Display for Episode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = if self.is_portable { "portable" } else { "auto" };
-        write!(f, "episode {}, data path {path}, trouble: {:?}", self.number, self.trouble)
+        let Self { number, trouble, pace, .. } = self;
+        write!(f, "episode {number}, data path {path}, trouble: {trouble:?}, pace: {pace:?}")
     }
 }
 
@@ -646,15 +779,18 @@ mod tests {
         assert_eq!(faults.len(), 8);
         let combinations: HashSet<_> = all
             .iter()
-            .map(|one| format!("{} {} {:?}", one.source.transport, one.destination.transport, one.framing))
+            .map(|one| {
+                let (source, destination) = (one.source.transport, one.destination.transport);
+                format!("{source} {destination} {:?} {}", one.framing, one.pace.is_some())
+            })
             .collect();
-        assert_eq!(combinations.len(), 4 * 4 * 2);
+        assert_eq!(combinations.len(), 4 * 4 * 2 * 2);
         let acts: HashSet<_> = all
             .iter()
             .flat_map(|one| one.steps(Side::Source).iter().chain(one.steps(Side::Destination)))
             .map(|step| format!("{:?}", step.act).split('(').take(1).collect::<String>())
             .collect();
-        assert_eq!(acts.len(), 4, "{acts:?}");
+        assert_eq!(acts.len(), 6, "{acts:?}");
         let killed = all.iter().filter(|one| one.fault.to_string().contains("Kill")).count();
         assert!((20..120).contains(&killed), "{killed} of 4000 kill a process");
     }

@@ -37,6 +37,8 @@ const PORTS: std::ops::Range<u16> = 10_000..32_000;
 const ATTEMPTS: u32 = 10;
 /// Too few for all who come.
 const FEW_DESCRIPTORS: u32 = 100;
+/// The state of a connection that only its kernel remembers, as the system lists it.
+const TIME_WAIT: &str = " 06 ";
 /// Users that nobody else is, one for each episode that is short of pipes.
 const FIRST_USER: u64 = 1_900_000;
 
@@ -158,7 +160,8 @@ impl Server {
         let [plain, tls] = [self.ports.plain, self.ports.tls].map(|port| format!(":{port:04X}"));
         let list = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
         let fields = |line: &str| line.split_whitespace().skip(1).take(4).collect::<Vec<_>>().join(" ");
-        let ours = list.lines().map(fields).filter(|line| line.contains(&plain) || line.contains(&tls));
+        let is_ours = |line: &String| line.contains(&plain) || line.contains(&tls);
+        let ours = list.lines().map(fields).filter(|line| is_ours(line) && !line.contains(TIME_WAIT));
         ours.collect::<Vec<_>>().join("\n  ")
     }
 
@@ -200,6 +203,16 @@ impl Server {
     /// It has ended.
     pub(crate) fn footprint(&self) -> io::Result<Footprint> {
         Footprint::of(self.pid)
+    }
+
+    /// The status objects of the streams that have not ended, a line each, for a report.
+    pub(crate) async fn live_streams(&self) -> String {
+        let list = Asker::new(self.dial.plain).ask("GET", "/stream", "").await.map(|(_, list)| list);
+        let list: Vec<serde_json::Value> =
+            list.ok().and_then(|list| serde_json::from_slice(&list).ok()).unwrap_or_default();
+        let live =
+            list.iter().filter(|stream| stream["active"] == true).map(|stream| format!("\n  {stream}"));
+        live.collect()
     }
 
     /// What it says that it holds.
@@ -250,6 +263,9 @@ fn command(workshop: &Workshop, episode: &Episode, ports: Ports) -> Command {
         .arg(workshop.path("key.pem"))
         .args(["--ttl", &seconds(TTL), "--idle-timeout", &seconds(idle), "--drain-timeout", &seconds(DRAIN)])
         .env("RENDEZVOUS_LOG_LEVEL", "warn");
+    if let Some(pace) = episode.pace {
+        command.args(["--max-stream-rate", &pace.to_string()]);
+    }
     command
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::episode::Findings;
-use crate::plan::{Act, Fault, Program, Scenario, Side};
+use crate::plan::{Act, Fault, Program, Scenario, Side, Step};
 
 /// The counts of a run.
 #[derive(Debug, Default)]
@@ -13,6 +13,7 @@ pub(crate) struct Tally {
     played: u64,
     bytes: u64,
     pairs: BTreeMap<String, u64>,
+    paces: BTreeMap<String, u64>,
     faults: BTreeMap<String, u64>,
     states: BTreeMap<String, u64>,
     broken: BTreeMap<String, u64>,
@@ -32,6 +33,9 @@ impl Tally {
             let scenario = &facts.scenario;
             let (source, destination) = (scenario.source.transport, scenario.destination.transport);
             *self.pairs.entry(format!("{source} to {destination}, {:?}", scenario.framing)).or_default() += 1;
+            let pace =
+                scenario.pace.map_or_else(|| "none".to_owned(), |pace| format!("{pace} bytes a second"));
+            *self.paces.entry(pace).or_default() += 1;
             *self.faults.entry(kind(scenario).to_owned()).or_default() += 1;
             let state = facts.status.map_or_else(|| "(not known any more)".to_owned(), |status| status.state);
             *self.states.entry(state).or_default() += 1;
@@ -46,9 +50,12 @@ impl Tally {
     #[must_use]
     pub(crate) fn table(&self, took: Duration) -> String {
         let mut text = String::new();
-        for (title, counts) in
-            [("who and how", &self.pairs), ("faults", &self.faults), ("last states", &self.states)]
-        {
+        for (title, counts) in [
+            ("who and how", &self.pairs),
+            ("paces", &self.paces),
+            ("faults", &self.faults),
+            ("last states", &self.states),
+        ] {
             // A String takes all that is written to it.
             let _ = writeln!(text, "\n{title}");
             for (name, count) in counts {
@@ -70,6 +77,10 @@ impl Tally {
     }
 }
 
+fn acts(steps: &[Step]) -> Vec<Act> {
+    steps.iter().map(|step| step.act).collect()
+}
+
 /// A scenario's fault, without its numbers.
 fn kind(scenario: &Scenario) -> &'static str {
     let by_curl = [Side::Source, Side::Destination].map(|side| scenario.party(side).program == Program::Curl);
@@ -77,18 +88,22 @@ fn kind(scenario: &Scenario) -> &'static str {
         _ if by_curl.contains(&true) && scenario.fault != Fault::None => "a curl is killed",
         Fault::None if by_curl.contains(&true) => "none, by curl",
         Fault::None => "none",
-        Fault::Acts { side, steps } => match (side, steps.last().map(|step| step.act)) {
-            _ if steps.len() > 1 => "destination takes nothing and leaves",
-            (Side::Source, Some(Act::Leave(_))) => "source leaves",
-            (Side::Destination, Some(Act::Leave(_))) => "destination leaves",
-            (Side::Source, Some(Act::HalfClose)) => "source half-closes",
-            (Side::Destination, Some(Act::HalfClose)) => "destination half-closes",
-            (Side::Source, Some(Act::Stall(_))) => "source stalls",
-            (Side::Destination, Some(Act::Stall(_))) => "destination stalls",
+        Fault::Acts { source, destination } => match (&acts(source)[..], &acts(destination)[..]) {
+            ([Act::Await(_)], _) => "destination resets at the end",
+            ([Act::Await(_), _], _) => "destination resets at the end, and the source leaves",
+            (_, [Act::StopReading, ..]) => "destination stops reading, and resets its stream",
+            (_, [_, _]) => "destination takes nothing and leaves",
+            ([Act::Leave(_)], _) => "source leaves",
+            (_, [Act::Leave(_)]) => "destination leaves",
+            ([Act::HalfClose], _) => "source half-closes",
+            (_, [Act::HalfClose]) => "destination half-closes",
+            ([Act::Stall(_)], _) => "source stalls",
+            (_, [Act::Stall(_)]) => "destination stalls",
             _ => "source breaks HTTP",
         },
         Fault::Replaced(_) => "leaves while it waits, and comes again",
-        Fault::Abandoned(_) => "leaves while it waits",
+        Fault::Abandoned { at_once: false, .. } => "leaves while it waits",
+        Fault::Abandoned { at_once: true, .. } => "leaves while it waits, and the other comes at once",
         Fault::Absent(_) => "one side never comes",
         Fault::Forgotten => "nobody comes",
         Fault::Reported(_) => "an error is reported",

@@ -6,22 +6,24 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::body::Body;
-use crate::client::{self, Dial, Errand, View};
+use crate::client::{self, Dial, Errand, Kept, View};
 use crate::control::Control;
 use crate::laws::{Circumstances, Facts, REPORTED, Status};
 use crate::log::Log;
 use crate::plan::{Act, Fault, Manner, Moment, Order, Program, Scenario, Side, Stage, Step};
 use crate::server::TTL;
 
-/// A seat is free again by then. A source that closes behind what fills the kernel is asked after a second.
+/// A seat is free again by then.
 const FREE_WITHIN: Duration = Duration::from_millis(3500);
 /// By then a side that came has its seat.
 const SEATED_WITHIN: Duration = Duration::from_secs(3);
 /// By then a stream has ended that both sides have left.
 const ENDS_WITHIN: Duration = Duration::from_secs(8);
+/// How long after its plan's end a client without an answer hangs. No server's idle limit hides it: all but the hasty ones have 6 h.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// First and longest pause between two looks at a status.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
@@ -33,6 +35,7 @@ pub(crate) struct Play<'a> {
     log: Log,
     stream: String,
     progress: watch::Sender<u64>,
+    kept: Kept,
 }
 
 impl<'a> Play<'a> {
@@ -55,7 +58,8 @@ impl<'a> Play<'a> {
         let made = control.insist("POST", "/stream", &body, 201).await?;
         let Made { stream } = serde_json::from_slice(&made).ok()?;
         log.note("stream", &stream);
-        Some(Self { scenario, dial, control, log, stream, progress: watch::Sender::new(0) })
+        let (progress, kept) = (watch::Sender::new(0), Kept::default());
+        Some(Self { scenario, dial, control, log, stream, progress, kept })
     }
 
     /// Plays it to the end.
@@ -74,12 +78,17 @@ impl<'a> Play<'a> {
         match &self.scenario.fault {
             Fault::Replaced(manners) => {
                 for (index, manner) in manners.iter().enumerate() {
-                    facts.freed.push(self.come_and_go(*manner, index as u64 + 1).await);
+                    self.come_and_go(*manner, index as u64 + 1).await;
+                    facts.freed.push(self.is_freed().await);
                 }
                 self.meet(&mut facts).await;
             }
-            Fault::Abandoned(manner) => {
-                facts.freed.push(self.come_and_go(*manner, 1).await);
+            Fault::Abandoned { manner, at_once } => {
+                // With the body of the transfer: a part of it may arrive if the departure cannot be seen, but not the whole.
+                self.come_and_go(*manner, 0).await;
+                if !at_once && !self.scenario.leaves_unseen(*manner) {
+                    facts.freed.push(self.is_freed().await);
+                }
                 let side = self.scenario.first().other();
                 seen(&mut facts, self.send(side).await);
             }
@@ -156,8 +165,7 @@ impl<'a> Play<'a> {
 
     /// A side that comes to stay.
     async fn send(&self, side: Side) -> View {
-        let errand = self.errand(side, 0, self.scenario.steps(side).to_vec());
-        client::run(errand, self.dial).await
+        self.run_client(self.errand(side, 0, self.scenario.steps(side).to_vec())).await
     }
 
     /// Another one that wants the seat.
@@ -167,22 +175,43 @@ impl<'a> Play<'a> {
         errand.party.program = Program::Own;
         // What it gets is nobody's progress.
         errand.progress = watch::Sender::new(0);
-        client::run(errand, self.dial).await
+        self.run_client(errand).await
     }
 
-    /// A first that waits, and leaves. Whether its seat is free then.
-    async fn come_and_go(&self, manner: Manner, attempt: u64) -> bool {
+    /// Runs one client. One that has no answer in time hangs, which is noted with the status of the stream.
+    async fn run_client(&self, errand: Errand) -> View {
+        let side = errand.side;
+        let mut view = View::new(side);
+        {
+            let mut client = pin!(client::run(errand, self.dial, &mut view));
+            if timeout(TTL + self.scenario.takes() + PATIENCE, &mut client).await.is_err() {
+                // While it is still connected.
+                self.log.note(side, format!("hangs, and the stream is {}", self.raw_status().await));
+            }
+        }
+        let status = view.status().map_or_else(|| "-".to_owned(), |status| status.to_string());
+        self.log.note(side, format!("ended: {:?}, status {status}, {} bytes", view.ending, view.bytes));
+        view
+    }
+
+    /// A first that waits, and leaves.
+    async fn come_and_go(&self, manner: Manner, attempt: u64) {
         let side = self.scenario.first();
         let step = Step { moment: Moment::Waiting, act: Act::Leave(manner) };
         let errand = self.errand(side, attempt, vec![step]);
         let waits = Arc::clone(&errand.waits);
-        let mut visit = pin!(client::run(errand, self.dial));
+        let mut visit = pin!(self.run_client(errand));
         tokio::select! {
             // It was not let in, which is not what is asked here.
-            _ = &mut visit => return true,
+            _ = &mut visit => return,
             () = self.until_seated(side) => waits.notify_one(),
         }
         visit.await;
+    }
+
+    /// The seat of the first is free soon.
+    async fn is_freed(&self) -> bool {
+        let side = self.scenario.first();
         let (freed, _) = self.until(FREE_WITHIN, |status| status.state != waiting(side)).await;
         self.log.note(side, if freed { "its seat is free" } else { "its seat is not free" });
         freed
@@ -200,6 +229,7 @@ impl<'a> Play<'a> {
             steps,
             waits: Arc::new(Notify::new()),
             progress: self.progress.clone(),
+            kept: Arc::clone(&self.kept),
             log: self.log.clone(),
         }
     }
@@ -234,8 +264,20 @@ impl<'a> Play<'a> {
     }
 
     async fn status(&self) -> Option<Status> {
-        let status = self.control.insist("GET", &format!("/stream/{}/status", self.stream), "", 200).await?;
+        let status = self.control.insist("GET", &self.status_path(), "", 200).await?;
         serde_json::from_slice(&status).ok()
+    }
+
+    /// The status object as it is sent, for a person.
+    async fn raw_status(&self) -> String {
+        match self.control.ask("GET", &self.status_path(), "").await {
+            Ok((_, status)) => String::from_utf8_lossy(&status).into_owned(),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    fn status_path(&self) -> String {
+        format!("/stream/{}/status", self.stream)
     }
 
     /// The status when all is over: the stream has ended, or nobody waits on it.

@@ -11,12 +11,10 @@ use super::{Dial, Ending, Errand, Script, View};
 use crate::plan::{Act, Framing, Manner, Moment, Side, Transport};
 
 /// Does the errand by a process of its own.
-pub(super) async fn run(errand: Errand, dial: &Dial) -> View {
-    let mut view = View::new(errand.side);
-    if let Err(error) = try_run(&errand, dial, &mut view).await {
+pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
+    if let Err(error) = try_run(&errand, dial, view).await {
         view.ending = Ending::Malformed(format!("curl can not be run: {error}"));
     }
-    view
 }
 
 async fn try_run(errand: &Errand, dial: &Dial, view: &mut View) -> io::Result<()> {

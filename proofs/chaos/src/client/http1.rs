@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::{Connection, Dial, Ending, Errand, Resets, Script, View};
+use super::{Connection, Dial, Ending, Errand, Interims, Script, Switches, View, until_received};
 use crate::plan::{Act, Framing, Manner, Side};
 
 /// An answer's head may be as long.
@@ -18,8 +18,7 @@ const MAX_HEAD: usize = 16 << 10;
 const NONSENSE: &[u8] = b"zz\r\nno chunk\r\n";
 
 /// Does the errand over a connection of its own.
-pub(super) async fn run(errand: Errand, dial: &Dial) -> View {
-    let mut view = View::new(errand.side);
+pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
     let script = Script::new(&errand);
     let departure = script.departure();
     let connected = async {
@@ -32,36 +31,35 @@ pub(super) async fn run(errand: Errand, dial: &Dial) -> View {
         connected = connected => connected,
         manner = &mut departure => {
             view.ending = Ending::Left(manner);
-            return view;
+            return;
         }
     };
     let connection = match connection {
         Ok(connection) => connection,
         Err(error) => {
             view.ending = Ending::NoAnswer(format!("no connection: {error}"));
-            return view;
+            return;
         }
     };
     view.room = connection.room(&errand.party);
-    let resets = connection.resets();
+    let switches = connection.switches();
     let left = match errand.side {
-        Side::Source => send(&errand, connection, script, &mut view, departure).await,
+        Side::Source => send(&errand, connection, script, view, departure).await,
         Side::Destination => tokio::select! {
             biased;
-            left = receive(&errand, connection, script, &mut view, &resets) => left,
-            manner = leaving(departure, &resets) => Some(manner),
+            left = receive(&errand, connection, script, view, &switches) => left,
+            manner = leaving(departure, &switches) => Some(manner),
         },
     };
     if let Some(manner) = left {
         view.ending = Ending::Left(manner);
     }
-    view
 }
 
 /// Before the connection is dropped, it is to know how.
-async fn leaving(departure: impl Future<Output = Manner>, resets: &Resets) -> Manner {
+async fn leaving(departure: impl Future<Output = Manner>, switches: &Switches) -> Manner {
     let manner = departure.await;
-    resets.leave_by(manner);
+    switches.leave_by(manner);
     manner
 }
 
@@ -80,17 +78,19 @@ async fn send(
     view: &mut View,
     departure: impl Future<Output = Manner>,
 ) -> Option<Manner> {
-    let resets = connection.resets();
+    let switches = connection.switches();
     let (read, write) = split(connection);
     let mut sent = Sent::default();
+    let interims = Interims::default();
     let left = tokio::select! {
         biased;
-        () = read_answer(Incoming::new(read, errand.party.piece), view) => None,
-        manner = leaving(upload(errand, write, script, &mut sent), &resets) => Some(manner),
-        manner = leaving(departure, &resets) => Some(manner),
+        () = read_answer(Incoming::new(read, errand.party.piece), view, &interims) => None,
+        manner = leaving(upload(errand, write, script, &interims, &mut sent), &switches) => Some(manner),
+        manner = leaving(departure, &switches) => Some(manner),
     };
     view.bytes = sent.bytes;
     view.sent_whole = sent.whole;
+    view.interims = interims.count();
     left
 }
 
@@ -99,9 +99,10 @@ async fn upload(
     errand: &Errand,
     write: impl AsyncWrite + Unpin,
     mut script: Script,
+    interims: &Interims,
     sent: &mut Sent,
 ) -> Manner {
-    match try_upload(errand, write, &mut script, sent).await {
+    match try_upload(errand, write, &mut script, interims, sent).await {
         Ok(Some(manner)) => manner,
         Ok(None) => pending().await,
         Err(error) => {
@@ -115,6 +116,7 @@ async fn try_upload(
     errand: &Errand,
     mut write: impl AsyncWrite + Unpin,
     script: &mut Script,
+    interims: &Interims,
     sent: &mut Sent,
 ) -> io::Result<Option<Manner>> {
     let Errand { body, framing, .. } = errand;
@@ -122,10 +124,11 @@ async fn try_upload(
         Framing::Length => format!("Content-Length: {}", body.size),
         Framing::Chunked => "Transfer-Encoding: chunked".to_owned(),
     };
-    write
-        .write_all(format!("PUT {} HTTP/1.1\r\nHost: chaos\r\n{length}\r\n\r\n", errand.path).as_bytes())
-        .await?;
+    let expect = errand.party.expects.map_or_else(String::new, |value| format!("Expect: {value}\r\n"));
+    let head = format!("PUT {} HTTP/1.1\r\nHost: localhost\r\n{expect}{length}\r\n\r\n", errand.path);
+    write.write_all(head.as_bytes()).await?;
     write.flush().await?;
+    interims.until_continue(errand).await;
     loop {
         sent.whole = *framing == Framing::Length && sent.bytes == body.size;
         while let Some(act) = script.due(sent.bytes) {
@@ -147,6 +150,9 @@ async fn try_upload(
                     return Ok(None);
                 }
                 Act::Stall(time) => sleep(time).await,
+                Act::Await(offset) => until_received(errand, offset).await,
+                // Only an HTTP/2 destination does this.
+                Act::StopReading => {}
                 Act::Break => {
                     write.write_all(NONSENSE).await?;
                     write.flush().await?;
@@ -184,11 +190,11 @@ async fn receive(
     connection: Connection,
     mut script: Script,
     view: &mut View,
-    resets: &Resets,
+    switches: &Switches,
 ) -> Option<Manner> {
     let (read, mut write) = split(connection);
     let version = if errand.party.is_old { "1.0" } else { "1.1" };
-    let request = format!("GET {} HTTP/{version}\r\nHost: chaos\r\n\r\n", errand.path);
+    let request = format!("GET {} HTTP/{version}\r\nHost: localhost\r\n\r\n", errand.path);
     let asked = async {
         write.write_all(request.as_bytes()).await?;
         write.flush().await
@@ -199,10 +205,13 @@ async fn receive(
     }
     let mut incoming = Incoming::new(read, errand.party.piece);
     if let Some(manner) = act(&mut script, &mut write, view).await {
-        resets.leave_by(manner);
+        switches.leave_by(manner);
         return Some(manner);
     }
-    let head = match incoming.head().await {
+    let interims = Interims::default();
+    let head = incoming.head(&interims).await;
+    view.interims = interims.count();
+    let head = match head {
         Ok(head) => head,
         Err(ending) => {
             view.ending = ending;
@@ -221,7 +230,7 @@ async fn receive(
                 view.got(&errand.body, &bytes);
                 errand.progress.send_replace(view.bytes);
                 if let Some(manner) = act(&mut script, &mut write, view).await {
-                    resets.leave_by(manner);
+                    switches.leave_by(manner);
                     return Some(manner);
                 }
             }
@@ -244,13 +253,14 @@ async fn act(script: &mut Script, write: &mut (impl AsyncWrite + Unpin), view: &
             Act::Stall(time) => sleep(time).await,
             // A destination has said all it has to say.
             Act::HalfClose | Act::Break => drop(write.shutdown().await),
+            Act::Await(_) | Act::StopReading => {}
         }
     }
     None
 }
 
-async fn read_answer(mut incoming: Incoming<impl AsyncRead + Unpin>, view: &mut View) {
-    match incoming.head().await {
+async fn read_answer(mut incoming: Incoming<impl AsyncRead + Unpin>, view: &mut View, interims: &Interims) {
+    match incoming.head(interims).await {
         Ok(head) => incoming.finish_small(head, view).await,
         Err(ending) => view.ending = ending,
     }
@@ -296,10 +306,11 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
     }
 
     /// The head of the final answer.
-    async fn head(&mut self) -> Result<Head, Ending> {
+    async fn head(&mut self, interims: &Interims) -> Result<Head, Ending> {
         loop {
             if let Some(head) = self.parse_head()? {
                 if (100..200).contains(&head.status) {
+                    interims.came();
                     continue;
                 }
                 return Ok(head);
@@ -494,11 +505,11 @@ impl Asker {
         stream.set_nodelay(true)?;
         let length =
             if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: chaos\r\n{length}\r\n{body}");
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n{body}");
         stream.write_all(request.as_bytes()).await?;
         let mut incoming = Incoming::new(&mut stream, 64 << 10);
         let failed = |ending| io::Error::other(format!("{ending:?}"));
-        let head = incoming.head().await.map_err(failed)?;
+        let head = incoming.head(&Interims::default()).await.map_err(failed)?;
         let body = incoming.small(head).await.map_err(failed)?;
         if !head.closes {
             self.connection = Some((stream, Instant::now()));
@@ -513,7 +524,7 @@ mod tests {
 
     async fn read(bytes: &[u8]) -> View {
         let mut view = View::new(Side::Source);
-        read_answer(Incoming::new(bytes, 3), &mut view).await;
+        read_answer(Incoming::new(bytes, 3), &mut view, &Interims::default()).await;
         view
     }
 

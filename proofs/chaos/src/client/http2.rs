@@ -1,64 +1,66 @@
 //! HTTP/2 by the h2 crate: a connection for each side.
 
 use std::future::{pending, poll_fn};
-use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
-use http::{Method, Request};
+use http::header::{CONTENT_LENGTH, EXPECT};
+use http::{HeaderValue, Method, Request, Response};
 use tokio::time::{sleep, timeout};
 
-use super::{Dial, Ending, Errand, Script, View};
+use super::{Dial, Ending, Errand, Interims, Script, Switches, View, until_received};
 use crate::plan::{Act, Framing, Manner, Side};
 
+/// The budget for small DATA frames that hyper's clients have: half of their connection window of 5 MiB. The default follows our
+/// smaller windows.
+const SMALL_FRAMES: usize = 5 << 19;
 /// For the last frames to go out.
 const LAST_FRAMES: Duration = Duration::from_secs(2);
 
 /// Does the errand over a connection of its own.
-pub(super) async fn run(errand: Errand, dial: &Dial) -> View {
-    let mut view = View::new(errand.side);
+pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
     let script = Script::new(&errand);
     let mut departure = pin!(script.departure());
     let connecting = async {
         let connection = dial.connect(&errand.party).await.map_err(|error| error.to_string())?;
-        let (resets, room) = (connection.resets(), connection.room(&errand.party));
+        let (switches, room) = (connection.switches(), connection.room(&errand.party));
         let shaking = Builder::new()
             .initial_window_size(errand.party.window)
             .initial_connection_window_size(errand.party.window.max(65_535))
+            .data_frame_budget(SMALL_FRAMES)
             .handshake::<_, Bytes>(connection);
         let (requests, connection) = shaking.await.map_err(|error| error.to_string())?;
-        Ok::<_, String>((requests, connection, resets, room))
+        Ok::<_, String>((requests, connection, switches, room))
     };
     let connected = tokio::select! {
         connected = connecting => connected,
         manner = &mut departure => {
             view.ending = Ending::Left(manner);
-            return view;
+            return;
         }
     };
-    let (requests, connection, resets, room) = match connected {
+    let (requests, connection, switches, room) = match connected {
         Ok(connected) => connected,
         Err(error) => {
             view.ending = Ending::NoAnswer(format!("no connection: {error}"));
-            return view;
+            return;
         }
     };
     view.room = room;
-    let frozen = AtomicBool::new(false);
     errand.log.note(errand.side, "connected");
     let mut connection = Some(Box::pin(connection));
     let left = {
-        let mut exchange = pin!(exchange(&errand, requests, script, &mut view, &frozen, departure));
+        let mut exchange = pin!(exchange(&errand, requests.clone(), script, view, &switches, departure));
         // The exchange first: it may stop the connection, which then neither reads nor writes.
         poll_fn(|cx| {
             if let Poll::Ready(left) = exchange.as_mut().poll(cx) {
                 return Poll::Ready(left);
             }
-            if let Some(alive) = connection.as_mut().filter(|_| !frozen.load(Ordering::Relaxed))
+            if let Some(alive) = connection.as_mut().filter(|_| !switches.is_frozen())
                 && alive.as_mut().poll(cx).is_ready()
             {
                 // From this its streams learn that it has ended.
@@ -74,15 +76,25 @@ pub(super) async fn run(errand: Errand, dial: &Dial) -> View {
         view.room = view.room.map(|room| room + u64::from(errand.party.window));
     }
     if let Some(manner) = left {
-        resets.leave_by(manner);
+        switches.leave_by(manner);
         view.ending = Ending::Left(manner);
-        connection = connection.filter(|_| manner == Manner::ResetStream);
     }
-    if let Some(connection) = connection {
-        // Whether they went out, the server's answers show.
-        let _ = timeout(LAST_FRAMES, connection).await;
+    match (connection, left) {
+        // Clients that cancel a request keep its connection for the next one.
+        (Some(connection), Some(Manner::ResetStream)) => {
+            errand.kept.lock().spawn(async move {
+                let _requests = requests;
+                // How it ends does not matter.
+                let _ = connection.await;
+            });
+        }
+        (Some(connection), None) => {
+            drop(requests);
+            // Whether they went out, the server's answers show.
+            let _ = timeout(LAST_FRAMES, connection).await;
+        }
+        _ => {}
     }
-    view
 }
 
 /// `Some` where it left.
@@ -91,7 +103,7 @@ async fn exchange(
     mut requests: SendRequest<Bytes>,
     mut script: Script,
     view: &mut View,
-    frozen: &AtomicBool,
+    switches: &Switches,
     departure: impl Future<Output = Manner>,
 ) -> Option<Manner> {
     let (answer, mut send) = match ask(errand, &mut requests).await {
@@ -104,18 +116,23 @@ async fn exchange(
     let left = match errand.side {
         Side::Source => {
             let (mut bytes, mut whole) = (0, false);
+            let interims = Interims::default();
+            let sending = async {
+                interims.until_continue(errand).await;
+                upload(errand, &mut send, &mut script, &mut bytes, &mut whole).await
+            };
             let left = tokio::select! {
                 biased;
-                () = answered(answer, view) => None,
-                manner = upload(errand, &mut send, &mut script, &mut bytes, &mut whole) => Some(manner),
+                () = answered(answer, view, &interims) => None,
+                manner = sending => Some(manner),
                 manner = departure => Some(manner),
             };
-            (view.bytes, view.sent_whole) = (bytes, whole);
+            (view.bytes, view.sent_whole, view.interims) = (bytes, whole, interims.count());
             left
         }
         Side::Destination => tokio::select! {
             biased;
-            left = receive(errand, answer, &mut script, view, frozen) => left,
+            left = receive(errand, answer, &mut script, view, switches) => left,
             manner = departure => Some(manner),
         },
     };
@@ -136,9 +153,12 @@ async fn ask(
     };
     let mut request = Request::new(());
     *request.method_mut() = method;
-    *request.uri_mut() = format!("http://chaos{}", errand.path).parse().unwrap_or_default();
+    *request.uri_mut() = format!("http://localhost{}", errand.path).parse().unwrap_or_default();
     if errand.side == Side::Source && errand.framing == Framing::Length {
-        request.headers_mut().insert(http::header::CONTENT_LENGTH, errand.body.size.into());
+        request.headers_mut().insert(CONTENT_LENGTH, errand.body.size.into());
+    }
+    if let Some(value) = errand.party.expects {
+        request.headers_mut().insert(EXPECT, HeaderValue::from_static(value));
     }
     requests.send_request(request, is_whole)
 }
@@ -159,7 +179,8 @@ async fn upload(
             match act {
                 Act::Leave(manner) => return manner,
                 Act::Stall(time) => sleep(time).await,
-                Act::HalfClose | Act::Break => {}
+                Act::Await(offset) => until_received(errand, offset).await,
+                Act::HalfClose | Act::Break | Act::StopReading => {}
             }
         }
         let is_last = *bytes == body.size;
@@ -182,14 +203,28 @@ async fn upload(
     }
 }
 
-async fn answered(answer: ResponseFuture, view: &mut View) {
-    match answer.await {
+async fn answered(answer: ResponseFuture, view: &mut View, interims: &Interims) {
+    match final_answer(answer, interims).await {
         Ok(response) => {
             let status = response.status().as_u16();
             small(status, response.into_body(), view).await;
         }
         Err(error) => view.ending = Ending::NoAnswer(error.to_string()),
     }
+}
+
+/// The final answer; those before it are counted.
+async fn final_answer(
+    mut answer: ResponseFuture,
+    interims: &Interims,
+) -> Result<Response<RecvStream>, h2::Error> {
+    poll_fn(|cx| {
+        while let Poll::Ready(Some(Ok(_))) = answer.poll_informational(cx) {
+            interims.came();
+        }
+        Pin::new(&mut answer).poll(cx)
+    })
+    .await
 }
 
 async fn small(status: u16, mut body: RecvStream, view: &mut View) {
@@ -218,16 +253,19 @@ async fn receive(
     answer: ResponseFuture,
     script: &mut Script,
     view: &mut View,
-    frozen: &AtomicBool,
+    switches: &Switches,
 ) -> Option<Manner> {
     if script.next_offset() == Some(0) {
         // The request is to go out before anything happens.
         tokio::task::yield_now().await;
     }
-    if let Some(manner) = act(script, view, frozen).await {
+    if let Some(manner) = act(script, view, switches).await {
         return Some(manner);
     }
-    let response = match answer.await {
+    let interims = Interims::default();
+    let answer = final_answer(answer, &interims).await;
+    view.interims = interims.count();
+    let response = match answer {
         Ok(response) => response,
         Err(error) => {
             view.ending = Ending::NoAnswer(error.to_string());
@@ -251,7 +289,7 @@ async fn receive(
         };
         view.got(&errand.body, &data);
         errand.progress.send_replace(view.bytes);
-        if let Some(manner) = act(script, view, frozen).await {
+        if let Some(manner) = act(script, view, switches).await {
             return Some(manner);
         }
         let _ = body.flow_control().release_capacity(data.len());
@@ -261,16 +299,17 @@ async fn receive(
 }
 
 /// Does what is due. `Some` where it leaves.
-async fn act(script: &mut Script, view: &View, frozen: &AtomicBool) -> Option<Manner> {
+async fn act(script: &mut Script, view: &View, switches: &Switches) -> Option<Manner> {
     while let Some(act) = script.due(view.bytes) {
         match act {
             Act::Leave(manner) => return Some(manner),
             Act::Stall(time) => {
-                frozen.store(true, Ordering::Relaxed);
+                switches.freeze(true);
                 sleep(time).await;
-                frozen.store(false, Ordering::Relaxed);
+                switches.freeze(false);
             }
-            Act::HalfClose | Act::Break => {}
+            Act::StopReading => switches.stop_reading(),
+            Act::HalfClose | Act::Break | Act::Await(_) => {}
         }
     }
     None
