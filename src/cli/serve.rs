@@ -195,9 +195,10 @@ impl ServeArguments {
 
 /// Runs the server until it is told to end.
 pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
+    // Before the log and the runtime start their threads.
+    let inherited = systemd::sockets()?;
     let filter = arguments.log.clone().unwrap_or_else(|| arguments.log_level.into());
     let _until_all_is_logged = log::start(filter, arguments.log_format);
-    let inherited = systemd::sockets()?;
     let config = arguments.config(raise_descriptor_limit());
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = arguments.threads {
