@@ -269,6 +269,45 @@ fn a_bad_value_is_refused_with_what_would_be_right() {
 }
 
 #[test]
+fn a_variable_of_no_flag_is_refused_with_the_nearest_right_name() {
+    let by = |variables: &[(&str, &str)]| {
+        let mut command = rendezvous(&["--port", "0"]);
+        command.envs(variables.iter().copied());
+        command
+    };
+    for (variables, sentence) in [
+        (&[("RENDEZVOUS_CREATE_TOKENFILE", "/etc/token")][..], "did you mean RENDEZVOUS_CREATE_TOKEN_FILE?"),
+        (&[("RENDEZVOUS_ADMIN_TOKEN", "0123456789abcdef")], "did you mean RENDEZVOUS_ADMIN_TOKEN_FILE?"),
+        (&[("RENDEZVOUS_OPENLIST", ""), ("RENDEZVOUS_TTL", "soon")], "did you mean RENDEZVOUS_OPEN_LIST?"),
+        (
+            // For a Service called rendezvous. No port is what RENDEZVOUS_PORT has.
+            &[
+                ("RENDEZVOUS_PORT", "tcp://10.96.0.7:80"),
+                ("RENDEZVOUS_PORT_80_TCP_PROTO", "tcp"),
+                ("RENDEZVOUS_SERVICE_HOST", "10.96.0.7"),
+            ],
+            "enableServiceLinks: false",
+        ),
+    ] {
+        let (code, said) = refused(&mut by(variables));
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.starts_with("error: ") && said.contains(sentence), "{said}");
+        assert!(
+            !variables.iter().any(|(_, value)| value.starts_with("0123") && said.contains(value)),
+            "{said}"
+        );
+        // Who asks for help gets it.
+        for arguments in [["serve", "--help"].as_slice(), &["--version"], &["help", "serve"]] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_rendezvous"));
+            let output = command.args(arguments).envs(variables.iter().copied()).output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        }
+    }
+    let program = Program::start_by(&mut by(&[("RENDEZVOUS", "x"), ("RENDEZVOUS_TTL", "5s")]));
+    program.connect();
+}
+
+#[test]
 fn a_taken_port_is_a_clear_error() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
