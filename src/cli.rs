@@ -53,7 +53,10 @@ fn parse() -> Result<Arguments, clap::Error> {
     });
     let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
     match UnknownVariables::find(names, &variables_of_flags()) {
-        Some(unknown) if !has_help => Err(Arguments::command().error(ErrorKind::UnknownArgument, unknown)),
+        Some(unknown) if !has_help => {
+            let help = "For more information, try 'rendezvous serve --help'.";
+            Err(clap::Error::raw(ErrorKind::UnknownArgument, format!("{unknown}\n\n{help}\n")))
+        }
         _ => parsed,
     }
 }

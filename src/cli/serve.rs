@@ -143,10 +143,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 fn token_file(path: &str) -> Result<Token, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("the file can not be read: {error}"))?;
-    let token = Token::parse(text.trim());
-    token.ok_or_else(|| {
-        "the file must hold one line of visible ASCII, without spaces, and nothing else".to_owned()
-    })
+    Token::parse(text.trim()).map_err(|error| format!("the file holds no token: {error}"))
 }
 
 impl ServeArguments {

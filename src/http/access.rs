@@ -87,25 +87,25 @@ mod tests {
 
     #[test]
     fn a_token_is_given_by_the_header_or_else_by_the_query() {
-        let token = Token::parse("secret").unwrap();
+        let token = Token::parse("secret-16-bytes-x").unwrap();
         for (authorizations, query, verdict) in [
             (vec![], None, "none"),
-            (vec![], Some("token=secret"), "right"),
-            (vec![], Some("x=1&token=secret&token=other"), "right"),
-            (vec![], Some("token=other&token=secret"), "wrong"),
-            (vec![], Some("token&token=secret"), "none"),
+            (vec![], Some("token=secret-16-bytes-x"), "right"),
+            (vec![], Some("x=1&token=secret-16-bytes-x&token=other"), "right"),
+            (vec![], Some("token=other&token=secret-16-bytes-x"), "wrong"),
+            (vec![], Some("token&token=secret-16-bytes-x"), "none"),
             (vec![], Some("token="), "none"),
-            (vec![], Some("Token=secret&tokens=secret"), "none"),
-            (vec!["Bearer secret"], None, "right"),
-            (vec!["bEARER   secret"], Some("token=other"), "right"),
-            (vec!["Bearer other"], Some("token=secret"), "wrong"),
+            (vec![], Some("Token=secret-16-bytes-x&tokens=secret-16-bytes-x"), "none"),
+            (vec!["Bearer secret-16-bytes-x"], None, "right"),
+            (vec!["bEARER   secret-16-bytes-x"], Some("token=other"), "right"),
+            (vec!["Bearer other"], Some("token=secret-16-bytes-x"), "wrong"),
             (vec!["Bearer"], None, "none"),
-            (vec!["Bearer "], Some("token=secret"), "none"),
-            (vec!["Basic secret"], None, "none"),
-            (vec!["Basic secret"], Some("token=secret"), "right"),
-            (vec!["Basic x", "Bearer secret", "Bearer other"], None, "right"),
-            (vec!["Bearersecret"], None, "none"),
-            (vec!["secret"], None, "none"),
+            (vec!["Bearer "], Some("token=secret-16-bytes-x"), "none"),
+            (vec!["Basic secret-16-bytes-x"], None, "none"),
+            (vec!["Basic secret-16-bytes-x"], Some("token=secret-16-bytes-x"), "right"),
+            (vec!["Basic x", "Bearer secret-16-bytes-x", "Bearer other"], None, "right"),
+            (vec!["Bearersecret-16-bytes-x"], None, "none"),
+            (vec!["secret-16-bytes-x"], None, "none"),
         ] {
             let given = credential(authorizations.iter().map(|value| value.as_bytes()), query);
             let seen = match token.check(given) {
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn the_list_is_for_who_is_near_or_trusted_or_has_the_token() {
-        let token = Token::parse("secret").unwrap();
+        let token = Token::parse("secret-16-bytes-x").unwrap();
         for entrance in entrances() {
             let is_near = entrance.is_loopback || entrance.audience == Audience::Operators;
             assert_eq!(Access::default().may_list(entrance, None).is_ok(), is_near, "{entrance:?}");
@@ -149,7 +149,7 @@ mod tests {
             assert_eq!(open.may_list(entrance, None), Ok(()));
             let held = Access { admin_token: Some(token.clone()), open_list: true, ..Access::default() };
             assert_eq!(held.may_list(entrance, None), Err(Refusal::Unauthorized));
-            assert_eq!(held.may_list(entrance, Credential::new(b"secret")), Ok(()));
+            assert_eq!(held.may_list(entrance, Credential::new(b"secret-16-bytes-x")), Ok(()));
         }
     }
 }

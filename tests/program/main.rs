@@ -155,28 +155,40 @@ fn the_greeting_says_where_the_operators_come_in() {
 }
 
 #[test]
-fn a_token_file_holds_one_line_of_visible_ascii() {
+fn a_token_file_holds_one_line_of_enough_visible_ascii() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     let mut holding = |content: &[u8]| {
         file.as_file_mut().set_len(0).unwrap();
         std::fs::write(file.path(), content).unwrap();
         file.path().to_str().unwrap().to_owned()
     };
-    for content in [&b""[..], b" \n", b"two words\n", b"two\nlines\n", b"\xc3\xa4\n", b"\xff", b"a\0b"] {
+    let no_token = "the file holds no token: it must be one line of visible ASCII";
+    let too_short = "must have at least 16 that nobody can guess: head -c 32 /dev/urandom | od -An -tx1";
+    for (content, sentence) in [
+        (&b""[..], no_token),
+        (b" \n", no_token),
+        (b"more than two words\n", no_token),
+        (b"lines of\nmore than 16\n", no_token),
+        (b"\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\n", no_token),
+        (b"\xff", "the file can not be read"),
+        (b"0123456789\0abcdef", no_token),
+        (b"abc\n", too_short),
+        (b"  fifteen-bytes-o\n", too_short),
+    ] {
         let path = holding(content);
         for flag in ["--create-token-file", "--admin-token-file"] {
             let (code, said) = refused(&mut rendezvous(&[flag, &path]));
             assert_eq!(code, Some(2), "{said}");
-            assert!(said.contains(&path) && said.contains(flag) && said.contains("the file "), "{said}");
+            assert!(said.contains(&path) && said.contains(flag) && said.contains(sentence), "{said}");
         }
     }
-    let path = holding(b"\t s3cret\r\n\n");
+    let path = holding(b"\t s3cret-of-makers\r\n\n");
     let program = Program::start(&["--create-token-file", &path, "--admin-token-file", &path]);
     let stream = format!("{}/stream", program.base);
     for method in ["POST", "GET"] {
         let asks = |token: &str| curl(&["-X", method, &stream, "--oauth2-bearer", token]).output().unwrap();
-        assert!(asks("s3cret").status.success(), "{method}");
-        assert_eq!(asks("s3cre").status.code(), Some(22), "{method}");
+        assert!(asks("s3cret-of-makers").status.success(), "{method}");
+        assert_eq!(asks("s3cret-of-maker").status.code(), Some(22), "{method}");
     }
 }
 
