@@ -97,6 +97,7 @@ impl Server {
             admin_token: config.admin_token.clone(),
             open_list: config.open_list,
             has_admin_listener: listeners.iter().any(|listener| listener.kind == ListenerKind::Admin),
+            has_proxies: !config.trusted_proxies.is_empty(),
         };
         let metrics = Arc::new(Metrics::default());
         let app = App {

@@ -352,16 +352,23 @@ async fn with_a_create_token_only_who_has_it_makes_streams() {
 type Adjust<'a> = &'a dyn Fn(&mut Config);
 
 #[tokio::test]
-async fn the_list_is_for_who_is_near_or_trusted_or_has_the_token() {
+async fn the_list_is_for_this_machine_or_whom_the_flags_name() {
     let anywhere = |config: &mut Config| config.host = "0.0.0.0".into();
     let with_token = |config: &mut Config| config.admin_token = Token::parse("admin-of-16-bytes").ok();
     let open = |config: &mut Config| config.open_list = true;
     let near = |_: &mut Config| {};
+    // Whoever comes by loopback may be anybody then.
+    let behind_a_proxy = |config: &mut Config| {
+        config.trusted_proxies = ["127.0.0.1".parse().unwrap()].into_iter().collect();
+    };
     let (unauthorized, forbidden) = ("401 UnauthorizedError", "403 ForbiddenError");
-    let cases: [(&str, &[Adjust], [&str; 3]); 6] = [
+    let cases: [(&str, &[Adjust], [&str; 3]); 9] = [
         ("near", &[&near], ["200", "200", "200"]),
         ("near, token", &[&with_token], [unauthorized, forbidden, "200"]),
         ("near, token, open", &[&with_token, &open], [unauthorized, forbidden, "200"]),
+        ("behind a proxy", &[&behind_a_proxy], [forbidden, forbidden, forbidden]),
+        ("behind a proxy, token", &[&behind_a_proxy, &with_token], [unauthorized, forbidden, "200"]),
+        ("behind a proxy, open", &[&behind_a_proxy, &open], ["200", "200", "200"]),
         ("anywhere", &[&anywhere], [forbidden, forbidden, forbidden]),
         ("anywhere, token", &[&anywhere, &with_token], [unauthorized, forbidden, "200"]),
         ("anywhere, open", &[&anywhere, &open], ["200", "200", "200"]),
@@ -456,20 +463,40 @@ async fn what_is_the_operators_moves_to_their_listener_and_nothing_else_is_there
 }
 
 #[tokio::test]
-async fn the_list_of_the_operators_listener_is_open_unless_there_is_a_token() {
+async fn an_operators_listener_that_others_reach_shows_no_ids_without_a_token_but_health_and_metrics() {
     let anywhere = |config: &mut Config| config.admin_listen = Some("0.0.0.0:0".parse().unwrap());
-    let server = TestServer::start_with(anywhere).await;
-    assert_eq!(server.ask_admin(get("/stream")).await.body, b"[]");
-    let server = TestServer::start_with(|config| {
-        with_admin_listener(config);
-        config.admin_token = Token::parse("admin-of-16-bytes").ok();
-    })
-    .await;
-    assert_eq!(server.ask_admin(get("/stream")).await.error(), "401 UnauthorizedError");
-    assert_eq!(server.ask_admin(get("/stream?token=x")).await.error(), "403 ForbiddenError");
-    assert_eq!(server.ask_admin(request("GET", "/stream", &bearer("admin-of-16-bytes"))).await.body, b"[]");
-    for open in ["/healthz", "/readyz", "/ping"] {
-        assert_eq!(server.ask_admin(get(open)).await.status, 200, "{open}");
+    let with_token = |config: &mut Config| config.admin_token = Token::parse("admin-of-16-bytes").ok();
+    let open = |config: &mut Config| config.open_list = true;
+    let behind_a_proxy = |config: &mut Config| {
+        config.trusted_proxies = ["127.0.0.1".parse().unwrap()].into_iter().collect();
+    };
+    let (no, unauthorized) = ("403 ForbiddenError", "401 UnauthorizedError");
+    let cases: [(&str, &[Adjust], [&str; 2]); 7] = [
+        ("loopback", &[&with_admin_listener], ["200", "200"]),
+        ("loopback, with a proxy", &[&with_admin_listener, &behind_a_proxy], ["200", "200"]),
+        ("loopback, token", &[&with_admin_listener, &with_token], [unauthorized, unauthorized]),
+        ("anywhere", &[&anywhere], [no, "200"]),
+        ("anywhere, with a proxy", &[&anywhere, &behind_a_proxy], [no, "200"]),
+        ("anywhere, open", &[&anywhere, &open], ["200", "200"]),
+        ("anywhere, token, open", &[&anywhere, &with_token, &open], [unauthorized, unauthorized]),
+    ];
+    let verdict = |answer: Response| {
+        if answer.status == 200 { "200".to_owned() } else { answer.error() }
+    };
+    for (case, adjusts, expected) in cases {
+        let server = TestServer::start_with(|config| adjusts.iter().for_each(|adjust| adjust(config))).await;
+        for (target, expected) in ["/stream", "/metrics"].into_iter().zip(expected) {
+            assert_eq!(verdict(server.ask_admin(get(target)).await), expected, "{case}: {target}");
+            if expected == unauthorized {
+                let wrong = server.ask_admin(get(&format!("{target}?token=x"))).await;
+                assert_eq!(wrong.error(), no, "{case}: {target}");
+                let right = server.ask_admin(request("GET", target, &bearer("admin-of-16-bytes"))).await;
+                assert_eq!(right.status, 200, "{case}: {target}");
+            }
+        }
+        for probe in ["/healthz", "/readyz", "/ping"] {
+            assert_eq!(server.ask_admin(get(probe)).await.status, 200, "{case}: {probe}");
+        }
     }
 }
 
