@@ -81,7 +81,10 @@ impl Server {
     /// # Errors
     /// [`BindError`].
     pub async fn bind(config: Config, inherited: Vec<Inherited>) -> Result<Self, BindError> {
-        let certificate = config.tls.clone().map(Certificate::load).transpose()?;
+        let certificate = match config.tls.clone() {
+            Some(files) => Some(Certificate::load(files).await?),
+            None => None,
+        };
         let mut listeners = listen(&config, inherited).await?;
         if let Some(certificate) = &certificate {
             let main = listeners.iter_mut().filter(|listener| listener.kind == ListenerKind::Main);

@@ -204,10 +204,10 @@ pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     let runtime = runtime.enable_all().build().context("cannot start")?;
     // On a worker of the runtime, so that a connection begins where it was accepted, and not on another
     // thread.
-    let ended = runtime.block_on(runtime.spawn(serve(config, inherited))).context("the server panicked")?;
-    // Whatever is left has had its time, or was not to have any.
+    let ended = runtime.block_on(runtime.spawn(serve(config, inherited)));
+    // Whatever is left has had its time, or was not to have any; a file system that hangs may never answer.
     runtime.shutdown_background();
-    ended
+    ended.context("the server panicked")?
 }
 
 async fn serve(config: Config, inherited: Vec<Inherited>) -> anyhow::Result<()> {
@@ -215,7 +215,11 @@ async fn serve(config: Config, inherited: Vec<Inherited>) -> anyhow::Result<()> 
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let drain = config.drain_timeout.get() + LAST_WORDS;
-    let server = Server::bind(config, inherited).await?;
+    let server = tokio::select! {
+        bound = Server::bind(config, inherited) => bound?,
+        // There is nothing to drain yet.
+        () = signals.next() => return Ok(()),
+    };
     if let Some(address) = server.address(ListenerKind::Main) {
         let base = format!("{scheme}://{address}");
         // Nobody has to read it.

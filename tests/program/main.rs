@@ -8,6 +8,7 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "there is no clock to pause across processes")]
 
+mod certificates;
 mod deploys;
 
 use std::ffi::OsStr;
