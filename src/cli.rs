@@ -40,7 +40,7 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// The arguments, or the error or help text to end with. An unknown variable is the first error reported, because it may
-/// explain the others: Kubernetes sets RENDEZVOUS_PORT to what is no port.
+/// explain the others: Kubernetes sets `RENDEZVOUS_PORT` to what is no port.
 fn parse() -> Result<Arguments, clap::Error> {
     let parsed = Arguments::try_parse();
     let has_help = parsed.as_ref().is_err_and(|error| {

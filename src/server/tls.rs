@@ -139,14 +139,13 @@ impl Certificate {
             // A panic has been logged.
             looked.await.ok()
         });
-        let looked = match timeout(PATIENCE, &mut looking).await {
-            Ok(looked) => looked,
-            Err(_) => {
-                warn!(error = %hangs(&self.files), "the old certificate stays");
-                let looked = looking.await;
-                info!("the file system of the certificate answers again");
-                looked
-            }
+        let looked = if let Ok(looked) = timeout(PATIENCE, &mut looking).await {
+            looked
+        } else {
+            warn!(error = %hangs(&self.files), "the old certificate stays");
+            let looked = looking.await;
+            info!("the file system of the certificate answers again");
+            looked
         };
         let Some((modified, read)) = looked else { return };
         *self.read_at.lock() = modified;

@@ -708,6 +708,38 @@ mod descriptors {
     }
 
     #[test]
+    fn a_server_without_descriptors_for_clients_answers_every_probe_of_its_operators() {
+        let serve = "ulimit -n 256; exec \"$0\" serve --port 0 --log-level warn \"$@\"";
+        let arguments = ["-c", serve, env!("CARGO_BIN_EXE_rendezvous"), "--admin-listen", "127.0.0.1:0"];
+        let program = Program::start_by(Command::new("sh").args(arguments));
+        let admin = program.greeting[3].strip_prefix("Listening for operators on http://").unwrap();
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+
+        let mut crowd: Vec<_> = (0..1000).map(|_| program.say(PING)).collect();
+        let is_served = |client: &mut TcpStream| answer(client).is_ok_and(|(status, _)| status == 200);
+        let served = crowd.iter_mut().filter_map(|client| is_served(client).then_some(client)).count();
+        assert!((100..256).contains(&served), "{served}");
+        // Those who ask leave at once, or never: either is no reason to turn the next one away.
+        for stay in [false, true] {
+            let mut probes = Vec::new();
+            for number in 0..100 {
+                for path in ["/healthz", "/readyz", "/metrics"] {
+                    let mut probe = TcpStream::connect(admin).unwrap();
+                    probe.set_read_timeout(Some(PATIENCE)).unwrap();
+                    probe.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
+                    assert_eq!(answer(&mut probe).unwrap().0, 200, "{path}, {number}, stay: {stay}");
+                    probes.extend(stay.then_some(probe));
+                }
+            }
+        }
+        drop(crowd);
+        let log = program.log();
+        assert!(log.contains("only 160 connections at a time"), "{log}");
+        assert!(!log.contains("cannot accept a connection"), "{log}");
+    }
+
+    #[test]
     fn without_any_descriptor_left_streams_go_on_and_it_serves_again_later() {
         let program = Program::start(&["--log-level", "warn", "--ttl", "3s"]);
         let (stream, content) = (program.create(), content());
