@@ -14,6 +14,7 @@
 //! none for clients, operators do not notice.
 
 mod conn;
+mod exposure;
 mod fast;
 mod http2;
 mod listener;
@@ -37,14 +38,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::conn::Accepted;
+use self::exposure::{Exposure, Opening};
 use self::listener::Listener;
 pub use self::listener::{BindError, Inherited, ListenerKind};
 use self::operators::Operators;
 use self::shares::Shares;
 use self::tls::Certificate;
 pub use self::tls::TlsError;
-use crate::clients::Clients;
-use crate::config::{Config, DataPath};
+use crate::clients::{self, Clients};
+use crate::config::{Config, DataPath, Size};
 use crate::http::App;
 use crate::http::access::Access;
 use crate::http::cors::Cors;
@@ -128,7 +130,45 @@ impl Server {
         let pipes = (config.data_path == DataPath::Auto).then(|| Arc::new(Pipes::new(shares.pipes, metrics)));
         let told = Arc::new(Semaphore::new(shares.told));
         let app = Arc::new(app);
-        Ok(Self { listeners, config, app, pipes, certificate, reload: Arc::default(), shares, told })
+        let server =
+            Self { listeners, config, app, pipes, certificate, reload: Arc::default(), shares, told };
+        server.log_what_is_in_force();
+        Ok(server)
+    }
+
+    fn log_what_is_in_force(&self) {
+        let opening = |listener: &Listener| Opening {
+            address: listener.address,
+            entrance: listener.entrance,
+            has_tls: listener.tls.is_some(),
+        };
+        let openings: Vec<_> = self.listeners.iter().map(opening).collect();
+        let said = Exposure::of(&self.app.access, &openings);
+        let Config { clients, streams, .. } = &self.config;
+        info!(
+            clients = said.clients,
+            operators = said.operators,
+            tls = openings.iter().any(|opening| opening.has_tls),
+            creation = said.creation,
+            list = said.list,
+            metrics = said.metrics,
+            trusted_proxies = self.app.access.has_proxies,
+            max_streams = self.config.max_streams,
+            max_connections = self.shares.connections,
+            max_connections_per_client = clients.max_connections.unwrap_or(clients::DEFAULT_CONNECTIONS),
+            max_streams_per_client = clients.max_streams.unwrap_or(clients::DEFAULT_STREAMS),
+            max_creations_per_minute = clients.max_creations_per_minute.unwrap_or(clients::DEFAULT_CREATIONS),
+            max_stream_bytes = streams.max_bytes.map(Size::get),
+            max_stream_rate = streams.max_rate.map(Size::get),
+            min_upload_rate = streams.min_upload_rate.map(Size::get),
+            ttl = %self.config.ttl,
+            idle_timeout = %self.config.idle_timeout,
+            drain_timeout = %self.config.drain_timeout,
+            "listening"
+        );
+        for warning in said.warnings {
+            warn!("{warning}");
+        }
     }
 
     /// Where it listens, if it has such a listener.

@@ -80,7 +80,7 @@ const HOMES: [(&str, &[&str]); 26] = [
 ];
 
 /// These are pure: no I/O, no runtime.
-const PURE: [&str; 17] = [
+const PURE: [&str; 18] = [
     "id.rs",
     "proxies.rs",
     "rate.rs",
@@ -91,6 +91,7 @@ const PURE: [&str; 17] = [
     "config.rs",
     "clients/tables.rs",
     "cli/variables.rs",
+    "server/exposure.rs",
     "server/shares.rs",
     "wire/head.rs",
     "wire/chunked.rs",

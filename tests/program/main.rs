@@ -473,6 +473,52 @@ fn the_log_names_the_client_that_a_trusted_proxy_speaks_for() {
 }
 
 #[test]
+fn the_log_begins_with_what_is_in_force_and_warns_of_what_is_open_to_others() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"s3cret-of-the-makers").unwrap();
+    let token = file.path().to_str().unwrap();
+    let (tls, create) = ("--tls-cert", "--create-token-file");
+    for (flags, told, warnings) in [
+        (&[][..], &["creation=\"everybody\"", "list=\"this machine\"", "max_streams=100000"][..], &[][..]),
+        (
+            &["--host", "0.0.0.0"],
+            &["clients=\"http://0.0.0.0:", "list=\"nobody\"", "tls=false"],
+            &[tls, create],
+        ),
+        (
+            &["--host", "0.0.0.0", "--create-token-file", token, "--admin-token-file", token],
+            &["creation=\"token\"", "list=\"token\"", "metrics=\"token\""],
+            &[tls],
+        ),
+        (
+            &["--host", "0.0.0.0", "--trusted-proxy", "10.0.0.0/8", "--admin-listen", "0.0.0.0:0"],
+            &[
+                "operators=\"http://0.0.0.0:",
+                "list=\"nobody\"",
+                "metrics=\"everybody\"",
+                "trusted_proxies=true",
+            ],
+            &[create],
+        ),
+        (&["--max-stream-bytes", "10m", "--ttl", "5m"], &["max_stream_bytes=10485760", "ttl=5m"], &[]),
+    ] {
+        let log =
+            Program::start_by(rendezvous(&["--port", "0", "--max-connections", "100"]).args(flags)).log();
+        let first = log.lines().next().unwrap();
+        assert!(first.contains("INFO listening ") && first.contains("max_connections=100 "), "{log}");
+        for told in told {
+            assert!(first.contains(told), "{flags:?}: {told}: {log}");
+        }
+        let warned: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
+        assert_eq!(warned.len(), warnings.len(), "{flags:?}: {log}");
+        for (line, flag) in warned.iter().zip(warnings) {
+            assert!(line.contains(flag), "{flags:?}: {log}");
+        }
+        assert!(!log.contains("s3cret"), "{log}");
+    }
+}
+
+#[test]
 fn a_filter_says_what_is_logged() {
     for (filter, requests, drains) in [
         ("info", true, true),
