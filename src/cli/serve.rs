@@ -58,7 +58,7 @@ pub(crate) struct ServeArguments {
     /// Streams at a time that have not ended; more are refused with 503
     #[arg(long, env = "RENDEZVOUS_MAX_STREAMS", value_name = "COUNT", default_value = "100000", value_parser = count)]
     max_streams: usize,
-    /// Connections at a time; more are refused with 503
+    /// Connections of clients at a time; more are refused with 503
     #[arg(long, env = "RENDEZVOUS_MAX_CONNECTIONS", value_name = "COUNT", default_value = "210000", value_parser = count)]
     max_connections: usize,
     /// Connections of one client at a time; more are refused with 429 [default: 10000, and no limit on loopback]
@@ -96,10 +96,11 @@ pub(crate) struct ServeArguments {
     /// File with the token that the list, GET /stream, and the metrics, GET /metrics, need then
     #[arg(long, env = "RENDEZVOUS_ADMIN_TOKEN_FILE", value_name = "FILE", value_parser = token_file)]
     admin_token_file: Option<Token>,
-    /// Show the list and the metrics to everybody who can reach the server, and not only on loopback
+    /// Show the list, which has the ids of all streams, and the metrics to everybody who reaches them
     #[arg(long, env = "RENDEZVOUS_OPEN_LIST", value_parser = BoolishValueParser::new())]
     open_list: bool,
-    /// A listener for the operators, to which the list, /metrics, /healthz and /readyz move
+    /// A listener for the operators, to which the list, /metrics, /healthz and /readyz move. It also answers where the server is
+    /// full
     #[arg(long, env = "RENDEZVOUS_ADMIN_LISTEN", value_name = "ADDR:PORT", value_parser = address)]
     admin_listen: Option<SocketAddr>,
     /// An origin whose web pages may use the server, or * for any; may be given again
