@@ -14,7 +14,7 @@ mod deploys;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -133,7 +133,7 @@ fn curl(arguments: &[&str]) -> Command {
 }
 
 fn spawn(command: &mut Command) -> Running {
-    Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("curl is installed"))
+    Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it is installed"))
 }
 
 #[test]
@@ -222,8 +222,11 @@ fn flags_that_stand_alone_or_repeat_are_also_variables() {
 }
 
 fn refused(command: &mut Command) -> (Option<i32>, String) {
-    let Output { status, stderr, .. } = command.output().unwrap();
-    (status.code(), String::from_utf8(stderr).unwrap())
+    let mut process = spawn(command);
+    let code = process.wait().code();
+    let mut said = String::new();
+    process.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    (code, said)
 }
 
 #[test]
