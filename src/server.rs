@@ -9,7 +9,7 @@
 //! The operators' listener is open to the end, so that a drain can be watched; nobody waits for those who watch. While
 //! the server drains each connection is closed behind an answer, but gets one.
 //!
-//! Every connection is a task of a `JoinSet`, the clients' or that of [`Operators`]: dropping [`Server::run`] drops them all, and
+//! Every connection is a task of a `JoinSet`, the clients' or the operators': dropping [`Server::run`] drops them all, and
 //! with them their halves and seats. Either audience has a loop of its own that accepts, with its own descriptors: where there are
 //! none for clients, operators do not notice.
 
