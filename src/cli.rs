@@ -3,11 +3,15 @@
 mod log;
 mod serve;
 mod systemd;
+mod variables;
 
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+
+use self::variables::UnknownVariables;
 
 /// An HTTP rendezvous relay: one side PUTs, the other GETs, and the bytes flow through, live and unstored.
 #[derive(Debug, Parser)]
@@ -22,9 +26,9 @@ enum Command {
     Serve(serve::ServeArguments),
 }
 
-/// Runs the program. Exit code 0: it ended well; 1: it failed; 2: the arguments are wrong.
+/// Runs the program. Exit code 0: it ended well; 1: it failed; 2: the arguments or the environment are wrong.
 pub(crate) fn run() -> ExitCode {
-    let Arguments { command: Command::Serve(arguments) } = Arguments::parse();
+    let Arguments { command: Command::Serve(arguments) } = parse().unwrap_or_else(|error| error.exit());
     match serve::run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -33,6 +37,35 @@ pub(crate) fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The arguments, or the error or help text to end with. An unknown variable is the first error reported, because it may
+/// explain the others: Kubernetes sets `RENDEZVOUS_PORT` to what is no port.
+fn parse() -> Result<Arguments, clap::Error> {
+    let parsed = Arguments::try_parse();
+    let has_help = parsed.as_ref().is_err_and(|error| {
+        matches!(
+            error.kind(),
+            ErrorKind::DisplayHelp
+                | ErrorKind::DisplayVersion
+                | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+        )
+    });
+    let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
+    match UnknownVariables::find(names, &variables_of_flags()) {
+        Some(unknown) if !has_help => {
+            let help = "For more information, try 'rendezvous serve --help'.";
+            Err(clap::Error::raw(ErrorKind::UnknownArgument, format!("{unknown}\n\n{help}\n")))
+        }
+        _ => parsed,
+    }
+}
+
+/// The variables of the flags of all subcommands.
+fn variables_of_flags() -> Vec<String> {
+    let command = Arguments::command();
+    let flags = command.get_subcommands().flat_map(clap::Command::get_arguments);
+    flags.filter_map(|flag| Some(flag.get_env()?.to_string_lossy().into_owned())).collect()
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub struct Config {
     pub peer_timeout: PeerTimeout,
     /// Streams at a time that have not ended, at least 1.
     pub max_streams: usize,
-    /// Connections at a time, at least 1.
+    /// Connections of clients at a time, at least 1.
     pub max_connections: usize,
     /// Descriptors that the process may have, where that is bounded; connections, pipes and all else must fit.
     pub descriptors: Option<usize>,

@@ -77,8 +77,9 @@ impl App {
     ) -> Result<(), Refusal> {
         let of_stream = |id, needed| self.rendezvous.authorize(id, needed, given);
         match route {
-            Route::Create => self.access.may_create(given),
-            Route::List | Route::Metrics => self.access.may_list(entrance, given),
+            Route::Create => self.access.creation().check(given),
+            Route::List => self.access.list(entrance).check(given),
+            Route::Metrics => self.access.metrics(entrance).check(given),
             Route::Source(id) => of_stream(id, Needed::Of(Side::Source)),
             Route::Destination(id) => of_stream(id, Needed::Of(Side::Destination)),
             Route::Probe(id) | Route::Report(id) | Route::Status(id) => of_stream(id, Needed::Either),

@@ -37,6 +37,12 @@ impl FromIterator<Network> for TrustedProxies {
 }
 
 impl TrustedProxies {
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether `address` is a trusted proxy's.
     #[must_use]
     pub fn contain(&self, address: IpAddr) -> bool {

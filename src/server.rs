@@ -9,19 +9,22 @@
 //! The operators' listener is open to the end, so that a drain can be watched; nobody waits for those who watch. While
 //! the server drains each connection is closed behind an answer, but gets one.
 //!
-//! Every connection is a task of one `JoinSet`: dropping [`Server::run`] drops them all, and with them their
-//! halves and seats.
+//! Every connection is a task of a `JoinSet`, the clients' or the operators': dropping [`Server::run`] drops them all, and
+//! with them their halves and seats. Either audience has a loop of its own that accepts, with its own descriptors: where there are
+//! none for clients, operators do not notice.
 
 mod conn;
+mod exposure;
 mod fast;
 mod http2;
 mod listener;
+mod operators;
 mod shares;
 mod tls;
 
 use std::future::{Future, pending, poll_fn};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -34,17 +37,19 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::conn::Accepted;
+use self::exposure::{Exposure, Opening};
 use self::listener::Listener;
 pub use self::listener::{BindError, Inherited, ListenerKind};
+use self::operators::Operators;
 use self::shares::Shares;
 use self::tls::Certificate;
 pub use self::tls::TlsError;
-use crate::clients::Clients;
-use crate::config::{Config, DataPath};
+use crate::clients::{self, Clients};
+use crate::config::{Config, DataPath, Size};
 use crate::http::App;
 use crate::http::access::Access;
 use crate::http::cors::Cors;
-use crate::http::peer::{Audience, Caller, Entrance, Hold};
+use crate::http::peer::{Audience, Caller, Hold};
 use crate::metrics::{Census, Metrics};
 use crate::outcome::Refusal;
 use crate::relay;
@@ -80,7 +85,10 @@ impl Server {
     /// # Errors
     /// [`BindError`].
     pub async fn bind(config: Config, inherited: Vec<Inherited>) -> Result<Self, BindError> {
-        let certificate = config.tls.clone().map(Certificate::load).transpose()?;
+        let certificate = match config.tls.clone() {
+            Some(files) => Some(Certificate::load(files).await?),
+            None => None,
+        };
         let mut listeners = listen(&config, inherited).await?;
         if let Some(certificate) = &certificate {
             let main = listeners.iter_mut().filter(|listener| listener.kind == ListenerKind::Main);
@@ -96,6 +104,7 @@ impl Server {
             admin_token: config.admin_token.clone(),
             open_list: config.open_list,
             has_admin_listener: listeners.iter().any(|listener| listener.kind == ListenerKind::Admin),
+            has_proxies: !config.trusted_proxies.is_empty(),
         };
         let metrics = Arc::new(Metrics::default());
         let app = App {
@@ -108,7 +117,7 @@ impl Server {
             clients: Clients::new(config.clients),
             trusted_proxies: config.trusted_proxies.clone(),
         };
-        let shares = Shares::new(config.descriptors, config.max_connections);
+        let shares = Shares::new(config.descriptors, config.max_connections, app.access.has_admin_listener);
         if shares.connections < config.max_connections {
             warn!(
                 descriptors = config.descriptors,
@@ -120,7 +129,45 @@ impl Server {
         let pipes = (config.data_path == DataPath::Auto).then(|| Arc::new(Pipes::new(shares.pipes, metrics)));
         let told = Arc::new(Semaphore::new(shares.told));
         let app = Arc::new(app);
-        Ok(Self { listeners, config, app, pipes, certificate, reload: Arc::default(), shares, told })
+        let server =
+            Self { listeners, config, app, pipes, certificate, reload: Arc::default(), shares, told };
+        server.log_what_is_in_force();
+        Ok(server)
+    }
+
+    fn log_what_is_in_force(&self) {
+        let opening = |listener: &Listener| Opening {
+            address: listener.address,
+            entrance: listener.entrance,
+            has_tls: listener.tls.is_some(),
+        };
+        let openings: Vec<_> = self.listeners.iter().map(opening).collect();
+        let said = Exposure::of(&self.app.access, &openings);
+        let Config { clients, streams, .. } = &self.config;
+        info!(
+            clients = said.clients,
+            operators = said.operators,
+            tls = openings.iter().any(|opening| opening.has_tls),
+            creation = said.creation,
+            list = said.list,
+            metrics = said.metrics,
+            trusted_proxies = self.app.access.has_proxies,
+            max_streams = self.config.max_streams,
+            max_connections = self.shares.connections,
+            max_connections_per_client = clients.max_connections.unwrap_or(clients::DEFAULT_CONNECTIONS),
+            max_streams_per_client = clients.max_streams.unwrap_or(clients::DEFAULT_STREAMS),
+            max_creations_per_minute = clients.max_creations_per_minute.unwrap_or(clients::DEFAULT_CREATIONS),
+            max_stream_bytes = streams.max_bytes.map(Size::get),
+            max_stream_rate = streams.max_rate.map(Size::get),
+            min_upload_rate = streams.min_upload_rate.map(Size::get),
+            ttl = %self.config.ttl,
+            idle_timeout = %self.config.idle_timeout,
+            drain_timeout = %self.config.drain_timeout,
+            "listening"
+        );
+        for warning in said.warnings {
+            warn!("{warning}");
+        }
     }
 
     /// Where it listens, if it has such a listener.
@@ -138,10 +185,11 @@ impl Server {
     /// Serves until `stop` resolves, then drains. To end at once, drop it.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let draining = CancellationToken::new();
-        let mut connections = JoinSet::new();
+        let (mut clients, mut operators) = (JoinSet::new(), Operators::new(self.shares.operators));
         let rendezvous = Arc::clone(&self.app.rendezvous);
         tokio::select! {
-            () = self.accept(&mut connections, &draining) => {}
+            () = self.accept_clients(&mut clients, &draining) => {}
+            () = self.accept_operators(&mut operators, &draining) => {}
             () = rendezvous.keep_time() => {}
             () = self.keep_certificate() => {}
             () = async {
@@ -156,11 +204,10 @@ impl Server {
         if streams > 0 {
             warn!(streams, "cut what still streamed");
         }
-        let (mut watching, until_ended) = (JoinSet::new(), CancellationToken::new());
         tokio::select! {
-            () = self.accept(&mut watching, &until_ended) => {}
+            () = self.accept_operators(&mut operators, &draining) => {}
             // What is left after this has had its time.
-            _ = timeout(LAST_WORDS, join_all(&mut connections)) => {}
+            _ = timeout(LAST_WORDS, join_all(&mut clients)) => {}
         }
         info!("ended");
     }
@@ -190,35 +237,62 @@ impl Server {
         let _ = timeout(self.config.drain_timeout.get(), emptied).await;
     }
 
-    async fn accept(&self, connections: &mut JoinSet<()>, draining: &CancellationToken) {
+    async fn accept_clients(&self, clients: &mut JoinSet<()>, draining: &CancellationToken) {
         let mut turn = 0;
         loop {
-            turn += 1;
             tokio::select! {
-                (listener, accepted) = poll_fn(|cx| self.poll_accept(turn, cx)) => match accepted {
-                    Ok((stream, address)) => {
-                        self.admit(stream, address.ip(), listener, connections, draining);
-                    }
-                    Err(error) => {
-                        warn!(%error, "cannot accept a connection");
-                        sleep(ACCEPT_PAUSE).await;
-                    }
-                },
+                (listener, accepted) = self.accept(Audience::Clients, &mut turn) => {
+                    self.admit(accepted, listener, clients, draining);
+                }
                 // A panic has been logged, and the connection's halves and seats are dropped.
-                Some(_) = connections.join_next() => {}
+                Some(_) = clients.join_next() => {}
             }
         }
     }
 
-    /// The next connection of any listener. Each `turn` begins with another one, so that none is kept waiting by a
-    /// flood on its neighbour.
+    async fn accept_operators(&self, operators: &mut Operators, draining: &CancellationToken) {
+        let mut turn = 0;
+        loop {
+            tokio::select! {
+                (_, accepted) = self.accept(Audience::Operators, &mut turn) => {
+                    let (app, pipes) = (Arc::clone(&self.app), self.pipes.clone());
+                    operators.admit(conn::serve(accepted, app, draining.clone(), pipes, None)).await;
+                }
+                Some(()) = operators.forget_ended() => {}
+            }
+        }
+    }
+
+    /// The next connection of any listener for this audience. Where the system gives none, it is asked again in a moment.
+    async fn accept(&self, audience: Audience, turn: &mut usize) -> (&Listener, Accepted) {
+        loop {
+            *turn += 1;
+            match poll_fn(|cx| self.poll_accept(audience, *turn, cx)).await {
+                (listener, Ok((stream, address))) => {
+                    let (address, entrance) = (address.ip(), listener.entrance);
+                    let is_proxy = self.app.trusted_proxies.contain(address);
+                    let open = Some(self.app.metrics.accepted(listener.tls.is_some()));
+                    let caller = Caller { address, is_proxy, holds: None, open };
+                    return (listener, Accepted { stream, caller, entrance });
+                }
+                (_, Err(error)) => {
+                    warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Each `turn` begins with another listener, so that none is kept waiting by a flood on its neighbour.
     fn poll_accept(
         &self,
+        audience: Audience,
         turn: usize,
         cx: &mut Context<'_>,
     ) -> Poll<(&Listener, io::Result<(TcpStream, SocketAddr)>)> {
-        let count = self.listeners.len();
-        for listener in self.listeners.iter().cycle().skip(turn % count.max(1)).take(count) {
+        let listeners = self.listeners.iter().filter(|listener| listener.entrance.audience == audience);
+        let count = listeners.clone().count();
+        for listener in listeners.cycle().skip(turn % count.max(1)).take(count) {
             if let Poll::Ready(accepted) = listener.poll_accept(cx) {
                 return Poll::Ready((listener, accepted));
             }
@@ -226,49 +300,45 @@ impl Server {
         Poll::Pending
     }
 
+    /// Serves a client's connection, or refuses it.
     fn admit(
         &self,
-        stream: TcpStream,
-        address: IpAddr,
+        mut accepted: Accepted,
         listener: &Listener,
-        connections: &mut JoinSet<()>,
+        clients: &mut JoinSet<()>,
         draining: &CancellationToken,
     ) {
-        let entrance = listener.entrance;
-        let open = Some(self.app.metrics.accepted(listener.tls.is_some()));
         let told = self.shares.told.saturating_sub(self.told.available_permits());
-        let served = connections.len().saturating_sub(told);
-        let is_proxy = self.app.trusted_proxies.contain(address);
-        let (holds, refusal) = match self.place(served, address, entrance, is_proxy) {
-            Ok(holds) => (holds, None),
+        let served = clients.len().saturating_sub(told);
+        let refusal = match self.place(served, &accepted.caller) {
+            Ok(place) => {
+                accepted.caller.holds = place;
+                None
+            }
             Err(refusal) => match Arc::clone(&self.told).try_acquire_owned() {
-                Ok(permit) => (Some(Hold::Told(permit)), Some(refusal)),
+                Ok(permit) => {
+                    accepted.caller.holds = Some(Hold::Told(permit));
+                    Some(refusal)
+                }
                 Err(_) => return self.app.metrics.refused(&refusal),
             },
         };
-        let accepted = Accepted { stream, caller: Caller { address, is_proxy, holds, open }, entrance };
         let (app, draining, pipes) = (Arc::clone(&self.app), draining.clone(), self.pipes.clone());
         match listener.tls.clone() {
-            None => connections.spawn(conn::serve(accepted, app, draining, pipes, refusal)),
-            Some(tls) => connections.spawn(conn::serve_tls(accepted, tls, app, draining, pipes, refusal)),
+            None => clients.spawn(conn::serve(accepted, app, draining, pipes, refusal)),
+            Some(tls) => clients.spawn(conn::serve_tls(accepted, tls, app, draining, pipes, refusal)),
         };
     }
 
-    /// A place for a connection beside those that are `served`. What a proxy or an operator has is no client's.
-    fn place(
-        &self,
-        served: usize,
-        address: IpAddr,
-        entrance: Entrance,
-        is_proxy: bool,
-    ) -> Result<Option<Hold>, Refusal> {
+    /// A place for a connection beside those that are `served`. What a proxy has is no client's.
+    fn place(&self, served: usize, caller: &Caller) -> Result<Option<Hold>, Refusal> {
         if served >= self.shares.connections {
             return Err(Refusal::Busy("The server has as many connections as it may: try again later"));
         }
-        if is_proxy || entrance.audience == Audience::Operators {
+        if caller.is_proxy {
             return Ok(None);
         }
-        Ok(self.app.clients.connect(address)?.map(Hold::Place))
+        Ok(self.app.clients.connect(caller.address)?.map(Hold::Place))
     }
 }
 

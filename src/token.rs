@@ -10,9 +10,26 @@ use uuid::Uuid;
 
 use crate::outcome::{Refusal, Side};
 
-/// One secret: visible ASCII. Cloning is cheap.
+/// The fewest bytes of a token that was chosen.
+const MIN_BYTES: usize = 16;
+
+/// One secret: at least 16 bytes of visible ASCII. Cloning is cheap.
 #[derive(Clone)]
 pub struct Token(Arc<str>);
+
+/// A text that is no [`Token`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadToken {
+    /// It is empty, or has a character that is not visible ASCII.
+    #[error("it must be one line of visible ASCII, without spaces, and nothing else")]
+    NotVisible,
+    /// It could be guessed.
+    #[error(
+        "it has {0} bytes, and must have at least {MIN_BYTES} that nobody can guess: \
+         head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'"
+    )]
+    TooShort(usize),
+}
 
 /// What a client gives to show that it may.
 #[derive(Clone, Copy)]
@@ -44,11 +61,18 @@ impl Token {
         Self(format!("{first}{second}").into())
     }
 
-    /// A token that was chosen; `None` where it is empty, or has a character that is not visible ASCII.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let legal = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-        legal.then(|| Self(text.into()))
+    /// A token that was chosen.
+    ///
+    /// # Errors
+    /// [`BadToken`].
+    pub fn parse(text: &str) -> Result<Self, BadToken> {
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(BadToken::NotVisible);
+        }
+        if text.len() < MIN_BYTES {
+            return Err(BadToken::TooShort(text.len()));
+        }
+        Ok(Self(text.into()))
     }
 
     /// The whole token, for the answer to the one who made the stream. Never for anything else.
@@ -137,12 +161,25 @@ mod tests {
     }
 
     #[test]
-    fn only_visible_ascii_makes_a_token() {
-        for good in ["a", "!~", "a+b/c=="] {
+    fn only_enough_visible_ascii_makes_a_token() {
+        for good in ["sixteen-bytes-of", "!~a+b/c==0123456789", &"x".repeat(10_000)] {
             assert_eq!(Token::parse(good).unwrap().as_str(), good);
         }
-        for bad in ["", " ", "a b", "a\n", "a\tb", "é", "\u{7f}"] {
-            assert!(Token::parse(bad).is_none(), "{bad:?}");
+        for bad in [
+            "",
+            " ",
+            "0123456789 abcdef",
+            "0123456789abcdef\n",
+            "0123456789\tabcdef",
+            "0123456789abcdé",
+            "\u{7f}",
+        ] {
+            assert_eq!(Token::parse(bad), Err(BadToken::NotVisible), "{bad:?}");
+        }
+        for short in ["a", "abc", "fifteen-bytes-o"] {
+            assert_eq!(Token::parse(short), Err(BadToken::TooShort(short.len())));
+            let said = BadToken::TooShort(short.len()).to_string();
+            assert!(said.contains("at least 16") && said.contains("/dev/urandom"), "{said}");
         }
     }
 

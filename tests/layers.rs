@@ -22,12 +22,13 @@ const LAYERS: [&[&str]; 12] = [
 ];
 
 /// Where a crate may be named. `http`, `bytes` and `tokio` are everywhere.
-const HOMES: [(&str, &[&str]); 24] = [
+const HOMES: [(&str, &[&str]); 26] = [
     ("anyhow", &["cli/serve.rs", "cli/systemd.rs"]),
     ("clap", &["cli.rs", "cli/log.rs", "cli/serve.rs"]),
     ("tracing_appender", &["cli/log.rs"]),
     ("tracing_subscriber", &["cli/log.rs"]),
     ("listenfd", &["cli/systemd.rs"]),
+    ("strsim", &["cli/variables.rs"]),
     ("sd_notify", &["cli/systemd.rs"]),
     ("httparse", &["wire/head.rs"]),
     ("httpdate", &["http/message.rs"]),
@@ -37,6 +38,8 @@ const HOMES: [(&str, &[&str]); 24] = [
     ),
     ("h2", &["server/http2.rs", "server/http2/stream.rs", "server/http2/upload.rs"]),
     ("rustls", &["server/tls.rs"]),
+    // A file system may hang: what reads files is away from the threads of the runtime.
+    ("fs", &["server/tls.rs"]),
     (
         "tokio_rustls",
         &["socket.rs", "socket/session.rs", "server/conn.rs", "server/listener.rs", "server/tls.rs"],
@@ -81,7 +84,7 @@ const HOMES: [(&str, &[&str]); 24] = [
 ];
 
 /// These are pure: no I/O, no runtime.
-const PURE: [&str; 16] = [
+const PURE: [&str; 18] = [
     "id.rs",
     "proxies.rs",
     "rate.rs",
@@ -91,6 +94,8 @@ const PURE: [&str; 16] = [
     "header_set.rs",
     "config.rs",
     "clients/tables.rs",
+    "cli/variables.rs",
+    "server/exposure.rs",
     "server/shares.rs",
     "wire/head.rs",
     "wire/chunked.rs",

@@ -58,7 +58,7 @@ pub(crate) struct ServeArguments {
     /// Streams at a time that have not ended; more are refused with 503
     #[arg(long, env = "RENDEZVOUS_MAX_STREAMS", value_name = "COUNT", default_value = "100000", value_parser = count)]
     max_streams: usize,
-    /// Connections at a time; more are refused with 503
+    /// Connections of clients at a time; more are refused with 503
     #[arg(long, env = "RENDEZVOUS_MAX_CONNECTIONS", value_name = "COUNT", default_value = "210000", value_parser = count)]
     max_connections: usize,
     /// Connections of one client at a time; more are refused with 429 [default: 10000, and no limit on loopback]
@@ -96,10 +96,11 @@ pub(crate) struct ServeArguments {
     /// File with the token that the list, GET /stream, and the metrics, GET /metrics, need then
     #[arg(long, env = "RENDEZVOUS_ADMIN_TOKEN_FILE", value_name = "FILE", value_parser = token_file)]
     admin_token_file: Option<Token>,
-    /// Show the list and the metrics to everybody who can reach the server, and not only on loopback
+    /// Show the list, which has the ids of all streams, and the metrics to everybody who reaches them
     #[arg(long, env = "RENDEZVOUS_OPEN_LIST", value_parser = BoolishValueParser::new())]
     open_list: bool,
-    /// A listener for the operators, to which the list, /metrics, /healthz and /readyz move
+    /// A listener for the operators, to which the list, /metrics, /healthz and /readyz move. It also answers where the server is
+    /// full
     #[arg(long, env = "RENDEZVOUS_ADMIN_LISTEN", value_name = "ADDR:PORT", value_parser = address)]
     admin_listen: Option<SocketAddr>,
     /// An origin whose web pages may use the server, or * for any; may be given again
@@ -143,10 +144,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 
 fn token_file(path: &str) -> Result<Token, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("the file can not be read: {error}"))?;
-    let token = Token::parse(text.trim());
-    token.ok_or_else(|| {
-        "the file must hold one line of visible ASCII, without spaces, and nothing else".to_owned()
-    })
+    Token::parse(text.trim()).map_err(|error| format!("the file holds no token: {error}"))
 }
 
 impl ServeArguments {
@@ -195,9 +193,10 @@ impl ServeArguments {
 
 /// Runs the server until it is told to end.
 pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
+    // Before the log and the runtime start their threads.
+    let inherited = systemd::sockets()?;
     let filter = arguments.log.clone().unwrap_or_else(|| arguments.log_level.into());
     let _until_all_is_logged = log::start(filter, arguments.log_format);
-    let inherited = systemd::sockets()?;
     let config = arguments.config(raise_descriptor_limit());
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = arguments.threads {
@@ -206,10 +205,10 @@ pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     let runtime = runtime.enable_all().build().context("cannot start")?;
     // On a worker of the runtime, so that a connection begins where it was accepted, and not on another
     // thread.
-    let ended = runtime.block_on(runtime.spawn(serve(config, inherited))).context("the server panicked")?;
-    // Whatever is left has had its time, or was not to have any.
+    let ended = runtime.block_on(runtime.spawn(serve(config, inherited)));
+    // Whatever is left has had its time, or was not to have any; a file system that hangs may never answer.
     runtime.shutdown_background();
-    ended
+    ended.context("the server panicked")?
 }
 
 async fn serve(config: Config, inherited: Vec<Inherited>) -> anyhow::Result<()> {
@@ -217,7 +216,11 @@ async fn serve(config: Config, inherited: Vec<Inherited>) -> anyhow::Result<()> 
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let scheme = if config.tls.is_some() { "https" } else { "http" };
     let drain = config.drain_timeout.get() + LAST_WORDS;
-    let server = Server::bind(config, inherited).await?;
+    let server = tokio::select! {
+        bound = Server::bind(config, inherited) => bound?,
+        // There is nothing to drain yet.
+        () = signals.next() => return Ok(()),
+    };
     if let Some(address) = server.address(ListenerKind::Main) {
         let base = format!("{scheme}://{address}");
         // Nobody has to read it.

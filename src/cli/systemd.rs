@@ -12,9 +12,10 @@ use sd_notify::{NotifyState, notify, watchdog_enabled};
 use tracing::warn;
 
 /// The sockets that were handed over. Those whose name is `plain` or `admin` (`FileDescriptorName=` in a socket unit) take the
-/// place of `--plain-port` and of `--admin-listen`, any other that of `--port`. To be asked once, before there are threads: it changes the
-/// environment.
+/// place of `--plain-port` and of `--admin-listen`, any other that of `--port`. Called once, before the process starts a thread:
+/// it changes the environment, which no other thread may read meanwhile.
 pub(crate) fn sockets() -> anyhow::Result<Vec<Inherited>> {
+    debug_assert!(has_one_thread(), "the environment is changed beside another thread");
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
     let mut given = ListenFd::from_env();
@@ -29,6 +30,11 @@ pub(crate) fn sockets() -> anyhow::Result<Vec<Inherited>> {
         sockets.extend(socket.map(|socket| Inherited { kind, socket }));
     }
     Ok(sockets)
+}
+
+/// True also where the system does not list the threads.
+fn has_one_thread() -> bool {
+    std::fs::read_dir("/proc/self/task").map_or(true, |threads| threads.count() == 1)
 }
 
 /// The server listens, at `address`.

@@ -16,6 +16,8 @@ pub struct Access {
     pub open_list: bool,
     /// The operators have a listener of their own.
     pub has_admin_listener: bool,
+    /// Some clients come through trusted proxies.
+    pub has_proxies: bool,
 }
 
 impl Access {
@@ -29,27 +31,68 @@ impl Access {
         }
     }
 
-    /// Whether a client that gives this may make a stream.
-    ///
-    /// # Errors
-    /// [`Refusal::Unauthorized`] or [`Refusal::Forbidden`].
-    pub fn may_create(&self, given: Option<Credential<'_>>) -> Result<(), Refusal> {
-        self.create_token.as_ref().map_or(Ok(()), |token| token.check(given))
+    /// Who may make a stream.
+    #[must_use]
+    pub fn creation(&self) -> Right<'_> {
+        self.create_token.as_ref().map_or(Right::Everybody, Right::Token)
     }
 
-    /// Whether a client that came in here and gives this may see the list and the metrics.
+    /// Who may see the list on this listener. It has the ids of all streams.
+    #[must_use]
+    pub fn list(&self, entrance: Entrance) -> Right<'_> {
+        self.watch(entrance, LIST_IS_CLOSED)
+    }
+
+    /// Who may see the metrics on this listener. They have no ids, so the operators' listener shows them to all who reach it.
+    #[must_use]
+    pub fn metrics(&self, entrance: Entrance) -> Right<'_> {
+        match self.watch(entrance, METRICS_ARE_CLOSED) {
+            Right::Nobody(_) if entrance.audience == Audience::Operators => Right::Everybody,
+            right => right,
+        }
+    }
+
+    fn watch(&self, entrance: Entrance, closed: &'static str) -> Right<'_> {
+        // A proxy on this machine brings in anybody.
+        let may_be_a_proxy = self.has_proxies && entrance.audience == Audience::Clients;
+        match &self.admin_token {
+            Some(token) => Right::Token(token),
+            None if self.open_list => Right::Everybody,
+            None if entrance.is_loopback && !may_be_a_proxy => Right::Machine,
+            None => Right::Nobody(closed),
+        }
+    }
+}
+
+const LIST_IS_CLOSED: &str = "The list has the ids of all streams: start the server with --admin-token-file to show it to requests \
+                              with that token, or with --open-list to show it to everybody";
+const METRICS_ARE_CLOSED: &str = "The metrics are not for everybody: start the server with --admin-listen to show them on a listener of \
+                                  their own, with --admin-token-file to show them to requests with that token, or with --open-list \
+                                  to show them to everybody";
+
+/// Who has a right, on one listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right<'a> {
+    /// Everybody who reaches the listener.
+    Everybody,
+    /// The same, where only programs of this machine reach it.
+    Machine,
+    /// Requests with this token.
+    Token(&'a Token),
+    /// Nobody. With what to tell them.
+    Nobody(&'static str),
+}
+
+impl Right<'_> {
+    /// Whether a request that gives this has it.
     ///
     /// # Errors
     /// [`Refusal::Unauthorized`] or [`Refusal::Forbidden`].
-    pub fn may_list(&self, entrance: Entrance, given: Option<Credential<'_>>) -> Result<(), Refusal> {
-        let is_trusted = self.open_list || entrance.is_loopback || entrance.audience == Audience::Operators;
-        match &self.admin_token {
-            Some(token) => token.check(given),
-            None if is_trusted => Ok(()),
-            None => Err(Refusal::Forbidden(
-                "The list and the metrics tell of all streams: start the server with --admin-token-file to show them to \
-                 who has that token, or with --open-list to show them to everybody",
-            )),
+    pub fn check(self, given: Option<Credential<'_>>) -> Result<(), Refusal> {
+        match self {
+            Self::Everybody | Self::Machine => Ok(()),
+            Self::Token(token) => token.check(given),
+            Self::Nobody(why) => Err(Refusal::Forbidden(why)),
         }
     }
 }
@@ -87,25 +130,25 @@ mod tests {
 
     #[test]
     fn a_token_is_given_by_the_header_or_else_by_the_query() {
-        let token = Token::parse("secret").unwrap();
+        let token = Token::parse("secret-16-bytes-x").unwrap();
         for (authorizations, query, verdict) in [
             (vec![], None, "none"),
-            (vec![], Some("token=secret"), "right"),
-            (vec![], Some("x=1&token=secret&token=other"), "right"),
-            (vec![], Some("token=other&token=secret"), "wrong"),
-            (vec![], Some("token&token=secret"), "none"),
+            (vec![], Some("token=secret-16-bytes-x"), "right"),
+            (vec![], Some("x=1&token=secret-16-bytes-x&token=other"), "right"),
+            (vec![], Some("token=other&token=secret-16-bytes-x"), "wrong"),
+            (vec![], Some("token&token=secret-16-bytes-x"), "none"),
             (vec![], Some("token="), "none"),
-            (vec![], Some("Token=secret&tokens=secret"), "none"),
-            (vec!["Bearer secret"], None, "right"),
-            (vec!["bEARER   secret"], Some("token=other"), "right"),
-            (vec!["Bearer other"], Some("token=secret"), "wrong"),
+            (vec![], Some("Token=secret-16-bytes-x&tokens=secret-16-bytes-x"), "none"),
+            (vec!["Bearer secret-16-bytes-x"], None, "right"),
+            (vec!["bEARER   secret-16-bytes-x"], Some("token=other"), "right"),
+            (vec!["Bearer other"], Some("token=secret-16-bytes-x"), "wrong"),
             (vec!["Bearer"], None, "none"),
-            (vec!["Bearer "], Some("token=secret"), "none"),
-            (vec!["Basic secret"], None, "none"),
-            (vec!["Basic secret"], Some("token=secret"), "right"),
-            (vec!["Basic x", "Bearer secret", "Bearer other"], None, "right"),
-            (vec!["Bearersecret"], None, "none"),
-            (vec!["secret"], None, "none"),
+            (vec!["Bearer "], Some("token=secret-16-bytes-x"), "none"),
+            (vec!["Basic secret-16-bytes-x"], None, "none"),
+            (vec!["Basic secret-16-bytes-x"], Some("token=secret-16-bytes-x"), "right"),
+            (vec!["Basic x", "Bearer secret-16-bytes-x", "Bearer other"], None, "right"),
+            (vec!["Bearersecret-16-bytes-x"], None, "none"),
+            (vec!["secret-16-bytes-x"], None, "none"),
         ] {
             let given = credential(authorizations.iter().map(|value| value.as_bytes()), query);
             let seen = match token.check(given) {
@@ -140,16 +183,27 @@ mod tests {
     }
 
     #[test]
-    fn the_list_is_for_who_is_near_or_trusted_or_has_the_token() {
-        let token = Token::parse("secret").unwrap();
+    fn the_list_is_for_this_machine_or_whom_the_flags_name() {
+        let token = Token::parse("secret-16-bytes-x").unwrap();
         for entrance in entrances() {
-            let is_near = entrance.is_loopback || entrance.audience == Audience::Operators;
-            assert_eq!(Access::default().may_list(entrance, None).is_ok(), is_near, "{entrance:?}");
-            let open = Access { open_list: true, ..Access::default() };
-            assert_eq!(open.may_list(entrance, None), Ok(()));
+            let seen =
+                |access: Access| (access.list(entrance).check(None), access.metrics(entrance).check(None));
+            let (is_near, is_operators) = (entrance.is_loopback, entrance.audience == Audience::Operators);
+
+            let (list, metrics) = seen(Access::default());
+            assert_eq!((list.is_ok(), metrics.is_ok()), (is_near, is_near || is_operators), "{entrance:?}");
+            let (list, metrics) = seen(Access { has_proxies: true, ..Access::default() });
+            assert_eq!(
+                (list.is_ok(), metrics.is_ok()),
+                (is_near && is_operators, is_operators),
+                "{entrance:?}"
+            );
+
+            let open = Access { open_list: true, has_proxies: true, ..Access::default() };
+            assert_eq!(seen(open), (Ok(()), Ok(())));
             let held = Access { admin_token: Some(token.clone()), open_list: true, ..Access::default() };
-            assert_eq!(held.may_list(entrance, None), Err(Refusal::Unauthorized));
-            assert_eq!(held.may_list(entrance, Credential::new(b"secret")), Ok(()));
+            assert_eq!(held.list(entrance).check(Credential::new(b"secret-16-bytes-x")), Ok(()));
+            assert_eq!(seen(held), (Err(Refusal::Unauthorized), Err(Refusal::Unauthorized)));
         }
     }
 }

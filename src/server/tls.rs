@@ -1,8 +1,13 @@
 //! The certificate of the listeners that speak TLS: read from its files, and again when they change.
+//!
+//! A file system may hang, so each look at the files has a thread of its own, away from those of the runtime, and is given
+//! [`PATIENCE`]. A look that hangs holds up nothing but the next one; the certificate at hand stays. At most [`MAX_LOOKS`] threads
+//! hang, and the end of the process does not wait for them.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,8 +18,9 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
@@ -22,6 +28,10 @@ use crate::config::TlsFiles;
 
 /// Between two looks at the files.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// For a look at the files, which are small.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Looks that may hang at a time: one, and one for each of some reloads that were asked for meanwhile.
+const MAX_LOOKS: usize = 4;
 
 /// The certificate and its key are of no use.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +43,14 @@ pub enum TlsError {
         path: PathBuf,
         /// Why.
         source: io::Error,
+    },
+    /// The file system does not answer.
+    #[error("cannot read {certificate:?} and {key:?}: the file system has not answered for {PATIENCE:?}")]
+    Hangs {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
     },
     /// A file is not what it should be.
     #[error("{path:?} holds no {what} in PEM: {source}")]
@@ -69,10 +87,16 @@ pub(super) struct Certificate {
 type Modified = [Option<SystemTime>; 2];
 
 impl Certificate {
-    pub(super) fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
-        let read_at = Mutex::new(modified(&files));
-        let current = Mutex::new(Arc::new(read(&files)?));
-        Ok(Arc::new(Self { files, current, read_at }))
+    pub(super) async fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
+        let reading = blocking({
+            let files = files.clone();
+            move || (modified(&files), read(&files))
+        });
+        let read = timeout(PATIENCE, reading).await.map_err(|_| hangs(&files))?;
+        let (modified, read) =
+            read.map_err(|panic| TlsError::Read { path: files.certificate.clone(), source: panic.into() })?;
+        let current = Mutex::new(Arc::new(read?));
+        Ok(Arc::new(Self { files, current, read_at: Mutex::new(modified) }))
     }
 
     /// Accepts TLS 1.2 and 1.3 with whatever certificate is at hand then, for HTTP/2 or HTTP/1.1.
@@ -88,28 +112,62 @@ impl Certificate {
     pub(super) async fn keep_fresh(&self, reload: &Notify) {
         let mut ticks = interval(LOOK_AGAIN);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let threads = Arc::new(Semaphore::new(MAX_LOOKS));
+        let mut is_asked = false;
         loop {
-            let asked = tokio::select! {
-                _ = ticks.tick() => false,
+            is_asked = tokio::select! {
+                biased;
+                () = self.look(is_asked, &threads) => tokio::select! {
+                    _ = ticks.tick() => false,
+                    () = reload.notified() => true,
+                },
+                // A look that hangs is left behind: by now the files may be others.
                 () = reload.notified() => true,
             };
-            let now = modified(&self.files);
-            let changed = std::mem::replace(&mut *self.read_at.lock(), now) != now;
-            if asked || changed {
-                self.reload();
-            }
         }
     }
 
-    fn reload(&self) {
-        match read(&self.files) {
-            Ok(fresh) => {
+    async fn look(&self, is_asked: bool, threads: &Arc<Semaphore>) {
+        let (files, known) = (self.files.clone(), *self.read_at.lock());
+        let mut looking = pin!(async {
+            let thread = Arc::clone(threads).acquire_owned().await.ok()?;
+            let looked = blocking(move || {
+                let _until_it_ends = thread;
+                let modified = modified(&files);
+                (modified, (is_asked || modified != known).then(|| read(&files)))
+            });
+            // A panic has been logged.
+            looked.await.ok()
+        });
+        let looked = if let Ok(looked) = timeout(PATIENCE, &mut looking).await {
+            looked
+        } else {
+            warn!(error = %hangs(&self.files), "the old certificate stays");
+            let looked = looking.await;
+            info!("the file system of the certificate answers again");
+            looked
+        };
+        let Some((modified, read)) = looked else { return };
+        *self.read_at.lock() = modified;
+        match read {
+            Some(Ok(fresh)) => {
                 *self.current.lock() = Arc::new(fresh);
                 info!("the certificate was read again");
             }
-            Err(error) => warn!(%error, "the old certificate stays"),
+            Some(Err(error)) => warn!(%error, "the old certificate stays"),
+            None => {}
         }
     }
+}
+
+/// Calls `look` on a thread of its own.
+#[allow(clippy::disallowed_methods, reason = "the threads of the runtime are not to wait for a file system")]
+fn blocking<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    spawn_blocking(look)
+}
+
+fn hangs(TlsFiles { certificate, key }: &TlsFiles) -> TlsError {
+    TlsError::Hangs { certificate: certificate.clone(), key: key.clone() }
 }
 
 impl ResolvesServerCert for Certificate {

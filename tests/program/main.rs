@@ -8,12 +8,13 @@
 )]
 #![allow(clippy::disallowed_methods, reason = "there is no clock to pause across processes")]
 
+mod certificates;
 mod deploys;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -132,7 +133,7 @@ fn curl(arguments: &[&str]) -> Command {
 }
 
 fn spawn(command: &mut Command) -> Running {
-    Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("curl is installed"))
+    Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it is installed"))
 }
 
 #[test]
@@ -155,28 +156,40 @@ fn the_greeting_says_where_the_operators_come_in() {
 }
 
 #[test]
-fn a_token_file_holds_one_line_of_visible_ascii() {
+fn a_token_file_holds_one_line_of_enough_visible_ascii() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     let mut holding = |content: &[u8]| {
         file.as_file_mut().set_len(0).unwrap();
         std::fs::write(file.path(), content).unwrap();
         file.path().to_str().unwrap().to_owned()
     };
-    for content in [&b""[..], b" \n", b"two words\n", b"two\nlines\n", b"\xc3\xa4\n", b"\xff", b"a\0b"] {
+    let no_token = "the file holds no token: it must be one line of visible ASCII";
+    let too_short = "must have at least 16 that nobody can guess: head -c 32 /dev/urandom | od -An -tx1";
+    for (content, sentence) in [
+        (&b""[..], no_token),
+        (b" \n", no_token),
+        (b"more than two words\n", no_token),
+        (b"lines of\nmore than 16\n", no_token),
+        (b"\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\xc3\xa4\n", no_token),
+        (b"\xff", "the file can not be read"),
+        (b"0123456789\0abcdef", no_token),
+        (b"abc\n", too_short),
+        (b"  fifteen-bytes-o\n", too_short),
+    ] {
         let path = holding(content);
         for flag in ["--create-token-file", "--admin-token-file"] {
             let (code, said) = refused(&mut rendezvous(&[flag, &path]));
             assert_eq!(code, Some(2), "{said}");
-            assert!(said.contains(&path) && said.contains(flag) && said.contains("the file "), "{said}");
+            assert!(said.contains(&path) && said.contains(flag) && said.contains(sentence), "{said}");
         }
     }
-    let path = holding(b"\t s3cret\r\n\n");
+    let path = holding(b"\t s3cret-of-makers\r\n\n");
     let program = Program::start(&["--create-token-file", &path, "--admin-token-file", &path]);
     let stream = format!("{}/stream", program.base);
     for method in ["POST", "GET"] {
         let asks = |token: &str| curl(&["-X", method, &stream, "--oauth2-bearer", token]).output().unwrap();
-        assert!(asks("s3cret").status.success(), "{method}");
-        assert_eq!(asks("s3cre").status.code(), Some(22), "{method}");
+        assert!(asks("s3cret-of-makers").status.success(), "{method}");
+        assert_eq!(asks("s3cret-of-maker").status.code(), Some(22), "{method}");
     }
 }
 
@@ -209,8 +222,11 @@ fn flags_that_stand_alone_or_repeat_are_also_variables() {
 }
 
 fn refused(command: &mut Command) -> (Option<i32>, String) {
-    let Output { status, stderr, .. } = command.output().unwrap();
-    (status.code(), String::from_utf8(stderr).unwrap())
+    let mut process = spawn(command);
+    let code = process.wait().code();
+    let mut said = String::new();
+    process.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    (code, said)
 }
 
 #[test]
@@ -266,6 +282,45 @@ fn a_bad_value_is_refused_with_what_would_be_right() {
             assert!(said.contains(sentence) && said.contains(flag), "{flag} {value}: {said}");
         }
     }
+}
+
+#[test]
+fn a_variable_of_no_flag_is_refused_with_the_nearest_right_name() {
+    let by = |variables: &[(&str, &str)]| {
+        let mut command = rendezvous(&["--port", "0"]);
+        command.envs(variables.iter().copied());
+        command
+    };
+    for (variables, sentence) in [
+        (&[("RENDEZVOUS_CREATE_TOKENFILE", "/etc/token")][..], "did you mean RENDEZVOUS_CREATE_TOKEN_FILE?"),
+        (&[("RENDEZVOUS_ADMIN_TOKEN", "0123456789abcdef")], "did you mean RENDEZVOUS_ADMIN_TOKEN_FILE?"),
+        (&[("RENDEZVOUS_OPENLIST", ""), ("RENDEZVOUS_TTL", "soon")], "did you mean RENDEZVOUS_OPEN_LIST?"),
+        (
+            // For a Service called rendezvous. No port is what RENDEZVOUS_PORT has.
+            &[
+                ("RENDEZVOUS_PORT", "tcp://10.96.0.7:80"),
+                ("RENDEZVOUS_PORT_80_TCP_PROTO", "tcp"),
+                ("RENDEZVOUS_SERVICE_HOST", "10.96.0.7"),
+            ],
+            "enableServiceLinks: false",
+        ),
+    ] {
+        let (code, said) = refused(&mut by(variables));
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.starts_with("error: ") && said.contains(sentence), "{said}");
+        assert!(
+            !variables.iter().any(|(_, value)| value.starts_with("0123") && said.contains(value)),
+            "{said}"
+        );
+        // Who asks for help gets it.
+        for arguments in [["serve", "--help"].as_slice(), &["--version"], &["help", "serve"]] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_rendezvous"));
+            let output = command.args(arguments).envs(variables.iter().copied()).output().unwrap();
+            assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        }
+    }
+    let program = Program::start_by(&mut by(&[("RENDEZVOUS", "x"), ("RENDEZVOUS_TTL", "5s")]));
+    program.connect();
 }
 
 #[test]
@@ -417,6 +472,52 @@ fn the_log_names_the_client_that_a_trusted_proxy_speaks_for() {
             let told = format!("client=192.0.2.{client} ");
             assert!(log.lines().any(|line| line.contains(request) && line.contains(&told)), "{told}: {log}");
         }
+    }
+}
+
+#[test]
+fn the_log_begins_with_what_is_in_force_and_warns_of_what_is_open_to_others() {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"s3cret-of-the-makers").unwrap();
+    let token = file.path().to_str().unwrap();
+    let (tls, create) = ("--tls-cert", "--create-token-file");
+    for (flags, told, warnings) in [
+        (&[][..], &["creation=\"everybody\"", "list=\"this machine\"", "max_streams=100000"][..], &[][..]),
+        (
+            &["--host", "0.0.0.0"],
+            &["clients=\"http://0.0.0.0:", "list=\"nobody\"", "tls=false"],
+            &[tls, create],
+        ),
+        (
+            &["--host", "0.0.0.0", "--create-token-file", token, "--admin-token-file", token],
+            &["creation=\"token\"", "list=\"token\"", "metrics=\"token\""],
+            &[tls],
+        ),
+        (
+            &["--host", "0.0.0.0", "--trusted-proxy", "10.0.0.0/8", "--admin-listen", "0.0.0.0:0"],
+            &[
+                "operators=\"http://0.0.0.0:",
+                "list=\"nobody\"",
+                "metrics=\"everybody\"",
+                "trusted_proxies=true",
+            ],
+            &[create],
+        ),
+        (&["--max-stream-bytes", "10m", "--ttl", "5m"], &["max_stream_bytes=10485760", "ttl=5m"], &[]),
+    ] {
+        let log =
+            Program::start_by(rendezvous(&["--port", "0", "--max-connections", "100"]).args(flags)).log();
+        let first = log.lines().next().unwrap();
+        assert!(first.contains("INFO listening ") && first.contains("max_connections=100 "), "{log}");
+        for told in told {
+            assert!(first.contains(told), "{flags:?}: {told}: {log}");
+        }
+        let warned: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
+        assert_eq!(warned.len(), warnings.len(), "{flags:?}: {log}");
+        for (line, flag) in warned.iter().zip(warnings) {
+            assert!(line.contains(flag), "{flags:?}: {log}");
+        }
+        assert!(!log.contains("s3cret"), "{log}");
     }
 }
 
@@ -653,6 +754,38 @@ mod descriptors {
             log.contains("only 176 connections at a time, and not 210000") && log.contains("ulimit -n"),
             "{log}"
         );
+    }
+
+    #[test]
+    fn a_server_without_descriptors_for_clients_answers_every_probe_of_its_operators() {
+        let serve = "ulimit -n 256; exec \"$0\" serve --port 0 --log-level warn \"$@\"";
+        let arguments = ["-c", serve, env!("CARGO_BIN_EXE_rendezvous"), "--admin-listen", "127.0.0.1:0"];
+        let program = Program::start_by(Command::new("sh").args(arguments));
+        let admin = program.greeting[3].strip_prefix("Listening for operators on http://").unwrap();
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+
+        let mut crowd: Vec<_> = (0..1000).map(|_| program.say(PING)).collect();
+        let is_served = |client: &mut TcpStream| answer(client).is_ok_and(|(status, _)| status == 200);
+        let served = crowd.iter_mut().filter_map(|client| is_served(client).then_some(client)).count();
+        assert!((100..256).contains(&served), "{served}");
+        // Those who ask leave at once, or never: either is no reason to turn the next one away.
+        for stay in [false, true] {
+            let mut probes = Vec::new();
+            for number in 0..100 {
+                for path in ["/healthz", "/readyz", "/metrics"] {
+                    let mut probe = TcpStream::connect(admin).unwrap();
+                    probe.set_read_timeout(Some(PATIENCE)).unwrap();
+                    probe.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
+                    assert_eq!(answer(&mut probe).unwrap().0, 200, "{path}, {number}, stay: {stay}");
+                    probes.extend(stay.then_some(probe));
+                }
+            }
+        }
+        drop(crowd);
+        let log = program.log();
+        assert!(log.contains("only 160 connections at a time"), "{log}");
+        assert!(!log.contains("cannot accept a connection"), "{log}");
     }
 
     #[test]

@@ -197,7 +197,9 @@ impl Site {
         let mut program = Command::new(env!("CARGO_BIN_EXE_rendezvous"));
         program
             .args(["serve", "--port", "0", "--trusted-proxy", "127.0.0.1", "--log-level", "warn"])
-            .args(flags);
+            .args(flags)
+            // It is for these tests, and no flag's.
+            .env_remove("RENDEZVOUS_PROXY_MIB");
         let mut program = Running(program.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
         let greeting = BufReader::new(program.0.stdout.take().unwrap()).lines().next().unwrap().unwrap();
         let server = greeting.strip_prefix("Listening on http://").unwrap().parse().unwrap();

@@ -185,8 +185,8 @@ async fn broken_requests() {
 #[tokio::test]
 async fn rights() {
     let adjust = |config: &mut Config| {
-        config.create_token = Token::parse("secret");
-        config.admin_token = Token::parse("admin");
+        config.create_token = Token::parse("secret-16-bytes-x").ok();
+        config.admin_token = Token::parse("admin-of-16-bytes").ok();
         config.cors_origins = vec!["https://app.example".parse().unwrap()];
     };
     let with = |line: &str, fields: &str| ask(line, &format!("Host: test\r\n{fields}"), "");
@@ -195,7 +195,7 @@ async fn rights() {
         scripts.extend(["", "Authorization: Bearer wrong\r\n"].map(|fields| with(line, fields)));
     }
     scripts.extend([
-        with("POST /stream?token=secret HTTP/1.1", ""),
+        with("POST /stream?token=secret-16-bytes-x HTTP/1.1", ""),
         with("GET /ping HTTP/1.1", "Origin: https://app.example\r\n"),
         with("GET /ping HTTP/1.1", "Origin: https://other.example\r\n"),
         with("GET /nothing HTTP/1.1", "Origin: https://app.example\r\n"),

@@ -314,15 +314,16 @@ async fn tokens_are_told_to_the_maker_alone() {
 
 #[tokio::test]
 async fn with_a_create_token_only_who_has_it_makes_streams() {
-    let server = TestServer::start_with(|config| config.create_token = Token::parse("s3cret/+=")).await;
+    let server =
+        TestServer::start_with(|config| config.create_token = Token::parse("s3cret/+=of-makers=").ok()).await;
     let with_body = |fields: &str, body: &str| {
         request("POST", "/stream", &format!("{fields}Content-Length: {}\r\n", body.len())) + body
     };
     for (fields, expected) in [
         ("", "401 UnauthorizedError"),
-        ("Authorization: Basic s3cret/+=\r\n", "401 UnauthorizedError"),
-        ("Authorization: Bearer s3cret/+\r\n", "403 ForbiddenError"),
-        ("Authorization: Bearer s3cret/+=\r\n", "201"),
+        ("Authorization: Basic s3cret/+=of-makers=\r\n", "401 UnauthorizedError"),
+        ("Authorization: Bearer s3cret/+=of-makers\r\n", "403 ForbiddenError"),
+        ("Authorization: Bearer s3cret/+=of-makers=\r\n", "201"),
     ] {
         assert_eq!(verdict(&server, &request("POST", "/stream", fields)).await, expected, "{fields}");
         assert_eq!(verdict(&server, &request("POST", "/stream/", fields)).await, expected, "{fields}");
@@ -330,8 +331,11 @@ async fn with_a_create_token_only_who_has_it_makes_streams() {
         let not_read = if expected == "201" { "400 InvalidBodyError" } else { expected };
         assert_eq!(verdict(&server, &with_body(fields, "not JSON")).await, not_read, "{fields}");
     }
-    assert_eq!(verdict(&server, &request("POST", "/stream?token=s3cret/+=", "")).await, "201");
-    assert_eq!(verdict(&server, &request("POST", "/stream?token=s3cret", "")).await, "403 ForbiddenError");
+    assert_eq!(verdict(&server, &request("POST", "/stream?token=s3cret/+=of-makers=", "")).await, "201");
+    assert_eq!(
+        verdict(&server, &request("POST", "/stream?token=s3cret/+=of-makers", "")).await,
+        "403 ForbiddenError"
+    );
 
     // The connection goes on, and what was made needs nothing more.
     let mut client =
@@ -340,7 +344,7 @@ async fn with_a_create_token_only_who_has_it_makes_streams() {
         let refused = client.response().await;
         assert_eq!((refused.error().as_str(), refused.closes()), ("401 UnauthorizedError", false));
     }
-    client.send(request("POST", "/stream", &bearer("s3cret/+="))).await;
+    client.send(request("POST", "/stream", &bearer("s3cret/+=of-makers="))).await;
     let id = client.response().await.json()["stream"].as_str().unwrap().to_owned();
     assert_eq!(server.status(&id).await["state"], "CREATED");
 }
@@ -348,23 +352,30 @@ async fn with_a_create_token_only_who_has_it_makes_streams() {
 type Adjust<'a> = &'a dyn Fn(&mut Config);
 
 #[tokio::test]
-async fn the_list_is_for_who_is_near_or_trusted_or_has_the_token() {
+async fn the_list_is_for_this_machine_or_whom_the_flags_name() {
     let anywhere = |config: &mut Config| config.host = "0.0.0.0".into();
-    let with_token = |config: &mut Config| config.admin_token = Token::parse("admin");
+    let with_token = |config: &mut Config| config.admin_token = Token::parse("admin-of-16-bytes").ok();
     let open = |config: &mut Config| config.open_list = true;
     let near = |_: &mut Config| {};
+    // Whoever comes by loopback may be anybody then.
+    let behind_a_proxy = |config: &mut Config| {
+        config.trusted_proxies = ["127.0.0.1".parse().unwrap()].into_iter().collect();
+    };
     let (unauthorized, forbidden) = ("401 UnauthorizedError", "403 ForbiddenError");
-    let cases: [(&str, &[Adjust], [&str; 3]); 6] = [
+    let cases: [(&str, &[Adjust], [&str; 3]); 9] = [
         ("near", &[&near], ["200", "200", "200"]),
         ("near, token", &[&with_token], [unauthorized, forbidden, "200"]),
         ("near, token, open", &[&with_token, &open], [unauthorized, forbidden, "200"]),
+        ("behind a proxy", &[&behind_a_proxy], [forbidden, forbidden, forbidden]),
+        ("behind a proxy, token", &[&behind_a_proxy, &with_token], [unauthorized, forbidden, "200"]),
+        ("behind a proxy, open", &[&behind_a_proxy, &open], ["200", "200", "200"]),
         ("anywhere", &[&anywhere], [forbidden, forbidden, forbidden]),
         ("anywhere, token", &[&anywhere, &with_token], [unauthorized, forbidden, "200"]),
         ("anywhere, open", &[&anywhere, &open], ["200", "200", "200"]),
     ];
     for (case, adjusts, expected) in cases {
         let server = TestServer::start_with(|config| adjusts.iter().for_each(|adjust| adjust(config))).await;
-        for (given, expected) in ["", "wrong", "admin"].into_iter().zip(expected) {
+        for (given, expected) in ["", "wrong", "admin-of-16-bytes"].into_iter().zip(expected) {
             let fields = if given.is_empty() { String::new() } else { bearer(given) };
             assert_eq!(
                 verdict(&server, &request("GET", "/stream", &fields)).await,
@@ -401,8 +412,8 @@ async fn health_and_readiness_are_told_as_text() {
 async fn what_describes_the_api_is_for_everybody_on_every_listener() {
     let server = TestServer::start_with(|config| {
         with_admin_listener(config);
-        config.create_token = Token::parse("create");
-        config.admin_token = Token::parse("admin");
+        config.create_token = Token::parse("create-16-bytes-x").ok();
+        config.admin_token = Token::parse("admin-of-16-bytes").ok();
     })
     .await;
     for target in ["/openapi.json", "/openapi.json/?x"] {
@@ -452,20 +463,40 @@ async fn what_is_the_operators_moves_to_their_listener_and_nothing_else_is_there
 }
 
 #[tokio::test]
-async fn the_list_of_the_operators_listener_is_open_unless_there_is_a_token() {
+async fn an_operators_listener_that_others_reach_shows_no_ids_without_a_token_but_health_and_metrics() {
     let anywhere = |config: &mut Config| config.admin_listen = Some("0.0.0.0:0".parse().unwrap());
-    let server = TestServer::start_with(anywhere).await;
-    assert_eq!(server.ask_admin(get("/stream")).await.body, b"[]");
-    let server = TestServer::start_with(|config| {
-        with_admin_listener(config);
-        config.admin_token = Token::parse("admin");
-    })
-    .await;
-    assert_eq!(server.ask_admin(get("/stream")).await.error(), "401 UnauthorizedError");
-    assert_eq!(server.ask_admin(get("/stream?token=x")).await.error(), "403 ForbiddenError");
-    assert_eq!(server.ask_admin(request("GET", "/stream", &bearer("admin"))).await.body, b"[]");
-    for open in ["/healthz", "/readyz", "/ping"] {
-        assert_eq!(server.ask_admin(get(open)).await.status, 200, "{open}");
+    let with_token = |config: &mut Config| config.admin_token = Token::parse("admin-of-16-bytes").ok();
+    let open = |config: &mut Config| config.open_list = true;
+    let behind_a_proxy = |config: &mut Config| {
+        config.trusted_proxies = ["127.0.0.1".parse().unwrap()].into_iter().collect();
+    };
+    let (no, unauthorized) = ("403 ForbiddenError", "401 UnauthorizedError");
+    let cases: [(&str, &[Adjust], [&str; 2]); 7] = [
+        ("loopback", &[&with_admin_listener], ["200", "200"]),
+        ("loopback, with a proxy", &[&with_admin_listener, &behind_a_proxy], ["200", "200"]),
+        ("loopback, token", &[&with_admin_listener, &with_token], [unauthorized, unauthorized]),
+        ("anywhere", &[&anywhere], [no, "200"]),
+        ("anywhere, with a proxy", &[&anywhere, &behind_a_proxy], [no, "200"]),
+        ("anywhere, open", &[&anywhere, &open], ["200", "200"]),
+        ("anywhere, token, open", &[&anywhere, &with_token, &open], [unauthorized, unauthorized]),
+    ];
+    let verdict = |answer: Response| {
+        if answer.status == 200 { "200".to_owned() } else { answer.error() }
+    };
+    for (case, adjusts, expected) in cases {
+        let server = TestServer::start_with(|config| adjusts.iter().for_each(|adjust| adjust(config))).await;
+        for (target, expected) in ["/stream", "/metrics"].into_iter().zip(expected) {
+            assert_eq!(verdict(server.ask_admin(get(target)).await), expected, "{case}: {target}");
+            if expected == unauthorized {
+                let wrong = server.ask_admin(get(&format!("{target}?token=x"))).await;
+                assert_eq!(wrong.error(), no, "{case}: {target}");
+                let right = server.ask_admin(request("GET", target, &bearer("admin-of-16-bytes"))).await;
+                assert_eq!(right.status, 200, "{case}: {target}");
+            }
+        }
+        for probe in ["/healthz", "/readyz", "/ping"] {
+            assert_eq!(server.ask_admin(get(probe)).await.status, 200, "{case}: {probe}");
+        }
     }
 }
 
@@ -554,7 +585,7 @@ async fn a_preflight_of_an_origin_that_was_named_is_told_what_it_may() {
 async fn every_answer_to_a_page_that_may_says_so() {
     let server = TestServer::start_with(|config| {
         config.cors_origins = vec!["https://a.example".parse().unwrap()];
-        config.create_token = Token::parse("s3cret");
+        config.create_token = Token::parse("s3cret-of-makers").ok();
     })
     .await;
     let told = [
@@ -562,7 +593,7 @@ async fn every_answer_to_a_page_that_may_says_so() {
         "access-control-expose-headers: *",
         "vary: origin",
     ];
-    let made = server.ask(request("POST", "/stream", &format!("{PAGE}{}", bearer("s3cret")))).await;
+    let made = server.ask(request("POST", "/stream", &format!("{PAGE}{}", bearer("s3cret-of-makers")))).await;
     let id = made.json()["stream"].as_str().unwrap().to_owned();
     let mut destination = server.say(request("GET", &format!("/stream/{id}"), PAGE)).await;
     let mut source = server.put(&id, &format!("{PAGE}Content-Length: 2\r\n")).await;

@@ -129,6 +129,38 @@ async fn over_the_limit_of_connections_a_client_is_told_so() {
 }
 
 #[tokio::test]
+async fn a_full_server_answers_every_probe_of_its_operators_however_many_of_them_are_idle() {
+    let server = TestServer::start_with(|config| {
+        config.max_connections = 1;
+        config.clients.max_connections = Some(1);
+        config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
+        // Of so few, operators have 16 connections.
+        config.descriptors = Some(256);
+    })
+    .await;
+    let mut first = server.say(get("/ping")).await;
+    assert_eq!(first.response().await.status, 200);
+    let mut idle = Vec::new();
+    for number in 0..40 {
+        let mut client = server.connect_admin().await;
+        client.send(&get("/healthz")[..number % 20]).await;
+        idle.push(client);
+    }
+    for number in 0..100 {
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            assert_eq!(server.ask_admin(get(path)).await.status, 200, "{path}, {number}");
+        }
+    }
+    assert_eq!(server.ask(get("/ping")).await.error(), "503 ServerBusyError");
+    assert!(idle[0].ending().await.is_err(), "the oldest has made room");
+    let metrics = String::from_utf8(server.ask_admin(get("/metrics")).await.body).unwrap();
+    let open = metrics.lines().find_map(|line| line.strip_prefix("rendezvous_open_connections ")).unwrap();
+    assert!(open.parse::<usize>().unwrap() <= 1 + 16 + 1, "{open}");
+    first.send(get("/ping")).await;
+    assert_eq!(first.response().await.status, 200, "who is in stays in");
+}
+
+#[tokio::test]
 async fn clients_that_come_and_go_harm_nobody() {
     let server = TestServer::start().await;
     for number in 0..100 {

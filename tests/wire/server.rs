@@ -122,9 +122,14 @@ impl TestServer {
         self.say(bytes).await.response().await
     }
 
+    /// A connection to the operators' listener.
+    pub async fn connect_admin(&self) -> Client {
+        Client::connect_plainly(self.admin.unwrap()).await
+    }
+
     /// The answer of the operators' listener.
     pub async fn ask_admin(&self, bytes: impl AsRef<[u8]>) -> Response {
-        let mut client = Client::connect_plainly(self.admin.unwrap()).await;
+        let mut client = self.connect_admin().await;
         client.send(bytes).await;
         client.response().await
     }

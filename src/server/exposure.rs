@@ -1,0 +1,172 @@
+//! What the server shows to whom, for the log at its start. Pure.
+
+use std::net::SocketAddr;
+
+use crate::http::access::{Access, Right};
+use crate::http::peer::{Audience, Entrance};
+use crate::http::route::Route;
+
+/// A listener, as far as that matters here.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Opening {
+    pub(super) address: SocketAddr,
+    pub(super) entrance: Entrance,
+    pub(super) has_tls: bool,
+}
+
+/// Who may do what on all listeners together, and what of that may be an accident.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Exposure {
+    /// Where clients come in, as URLs.
+    pub(super) clients: String,
+    /// Where operators come in, as URLs; empty where that is where clients do.
+    pub(super) operators: String,
+    /// Who may make streams.
+    pub(super) creation: &'static str,
+    /// Who may see the list.
+    pub(super) list: &'static str,
+    /// Who may see the metrics.
+    pub(super) metrics: &'static str,
+    /// Each names the flag that changes it.
+    pub(super) warnings: Vec<String>,
+}
+
+impl Exposure {
+    pub(super) fn of(access: &Access, openings: &[Opening]) -> Self {
+        let serving = |route: Route| {
+            openings
+                .iter()
+                .map(|opening| opening.entrance)
+                .filter(move |entrance| access.serves(*entrance, &route))
+        };
+        Self {
+            clients: urls(openings, Audience::Clients),
+            operators: urls(openings, Audience::Operators),
+            creation: widest(serving(Route::Create).map(|_| access.creation())),
+            list: widest(serving(Route::List).map(|entrance| access.list(entrance))),
+            metrics: widest(serving(Route::Metrics).map(|entrance| access.metrics(entrance))),
+            warnings: warnings(access, openings),
+        }
+    }
+}
+
+fn urls(openings: &[Opening], audience: Audience) -> String {
+    let of_audience = openings.iter().filter(|opening| opening.entrance.audience == audience);
+    let url = |opening: &Opening| {
+        format!("{}://{}", if opening.has_tls { "https" } else { "http" }, opening.address)
+    };
+    of_audience.map(url).collect::<Vec<_>>().join(",")
+}
+
+/// The widest of the rights, in a word or two.
+fn widest<'a>(rights: impl Iterator<Item = Right<'a>>) -> &'static str {
+    let ranked = rights.map(|right| match right {
+        Right::Nobody(_) => (0, "nobody"),
+        Right::Token(_) => (1, "token"),
+        Right::Machine => (2, "this machine"),
+        Right::Everybody => (3, "everybody"),
+    });
+    ranked.max().map_or("nobody", |(_, words)| words)
+}
+
+fn warnings(access: &Access, openings: &[Opening]) -> Vec<String> {
+    let clients = || openings.iter().filter(|opening| opening.entrance.audience == Audience::Clients);
+    let Some(public) = clients().find(|opening| !opening.entrance.is_loopback) else { return Vec::new() };
+    let address = public.address;
+    let mut warnings = Vec::new();
+    // A trusted proxy usually terminates TLS; and a plain port beside one with TLS was asked for.
+    if !access.has_proxies && clients().all(|opening| !opening.has_tls) {
+        warnings.push(format!(
+            "other machines reach {address} without TLS, so that ids, tokens and bodies can be read on the way: give --tls-cert and \
+             --tls-key, or name the proxy that ends TLS by --trusted-proxy"
+        ));
+    }
+    if access.creation() == Right::Everybody {
+        warnings.push(format!(
+            "everybody who reaches {address} may create streams: --create-token-file requires a token for that"
+        ));
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::Token;
+
+    fn opening(address: &str, audience: Audience, has_tls: bool) -> Opening {
+        let address: SocketAddr = address.parse().unwrap();
+        let entrance = Entrance { audience, is_loopback: address.ip().is_loopback() };
+        Opening { address, entrance, has_tls }
+    }
+
+    #[test]
+    fn what_others_reach_without_tls_or_token_is_warned_of_with_the_flag_that_helps() {
+        let token = Token::mint();
+        let (near, far) = ("127.0.0.1:9999", "0.0.0.0:9999");
+        let plain = |address: &str| vec![opening(address, Audience::Clients, false)];
+        let secure = |address: &str| vec![opening(address, Audience::Clients, true)];
+        let both =
+            || vec![opening(far, Audience::Clients, true), opening("0.0.0.0:80", Audience::Clients, false)];
+        let admin = || {
+            vec![opening(near, Audience::Clients, false), opening("0.0.0.0:9998", Audience::Operators, false)]
+        };
+        let (tls, create) = ("--tls-cert", "--create-token-file");
+        for (openings, has_proxies, has_token, flags) in [
+            (plain(near), false, false, vec![]),
+            (plain("[::1]:9999"), false, false, vec![]),
+            (plain(far), false, false, vec![tls, create]),
+            (plain("[::]:9999"), false, false, vec![tls, create]),
+            (plain("192.0.2.1:9999"), false, true, vec![tls]),
+            (plain(far), true, false, vec![create]),
+            (plain(far), true, true, vec![]),
+            (secure(far), false, false, vec![create]),
+            (secure(far), false, true, vec![]),
+            (both(), false, true, vec![]),
+            (admin(), false, false, vec![]),
+        ] {
+            let create_token = has_token.then(|| token.clone());
+            let access = Access { create_token, has_proxies, ..Access::default() };
+            let warnings = Exposure::of(&access, &openings).warnings;
+            assert_eq!(warnings.len(), flags.len(), "{openings:?}: {warnings:?}");
+            for (warning, flag) in warnings.iter().zip(flags) {
+                assert!(
+                    warning.contains(flag) && warning.contains(&openings[0].address.to_string()),
+                    "{warning}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn who_may_do_what_is_said_for_all_listeners_together() {
+        let token = || Some(Token::mint());
+        let main = opening("0.0.0.0:9999", Audience::Clients, true);
+        let near = opening("127.0.0.1:80", Audience::Clients, false);
+        let admin = opening("0.0.0.0:9998", Audience::Operators, false);
+        let admin_near = opening("[::1]:9998", Audience::Operators, false);
+        for (openings, access, expected) in [
+            (vec![main], Access::default(), ["everybody", "nobody", "nobody"]),
+            (vec![near], Access::default(), ["everybody", "this machine", "this machine"]),
+            (vec![main, near], Access::default(), ["everybody", "this machine", "this machine"]),
+            (vec![main, admin], Access::default(), ["everybody", "nobody", "everybody"]),
+            (vec![main, admin_near], Access::default(), ["everybody", "this machine", "this machine"]),
+            (vec![main], Access { open_list: true, ..Access::default() }, ["everybody"; 3]),
+            (
+                vec![main, admin_near],
+                Access { create_token: token(), admin_token: token(), ..Access::default() },
+                ["token"; 3],
+            ),
+        ] {
+            let has_admin_listener =
+                openings.iter().any(|opening| opening.entrance.audience == Audience::Operators);
+            let said = Exposure::of(&Access { has_admin_listener, ..access }, &openings);
+            assert_eq!([said.creation, said.list, said.metrics], expected, "{openings:?}");
+        }
+        let said = Exposure::of(&Access::default(), &[main, near, admin_near]);
+        assert_eq!(
+            (said.clients, said.operators),
+            ("https://0.0.0.0:9999,http://127.0.0.1:80".into(), "http://[::1]:9998".into())
+        );
+    }
+}

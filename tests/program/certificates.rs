@@ -1,0 +1,150 @@
+//! Certificates on a file system that hangs: a FIFO in the place of a file, which is read until somebody writes to it.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+
+use crate::{PATIENCE, Program, Running, curl, rendezvous};
+
+/// A certificate for the address of the tests, and its key, in files.
+struct Pair {
+    folder: tempfile::TempDir,
+}
+
+impl Pair {
+    fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let pair = Self { folder: tempfile::tempdir().unwrap() };
+        fs::write(pair.certificate(), made.cert.pem()).unwrap();
+        fs::write(pair.key(), made.signing_key.serialize_pem()).unwrap();
+        pair
+    }
+
+    fn certificate(&self) -> PathBuf {
+        self.folder.path().join("certificate.pem")
+    }
+
+    fn key(&self) -> PathBuf {
+        self.folder.path().join("key.pem")
+    }
+
+    fn flags(&self) -> [String; 4] {
+        let [certificate, key] =
+            [self.certificate(), self.key()].map(|path| path.to_str().unwrap().to_owned());
+        ["--tls-cert".into(), certificate, "--tls-key".into(), key]
+    }
+
+    /// Puts files in the place of these, each by a rename.
+    fn become_those_of(&self, other: &Self) {
+        for (from, to) in [(other.key(), self.key()), (other.certificate(), self.certificate())] {
+            let beside = to.with_extension("new");
+            fs::copy(from, &beside).unwrap();
+            fs::rename(beside, to).unwrap();
+        }
+    }
+}
+
+/// Makes the file at `path` one that hangs who reads it.
+fn make_hang(path: &Path) {
+    let beside = path.with_extension("fifo");
+    assert!(Command::new("mkfifo").arg(&beside).status().unwrap().success());
+    fs::rename(beside, path).unwrap();
+}
+
+/// Waits until somebody reads the file, who then waits for what is never written, as long as the answer is kept.
+fn until_it_is_read(path: &Path) -> File {
+    File::options().write(true).open(path).unwrap()
+}
+
+fn serve(pair: &Pair, flags: &[&str]) -> Program {
+    Program::start_by(
+        rendezvous(&["--port", "0", "--log-level", "warn", "--max-connections", "100"])
+            .args(pair.flags())
+            .args(flags),
+    )
+}
+
+/// Whether the server shows this certificate, and answers.
+fn answers_with(program: &Program, certificate: &Path) -> bool {
+    let url = format!("{}/ping", program.base);
+    let mut ask = curl(&["--cacert", certificate.to_str().unwrap(), &url]);
+    ask.output().unwrap().status.success()
+}
+
+#[test]
+fn a_certificate_that_can_not_be_read_holds_up_nothing_and_heals() {
+    for hangs in ["certificate", "key"] {
+        let (pair, old, fresh) = (Pair::new(), Pair::new(), Pair::new());
+        pair.become_those_of(&old);
+        let mut program = serve(&pair, &[]);
+        let mut log = BufReader::new(program.process.0.stderr.take().unwrap());
+        let path = if hangs == "key" { pair.key() } else { pair.certificate() };
+        make_hang(&path);
+        let _never_written = until_it_is_read(&path);
+        assert!(answers_with(&program, &old.certificate()), "it serves with what it has");
+        let mut line = String::new();
+        log.read_line(&mut line).unwrap();
+        assert!(
+            line.contains("the old certificate stays") && line.contains("has not answered for 5s"),
+            "{line}"
+        );
+        assert!(line.contains(path.to_str().unwrap()), "{line}");
+        assert!(answers_with(&program, &old.certificate()), "{hangs}");
+
+        // The look that hangs does so to the end.
+        pair.become_those_of(&fresh);
+        program.process.signal(Signal::HUP);
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while !answers_with(&program, &fresh.certificate()) {
+            assert!(std::time::Instant::now() < deadline, "the new {hangs} is not taken up");
+        }
+        program.process.signal(Signal::TERM);
+        assert_eq!(program.process.wait().code(), Some(0));
+        let mut rest = String::new();
+        log.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "", "what hangs is reported once");
+    }
+}
+
+#[test]
+fn a_server_whose_certificate_hangs_ends_in_time() {
+    for signals in
+        [&[Signal::TERM][..], &[Signal::INT], &[Signal::HUP, Signal::HUP, Signal::HUP, Signal::TERM]]
+    {
+        let pair = Pair::new();
+        let mut program = serve(&pair, &[]);
+        make_hang(&pair.certificate());
+        let _never_written = until_it_is_read(&pair.certificate());
+        for signal in signals {
+            program.process.signal(*signal);
+        }
+        assert_eq!(program.process.wait().code(), Some(0), "{signals:?}");
+    }
+}
+
+#[test]
+fn a_certificate_that_hangs_at_the_start_is_an_error_and_no_silence() {
+    for (signal, code) in [(None, 1), (Some(Signal::TERM), 0)] {
+        let pair = Pair::new();
+        make_hang(&pair.certificate());
+        let mut command = rendezvous(&["--port", "0"]);
+        let mut process = Running(command.args(pair.flags()).stderr(Stdio::piped()).spawn().unwrap());
+        let _never_written = until_it_is_read(&pair.certificate());
+        if let Some(signal) = signal {
+            process.signal(signal);
+        }
+        assert_eq!(process.wait().code(), Some(code));
+        let mut said = String::new();
+        process.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        if signal.is_none() {
+            let path = pair.certificate();
+            assert!(
+                said.contains("has not answered for 5s") && said.contains(path.to_str().unwrap()),
+                "{said}"
+            );
+        }
+    }
+}
