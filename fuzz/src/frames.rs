@@ -30,11 +30,12 @@ fn read(data: &[u8]) -> Vec<(usize, Frame)> {
         let kind = match head[3] {
             0 => FrameKind::Data,
             1 => FrameKind::Headers,
-            2 | 3 | 4 | 6 => FrameKind::Control,
+            2 | 4 | 6 => FrameKind::Control,
+            3 => FrameKind::Reset,
             _ => FrameKind::Other,
         };
         let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
-        frames.push((at, Frame { kind, flags: head[4], stream }));
+        frames.push((at, Frame { kind, flags: head[4], stream, payload: length }));
     }
     frames
 }
