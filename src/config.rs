@@ -30,6 +30,9 @@ pub struct Config {
     pub peer_timeout: PeerTimeout,
     /// Streams at a time that have not ended, at least 1.
     pub max_streams: usize,
+    /// Memory of all header sets, error reports and JSON bodies together, in bytes; and again as much for large answers that
+    /// describe streams. Requests that need more get 503. Streams without header sets and reports are not counted.
+    pub max_metadata_bytes: Size,
     /// Connections at a time, at least 1.
     pub max_connections: usize,
     /// Descriptors that the process may have, where that is bounded; connections, pipes and all else must fit.
@@ -148,6 +151,7 @@ impl Default for Config {
             drain_timeout: Period::from_secs(30),
             peer_timeout: PeerTimeout::default(),
             max_streams: 100_000,
+            max_metadata_bytes: Size::bytes(64 << 20),
             // Both sides of every stream, and some who ask.
             max_connections: 2 * 100_000 + 10_000,
             descriptors: None,

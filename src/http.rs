@@ -26,7 +26,9 @@ use futures_util::future::{Either, lazy};
 use http::header::{AUTHORIZATION, FORWARDED};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
 
+use crate::budget::Budget;
 use crate::clients::Clients;
+use crate::header_set::Spellings;
 use crate::id::StreamId;
 use crate::metrics::Metrics;
 use crate::outcome::{Refusal, Side};
@@ -41,7 +43,7 @@ pub use handlers::passed_headers;
 use json_body::{RequestBody, StreamSettings};
 use peer::{Entrance, Peer};
 use record::Record;
-use reply::{Reply, Spelled};
+use reply::Reply;
 use route::Route;
 
 /// What all requests share.
@@ -60,6 +62,10 @@ pub struct App {
     pub cors: Cors,
     /// What each client has.
     pub clients: Clients,
+    /// The memory of JSON bodies that are read, and of the header sets and error reports of all streams.
+    pub metadata: Arc<Budget>,
+    /// The memory of large answers that describe streams.
+    pub answers: Arc<Budget>,
     /// Whose word is taken for whom they speak for.
     pub trusted_proxies: TrustedProxies,
 }
@@ -156,10 +162,8 @@ pub async fn answer_spelled(
     request: Request<BodyStream>,
 ) -> Result<Reply, Departed> {
     let mut reply = answer(&app, &peer, Box::new(request)).await?;
-    if let Some(Spelled { headers, side }) = reply.extensions_mut().remove()
-        && let Some(set) = headers.of(side)
-    {
-        reply.extensions_mut().extend(spelling::extensions(set.spellings()).await);
+    if let Some(spellings) = reply.extensions_mut().remove::<Spellings>() {
+        reply.extensions_mut().extend(spelling::extensions(spellings.of_lines()).await);
     }
     Ok(reply)
 }
@@ -232,7 +236,7 @@ fn dispatch_plain<'a>(
         }
         Asks::Create => Either::Right(async move {
             permitted?;
-            Ok(handlers::create_with(app, client, StreamSettings::default(), record)?)
+            Ok(handlers::create_with(app, client, StreamSettings::default(), None, record)?)
         }),
     }
 }
@@ -350,7 +354,7 @@ async fn answer_at_once(
         Ok(Route::Source(_) | Route::Destination(_) | Route::Metrics) => Err(Refusal::BadRoute.into()),
         Ok(Route::Create) => handlers::create(app, client, &mut body, record).await.map_err(Unanswered::from),
         Ok(Route::Report(id)) => handlers::report(app, &id, &mut body).await.map_err(Unanswered::from),
-        Ok(Route::List) => Ok(handlers::list(app)),
+        Ok(Route::List) => handlers::list(app).map_err(Unanswered::from),
         Ok(Route::Status(id)) => handlers::status(app, &id).map_err(Unanswered::from),
         Ok(Route::Probe(id)) => handlers::probe(app, &id).map_err(Unanswered::from),
         Ok(Route::Ping) => Ok(reply::text("pong")),

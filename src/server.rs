@@ -40,6 +40,7 @@ pub use self::listener::{BindError, Inherited, ListenerKind};
 use self::shares::Shares;
 use self::tls::Certificate;
 pub use self::tls::TlsError;
+use crate::budget::Budget;
 use crate::clients::Clients;
 use crate::config::{Config, DataPath};
 use crate::http::App;
@@ -107,6 +108,8 @@ impl Server {
             access,
             cors: Cors::new(config.cors_origins.clone()),
             clients: Clients::new(config.clients),
+            metadata: Budget::new(config.max_metadata_bytes.get()),
+            answers: Budget::new(config.max_metadata_bytes.get()),
             trusted_proxies: config.trusted_proxies.clone(),
         };
         let shares = Shares::new(config.descriptors, config.max_connections);

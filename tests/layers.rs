@@ -18,7 +18,7 @@ const LAYERS: [&[&str]; 12] = [
     &["config"],
     &["token", "metrics"],
     &["outcome"],
-    &["id", "proxies", "rate"],
+    &["id", "proxies", "rate", "budget"],
 ];
 
 /// Where a crate may be named. `http`, `bytes` and `tokio` are everywhere.
@@ -77,7 +77,8 @@ const HOMES: [(&str, &[&str]); 24] = [
 ];
 
 /// These are pure: no I/O, no runtime.
-const PURE: [&str; 16] = [
+const PURE: [&str; 17] = [
+    "budget.rs",
     "id.rs",
     "proxies.rs",
     "rate.rs",

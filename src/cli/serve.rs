@@ -58,6 +58,9 @@ pub(crate) struct ServeArguments {
     /// Streams at a time that have not ended; more are refused with 503
     #[arg(long, env = "RENDEZVOUS_MAX_STREAMS", value_name = "COUNT", default_value = "100000", value_parser = count)]
     max_streams: usize,
+    /// Memory of the header sets, error reports and JSON bodies of all streams together; requests that need more get 503
+    #[arg(long, env = "RENDEZVOUS_MAX_METADATA_BYTES", value_name = "BYTES", default_value = "64m")]
+    max_metadata_bytes: Size,
     /// Connections at a time; more are refused with 503
     #[arg(long, env = "RENDEZVOUS_MAX_CONNECTIONS", value_name = "COUNT", default_value = "210000", value_parser = count)]
     max_connections: usize,
@@ -161,6 +164,7 @@ impl ServeArguments {
             drain_timeout: self.drain_timeout,
             peer_timeout: self.peer_timeout,
             max_streams: self.max_streams,
+            max_metadata_bytes: self.max_metadata_bytes,
             max_connections: self.max_connections,
             descriptors,
             clients: ClientLimits {

@@ -171,6 +171,13 @@ impl TestServer {
         self.until_at(&format!("/stream/{id}/status"), state).await
     }
 
+    /// Waits until the stream is forgotten.
+    pub async fn until_gone(&self, id: &str) {
+        let target = format!("/stream/{id}/status");
+        let gone = async { while self.ask(get(&target)).await.status != 404 {} };
+        tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    }
+
     pub async fn until_at(&self, target: &str, state: &str) -> Value {
         let reached = async {
             loop {
