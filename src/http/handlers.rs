@@ -273,6 +273,7 @@ async fn begin(
     let mut reply = Response::new(http_body_util::Either::Right(relay));
     *reply.headers_mut() = headers;
     put_over(&mut reply, transfer.headers(), Side::Destination);
+    declare_type(reply.headers_mut());
     reply::close(&mut reply);
     record.downloads(&mut half);
     peer.receive(half);
@@ -330,5 +331,12 @@ fn put_over(reply: &mut Reply, headers: &StreamHeaders, side: Side) {
     if let Some(set) = headers.of(side) {
         let spellings = set.override_in(reply.headers_mut());
         reply.extensions_mut().insert(spellings);
+    }
+}
+
+/// Sets the default `Content-Type`. Without a type, browsers show a download as text, and the stream is used up.
+fn declare_type(headers: &mut HeaderMap) {
+    if headers.get(CONTENT_TYPE).is_none_or(HeaderValue::is_empty) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     }
 }

@@ -166,6 +166,33 @@ async fn the_download_carries_the_sources_description_and_safe_defaults() {
 }
 
 #[tokio::test]
+async fn a_download_of_which_nobody_says_the_type_is_bytes() {
+    let server = TestServer::start().await;
+    for (made, put, types) in [
+        ("{}", "", &["application/octet-stream"][..]),
+        (r#"{"download_headers":{"X-A":1}}"#, "", &["application/octet-stream"]),
+        (r#"{"download_headers":{"Content-Type":[]}}"#, "", &["application/octet-stream"]),
+        (
+            r#"{"download_headers":{"Content-Type":[]}}"#,
+            "Content-Type: text/a\r\n",
+            &["application/octet-stream"],
+        ),
+        (r#"{"download_headers":{"content-type":""}}"#, "", &["application/octet-stream"]),
+        ("{}", "Content-Type:\r\n", &["application/octet-stream"]),
+        ("{}", "Content-Type: text/a\r\n", &["text/a"]),
+        (r#"{"download_headers":{"CONTENT-type":"text/b"}}"#, "", &["text/b"]),
+        (r#"{"download_headers":{"Content-Type":"text/b"}}"#, "Content-Type: text/a\r\n", &["text/b"]),
+    ] {
+        for framing in ["Content-Length: 1\r\n", "Content-Length: 0\r\n"] {
+            let id = server.create_with(made).await;
+            let body = if framing.contains('1') { &b"x"[..] } else { b"" };
+            let (download, _) = transfer(&server, &id, &format!("{framing}{put}"), body).await;
+            assert_eq!(download.fields("content-type"), types, "{made} {put}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_range_is_ignored_and_a_content_range_refused() {
     let server = TestServer::start().await;
     let id = server.create().await;
