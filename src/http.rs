@@ -25,6 +25,7 @@ use futures_util::FutureExt;
 use futures_util::future::{Either, lazy};
 use http::header::{AUTHORIZATION, FORWARDED};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
+use hyper::body::Body;
 
 use crate::budget::Budget;
 use crate::clients::Clients;
@@ -302,6 +303,12 @@ fn dispatch<'a>(
             let offer = permitted.and_then(|()| handlers::offer(peer, *request).map_err(Box::new));
             Either::Left(handlers::source(app, peer, &id, offer, record).left_future())
         }
+        (Some(Route::Destination(_) | Route::Probe(_)), Ok(())) if has_body(&request) => {
+            let message = "A GET of a stream cannot have a body: to send, use PUT";
+            let refused = Unanswered::from(Refusal::BadRequest(message.into()));
+            // The body may never arrive, so it is not read.
+            Either::Right(async { Err(refused.closing()) }.boxed())
+        }
         (Some(Route::Destination(id)), permitted) => {
             let body = RequestBody::new(*request, app.request_timeout);
             let answering = handlers::destination(app, peer, &id, permitted, version, record);
@@ -310,6 +317,15 @@ fn dispatch<'a>(
         (route, permitted) => {
             Either::Right(answer_at_once(app, peer, request, grant, route, permitted, record).boxed())
         }
+    }
+}
+
+/// Whether a request declares a body. HTTP/2 without `Content-Length` declares nothing before `END_STREAM`, which some proxies send
+/// in an empty DATA frame of its own, so there it counts as none.
+fn has_body(request: &Request<BodyStream>) -> bool {
+    match request.body().size_hint().exact() {
+        Some(length) => length > 0,
+        None => request.version() != Version::HTTP_2,
     }
 }
 

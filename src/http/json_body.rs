@@ -38,7 +38,8 @@ impl RequestBody {
         // 100 sends no body before it.
         let is_held = request.method() == Method::PUT;
         let comes_by_itself = !is_held && !request.headers().contains_key(EXPECT);
-        let is_whole = !is_held && request.body().is_end_stream();
+        // Over HTTP/2, END_STREAM may still follow a body of 0 bytes.
+        let is_whole = !is_held && request.body().size_hint().exact() == Some(0);
         Self { is_whole, incoming: (!is_whole).then(|| request.into_body()), comes_by_itself, limit }
     }
 

@@ -560,3 +560,35 @@ async fn what_came_with_a_reset_is_passed_on_before_the_cut() {
         assert_eq!(response.end, End::Short);
     }
 }
+
+#[tokio::test]
+async fn a_get_that_announces_a_body_is_refused_and_one_that_leaves_it_open_is_served() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let id = client.create().await;
+    let path = format!("/stream/{id}");
+    for method in ["GET", "HEAD"] {
+        let (response, _unsent) = client.request(method, &path, &[("content-length", "5")], false).await;
+        assert_eq!(answer(response).await.status, 400, "{method}");
+        assert_eq!(server.status(&id).await["state"], "CREATED", "{method}");
+    }
+    // As proxies do: nothing announces that there is no body but its end, sooner or later, or never.
+    for (ends, length) in [(true, None), (false, None), (true, Some("0")), (false, Some("0"))] {
+        let id = client.create().await;
+        let fields: Vec<_> = length.map(|length| ("content-length", length)).into_iter().collect();
+        let (download, mut send) = client.request("GET", &format!("/stream/{id}"), &fields, false).await;
+        server.until(&id, "DST_CONNECTED").await;
+        if ends {
+            send.send_data(Bytes::new(), true).unwrap();
+        }
+        let (upload, mut body) = client.put(&id).await;
+        send_all(&mut body, b"hello", true).await;
+        let download = answer(download).await;
+        assert_eq!(
+            (download.status, download.body.as_slice(), download.cut),
+            (StatusCode::OK, &b"hello"[..], None)
+        );
+        assert_eq!(download.headers["content-type"], "application/octet-stream");
+        assert_eq!(answer(upload).await.status, StatusCode::OK);
+    }
+}
