@@ -413,7 +413,7 @@ class SocketSource(Source):
         super().__init__(length)
         self._chunked = trial.manner.chunked
         framing = "Transfer-Encoding: chunked" if self._chunked else f"Content-Length: {length}"
-        self._pending = f"PUT /stream/{trial.stream} HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n".encode()
+        self._pending = f"PUT /stream/{trial.stream} HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n".encode()
         self._input = b""
         self._connection = connect(trial.putting, trial.server, trial.manner.tls, trial.narrow)
         self._connection.setblocking(False)
@@ -536,7 +536,7 @@ class SocketDestination(Destination):
         self._reads.set()
         self._connection = connect(trial.getting, trial.server, trial.manner.tls, trial.narrow)
         self._connection.settimeout(None)
-        self._connection.sendall(f"GET /stream/{trial.stream} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        self._connection.sendall(f"GET /stream/{trial.stream} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
 
     def pause(self) -> None:
         self._reads.clear()
@@ -879,7 +879,7 @@ def reborn_waiting_destination(trial: Trial[Host]) -> float:
 def idle(trial: Trial[Host]) -> float:
     """A connection that is kept between requests."""
     connection = trial.has(Closing(connect(trial.getting, trial.server, trial.manner.tls))).connection
-    connection.sendall(b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\n")
+    connection.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
     check(connection.recv(9) == b"HTTP/1.1 ", "no pong")
     check(trial.getting.address in established(), "the server's kernel does not know the connection")
     trial.getting.cut()

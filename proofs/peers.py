@@ -133,7 +133,7 @@ def in_flight(relay: Relay, bodies: Bodies, chunked: bool) -> bool:
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NARROW)
         client.connect(("127.0.0.1", relay.port))
-        client.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         with uploading(relay.url(path), bodies.small, chunked) as put:
             # It may believe whatever it likes after the reset; before that, nothing has arrived.
             time.sleep(1)

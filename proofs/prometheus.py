@@ -118,7 +118,7 @@ def connect(server: Server, tls: bool = False) -> socket.socket:
 
 
 def head(method: str, path: str, *fields: str) -> bytes:
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: proof", *fields, "", ""]).encode()
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *fields, "", ""]).encode()
 
 
 @contextmanager

@@ -6,6 +6,8 @@
 pub mod access;
 pub mod cors;
 mod handlers;
+pub mod head;
+pub mod hosts;
 pub mod json_body;
 pub mod message;
 pub mod openapi;
@@ -23,7 +25,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, lazy};
-use http::header::{AUTHORIZATION, FORWARDED};
+use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
 use hyper::body::Body;
 
@@ -36,13 +38,15 @@ use crate::outcome::{Refusal, Side};
 use crate::proxies::TrustedProxies;
 use crate::relay::{BodyStream, Offer};
 use crate::rendezvous::Rendezvous;
-use crate::token::{Credential, Needed};
+use crate::token::Needed;
 use access::Access;
 use cors::{Cors, Grant};
 use handlers::Unanswered;
 pub use handlers::passed_headers;
+use head::RequestHead;
+use hosts::Hosts;
 use json_body::{RequestBody, StreamSettings};
-use peer::{Entrance, Peer};
+use peer::Peer;
 use record::Record;
 use reply::Reply;
 use route::Route;
@@ -61,6 +65,8 @@ pub struct App {
     pub access: Access,
     /// Which web pages may use it.
     pub cors: Cors,
+    /// Which host names a listener on loopback accepts.
+    pub hosts: Hosts,
     /// What each client has.
     pub clients: Clients,
     /// The memory of JSON bodies that are read, and of the header sets and error reports of all streams.
@@ -72,16 +78,24 @@ pub struct App {
 }
 
 impl App {
-    /// Whether a client that came in here, and gives this, may ask for that. Asked before all else.
+    /// Checks whether a request may use a route: its `Host`, the page that it is sent for, its purpose, its token. Every lane
+    /// calls this before a handler.
     ///
     /// # Errors
     /// [`Refusal::Unauthorized`] or [`Refusal::Forbidden`].
-    pub fn permit(
-        &self,
-        entrance: Entrance,
-        route: &Route,
-        given: Option<Credential<'_>>,
-    ) -> Result<(), Refusal> {
+    pub fn permit(&self, peer: &Peer, route: &Route, head: &impl RequestHead) -> Result<(), Refusal> {
+        let entrance = peer.entrance();
+        if !route.is_public() {
+            // A proxy passes on the `Host` of its clients.
+            if entrance.is_loopback && !peer.is_proxy() {
+                self.hosts.check(head)?;
+            }
+            self.cors.check(entrance, route, head)?;
+        }
+        if route.has_effect() {
+            access::check_purpose(head)?;
+        }
+        let given = access::credential(head.values("authorization"), head.query());
         let of_stream = |id, needed| self.rendezvous.authorize(id, needed, given);
         match route {
             Route::Create => self.access.may_create(given),
@@ -134,7 +148,7 @@ pub async fn answer(
     let version = request.version();
     let mut record = Record::begin(client(app, peer, request.headers()), version);
     // In a box, so that a side that waits, mostly without one, does not carry the room for it.
-    let grant = app.cors.grant(peer.entrance(), request.headers()).map(Box::new);
+    let grant = app.cors.grant(peer.entrance(), &*request).map(Box::new);
     // Lazily: what it does at once is then in the future too, where a panic is caught.
     let answering = lazy(|_| dispatch(app, peer, request, grant.as_deref(), &mut record)).flatten();
     let answered = AssertUnwindSafe(answering).catch_unwind().await;
@@ -336,13 +350,12 @@ fn route(
     request: &Request<BodyStream>,
     record: &mut Record,
 ) -> (Option<Route>, Result<(), Box<Refusal>>) {
-    let entrance = peer.entrance();
     let route = Route::parse(request.method(), request.uri().path());
-    let Some(route) = route.filter(|route| app.access.serves(entrance, route)) else { return (None, Ok(())) };
+    let Some(route) = route.filter(|route| app.access.serves(peer.entrance(), route)) else {
+        return (None, Ok(()));
+    };
     note(record, &route);
-    let authorizations = request.headers().get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
-    let given = access::credential(authorizations, request.uri().query());
-    let permitted = app.permit(entrance, &route, given).map_err(Box::new);
+    let permitted = app.permit(peer, &route, request).map_err(Box::new);
     (Some(route), permitted)
 }
 

@@ -46,6 +46,7 @@ use crate::config::{Config, DataPath};
 use crate::http::App;
 use crate::http::access::Access;
 use crate::http::cors::Cors;
+use crate::http::hosts::Hosts;
 use crate::http::peer::{Audience, Caller, Entrance, Hold};
 use crate::metrics::{Census, Metrics};
 use crate::outcome::Refusal;
@@ -107,6 +108,7 @@ impl Server {
             peer_timeout: config.peer_timeout.get(),
             access,
             cors: Cors::new(config.cors_origins.clone()),
+            hosts: Hosts::new(&config.host, &config.allowed_hosts),
             clients: Clients::new(config.clients),
             metadata: Budget::new(config.max_metadata_bytes.get()),
             answers: Budget::new(config.max_metadata_bytes.get()),

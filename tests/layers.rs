@@ -77,7 +77,7 @@ const HOMES: [(&str, &[&str]); 24] = [
 ];
 
 /// These are pure: no I/O, no runtime.
-const PURE: [&str; 17] = [
+const PURE: [&str; 18] = [
     "budget.rs",
     "id.rs",
     "proxies.rs",
@@ -93,6 +93,7 @@ const PURE: [&str; 17] = [
     "wire/chunked.rs",
     "http/access.rs",
     "http/cors.rs",
+    "http/hosts.rs",
     "http/openapi.rs",
     "metrics/format.rs",
 ];

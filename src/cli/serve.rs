@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use http_rendezvous::config::{
-    ClientLimits, Config, CorsOrigin, DataPath, PeerTimeout, Period, Size, StreamLimits, TlsFiles,
+    ClientLimits, Config, CorsOrigin, DataPath, HostName, PeerTimeout, Period, Size, StreamLimits, TlsFiles,
 };
 use http_rendezvous::proxies::Network;
 use http_rendezvous::server::{Inherited, LAST_WORDS, ListenerKind, Server};
@@ -113,6 +113,9 @@ pub(crate) struct ServeArguments {
         value_delimiter = ','
     )]
     cors_origins: Vec<CorsOrigin>,
+    /// A further name that listeners on loopback accept as Host; may be given several times
+    #[arg(long, env = "RENDEZVOUS_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
+    allow_host: Vec<HostName>,
     /// The least important events to log
     #[arg(long, env = "RENDEZVOUS_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     log_level: log::Level,
@@ -193,6 +196,7 @@ impl ServeArguments {
             admin_token: self.admin_token_file.clone(),
             open_list: self.open_list,
             cors_origins: self.cors_origins.clone(),
+            allowed_hosts: self.allow_host.clone(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::{Either, Full};
 use serde::Serialize;
@@ -194,6 +194,10 @@ pub fn refusal(refusal: &Refusal) -> Reply {
         }
         Refusal::Unauthorized => {
             reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        // It depends on request fields that are in no `Vary`.
+        Refusal::Forbidden(_) => {
+            reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         Refusal::TooMany(too_many) => {
             let seconds = match too_many {

@@ -268,6 +268,27 @@ async fn requests_that_get_nothing_of_a_stream() {
     same(heads.iter().flat_map(|head| request(head))).await;
 }
 
+#[tokio::test]
+async fn requests_that_browsers_make_by_themselves() {
+    let fields = [
+        "Host: evil.example",
+        "Host: localhost",
+        "Host: a\r\nOrigin: http://a",
+        "Host: a\r\nOrigin: https://evil.example",
+        "Host: a\r\nOrigin: http://a\r\nOrigin: null",
+        "Host: a\r\nSec-Fetch-Site: same-origin",
+        "Host: a\r\nSec-Fetch-Site: cross-site",
+        "Host: a\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate",
+        "Host: a\r\nSec-Purpose: prefetch;prerender",
+        "Host: a\r\nPurpose: prefetch",
+    ];
+    let lines = ["GET /stream/unknown", "GET /stream/unknown/status", "PUT /stream/unknown", "POST /stream"];
+    same(fields.iter().flat_map(|fields| {
+        lines.iter().flat_map(move |line| request(&format!("{line} HTTP/1.1\r\n{fields}\r\n\r\n")))
+    }))
+    .await;
+}
+
 fn closing(value: &str) -> [String; 2] {
     request(&format!("GET /stream/unknown HTTP/1.1\r\nHost: a\r\nConnection: {value}\r\n\r\n"))
 }

@@ -19,29 +19,29 @@ use crate::server::TestServer;
 use crate::transport::{CERTIFICATE, is_tls};
 
 /// A connection.
-struct Http2 {
+pub struct Http2 {
     send: SendRequest<Bytes>,
     driver: tokio::task::JoinHandle<Result<(), h2::Error>>,
 }
 
 /// An answer that was read to its end.
 #[derive(Debug)]
-struct Answer {
-    status: StatusCode,
+pub struct Answer {
+    pub status: StatusCode,
     headers: HeaderMap,
-    body: Vec<u8>,
+    pub body: Vec<u8>,
     /// How the stream was cut, if it was.
     cut: Option<Cut>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Cut {
+pub enum Cut {
     Reset(Reason),
     Lost,
 }
 
 impl Http2 {
-    async fn connect(server: &TestServer) -> Self {
+    pub async fn connect(server: &TestServer) -> Self {
         Self::connect_with(server, &mut h2::client::Builder::new()).await
     }
 
@@ -71,7 +71,18 @@ impl Http2 {
         fields: &[(&str, &str)],
         ends: bool,
     ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
-        let mut request = Request::builder().method(method).uri(format!("http://test{path}"));
+        self.request_to(&format!("http://test{path}"), method, fields, ends).await
+    }
+
+    /// The same, to this authority too.
+    pub async fn request_to(
+        &self,
+        uri: &str,
+        method: &str,
+        fields: &[(&str, &str)],
+        ends: bool,
+    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+        let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
@@ -108,7 +119,7 @@ impl Answer {
     }
 }
 
-async fn answer(response: h2::client::ResponseFuture) -> Answer {
+pub async fn answer(response: h2::client::ResponseFuture) -> Answer {
     rest(soon(response).await.unwrap()).await
 }
 

@@ -114,7 +114,7 @@ pub(crate) async fn connect(address: SocketAddrV4) -> io::Result<TcpStream> {
 
 /// A request's head.
 pub(crate) fn head(method: &str, path: &str, fields: &str) -> String {
-    format!("{method} {path} HTTP/1.1\r\nHost: load\r\n{fields}\r\n")
+    format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")
 }
 
 /// Has so many descriptors allowed, for this process and its children.

@@ -123,7 +123,7 @@ async fn try_upload(
         Framing::Chunked => "Transfer-Encoding: chunked".to_owned(),
     };
     write
-        .write_all(format!("PUT {} HTTP/1.1\r\nHost: chaos\r\n{length}\r\n\r\n", errand.path).as_bytes())
+        .write_all(format!("PUT {} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n", errand.path).as_bytes())
         .await?;
     write.flush().await?;
     loop {
@@ -188,7 +188,7 @@ async fn receive(
 ) -> Option<Manner> {
     let (read, mut write) = split(connection);
     let version = if errand.party.is_old { "1.0" } else { "1.1" };
-    let request = format!("GET {} HTTP/{version}\r\nHost: chaos\r\n\r\n", errand.path);
+    let request = format!("GET {} HTTP/{version}\r\nHost: localhost\r\n\r\n", errand.path);
     let asked = async {
         write.write_all(request.as_bytes()).await?;
         write.flush().await
@@ -494,7 +494,7 @@ impl Asker {
         stream.set_nodelay(true)?;
         let length =
             if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: chaos\r\n{length}\r\n{body}");
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{length}\r\n{body}");
         stream.write_all(request.as_bytes()).await?;
         let mut incoming = Incoming::new(&mut stream, 64 << 10);
         let failed = |ending| io::Error::other(format!("{ending:?}"));

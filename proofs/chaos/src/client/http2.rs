@@ -136,7 +136,7 @@ async fn ask(
     };
     let mut request = Request::new(());
     *request.method_mut() = method;
-    *request.uri_mut() = format!("http://chaos{}", errand.path).parse().unwrap_or_default();
+    *request.uri_mut() = format!("http://localhost{}", errand.path).parse().unwrap_or_default();
     if errand.side == Side::Source && errand.framing == Framing::Length {
         request.headers_mut().insert(http::header::CONTENT_LENGTH, errand.body.size.into());
     }

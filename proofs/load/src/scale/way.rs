@@ -156,7 +156,7 @@ impl Connected {
                 Ok(Asked::Http1(stream))
             }
             Self::Http2(mut send) => {
-                let mut request = Request::builder().method(method).uri(format!("http://load{path}"));
+                let mut request = Request::builder().method(method).uri(format!("http://localhost{path}"));
                 if let Some((length, _)) = &body {
                     request = request.header(CONTENT_LENGTH, *length);
                 }
