@@ -1,7 +1,7 @@
 //! The server's settings, validated. Knows nothing of a command line.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -30,6 +30,9 @@ pub struct Config {
     pub peer_timeout: PeerTimeout,
     /// Streams at a time that have not ended, at least 1.
     pub max_streams: usize,
+    /// Memory of all header sets, error reports and JSON bodies together, in bytes; and again as much for large answers that
+    /// describe streams. Requests that need more get 503. Streams without header sets and reports are not counted.
+    pub max_metadata_bytes: Size,
     /// Connections of clients at a time, at least 1.
     pub max_connections: usize,
     /// Descriptors that the process may have, where that is bounded; connections, pipes and all else must fit.
@@ -56,6 +59,60 @@ pub struct Config {
     pub open_list: bool,
     /// The origins whose web pages may use the server.
     pub cors_origins: Vec<CorsOrigin>,
+    /// The names that listeners on loopback accept as `Host`, besides those of loopback and `host`. Requests with other names get
+    /// 403, because the name of a web page can resolve to loopback (DNS rebinding).
+    pub allowed_hosts: Vec<HostName>,
+}
+
+/// A host name or an address, without a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostName {
+    /// An address.
+    Address(IpAddr),
+    /// A name, in lower case and without the root's dot.
+    Name(String),
+}
+
+/// A text that is no [`HostName`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no host: give a name or an address, without a scheme, port or path, such as relay.example or 10.0.0.5"
+)]
+pub struct BadHost(String);
+
+impl HostName {
+    /// Whether it stands for this machine: `localhost`, a name below it (RFC 6761, section 6.3), or a loopback address.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        match self {
+            Self::Address(address) => address.to_canonical().is_loopback(),
+            Self::Name(name) => {
+                name.strip_suffix("localhost").is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            }
+        }
+    }
+}
+
+impl FromStr for HostName {
+    type Err = BadHost;
+
+    /// An IPv6 address may be in brackets.
+    fn from_str(text: &str) -> Result<Self, BadHost> {
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        if let Ok(address) = bare.parse() {
+            return Ok(Self::Address(address));
+        }
+        let name = text.strip_suffix('.').unwrap_or(text);
+        let is_name = |label: &str| {
+            !label.is_empty()
+                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+        };
+        if name.split('.').all(is_name) {
+            Ok(Self::Name(name.to_ascii_lowercase()))
+        } else {
+            Err(BadHost(text.to_owned()))
+        }
+    }
 }
 
 /// Whose web pages may use the server.
@@ -148,6 +205,7 @@ impl Default for Config {
             drain_timeout: Period::from_secs(30),
             peer_timeout: PeerTimeout::default(),
             max_streams: 100_000,
+            max_metadata_bytes: Size::bytes(64 << 20),
             // Both sides of every stream, and some who ask.
             max_connections: 2 * 100_000 + 10_000,
             descriptors: None,
@@ -162,6 +220,7 @@ impl Default for Config {
             admin_token: None,
             open_list: false,
             cors_origins: Vec::new(),
+            allowed_hosts: Vec::new(),
         }
     }
 }
@@ -404,6 +463,49 @@ mod tests {
         ] {
             let error = text.parse::<CorsOrigin>().unwrap_err().to_string();
             assert!(error.starts_with(&format!("{text:?} is no origin: give a scheme, a host")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_nothing_around_it() {
+        for (text, host, is_loopback) in [
+            ("LocalHost", HostName::Name("localhost".into()), true),
+            ("localhost.", HostName::Name("localhost".into()), true),
+            ("a.localhost", HostName::Name("a.localhost".into()), true),
+            ("Relay.example", HostName::Name("relay.example".into()), false),
+            ("notlocalhost", HostName::Name("notlocalhost".into()), false),
+            ("localhost.evil.example", HostName::Name("localhost.evil.example".into()), false),
+            ("127.0.0.1", HostName::Address([127, 0, 0, 1].into()), true),
+            ("127.8.9.10", HostName::Address([127, 8, 9, 10].into()), true),
+            ("10.0.0.5", HostName::Address([10, 0, 0, 5].into()), false),
+            ("0.0.0.0", HostName::Address([0, 0, 0, 0].into()), false),
+            ("[::1]", HostName::Address("::1".parse().unwrap()), true),
+            ("::1", HostName::Address("::1".parse().unwrap()), true),
+            ("[::ffff:127.0.0.1]", HostName::Address("::ffff:127.0.0.1".parse().unwrap()), true),
+            ("[fd00::1]", HostName::Address("fd00::1".parse().unwrap()), false),
+            ("127.0.0.1.evil.example", HostName::Name("127.0.0.1.evil.example".into()), false),
+        ] {
+            let parsed: HostName = text.parse().unwrap();
+            assert_eq!(parsed.is_loopback(), is_loopback, "{text}");
+            assert_eq!(parsed, host, "{text}");
+        }
+        for text in [
+            "",
+            ".",
+            "a..b",
+            "a:80",
+            "http://a",
+            "a/b",
+            "a b",
+            "*",
+            "*.a",
+            "user@a",
+            "[::1",
+            "[::1]:80",
+            "ä.example",
+        ] {
+            let error = text.parse::<HostName>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{text:?} is no host: give a name or an address")), "{error}");
         }
     }
 

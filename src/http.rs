@@ -6,6 +6,8 @@
 pub mod access;
 pub mod cors;
 mod handlers;
+pub mod head;
+pub mod hosts;
 pub mod json_body;
 pub mod message;
 pub mod openapi;
@@ -23,25 +25,30 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{Either, lazy};
-use http::header::{AUTHORIZATION, FORWARDED};
+use http::header::FORWARDED;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
+use hyper::body::Body;
 
+use crate::budget::Budget;
 use crate::clients::Clients;
+use crate::header_set::Spellings;
 use crate::id::StreamId;
 use crate::metrics::Metrics;
 use crate::outcome::{Refusal, Side};
 use crate::proxies::TrustedProxies;
 use crate::relay::{BodyStream, Offer};
 use crate::rendezvous::Rendezvous;
-use crate::token::{Credential, Needed};
+use crate::token::Needed;
 use access::Access;
 use cors::{Cors, Grant};
 use handlers::Unanswered;
 pub use handlers::passed_headers;
+use head::RequestHead;
+use hosts::Hosts;
 use json_body::{RequestBody, StreamSettings};
-use peer::{Entrance, Peer};
+use peer::Peer;
 use record::Record;
-use reply::{Reply, Spelled};
+use reply::Reply;
 use route::Route;
 
 /// What all requests share.
@@ -58,23 +65,37 @@ pub struct App {
     pub access: Access,
     /// Which web pages may use it.
     pub cors: Cors,
+    /// Which host names a listener on loopback accepts.
+    pub hosts: Hosts,
     /// What each client has.
     pub clients: Clients,
+    /// The memory of JSON bodies that are read, and of the header sets and error reports of all streams.
+    pub metadata: Arc<Budget>,
+    /// The memory of large answers that describe streams.
+    pub answers: Arc<Budget>,
     /// Whose word is taken for whom they speak for.
     pub trusted_proxies: TrustedProxies,
 }
 
 impl App {
-    /// Whether a client that came in here, and gives this, may ask for that. Asked before all else.
+    /// Checks whether a request may use a route: its `Host`, the page that it is sent for, its purpose, its token. Every lane
+    /// calls this before a handler.
     ///
     /// # Errors
     /// [`Refusal::Unauthorized`] or [`Refusal::Forbidden`].
-    pub fn permit(
-        &self,
-        entrance: Entrance,
-        route: &Route,
-        given: Option<Credential<'_>>,
-    ) -> Result<(), Refusal> {
+    pub fn permit(&self, peer: &Peer, route: &Route, head: &impl RequestHead) -> Result<(), Refusal> {
+        let entrance = peer.entrance();
+        if !route.is_public() {
+            // A proxy passes on the `Host` of its clients.
+            if entrance.is_loopback && !peer.is_proxy() {
+                self.hosts.check(head)?;
+            }
+            self.cors.check(entrance, route, head)?;
+        }
+        if route.has_effect() {
+            access::check_purpose(head)?;
+        }
+        let given = access::credential(head.values("authorization"), head.query());
         let of_stream = |id, needed| self.rendezvous.authorize(id, needed, given);
         match route {
             Route::Create => self.access.creation().check(given),
@@ -128,7 +149,7 @@ pub async fn answer(
     let version = request.version();
     let mut record = Record::begin(client(app, peer, request.headers()), version);
     // In a box, so that a side that waits, mostly without one, does not carry the room for it.
-    let grant = app.cors.grant(peer.entrance(), request.headers()).map(Box::new);
+    let grant = app.cors.grant(peer.entrance(), &*request).map(Box::new);
     // Lazily: what it does at once is then in the future too, where a panic is caught.
     let answering = lazy(|_| dispatch(app, peer, request, grant.as_deref(), &mut record)).flatten();
     let answered = AssertUnwindSafe(answering).catch_unwind().await;
@@ -157,10 +178,8 @@ pub async fn answer_spelled(
     request: Request<BodyStream>,
 ) -> Result<Reply, Departed> {
     let mut reply = answer(&app, &peer, Box::new(request)).await?;
-    if let Some(Spelled { headers, side }) = reply.extensions_mut().remove()
-        && let Some(set) = headers.of(side)
-    {
-        reply.extensions_mut().extend(spelling::extensions(set.spellings()).await);
+    if let Some(spellings) = reply.extensions_mut().remove::<Spellings>() {
+        reply.extensions_mut().extend(spelling::extensions(spellings.of_lines()).await);
     }
     Ok(reply)
 }
@@ -233,7 +252,7 @@ fn dispatch_plain<'a>(
         }
         Asks::Create => Either::Right(async move {
             permitted?;
-            Ok(handlers::create_with(app, client, StreamSettings::default(), record)?)
+            Ok(handlers::create_with(app, client, StreamSettings::default(), None, record)?)
         }),
     }
 }
@@ -299,6 +318,12 @@ fn dispatch<'a>(
             let offer = permitted.and_then(|()| handlers::offer(peer, *request).map_err(Box::new));
             Either::Left(handlers::source(app, peer, &id, offer, record).left_future())
         }
+        (Some(Route::Destination(_) | Route::Probe(_)), Ok(())) if has_body(&request) => {
+            let message = "A GET of a stream cannot have a body: to send, use PUT";
+            let refused = Unanswered::from(Refusal::BadRequest(message.into()));
+            // The body may never arrive, so it is not read.
+            Either::Right(async { Err(refused.closing()) }.boxed())
+        }
         (Some(Route::Destination(id)), permitted) => {
             let body = RequestBody::new(*request, app.request_timeout);
             let answering = handlers::destination(app, peer, &id, permitted, version, record);
@@ -310,6 +335,15 @@ fn dispatch<'a>(
     }
 }
 
+/// Whether a request declares a body. HTTP/2 without `Content-Length` declares nothing before `END_STREAM`, which some proxies send
+/// in an empty DATA frame of its own, so there it counts as none.
+fn has_body(request: &Request<BodyStream>) -> bool {
+    match request.body().size_hint().exact() {
+        Some(length) => length > 0,
+        None => request.version() != Version::HTTP_2,
+    }
+}
+
 /// What is asked for, and whether it may be.
 fn route(
     app: &App,
@@ -317,13 +351,12 @@ fn route(
     request: &Request<BodyStream>,
     record: &mut Record,
 ) -> (Option<Route>, Result<(), Box<Refusal>>) {
-    let entrance = peer.entrance();
     let route = Route::parse(request.method(), request.uri().path());
-    let Some(route) = route.filter(|route| app.access.serves(entrance, route)) else { return (None, Ok(())) };
+    let Some(route) = route.filter(|route| app.access.serves(peer.entrance(), route)) else {
+        return (None, Ok(()));
+    };
     note(record, &route);
-    let authorizations = request.headers().get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
-    let given = access::credential(authorizations, request.uri().query());
-    let permitted = app.permit(entrance, &route, given).map_err(Box::new);
+    let permitted = app.permit(peer, &route, request).map_err(Box::new);
     (Some(route), permitted)
 }
 
@@ -351,7 +384,7 @@ async fn answer_at_once(
         Ok(Route::Source(_) | Route::Destination(_) | Route::Metrics) => Err(Refusal::BadRoute.into()),
         Ok(Route::Create) => handlers::create(app, client, &mut body, record).await.map_err(Unanswered::from),
         Ok(Route::Report(id)) => handlers::report(app, &id, &mut body).await.map_err(Unanswered::from),
-        Ok(Route::List) => Ok(handlers::list(app)),
+        Ok(Route::List) => handlers::list(app).map_err(Unanswered::from),
         Ok(Route::Status(id)) => handlers::status(app, &id).map_err(Unanswered::from),
         Ok(Route::Probe(id)) => handlers::probe(app, &id).map_err(Unanswered::from),
         Ok(Route::Ping) => Ok(reply::text("pong")),

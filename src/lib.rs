@@ -11,12 +11,13 @@
 //! - [`socket`]: one TCP connection; [`slot`]: one stream's life; [`header_set`]: what its maker gave;
 //!   [`clients`]: what each client may have
 //! - [`outcome`], [`config`], [`id`], [`token`]: the vocabulary and the settings; [`proxies`]: whom a proxy speaks
-//!   for; [`rate`]: how much in how long; [`metrics`]: what is counted
+//!   for; [`rate`]: how much in how long; [`budget`]: bytes that many share; [`metrics`]: what is counted
 //!
 //! ARCHITECTURE.md has the picture, the rules and the reasons.
 
 #![forbid(unsafe_code)]
 
+pub mod budget;
 pub mod clients;
 pub mod config;
 pub mod header_set;

@@ -11,6 +11,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::budget::allocated;
+
 /// One of the two seats of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -38,6 +40,15 @@ pub struct Report {
     pub name: String,
     /// The `message` of the error.
     pub message: String,
+}
+
+impl Report {
+    /// Bytes of memory that it takes at most.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        const OVERHEAD: u64 = 192;
+        OVERHEAD + allocated(self.name.capacity()) + allocated(self.message.capacity())
+    }
 }
 
 /// A body whose length is not the one that was promised by `Content-Length` in `download_headers`.

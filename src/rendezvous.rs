@@ -19,12 +19,13 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tracing::{Span, debug, debug_span};
 
+use crate::budget::Reservation;
 use crate::clients::Place;
 use crate::config::Size;
 use crate::header_set::StreamHeaders;
 use crate::id::StreamId;
 use crate::metrics::{Census, Metrics};
-use crate::outcome::{Fault, Outcome, Refusal, Report, Side};
+use crate::outcome::{Fault, Outcome, Refusal, Report, Side, TooMany};
 use crate::relay::{self, DestinationHalf, Offer, SourceHalf, Transfer};
 use crate::slot::{self, Phase, Waiter};
 use crate::token::{Credential, Needed, Tokens};
@@ -144,6 +145,19 @@ struct More {
     tokens: Option<Tokens>,
     /// What happens to it is told in here, where somebody wants to know, until it has ended.
     span: Span,
+    /// The memory of its header sets, and of an error that was reported.
+    reserved: Vec<Reservation>,
+}
+
+/// What a stream is made with.
+#[derive(Debug, Default)]
+pub struct NewStream {
+    /// The header sets.
+    pub headers: StreamHeaders,
+    /// Those of its sides, where each is to have its own.
+    pub tokens: Option<Tokens>,
+    /// The memory of the header sets, until the stream is forgotten.
+    pub reserved: Option<Reservation>,
 }
 
 /// What can be seen of a stream.
@@ -191,17 +205,17 @@ impl Rendezvous {
         })
     }
 
-    /// Makes a stream that waits for both sides, and has `place` among those of its maker until it has ended. With
-    /// `tokens`, each side is to have its own.
+    /// Makes a stream that waits for both sides. `place` is called only if there is room for the stream, so a refusal uses up nothing
+    /// of its maker's quotas. The stream keeps the place until it has ended.
     ///
     /// # Errors
-    /// [`Refusal::Busy`] at `max_streams`, [`Refusal::ShuttingDown`] after [`Rendezvous::drain`].
+    /// [`Refusal::Busy`] at `max_streams`, [`Refusal::ShuttingDown`] after [`Rendezvous::drain`], and those of `place`.
     pub fn create(
         &self,
-        headers: StreamHeaders,
-        tokens: Option<Tokens>,
-        place: Option<Place>,
+        new: NewStream,
+        place: impl FnOnce() -> Result<Option<Place>, TooMany>,
     ) -> Result<StreamId, Refusal> {
+        let NewStream { headers, tokens, reserved } = new;
         let id = StreamId::mint();
         let span = debug_span!(target: "access", "stream", id = %id.short());
         let headers =
@@ -213,6 +227,7 @@ impl Rendezvous {
         if table.expiring.len() + table.census.streaming >= self.limits.max_streams {
             return Err(Refusal::Busy("The server has as many streams as it may: try again later"));
         }
+        let place = place()?;
         table.created += 1;
         let number = table.created;
         let deadline = Instant::now() + self.limits.ttl;
@@ -227,7 +242,7 @@ impl Rendezvous {
             place,
             transfer: None,
             bytes: 0,
-            more: More::of(tokens, &span),
+            more: More::of(tokens, &span, reserved),
         };
         table.entries.insert(id.clone(), Box::new(entry));
         table.expiring.insert((deadline, number), id.clone());
@@ -380,11 +395,16 @@ impl Rendezvous {
         span
     }
 
-    /// Reports an error, for the side that waits or the first that comes.
+    /// Reports an error, for the side that waits or the first that comes. Its memory is `reserved` until the stream is forgotten.
     ///
     /// # Errors
     /// [`Refusal::NotFound`], or [`Refusal::AlreadyStarted`] while the stream is retained.
-    pub fn report(&self, id: &StreamId, report: Report) -> Result<(), Refusal> {
+    pub fn report(
+        &self,
+        id: &StreamId,
+        report: Report,
+        reserved: Option<Reservation>,
+    ) -> Result<(), Refusal> {
         let report = Arc::new(report);
         let (span, waiter) = {
             let mut guard = self.table.lock();
@@ -397,6 +417,10 @@ impl Rendezvous {
                     Err(_) if was_expired => return Err(Refusal::NotFound),
                     Err(refusal) => return Err(refusal),
                 };
+            match &mut entry.more {
+                Some(more) => more.reserved.extend(reserved),
+                none => *none = More::of(None, &Span::none(), reserved),
+            }
             let span = if waiter.is_some() {
                 self.retain(table, id)
             } else {
@@ -631,9 +655,9 @@ impl Entry {
 }
 
 impl More {
-    fn of(tokens: Option<Tokens>, span: &Span) -> Option<Box<Self>> {
-        let is_rare = tokens.is_some() || !span.is_none();
-        is_rare.then(|| Box::new(Self { tokens, span: span.clone() }))
+    fn of(tokens: Option<Tokens>, span: &Span, reserved: Option<Reservation>) -> Option<Box<Self>> {
+        let is_rare = tokens.is_some() || !span.is_none() || reserved.is_some();
+        is_rare.then(|| Box::new(Self { tokens, span: span.clone(), reserved: Vec::from_iter(reserved) }))
     }
 }
 

@@ -44,11 +44,13 @@ use self::operators::Operators;
 use self::shares::Shares;
 use self::tls::Certificate;
 pub use self::tls::TlsError;
+use crate::budget::Budget;
 use crate::clients::{self, Clients};
 use crate::config::{Config, DataPath, Size};
 use crate::http::App;
 use crate::http::access::Access;
 use crate::http::cors::Cors;
+use crate::http::hosts::Hosts;
 use crate::http::peer::{Audience, Caller, Hold};
 use crate::metrics::{Census, Metrics};
 use crate::outcome::Refusal;
@@ -114,7 +116,10 @@ impl Server {
             peer_timeout: config.peer_timeout.get(),
             access,
             cors: Cors::new(config.cors_origins.clone()),
+            hosts: Hosts::new(&config.host, &config.allowed_hosts),
             clients: Clients::new(config.clients),
+            metadata: Budget::new(config.max_metadata_bytes.get()),
+            answers: Budget::new(config.max_metadata_bytes.get()),
             trusted_proxies: config.trusted_proxies.clone(),
         };
         let shares = Shares::new(config.descriptors, config.max_connections, app.access.has_admin_listener);

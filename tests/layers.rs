@@ -18,7 +18,7 @@ const LAYERS: [&[&str]; 12] = [
     &["config"],
     &["token", "metrics"],
     &["outcome"],
-    &["id", "proxies", "rate"],
+    &["id", "proxies", "rate", "budget"],
 ];
 
 /// Where a crate may be named. `http`, `bytes` and `tokio` are everywhere.
@@ -84,7 +84,8 @@ const HOMES: [(&str, &[&str]); 26] = [
 ];
 
 /// These are pure: no I/O, no runtime.
-const PURE: [&str; 18] = [
+const PURE: [&str; 20] = [
+    "budget.rs",
     "id.rs",
     "proxies.rs",
     "rate.rs",
@@ -101,6 +102,7 @@ const PURE: [&str; 18] = [
     "wire/chunked.rs",
     "http/access.rs",
     "http/cors.rs",
+    "http/hosts.rs",
     "http/openapi.rs",
     "metrics/format.rs",
 ];

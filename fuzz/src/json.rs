@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use http::Response;
 use http_rendezvous::config::StreamLimits;
-use http_rendezvous::header_set::{HeaderSet, MAX_LINES_BYTES, StreamHeaders};
+use http_rendezvous::header_set::{MAX_LINES, MAX_LINES_BYTES, MAX_NAMES, StreamHeaders};
 use http_rendezvous::http::json_body::{self, StreamSettings};
 use http_rendezvous::http::message::{self, BodyFraming};
-use http_rendezvous::http::reply::Spelled;
 use http_rendezvous::http::status::Status;
 use http_rendezvous::metrics::Metrics;
 use http_rendezvous::outcome::{Refusal, Side};
 use http_rendezvous::relay;
-use http_rendezvous::rendezvous::{Limits, Rendezvous};
+use http_rendezvous::rendezvous::{Limits, NewStream, Rendezvous};
 use serde_json::{Map, Value};
 
 use super::head::is_token;
@@ -65,9 +64,14 @@ fn holds_as_settings(data: &[u8], object: Option<&Map<String, Value>>) {
         let is_set = |key: &str, side| match given(object, key) {
             None => true,
             Some(Value::Object(set)) => {
-                let bytes =
-                    wanted(set).iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>();
-                set.iter().all(|(name, value)| is_legal(name, value, side)) && bytes <= MAX_LINES_BYTES
+                let lines = set.iter().flat_map(|(name, value)| {
+                    lines(value).into_iter().map(move |line| name.len() + line.len() + 4)
+                });
+                let lines = lines.collect::<Vec<_>>();
+                set.iter().all(|(name, value)| is_legal(name, value, side))
+                    && set.len() <= MAX_NAMES
+                    && lines.len() <= MAX_LINES
+                    && lines.iter().sum::<usize>() <= MAX_LINES_BYTES
             }
             Some(_) => false,
         };
@@ -86,10 +90,11 @@ fn holds_as_settings(data: &[u8], object: Option<&Map<String, Value>>) {
     let Some(object) = object else { unreachable!("it is legal") };
     let StreamSettings { headers, is_split } = settings;
     assert_eq!(is_split, given(object, "access").is_some());
-    let headers = Arc::new(headers);
     for (key, side) in [("download_headers", Side::Destination), ("upload_headers", Side::Source)] {
-        assert_eq!(headers.of(side).map(HeaderSet::given), given(object, key).and_then(Value::as_object));
-        becomes_lines(&headers, side);
+        let set = given(object, key).and_then(Value::as_object);
+        let text = set.map(|set| serde_json::to_string(set).unwrap());
+        assert_eq!(headers.of(side).map(|set| set.given().get()), text.as_deref());
+        becomes_lines(&headers, side, set);
     }
     shows_as_given(&headers, object);
 }
@@ -156,16 +161,16 @@ fn wanted(set: &Map<String, Value>) -> Vec<(String, String)> {
 }
 
 /// The head with a set in it is a head with these lines, as they are spelled.
-fn becomes_lines(headers: &Arc<StreamHeaders>, side: Side) {
-    let Some(set) = headers.of(side) else { return };
-    let mut expected = wanted(set.given());
+fn becomes_lines(headers: &StreamHeaders, side: Side, given: Option<&Map<String, Value>>) {
+    let (Some(set), Some(given)) = (headers.of(side), given) else { return };
+    let mut expected = wanted(given);
     let (framing, promise) = match headers.promised_length().filter(|_| side == Side::Destination) {
         Some(length) => (BodyFraming::Length(length), Some(length)),
         None => (BodyFraming::Chunked, None),
     };
     let (mut parts, ()) = Response::new(()).into_parts();
-    parts.extensions.insert(Spelled { headers: Arc::clone(headers), side });
-    set.override_in(&mut parts.headers);
+    let spellings = set.override_in(&mut parts.headers);
+    parts.extensions.insert(spellings);
     let head = message::head(&parts, framing);
 
     let mut fields = vec![httparse::EMPTY_HEADER; expected.len() + 3];
@@ -204,7 +209,9 @@ fn shows_as_given(headers: &StreamHeaders, object: &Map<String, Value>) {
         max_streams: 1,
     };
     let rendezvous = Rendezvous::new(limits, Arc::clone(&METRICS));
-    let id = rendezvous.create(headers.clone(), None, None).unwrap();
+    let id = rendezvous
+        .create(NewStream { headers: headers.clone(), ..NewStream::default() }, || Ok(None))
+        .unwrap();
     let snapshot = rendezvous.snapshot(&id).unwrap();
     let status: Value =
         serde_json::from_str(&serde_json::to_string(&Status::from(&snapshot)).unwrap()).unwrap();

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use http_rendezvous::config::{
-    ClientLimits, Config, CorsOrigin, DataPath, PeerTimeout, Period, Size, StreamLimits, TlsFiles,
+    ClientLimits, Config, CorsOrigin, DataPath, HostName, PeerTimeout, Period, Size, StreamLimits, TlsFiles,
 };
 use http_rendezvous::proxies::Network;
 use http_rendezvous::server::{Inherited, LAST_WORDS, ListenerKind, Server};
@@ -58,6 +58,9 @@ pub(crate) struct ServeArguments {
     /// Streams at a time that have not ended; more are refused with 503
     #[arg(long, env = "RENDEZVOUS_MAX_STREAMS", value_name = "COUNT", default_value = "100000", value_parser = count)]
     max_streams: usize,
+    /// Memory of the header sets, error reports and JSON bodies of all streams together; requests that need more get 503
+    #[arg(long, env = "RENDEZVOUS_MAX_METADATA_BYTES", value_name = "BYTES", default_value = "64m")]
+    max_metadata_bytes: Size,
     /// Connections of clients at a time; more are refused with 503
     #[arg(long, env = "RENDEZVOUS_MAX_CONNECTIONS", value_name = "COUNT", default_value = "210000", value_parser = count)]
     max_connections: usize,
@@ -111,6 +114,9 @@ pub(crate) struct ServeArguments {
         value_delimiter = ','
     )]
     cors_origins: Vec<CorsOrigin>,
+    /// A further name that listeners on loopback accept as Host; may be given several times
+    #[arg(long, env = "RENDEZVOUS_ALLOW_HOST", value_name = "NAME", value_delimiter = ',')]
+    allow_host: Vec<HostName>,
     /// The least important events to log
     #[arg(long, env = "RENDEZVOUS_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     log_level: log::Level,
@@ -159,6 +165,7 @@ impl ServeArguments {
             drain_timeout: self.drain_timeout,
             peer_timeout: self.peer_timeout,
             max_streams: self.max_streams,
+            max_metadata_bytes: self.max_metadata_bytes,
             max_connections: self.max_connections,
             descriptors,
             clients: ClientLimits {
@@ -187,6 +194,7 @@ impl ServeArguments {
             admin_token: self.admin_token_file.clone(),
             open_list: self.open_list,
             cors_origins: self.cors_origins.clone(),
+            allowed_hosts: self.allow_host.clone(),
         }
     }
 }

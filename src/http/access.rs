@@ -1,5 +1,6 @@
 //! Who may do what that concerns no stream of theirs, and where; and how a token is given. Pure.
 
+use super::head::RequestHead;
 use super::peer::{Audience, Entrance};
 use super::route::Route;
 use crate::outcome::Refusal;
@@ -97,6 +98,26 @@ impl Right<'_> {
     }
 }
 
+/// Refuses a prefetch: a browser that fetches what its user may open next would use the stream up.
+///
+/// # Errors
+/// [`Refusal::Forbidden`]
+pub fn check_purpose(head: &impl RequestHead) -> Result<(), Refusal> {
+    let mut purposes = ["sec-purpose", "purpose", "x-moz"].into_iter().flat_map(|name| head.values(name));
+    if purposes.any(is_prefetch) {
+        return Err(Refusal::Forbidden(
+            "A stream is used once, so it cannot be prefetched: send the request again without prefetching",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether `prefetch` is among these purposes, each of which may have parameters: `prefetch;prerender`.
+fn is_prefetch(purposes: &[u8]) -> bool {
+    let mut names = purposes.split(|byte| b",;".contains(byte));
+    names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"prefetch"))
+}
+
 /// The token that a request gives: as `Authorization: Bearer …`, or else as the first `token` in its query.
 pub fn credential<'a>(
     authorizations: impl IntoIterator<Item = &'a [u8]>,
@@ -158,6 +179,28 @@ mod tests {
             };
             assert_eq!(seen, verdict, "{authorizations:?} {query:?}");
         }
+    }
+
+    #[test]
+    fn a_prefetch_is_found_in_every_field_that_browsers_send() {
+        for (name, value, is_prefetch) in [
+            ("sec-purpose", "prefetch", true),
+            ("Sec-Purpose", "prefetch;prerender", true),
+            ("sec-purpose", "prefetch;anonymous-client-ip", true),
+            ("sec-purpose", "Prefetch ; prerender", true),
+            ("sec-purpose", "other, prefetch", true),
+            ("purpose", "prefetch", true),
+            ("x-moz", "prefetch", true),
+            ("sec-purpose", "", false),
+            ("sec-purpose", "prefetched", false),
+            ("purpose", "pre fetch", false),
+            ("x-purpose-of-this", "prefetch", false),
+        ] {
+            let request = http::Request::builder().header(name, value).body(()).unwrap();
+            assert_eq!(check_purpose(&request).is_err(), is_prefetch, "{name}: {value}");
+        }
+        let twice = http::Request::builder().header("purpose", "a").header("purpose", "prefetch");
+        assert!(check_purpose(&twice.body(()).unwrap()).is_err());
     }
 
     #[test]

@@ -15,15 +15,16 @@ use serde::Serialize;
 use super::json_body::{RequestBody, StreamSettings};
 use super::peer::Peer;
 use super::record::Record;
-use super::reply::{self, Reply, Spelled};
-use super::status::Status;
+use super::reply::{self, Reply};
+use super::status::{List, Status};
 use super::{App, Departed, json_body};
+use crate::budget::Reservation;
 use crate::header_set::StreamHeaders;
 use crate::id::StreamId;
 use crate::metrics::Format;
 use crate::outcome::{Fault, LengthMismatch, Outcome, Refusal, Side, UploadLength};
 use crate::relay::{BodyStream, Offer, Relay, SourceBody, SourceHalf};
-use crate::rendezvous::{Meeting, Seat};
+use crate::rendezvous::{Meeting, NewStream, Seat};
 use crate::token::Tokens;
 
 /// A request that is not answered: refused by a rule, or by its own leaving.
@@ -71,7 +72,10 @@ pub(super) async fn create(
     body: &mut RequestBody,
     record: &mut Record,
 ) -> Result<Reply, Refusal> {
-    create_with(app, client, json_body::stream_settings(&body.read().await?)?, record)
+    let metadata = body.read(&app.metadata).await?;
+    let settings = json_body::stream_settings(&metadata.json)?;
+    let reserved = metadata.into_reservation(settings.headers.memory())?;
+    create_with(app, client, settings, reserved, record)
 }
 
 /// `POST /stream`, its body read.
@@ -79,6 +83,7 @@ pub(super) fn create_with(
     app: &App,
     client: IpAddr,
     settings: StreamSettings,
+    reserved: Option<Reservation>,
     record: &mut Record,
 ) -> Result<Reply, Refusal> {
     #[derive(Serialize)]
@@ -90,9 +95,9 @@ pub(super) fn create_with(
         download_token: Option<&'a str>,
     }
 
-    let place = app.clients.create(client)?;
     let tokens = settings.is_split.then(Tokens::mint);
-    let id = app.rendezvous.create(settings.headers, tokens.clone(), place)?;
+    let new = NewStream { headers: settings.headers, tokens: tokens.clone(), reserved };
+    let id = app.rendezvous.create(new, || app.clients.create(client))?;
     record.concerns(&id);
     let created = Created {
         stream: id.as_str(),
@@ -103,9 +108,8 @@ pub(super) fn create_with(
 }
 
 /// `GET /stream`
-pub(super) fn list(app: &App) -> Reply {
-    let snapshots = app.rendezvous.snapshots();
-    reply::json(StatusCode::OK, &snapshots.iter().map(Status::from).collect::<Vec<_>>())
+pub(super) fn list(app: &App) -> Result<Reply, Refusal> {
+    reply::large_json(&List(&app.rendezvous.snapshots()), &app.answers)
 }
 
 /// `GET /metrics`
@@ -123,7 +127,7 @@ pub(super) fn ready(app: &App) -> Result<Reply, Refusal> {
 /// `GET /stream/:id/status`
 pub(super) fn status(app: &App, id: &StreamId) -> Result<Reply, Refusal> {
     let snapshot = app.rendezvous.snapshot(id).ok_or(Refusal::NotFound)?;
-    Ok(reply::json(StatusCode::OK, &Status::from(&snapshot)))
+    reply::large_json(&Status::from(&snapshot), &app.answers)
 }
 
 /// `HEAD /stream/:id`
@@ -137,8 +141,10 @@ pub(super) fn probe(app: &App, id: &StreamId) -> Result<Reply, Refusal> {
 /// `POST /stream/:id/error`
 pub(super) async fn report(app: &App, id: &StreamId, body: &mut RequestBody) -> Result<Reply, Refusal> {
     app.rendezvous.check_reportable(id)?;
-    let report = json_body::report(&body.read().await?)?;
-    app.rendezvous.report(id, report)?;
+    let metadata = body.read(&app.metadata).await?;
+    let report = json_body::report(&metadata.json)?;
+    let reserved = metadata.into_reservation(report.memory())?;
+    app.rendezvous.report(id, report, reserved)?;
     Ok(reply::empty(StatusCode::OK))
 }
 
@@ -267,6 +273,7 @@ async fn begin(
     let mut reply = Response::new(http_body_util::Either::Right(relay));
     *reply.headers_mut() = headers;
     put_over(&mut reply, transfer.headers(), Side::Destination);
+    declare_type(reply.headers_mut());
     reply::close(&mut reply);
     record.downloads(&mut half);
     peer.receive(half);
@@ -320,9 +327,16 @@ fn default_headers() -> HeaderMap {
 }
 
 /// Puts the maker's headers over the answer's own, to be spelled as they were given.
-fn put_over(reply: &mut Reply, headers: &Arc<StreamHeaders>, side: Side) {
+fn put_over(reply: &mut Reply, headers: &StreamHeaders, side: Side) {
     if let Some(set) = headers.of(side) {
-        set.override_in(reply.headers_mut());
-        reply.extensions_mut().insert(Spelled { headers: Arc::clone(headers), side });
+        let spellings = set.override_in(reply.headers_mut());
+        reply.extensions_mut().insert(spellings);
+    }
+}
+
+/// Sets the default `Content-Type`. Without a type, browsers show a download as text, and the stream is used up.
+fn declare_type(headers: &mut HeaderMap) {
+    if headers.get(CONTENT_TYPE).is_none_or(HeaderValue::is_empty) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     }
 }

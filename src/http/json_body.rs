@@ -1,6 +1,7 @@
 //! The JSON bodies of `POST /stream` and `POST /stream/:id/error`: how they are read, and what may be in
 //! them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::EXPECT;
@@ -10,12 +11,15 @@ use hyper::body::Body;
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
+use crate::budget::{Budget, Exhausted, Reservation};
 use crate::header_set::{HeaderSet, StreamHeaders};
 use crate::outcome::{Refusal, Report, Side};
 use crate::relay::BodyStream;
 
 /// Bytes of a JSON body.
 pub const MAX_BODY_BYTES: u64 = 64 * 1024;
+/// Bytes of a JSON body that are not reserved: a stream without header sets needs no more.
+const SMALL_BODY_BYTES: usize = 1024;
 
 /// The body of a request that is answered without streaming it.
 pub struct RequestBody {
@@ -34,21 +38,29 @@ impl RequestBody {
         // 100 sends no body before it.
         let is_held = request.method() == Method::PUT;
         let comes_by_itself = !is_held && !request.headers().contains_key(EXPECT);
-        let is_whole = !is_held && request.body().is_end_stream();
+        // Over HTTP/2, END_STREAM may still follow a body of 0 bytes.
+        let is_whole = !is_held && request.body().size_hint().exact() == Some(0);
         Self { is_whole, incoming: (!is_whole).then(|| request.into_body()), comes_by_itself, limit }
     }
 
-    /// Reads the whole body, once.
+    /// Reads the whole body, once. Its memory is reserved in `budget`.
     ///
     /// # Errors
     /// [`Refusal::BodyTooLarge`] over 64 KiB, also as soon as a declared length is;
-    /// [`Refusal::RequestTimeout`]; [`Refusal::BadRequest`] where its framing is broken.
-    pub async fn read(&mut self) -> Result<Vec<u8>, Refusal> {
-        let Some(mut incoming) = self.incoming.take() else { return Ok(Vec::new()) };
+    /// [`Refusal::RequestTimeout`]; [`Refusal::BadRequest`] where its framing is broken; [`Refusal::Busy`] where the budget is
+    /// exhausted.
+    pub async fn read(&mut self, budget: &Arc<Budget>) -> Result<Metadata, Refusal> {
+        let mut metadata = Metadata { json: Vec::new(), reserved: budget.reserve(0).map_err(busy)? };
+        self.read_frames(|data| metadata.extend(data)).await?;
+        Ok(metadata)
+    }
+
+    async fn read_frames(&mut self, take: impl FnMut(&[u8]) -> Result<(), Refusal>) -> Result<(), Refusal> {
+        let Some(mut incoming) = self.incoming.take() else { return Ok(()) };
         if incoming.size_hint().lower() > MAX_BODY_BYTES {
             return Err(Refusal::BodyTooLarge { limit: MAX_BODY_BYTES });
         }
-        let reading = read_frames(&mut incoming);
+        let reading = read_frames(&mut incoming, take);
         let read = timeout(self.limit, reading).await.unwrap_or(Err(Refusal::RequestTimeout(self.limit)));
         self.is_whole = read.is_ok();
         read
@@ -60,23 +72,59 @@ impl RequestBody {
             |body: &BodyStream| body.size_hint().upper().is_some_and(|length| length <= MAX_BODY_BYTES);
         if !self.is_whole && self.comes_by_itself && self.incoming.as_ref().is_some_and(is_small) {
             // Whatever goes wrong with it, the connection ends.
-            let _ = self.read().await;
+            let _ = self.read_frames(|_| Ok(())).await;
         }
         self.is_whole
     }
 }
 
-async fn read_frames(body: &mut BodyStream) -> Result<Vec<u8>, Refusal> {
-    let mut bytes = Vec::new();
+async fn read_frames(
+    body: &mut BodyStream,
+    mut take: impl FnMut(&[u8]) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    let mut bytes = 0;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Refusal::BadRequest("The request body is broken off".into()))?;
         let Ok(data) = frame.into_data() else { continue };
-        if (bytes.len() + data.len()) as u64 > MAX_BODY_BYTES {
+        bytes += data.len() as u64;
+        if bytes > MAX_BODY_BYTES {
             return Err(Refusal::BodyTooLarge { limit: MAX_BODY_BYTES });
         }
-        bytes.extend_from_slice(&data);
+        take(&data)?;
     }
-    Ok(bytes)
+    Ok(())
+}
+
+/// A JSON body that was read, with the reservation of its memory.
+pub struct Metadata {
+    /// The body.
+    pub json: Vec<u8>,
+    reserved: Reservation,
+}
+
+impl Metadata {
+    fn extend(&mut self, data: &[u8]) -> Result<(), Refusal> {
+        self.json.extend_from_slice(data);
+        if self.json.len() > SMALL_BODY_BYTES {
+            self.reserved.resize(self.json.capacity() as u64).map_err(busy)?;
+        }
+        Ok(())
+    }
+
+    /// Drops the body and keeps a reservation of `bytes` for what was parsed from it; `None` for 0 bytes.
+    ///
+    /// # Errors
+    /// [`Refusal::Busy`]
+    pub fn into_reservation(mut self, bytes: u64) -> Result<Option<Reservation>, Refusal> {
+        self.reserved.resize(bytes).map_err(busy)?;
+        Ok((bytes > 0).then_some(self.reserved))
+    }
+}
+
+fn busy(_: Exhausted) -> Refusal {
+    Refusal::Busy(
+        "The header sets and error reports of all streams take as much memory as they may (--max-metadata-bytes): try again later",
+    )
 }
 
 /// What a stream is to be made with.
@@ -101,7 +149,7 @@ pub fn stream_settings(body: &[u8]) -> Result<StreamSettings, Refusal> {
     };
     let mut set = |key: &str, side| match object.remove(key) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::Object(given)) => HeaderSet::parse(given, side).map(Some),
+        Some(Value::Object(given)) => HeaderSet::parse(&given, side).map(Some),
         Some(_) => Err(Refusal::InvalidBody(format!("{key} must be an object of header names and values"))),
     };
     let headers = StreamHeaders {

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use http::response::Parts;
 use http::{Version, header};
 
-use super::reply::Spelled;
+use crate::header_set::Spellings;
 
 /// How the body of an answer is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,13 +25,12 @@ pub fn head(parts: &Parts, framing: BodyFraming) -> Vec<u8> {
     let mut head = Vec::with_capacity(512);
     let version = if parts.version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" };
     let reason = parts.status.canonical_reason().unwrap_or("<none>");
-    let spelled = parts.extensions.get::<Spelled>();
-    let set = spelled.and_then(|Spelled { headers, side }| headers.of(*side));
+    let spellings = parts.extensions.get::<Spellings>();
 
     // Writing to a vector can not fail.
     let _ = write!(head, "{version} {} {reason}\r\n", parts.status.as_str());
     for (name, value) in &parts.headers {
-        let spelling = set.and_then(|set| set.spelling(name)).unwrap_or(name.as_str());
+        let spelling = spellings.and_then(|spellings| spellings.of(name)).unwrap_or(name.as_str());
         head.extend_from_slice(spelling.as_bytes());
         head.extend_from_slice(b": ");
         head.extend_from_slice(value.as_bytes());

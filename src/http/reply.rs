@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body_util::{Either, Full};
 use serde::Serialize;
 
 use super::cors;
-use crate::header_set::StreamHeaders;
+use crate::budget::{Budget, Reservation, allocated};
 use crate::outcome::{Fault, Outcome, Refusal, Side, TooMany};
 use crate::relay::Relay;
 
@@ -19,17 +19,10 @@ pub type Body = Either<Full<Bytes>, Relay>;
 /// An answer.
 pub type Reply = Response<Body>;
 
-/// An extension of a [`Reply`]: the names of this header set are to be spelled as they were given.
-#[derive(Debug, Clone)]
-pub struct Spelled {
-    /// Both header sets of the stream.
-    pub headers: Arc<StreamHeaders>,
-    /// Whose answer this is.
-    pub side: Side,
-}
-
 /// When a client may try again that was told so.
 const RETRY: Duration = Duration::from_secs(5);
+/// Bytes of an answer that are not reserved: a connection takes as much anyway.
+const SMALL_JSON: usize = 4 * 1024;
 
 /// The status and the `name` of every error that is the server's own; what a client reports has its own.
 macro_rules! error_kinds {
@@ -142,14 +135,46 @@ pub fn made_text(content_type: &'static str, text: String) -> Reply {
 #[must_use]
 pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     match serde_json::to_vec(value) {
-        Ok(body) => {
-            let mut reply = with_body(status, body.into());
-            reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            reply
-        }
+        Ok(body) => json_body(status, body.into()),
         // Nothing here has a shape that JSON can not show.
         Err(_) => empty(StatusCode::INTERNAL_SERVER_ERROR),
     }
+}
+
+/// `200 OK` with compact JSON that may be large. Its memory is reserved in `budget` until the answer has been written.
+///
+/// # Errors
+/// [`Refusal::Busy`]
+pub fn large_json(value: &impl Serialize, budget: &Arc<Budget>) -> Result<Reply, Refusal> {
+    let text = serde_json::to_vec(value).map_err(|_| Refusal::Internal)?;
+    if text.len() <= SMALL_JSON {
+        return Ok(json_body(StatusCode::OK, text.into()));
+    }
+    let reserved = budget.reserve_alone(allocated(text.capacity()));
+    let reserved = reserved.map_err(|_| {
+        Refusal::Busy(
+            "The server sends as many large answers as it may (--max-metadata-bytes): try again later",
+        )
+    })?;
+    Ok(json_body(StatusCode::OK, Bytes::from_owner(Held { text, _reserved: reserved })))
+}
+
+/// A body with the reservation of its memory.
+struct Held {
+    text: Vec<u8>,
+    _reserved: Reservation,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.text
+    }
+}
+
+fn json_body(status: StatusCode, body: Bytes) -> Reply {
+    let mut reply = with_body(status, body);
+    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    reply
 }
 
 /// The name of an error that is the server's own, or `reported` for one that a client has named.
@@ -169,6 +194,10 @@ pub fn refusal(refusal: &Refusal) -> Reply {
         }
         Refusal::Unauthorized => {
             reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        // It depends on request fields that are in no `Vary`.
+        Refusal::Forbidden(_) => {
+            reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         Refusal::TooMany(too_many) => {
             let seconds = match too_many {

@@ -90,6 +90,24 @@ impl Route {
         }
     }
 
+    /// Whether it says nothing about streams, so that any web page may use it.
+    #[must_use]
+    pub fn is_public(&self) -> bool {
+        matches!(self, Self::Ping | Self::Health | Self::Ready | Self::Describe)
+    }
+
+    /// Whether its method is `GET` or `HEAD`.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        !matches!(self, Self::Create | Self::Source(_) | Self::Report(_))
+    }
+
+    /// Whether it makes a stream, takes a seat or ends a stream.
+    #[must_use]
+    pub fn has_effect(&self) -> bool {
+        matches!(self, Self::Create | Self::Source(_) | Self::Destination(_) | Self::Report(_))
+    }
+
     /// The routes of a path, one for each method that it takes, but for `HEAD`.
     pub fn of_path(path: &str) -> impl Iterator<Item = Self> {
         [Method::GET, Method::PUT, Method::POST]

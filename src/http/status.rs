@@ -3,12 +3,21 @@
 use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
 use super::reply::ErrorBody;
 use crate::header_set::HeaderSet;
 use crate::outcome::{Fault, Outcome, Side};
 use crate::rendezvous::{Snapshot, SnapshotState};
+
+/// All of them, as `GET /stream` shows them.
+pub struct List<'a>(pub &'a [Snapshot]);
+
+impl Serialize for List<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(Status::from))
+    }
+}
 
 /// One stream as `GET /stream` and `GET /stream/:id/status` show it; the order of the fields is the
 /// contract's.
@@ -23,9 +32,9 @@ pub struct Status<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<ErrorBody>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    download_headers: Option<&'a Map<String, Value>>,
+    download_headers: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    upload_headers: Option<&'a Map<String, Value>>,
+    upload_headers: Option<&'a RawValue>,
     bytes_transferred: u64,
 }
 

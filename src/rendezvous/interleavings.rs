@@ -163,7 +163,7 @@ impl Stage {
         let metrics = Arc::new(Metrics::default());
         let limits = Limits { ttl: TTL, transfer, max_streams: 10 };
         let rendezvous = Rendezvous::new(limits, Arc::clone(&metrics));
-        let id = rendezvous.create(StreamHeaders::default(), None, None).unwrap();
+        let id = rendezvous.create(NewStream::default(), || Ok(None)).unwrap();
         Self { rendezvous, metrics, id, held: Default::default(), bodies: Arc::default() }
     }
 
@@ -178,7 +178,7 @@ impl Stage {
                 visits.map(Event::Visit).into()
             }
             Act::Put(conduct) | Act::Get(conduct) => vec![Event::Visit(visit(conduct, tag))],
-            Act::Report => vec![Event::Reported(self.rendezvous.report(&self.id, report()))],
+            Act::Report => vec![Event::Reported(self.rendezvous.report(&self.id, report(), None))],
             Act::PassTime => {
                 self.pass_time();
                 vec![Event::Nothing]

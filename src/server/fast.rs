@@ -21,7 +21,6 @@ use hyper::body::Body;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::http::access::credential;
 use crate::http::message::{self, BodyFraming};
 use crate::http::peer::Peer;
 use crate::http::reply::{self, Reply};
@@ -140,8 +139,7 @@ fn plain(peer: &Peer, app: &App, head: Head, fields: &Fields<'_, '_>) -> Option<
     let has_body = head.framing != Framing::Empty || fields.has("expect");
     let route =
         Route::parse(&method, fields.target).filter(|route| app.access.serves(peer.entrance(), route))?;
-    let given = credential(fields.all("authorization"), None);
-    let permitted = app.permit(peer.entrance(), &route, given).map_err(Box::new);
+    let permitted = app.permit(peer, &route, fields).map_err(Box::new);
     let asks = match route {
         Route::Create if !has_body => Asks::Create,
         Route::Destination(id) if !has_body => Asks::Destination(id),

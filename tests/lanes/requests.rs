@@ -28,12 +28,11 @@ const UPLOADS: [(&str, &str, bool); 18] = [
     ("put10 Content-Length: 5", "hello", false),
 ];
 
-const DOWNLOADS: [&str; 9] = [
+const DOWNLOADS: [&str; 8] = [
     "get",
     "get Connection: close ~ Content-Length: 0",
     "get Connection: Keep-Alive ~ Range: bytes=1-2 ~ TE: trailers ~ If-None-Match: *",
     "get Expect: 100-continue",
-    "D> GET {dst} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "get10",
     "get10 Host: a ~ Connection: keep-alive",
     "get10 Connection: close",
@@ -262,9 +261,32 @@ async fn requests_that_get_nothing_of_a_stream() {
         "PUT /stream/unknown HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nnonsense",
         "PUT /stream/unknown HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
         "PUT /stream/unknown HTTP/1.0\r\nContent-Length: 9\r\n\r\n",
+        "GET {dst} HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n",
+        "GET {dst} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "PUT {src} HTTP/1.1\r\nHost: a\r\nContent-Range: bytes 0-1/2\r\nContent-Length: 2\r\n\r\nhi",
     ];
     same(heads.iter().flat_map(|head| request(head))).await;
+}
+
+#[tokio::test]
+async fn requests_that_browsers_make_by_themselves() {
+    let fields = [
+        "Host: evil.example",
+        "Host: localhost",
+        "Host: a\r\nOrigin: http://a",
+        "Host: a\r\nOrigin: https://evil.example",
+        "Host: a\r\nOrigin: http://a\r\nOrigin: null",
+        "Host: a\r\nSec-Fetch-Site: same-origin",
+        "Host: a\r\nSec-Fetch-Site: cross-site",
+        "Host: a\r\nSec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate",
+        "Host: a\r\nSec-Purpose: prefetch;prerender",
+        "Host: a\r\nPurpose: prefetch",
+    ];
+    let lines = ["GET /stream/unknown", "GET /stream/unknown/status", "PUT /stream/unknown", "POST /stream"];
+    same(fields.iter().flat_map(|fields| {
+        lines.iter().flat_map(move |line| request(&format!("{line} HTTP/1.1\r\n{fields}\r\n\r\n")))
+    }))
+    .await;
 }
 
 fn closing(value: &str) -> [String; 2] {
@@ -292,8 +314,8 @@ async fn connections_to_be_closed_beside_bytes_that_are_no_text() {
 
 #[tokio::test]
 async fn two_expectations() {
-    let values =
-        ["100-continue ~ Expect: x", "x ~ Expect: 100-continue", "100-continue ~ Expect: 100-continue"];
+    // hyper looks at the last field only: a list, or one before another, is the fast lane's alone.
+    let values = ["x ~ Expect: 100-continue", "100-continue ~ Expect: 100-continue"];
     same(values.map(|value| {
         format!("get | until DST_CONNECTED | put Content-Length: 2 ~ Expect: {value} | until STREAMING | S> hi | both")
     }))

@@ -221,6 +221,27 @@ fn flags_that_stand_alone_or_repeat_are_also_variables() {
     }
 }
 
+#[test]
+fn names_that_were_allowed_are_answered_on_loopback() {
+    let told = |command: &mut Command| {
+        let mut process = Running(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+        let line = BufReader::new(process.0.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+        let url = line.split(' ').next_back().unwrap().to_owned() + "/stream";
+        ["relay.example", "10.0.0.5:1", "other.example"].map(|host| {
+            let mut command =
+                curl(&["-w", "%{http_code}", "-o", "/dev/null", "-H", &format!("Host: {host}"), &url]);
+            String::from_utf8(command.output().unwrap().stdout).unwrap()
+        })
+    };
+    let by_flags =
+        &mut rendezvous(&["--port", "0", "--allow-host", "relay.example", "--allow-host", "10.0.0.5"]);
+    let by_variable = &mut rendezvous(&["--port", "0"]);
+    by_variable.env("RENDEZVOUS_ALLOW_HOST", "relay.example,10.0.0.5");
+    for command in [by_flags, by_variable] {
+        assert_eq!(told(command), ["200", "200", "403"]);
+    }
+}
+
 fn refused(command: &mut Command) -> (Option<i32>, String) {
     let mut process = spawn(command);
     let code = process.wait().code();
@@ -264,6 +285,8 @@ fn a_bad_value_is_refused_with_what_would_be_right() {
         ("--threads", "0", "give a whole number from 1 to 1024"),
         ("--admin-listen", "9998", "give an address and a port, such as 127.0.0.1:9998"),
         ("--cors-origin", "https://a.example,b.example", "\"b.example\" is no origin: give a scheme, a host"),
+        ("--allow-host", "a.example,http://b", "\"http://b\" is no host: give a name or an address"),
+        ("--max-metadata-bytes", "64mb", "is no number of bytes"),
         ("--create-token-file", "no/such/file", "'no/such/file'"),
         ("--admin-token-file", "no/such/file", "the file can not be read"),
         ("--data-path", "fast", "[possible values: auto, portable]"),
@@ -350,7 +373,7 @@ fn a_signal_lets_running_streams_finish_and_a_second_one_ends_at_once() {
             let mut destination = program.say(&format!("GET {path} HTTP/1.0\r\n\r\n"));
             until_state(&stream, "DST_CONNECTED");
             let mut source = program.say(&format!(
-                "PUT {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+                "PUT {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
             ));
             until(&stream, |status| status["bytes_transferred"] == 5);
             program.process.signal(signal);
@@ -387,8 +410,9 @@ fn a_server_that_is_killed_leaves_no_download_that_looks_whole() {
     let mut download = spawn(&mut curl(&["-0", &stream]));
     until_state(&stream, "DST_CONNECTED");
     let path = stream.strip_prefix(&program.base).unwrap();
-    let _source = program
-        .say(&format!("PUT {path} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"));
+    let _source = program.say(&format!(
+        "PUT {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+    ));
     until(&stream, |status| status["bytes_transferred"] == 5);
     program.process.signal(Signal::KILL);
     program.process.wait();
@@ -694,11 +718,11 @@ mod descriptors {
         Ok((status, body))
     }
 
-    const PING: &str = "GET /ping HTTP/1.1\r\nHost: a\r\n\r\n";
+    const PING: &str = "GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
     fn head(method: &str, stream: &str, fields: &str) -> String {
         let path = stream.splitn(4, '/').nth(3).unwrap();
-        format!("{method} /{path} HTTP/1.1\r\nHost: a\r\n{fields}\r\n")
+        format!("{method} /{path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")
     }
 
     /// The processor time that the program has used.
@@ -776,7 +800,9 @@ mod descriptors {
                 for path in ["/healthz", "/readyz", "/metrics"] {
                     let mut probe = TcpStream::connect(admin).unwrap();
                     probe.set_read_timeout(Some(PATIENCE)).unwrap();
-                    probe.write_all(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
+                    probe
+                        .write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+                        .unwrap();
                     assert_eq!(answer(&mut probe).unwrap().0, 200, "{path}, {number}, stay: {stay}");
                     probes.extend(stay.then_some(probe));
                 }

@@ -206,6 +206,17 @@ async fn rights() {
     ]);
     page("rights", adjust, &scripts).await;
 
+    let scripts = [
+        with("POST /stream HTTP/1.1", "Origin: https://other.example\r\n"),
+        with("GET /stream HTTP/1.1", "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n"),
+        with("GET /stream HTTP/1.1", "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\n"),
+        ask("GET /stream HTTP/1.1", "Host: other.example\r\n", ""),
+        with("GET {dst} HTTP/1.1", "Sec-Purpose: prefetch;prerender\r\n"),
+        with("GET {dst} HTTP/1.1", "Content-Length: 5\r\n"),
+        with("HEAD {dst} HTTP/1.1", "Transfer-Encoding: chunked\r\n"),
+    ];
+    page("browsers", as_they_are, &scripts).await;
+
     let split = r#"create {"access":"split"}"#;
     let scripts = [
         format!("{split} | put Content-Length: 5 | S answer"),

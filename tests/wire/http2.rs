@@ -71,7 +71,18 @@ impl Http2 {
         fields: &[(&str, &str)],
         ends: bool,
     ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
-        let mut request = Request::builder().method(method).uri(format!("http://test{path}"));
+        self.request_to(&format!("http://test{path}"), method, fields, ends).await
+    }
+
+    /// The same, to this authority too.
+    pub async fn request_to(
+        &self,
+        uri: &str,
+        method: &str,
+        fields: &[(&str, &str)],
+        ends: bool,
+    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+        let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
@@ -775,4 +786,36 @@ async fn a_client_that_goes_on_sending_what_is_refused_is_stopped() {
     assert_eq!((reset, begun.elapsed().as_secs()), (Reason::NO_ERROR, 2));
     assert!(soon(client.driver).await.unwrap().is_ok());
     assert_eq!(begun.elapsed().as_secs(), 2, "a connection that nobody else uses ends with it");
+}
+
+#[tokio::test]
+async fn a_get_that_announces_a_body_is_refused_and_one_that_leaves_it_open_is_served() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let id = client.create().await;
+    let path = format!("/stream/{id}");
+    for method in ["GET", "HEAD"] {
+        let (response, _unsent) = client.request(method, &path, &[("content-length", "5")], false).await;
+        assert_eq!(answer(response).await.status, 400, "{method}");
+        assert_eq!(server.status(&id).await["state"], "CREATED", "{method}");
+    }
+    // As proxies do: nothing announces that there is no body but its end, sooner or later, or never.
+    for (ends, length) in [(true, None), (false, None), (true, Some("0")), (false, Some("0"))] {
+        let id = client.create().await;
+        let fields: Vec<_> = length.map(|length| ("content-length", length)).into_iter().collect();
+        let (download, mut send) = client.request("GET", &format!("/stream/{id}"), &fields, false).await;
+        server.until(&id, "DST_CONNECTED").await;
+        if ends {
+            send.send_data(Bytes::new(), true).unwrap();
+        }
+        let (upload, mut body) = client.put(&id).await;
+        send_all(&mut body, b"hello", true).await;
+        let download = answer(download).await;
+        assert_eq!(
+            (download.status, download.body.as_slice(), download.cut),
+            (StatusCode::OK, &b"hello"[..], None)
+        );
+        assert_eq!(download.headers["content-type"], "application/octet-stream");
+        assert_eq!(answer(upload).await.status, StatusCode::OK);
+    }
 }

@@ -13,6 +13,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
 mod access;
+mod browsers;
 mod client;
 mod connections;
 mod creation;

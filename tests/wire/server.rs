@@ -57,7 +57,9 @@ impl TestServer {
             _ => DataPath::Auto,
         };
         let tls = is_tls().then(|| CERTIFICATE.files());
-        let mut config = Config { port: 0, data_path, tls, ..Config::default() };
+        // The names by which the tests ask.
+        let allowed_hosts = ["test", "a"].map(|name| name.parse().unwrap()).to_vec();
+        let mut config = Config { port: 0, data_path, tls, allowed_hosts, ..Config::default() };
         adjust(&mut config);
         let server = Server::bind(config, Vec::new()).await.unwrap();
         let mut address = server.address(ListenerKind::Main).unwrap();
@@ -198,6 +200,13 @@ impl TestServer {
             panic!("{} has not ended", self.status(id).await);
         };
         status
+    }
+
+    /// Waits until the stream is forgotten.
+    pub async fn until_gone(&self, id: &str) {
+        let target = format!("/stream/{id}/status");
+        let gone = async { while self.ask(get(&target)).await.status != 404 {} };
+        tokio::time::timeout(PATIENCE, gone).await.unwrap();
     }
 
     pub async fn until_at(&self, target: &str, state: &str) -> Value {

@@ -166,6 +166,66 @@ async fn the_download_carries_the_sources_description_and_safe_defaults() {
 }
 
 #[tokio::test]
+async fn a_download_of_which_nobody_says_the_type_is_bytes() {
+    let server = TestServer::start().await;
+    for (made, put, types) in [
+        ("{}", "", &["application/octet-stream"][..]),
+        (r#"{"download_headers":{"X-A":1}}"#, "", &["application/octet-stream"]),
+        (r#"{"download_headers":{"Content-Type":[]}}"#, "", &["application/octet-stream"]),
+        (
+            r#"{"download_headers":{"Content-Type":[]}}"#,
+            "Content-Type: text/a\r\n",
+            &["application/octet-stream"],
+        ),
+        (r#"{"download_headers":{"content-type":""}}"#, "", &["application/octet-stream"]),
+        ("{}", "Content-Type:\r\n", &["application/octet-stream"]),
+        ("{}", "Content-Type: text/a\r\n", &["text/a"]),
+        (r#"{"download_headers":{"CONTENT-type":"text/b"}}"#, "", &["text/b"]),
+        (r#"{"download_headers":{"Content-Type":"text/b"}}"#, "Content-Type: text/a\r\n", &["text/b"]),
+    ] {
+        for framing in ["Content-Length: 1\r\n", "Content-Length: 0\r\n"] {
+            let id = server.create_with(made).await;
+            let body = if framing.contains('1') { &b"x"[..] } else { b"" };
+            let (download, _) = transfer(&server, &id, &format!("{framing}{put}"), body).await;
+            assert_eq!(download.fields("content-type"), types, "{made} {put}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_get_or_head_of_a_stream_with_a_body_of_its_own_is_refused_at_once() {
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    // Of none of these bodies anything comes.
+    for body in [
+        "Content-Length: 5\r\n",
+        "Content-Length: 5\r\nExpect: 100-continue\r\n",
+        "Content-Length: 5000000000\r\n",
+        "Transfer-Encoding: chunked\r\n",
+    ] {
+        let mut client = server.say(format!("GET /stream/{id} HTTP/1.1\r\nHost: test\r\n{body}\r\n")).await;
+        let refused = client.response().await;
+        assert_eq!((refused.error().as_str(), refused.closes()), ("400 BadRequestError", true), "{body}");
+        assert!(client.ending().await.is_err(), "{body}");
+        let mut client = server.say(format!("HEAD /stream/{id} HTTP/1.1\r\nHost: test\r\n{body}\r\n")).await;
+        assert!(client.head().await.unwrap().starts_with("HTTP/1.1 400 "), "{body}");
+        assert_eq!(server.status(&id).await["state"], "CREATED", "{body}");
+    }
+    // One that waits is not disturbed, and none that says that it has none is refused.
+    for no_body in ["", "Content-Length: 0\r\n", "Expect: 100-continue\r\n"] {
+        let id = server.create().await;
+        let mut destination =
+            server.say(format!("GET /stream/{id} HTTP/1.1\r\nHost: test\r\n{no_body}\r\n")).await;
+        server.until(&id, "DST_CONNECTED").await;
+        let intruder =
+            server.say(format!("GET /stream/{id} HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n"));
+        assert_eq!(intruder.await.response().await.error(), "400 BadRequestError");
+        server.put(&id, "Content-Length: 2\r\n").await.send("hi").await;
+        assert_eq!(destination.response().await.body, b"hi", "{no_body}");
+    }
+}
+
+#[tokio::test]
 async fn a_range_is_ignored_and_a_content_range_refused() {
     let server = TestServer::start().await;
     let id = server.create().await;
