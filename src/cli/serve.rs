@@ -67,7 +67,7 @@ pub(crate) struct ServeArguments {
     /// Connections of one client at a time; more are refused with 429 [default: 10000, and no limit on loopback]
     #[arg(long, env = "RENDEZVOUS_MAX_CONNECTIONS_PER_CLIENT", value_name = "COUNT", value_parser = count)]
     max_connections_per_client: Option<usize>,
-    /// Streams that one client has made and that have not ended; more are refused with 429 [default: 10000, and no
+    /// Streams that one client has made and that have not ended; more are refused with 429 [default: 1500, and no
     /// limit on loopback]
     #[arg(long, env = "RENDEZVOUS_MAX_STREAMS_PER_CLIENT", value_name = "COUNT", value_parser = count)]
     max_streams_per_client: Option<usize>,
