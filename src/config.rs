@@ -81,14 +81,14 @@ pub enum HostName {
 pub struct BadHost(String);
 
 impl HostName {
-    /// Whether it stands for this machine: `localhost`, a name below it (RFC 6761, section 6.3), or a loopback address.
+    /// Whether no page of the web can have it: a loopback address, `localhost` or a name below it (RFC 6761, section 6.3), or a name
+    /// without a dot. Those are of this machine or its network (a hosts file, a container, a search domain): the public DNS has
+    /// none (RFC 7085 and ICANN's SAC 053 tell why).
     #[must_use]
-    pub fn is_loopback(&self) -> bool {
+    pub fn is_local(&self) -> bool {
         match self {
             Self::Address(address) => address.to_canonical().is_loopback(),
-            Self::Name(name) => {
-                name.strip_suffix("localhost").is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-            }
+            Self::Name(name) => !name.contains('.') || name.ends_with(".localhost"),
         }
     }
 }
@@ -468,12 +468,13 @@ mod tests {
 
     #[test]
     fn a_host_is_a_name_or_an_address_and_nothing_around_it() {
-        for (text, host, is_loopback) in [
+        for (text, host, is_local) in [
             ("LocalHost", HostName::Name("localhost".into()), true),
             ("localhost.", HostName::Name("localhost".into()), true),
             ("a.localhost", HostName::Name("a.localhost".into()), true),
             ("Relay.example", HostName::Name("relay.example".into()), false),
-            ("notlocalhost", HostName::Name("notlocalhost".into()), false),
+            ("my-machine", HostName::Name("my-machine".into()), true),
+            ("a.notlocalhost", HostName::Name("a.notlocalhost".into()), false),
             ("localhost.evil.example", HostName::Name("localhost.evil.example".into()), false),
             ("127.0.0.1", HostName::Address([127, 0, 0, 1].into()), true),
             ("127.8.9.10", HostName::Address([127, 8, 9, 10].into()), true),
@@ -486,7 +487,7 @@ mod tests {
             ("127.0.0.1.evil.example", HostName::Name("127.0.0.1.evil.example".into()), false),
         ] {
             let parsed: HostName = text.parse().unwrap();
-            assert_eq!(parsed.is_loopback(), is_loopback, "{text}");
+            assert_eq!(parsed.is_local(), is_local, "{text}");
             assert_eq!(parsed, host, "{text}");
         }
         for text in [

@@ -110,14 +110,7 @@ impl Servers {
 /// Starts a server, whose task ends with the runtime.
 async fn serve(data_path: DataPath) -> SocketAddr {
     // The list and the metrics tell of more than one play.
-    let (admin_token, allowed_hosts) = (Some(Token::mint()), ["a", "test"].map(|name| name.parse().unwrap()));
-    let config = Config {
-        port: 0,
-        data_path,
-        admin_token,
-        allowed_hosts: allowed_hosts.to_vec(),
-        ..Config::default()
-    };
+    let config = Config { port: 0, data_path, admin_token: Some(Token::mint()), ..Config::default() };
     let server = Server::bind(config, Vec::new()).await.unwrap();
     let address = server.address(ListenerKind::Main).unwrap();
     tokio::spawn(server.run(std::future::pending()));

@@ -1,13 +1,13 @@
 //! Which host names a listener on loopback accepts. Pure.
 //!
 //! The name of a web page can be made to resolve to this machine (DNS rebinding). The browser then treats the server as the
-//! page's own origin. Only the `Host` of its requests shows it: it is the page's name, and not one of loopback.
+//! page's own origin. Only the `Host` of its requests shows it: it is the page's public name, and not one of this machine.
 
 use super::head::RequestHead;
 use crate::config::HostName;
 use crate::outcome::Refusal;
 
-/// The accepted names, besides those of loopback.
+/// The accepted names, besides local ones.
 #[derive(Debug, Default)]
 pub struct Hosts(Vec<HostName>);
 
@@ -24,7 +24,7 @@ impl Hosts {
     /// # Errors
     /// [`Refusal::Forbidden`]
     pub fn check(&self, head: &impl RequestHead) -> Result<(), Refusal> {
-        let is_ours = |host: HostName| host.is_loopback() || self.0.contains(&host);
+        let is_ours = |host: HostName| host.is_local() || self.0.contains(&host);
         if head
             .authorities()
             .all(|named| named.and_then(|named| named.host().parse().ok()).is_some_and(is_ours))
@@ -49,7 +49,7 @@ mod tests {
         let allowed = ["relay.example".parse().unwrap(), "10.0.0.5".parse().unwrap()];
         let request =
             hosts.iter().fold(Request::builder().uri(target), |builder, host| builder.header("host", *host));
-        Hosts::new("my-machine", &allowed).check(&request.body(()).unwrap()).is_ok()
+        Hosts::new("my.machine", &allowed).check(&request.body(()).unwrap()).is_ok()
     }
 
     #[test]
@@ -65,6 +65,8 @@ mod tests {
             ("[::1]", true),
             ("[::ffff:127.0.0.1]:80", true),
             ("my-machine:9999", true),
+            ("another-machine", true),
+            ("my.machine:9999", true),
             ("relay.example", true),
             ("Relay.Example.:8080", true),
             ("10.0.0.5:9999", true),
@@ -72,7 +74,7 @@ mod tests {
             ("evil.example", false),
             ("evil.example:9999", false),
             ("localhost.evil.example", false),
-            ("evil-localhost", false),
+            ("evil-localhost.example", false),
             ("127.0.0.1.evil.example", false),
             ("relay.example.evil.example", false),
             ("sub.relay.example", false),
