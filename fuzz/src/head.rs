@@ -66,8 +66,9 @@ impl<'a> Seen<'a> {
         assert_eq!(head.is_put, self.method == "PUT");
         let hosts = self.all("host").len();
         assert!(hosts == 1 || hosts == 0 && !head.is_http11, "{hosts} Host fields");
-        let expects =
-            self.all("expect").last().is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue"));
+        let expectations = self.all("expect");
+        let mut expectations = expectations.iter().flat_map(|value| value.split(|byte| *byte == b','));
+        let expects = expectations.any(|value| value.trim_ascii().eq_ignore_ascii_case(b"100-continue"));
         let is_proxy = ["forwarded", "x-forwarded-for", "via"].iter().any(|name| !self.all(name).is_empty());
         let on_continue = match (expects && head.is_http11, is_proxy) {
             (true, _) => OnContinue::Sends,
