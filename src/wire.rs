@@ -18,18 +18,12 @@ use crate::outcome::Refusal;
 use crate::socket::{Departure, Socket};
 use inbound::Inbound;
 
-/// What a client that expects it waits for; and what asks one that has sent all or much of its body whether it is
-/// still there: it ignores this (RFC 9110, section 15.2), while the kernel of a client that is gone answers with a
-/// reset.
+/// The interim response that a client with `Expect: 100-continue` waits for. It also probes a client that has closed its sending
+/// side: a client that still reads ignores it (RFC 9110, section 15.2), and the kernel of a client that has gone resets the
+/// connection. Nobody else gets it unasked: several clients and proxies take it for the final response.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// Between two probes of a source whose unread body fills its buffer. Few, because some clients take no more
-/// than five interim answers (Go's, before 1.23).
-const PROBE_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
 /// For a client to acknowledge what it was told: a little more than it may take its time for that.
 const UNTIL_QUIET: Duration = Duration::from_millis(50);
-/// Unread bytes behind which a FIN may be stuck: less than the smallest buffer that kernels give a
-/// connection.
-const FULL: usize = 32 * 1024;
 
 /// One connection.
 #[derive(Debug)]
@@ -66,24 +60,11 @@ impl Wire {
 
     /// Waits until a source that waits has left.
     ///
-    /// A reset is a leave, and so is a FIN inside the body. A FIN behind a whole body is legal (RFC 9112,
-    /// section 9.6), but most often it is a client that was ended; and a FIN behind more than the kernel's
-    /// buffer takes can not come in at all. In both cases the client is asked, by a `100 Continue` that it
-    /// need not heed.
+    /// A reset is a departure, and so is a FIN inside the body. A FIN behind a whole body is legal (RFC 9112, section 9.6), but
+    /// most often it is a client that was ended: so it is probed. A FIN that is stuck behind a full buffer is not seen before
+    /// there is room for it; until then the source keeps its seat.
     pub async fn source_left(&self) {
-        // In a box, so that who needs no probes does not carry the room for them.
-        let probing = self.may_fill().then(|| Box::pin(self.probe_while_full()));
-        let probing = async {
-            match probing {
-                Some(probing) => probing.await,
-                None => pending().await,
-            }
-        };
-        let departed = tokio::select! {
-            departed = self.socket.departed() => departed,
-            () = probing => Departure::Reset,
-        };
-        if departed == Departure::Reset {
+        if self.socket.departed().await == Departure::Reset {
             return;
         }
         let whole = self.inbound.lock().holds_whole_body(&self.socket);
@@ -98,25 +79,6 @@ impl Wire {
             // The sides have paired in this very moment.
             None => pending().await,
         }
-    }
-
-    /// Whether the body of the source that waits may fill the kernel's buffer. What TLS adds to a body can not be told.
-    fn may_fill(&self) -> bool {
-        !self.socket.is_plain() || self.inbound.lock().may_hold(FULL)
-    }
-
-    /// Asks a source whose unread body may hide its leaving, less and less often. Never ends.
-    ///
-    /// A proxy is not asked: nginx takes a `100 Continue` that it has not asked for as the answer, and passes on
-    /// no more of the body. Behind its FIN it can be asked, because nginx closes only when its client has gone.
-    async fn probe_while_full(&self) {
-        for pause in PROBE_PAUSES {
-            sleep(pause).await;
-            if self.socket.unread() >= FULL && !self.inbound.lock().may_mistake_a_probe() {
-                self.probe();
-            }
-        }
-        pending::<()>().await;
     }
 
     /// Asks a source as soon as it has acknowledged what it was told before. Never ends.

@@ -31,7 +31,7 @@ use crate::metrics::Lane;
 use crate::outcome::Fault;
 use crate::relay::{Offer, Relay, SocketBody, SourceBody};
 use crate::splice::{Pipe, Pipes};
-use crate::wire::head::{Fields, Framing, Head, OnContinue, with_fields};
+use crate::wire::head::{Fields, Framing, Head, with_fields};
 use crate::wire::inbound::Peek;
 
 /// Below this many bytes a splice is not worth its system calls.
@@ -171,7 +171,7 @@ fn offer(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Offer {
         Framing::Chunked => None,
     };
     let headers = passed_headers(|name| fields.all(name.as_str()).collect());
-    let body = SocketBody::new(Arc::clone(peer.wire()), head.framing, head.on_continue == OnContinue::Sends);
+    let body = SocketBody::new(Arc::clone(peer.wire()), head.framing, head.expects_continue);
     Offer { body: SourceBody::Socket(body), length, headers }
 }
 

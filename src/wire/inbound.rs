@@ -24,7 +24,7 @@ use tokio::io::ReadBuf;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::chunked::{BadChunk, ChunkTracker};
-use super::head::{Framing, Head, HeadScanner, MAX_HEAD_BYTES, OnContinue};
+use super::head::{Framing, Head, HeadScanner, MAX_HEAD_BYTES};
 use crate::outcome::Refusal;
 use crate::socket::Socket;
 
@@ -143,12 +143,6 @@ impl Inbound {
     pub fn may_probe(&self) -> bool {
         let Stage::Held { head, .. } = &self.stage else { return false };
         head.is_http11 && self.requests == 1
-    }
-
-    /// The client of the `PUT` that waits may take a `100 Continue` for the answer.
-    #[must_use]
-    pub fn may_mistake_a_probe(&self) -> bool {
-        matches!(&self.stage, Stage::Held { head, .. } if head.on_continue == OnContinue::MayMistake)
     }
 
     /// Reads a head and leaves it where it is: [`Inbound::take_head`] or hyper takes it.
@@ -350,17 +344,6 @@ impl Inbound {
     /// A side that waits must not hold a buffer for more than what is in it.
     fn shrink(&mut self) {
         self.ahead = BytesMut::from(&*self.ahead);
-    }
-
-    /// Whether the `PUT` that waits may have a body of so many bytes, as far as its head tells.
-    #[must_use]
-    pub fn may_hold(&self, bytes: usize) -> bool {
-        let Stage::Held { head, .. } = &self.stage else { return false };
-        match head.framing {
-            Framing::Empty => false,
-            Framing::Length(length) => length >= bytes as u64,
-            Framing::Chunked => true,
-        }
     }
 
     /// Whether the whole body of the `PUT` that waits has arrived; `None` where it waits no more. Looks at no
