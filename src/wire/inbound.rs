@@ -23,7 +23,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::ReadBuf;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::chunked::{BadChunk, ChunkTracker};
+use super::chunked::{BadChunk, ChunkTracker, Stripped};
 use super::head::{Framing, Head, HeadScanner, MAX_HEAD_BYTES};
 use crate::outcome::Refusal;
 use crate::socket::Socket;
@@ -221,21 +221,20 @@ impl Inbound {
                     if self.ahead.is_empty() && ready!(poll_fill(&mut self.ahead, socket, cx))? == 0 {
                         return Poll::Ready(Ok(()));
                     }
+                    let given = buffer.filled().len();
                     let room = self.ahead.len().min(buffer.remaining());
-                    match end.follow(self.ahead.get(..room).unwrap_or_default()) {
+                    buffer.put_slice(self.ahead.get(..room).unwrap_or_default());
+                    match end.pass(buffer, given) {
                         Ok(mine) => {
-                            give(&mut self.ahead, mine, buffer);
+                            self.ahead.advance(mine);
                             if end.is_reached() {
                                 self.stage = Stage::Head(HeadScanner::default());
                             }
-                            return Poll::Ready(Ok(()));
                         }
-                        Err(bad) => {
-                            self.stage = Stage::Broken(bad);
-                            if give(&mut self.ahead, bad.after, buffer) > 0 {
-                                return Poll::Ready(Ok(()));
-                            }
-                        }
+                        Err(bad) => self.stage = Stage::Broken(bad),
+                    }
+                    if buffer.filled().len() > given {
+                        return Poll::Ready(Ok(()));
                     }
                 }
                 Stage::Broken(bad) => {
@@ -255,11 +254,11 @@ impl Inbound {
                             self.ahead = BytesMut::new();
                         }
                     }
-                    let followed = end.follow(fresh(buffer, given));
-                    let Err(bad) = followed else { return Poll::Ready(Ok(())) };
-                    buffer.set_filled(given + bad.after);
-                    self.stage = Stage::Broken(bad);
-                    if bad.after > 0 {
+                    let is_end = buffer.filled().len() == given;
+                    if let Err(bad) = end.pass(buffer, given) {
+                        self.stage = Stage::Broken(bad);
+                    }
+                    if is_end || buffer.filled().len() > given {
                         return Poll::Ready(Ok(()));
                     }
                 }
@@ -387,16 +386,21 @@ impl BodyEnd {
         }
     }
 
-    /// How many of `bytes` belong to the body.
-    fn follow(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
-        match self {
+    /// Leaves of what `buffer` has got since it held `given` bytes what hyper is to see: the body, without chunk extensions
+    /// and trailers, which hyper limits otherwise. Returns how many of the bytes belonged to the body.
+    fn pass(&mut self, buffer: &mut ReadBuf<'_>, given: usize) -> Result<usize, BadChunk> {
+        let fresh = buffer.filled_mut().get_mut(given..).unwrap_or_default();
+        let passed = match self {
             Self::After(left) => {
-                let mine = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let mine = fresh.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= mine as u64;
-                Ok(mine)
+                Ok(Stripped { mine, kept: mine })
             }
-            Self::Chunked(tracker) => tracker.follow(bytes),
-        }
+            Self::Chunked(tracker) => tracker.strip(fresh),
+        };
+        let kept = passed.map_or_else(|bad| bad.after, |passed| passed.kept);
+        buffer.set_filled(given + kept);
+        passed.map(|passed| passed.mine)
     }
 
     fn is_reached(&self) -> bool {
@@ -420,11 +424,6 @@ fn give(ahead: &mut BytesMut, most: usize, buffer: &mut ReadBuf<'_>) -> usize {
     buffer.put_slice(ahead.get(..count).unwrap_or_default());
     ahead.advance(count);
     count
-}
-
-/// What `buffer` has got since it held `given` bytes.
-fn fresh<'a>(buffer: &'a ReadBuf<'_>, given: usize) -> &'a [u8] {
-    buffer.filled().get(given..).unwrap_or_default()
 }
 
 fn poll_fill(ahead: &mut BytesMut, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
