@@ -64,6 +64,15 @@ pub fn set_nodelay(listener: impl AsFd) -> io::Result<()> {
     Ok(net::sockopt::set_tcp_nodelay(listener, true)?)
 }
 
+/// Has urgent data (TCP(7), `SO_OOBINLINE`) stay where it was sent among all other data, on the connections of a listener: they
+/// inherit it. HTTP does not know it, so a byte of a message must not be taken out for it.
+///
+/// # Errors
+/// The system says no.
+pub fn keep_urgent_data_inline(listener: impl AsFd) -> io::Result<()> {
+    Ok(net::sockopt::set_socket_oobinline(listener, true)?)
+}
+
 /// As keepalive counts: rounded down, so that the questions come early enough, but at least one.
 fn whole_seconds(time: Duration) -> Duration {
     Duration::from_secs(time.as_secs().max(1))
@@ -262,14 +271,16 @@ impl Socket {
         self.tcp.sent()
     }
 
-    /// What was received by the kernel and not yet read, and is left there. Past TLS.
+    /// What was received by the kernel and not yet read, and is left there. `None` where urgent data hides some of it. Past
+    /// TLS.
     #[must_use]
-    pub fn peek(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.unread().max(1));
+    pub fn peek(&self) -> Option<Vec<u8>> {
+        let unread = self.unread();
+        let mut bytes = Vec::with_capacity(unread.max(1));
         let room = rustix::buffer::spare_capacity(&mut bytes);
         // On a connection that is broken there is nothing.
         let _ = net::recv(self.tcp.stream(), room, net::RecvFlags::PEEK | net::RecvFlags::DONTWAIT);
-        bytes
+        (bytes.len() >= unread).then_some(bytes)
     }
 
     /// Bytes (and FIN) written and not yet acknowledged by the peer's kernel; 0 where that can not be told.

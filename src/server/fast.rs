@@ -30,7 +30,7 @@ use crate::http::{App, Asks, Departed, PlainRequest, answer_plain, passed_header
 use crate::metrics::Lane;
 use crate::outcome::Fault;
 use crate::relay::{Offer, Relay, SocketBody, SourceBody};
-use crate::splice::{Pipe, Pipes};
+use crate::splice::{Filled, Pipe, Pipes};
 use crate::wire::head::{Fields, Framing, Head, with_fields};
 use crate::wire::inbound::Peek;
 
@@ -245,14 +245,15 @@ async fn move_body(
     }
 }
 
-/// Moves what is left of the body through `pipe`.
+/// Moves what is left of the body through `pipe`, as far as that goes.
 async fn splice_body(peer: &Peer, mut pipe: Pipe, relay: &mut Relay) -> Result<(), Fault> {
     while let Some((source, left)) = relay.in_kernel() {
         let allowed = relay.allowance().await?;
         relay.awaits_source();
         match pipe.fill(source.socket(), left.min(allowed)).await {
-            Ok(taken @ 1..) => relay.taken_by_kernel(taken as u64),
-            Ok(0) | Err(_) => return Err(relay.source_gone()),
+            Ok(Filled::Bytes(taken)) => relay.taken_by_kernel(taken as u64),
+            Ok(Filled::Unspliceable) => return Ok(()),
+            Ok(Filled::End) | Err(_) => return Err(relay.source_gone()),
         }
         while pipe.held() > 0 {
             let passed = pipe.drain(peer.socket()).await.map_err(|_| Fault::DestinationDisconnected)?;

@@ -326,7 +326,7 @@ impl Inbound {
         self.stage = Stage::StandIn(STAND_IN);
     }
 
-    /// Whether nothing of the body that hyper reads is still to come: what it has not read is here.
+    /// Whether nothing of the body that hyper reads is still to come, as far as can be told: what it has not read is here.
     #[must_use]
     pub fn body_has_arrived(&self, socket: &Socket) -> bool {
         match &self.stage {
@@ -334,7 +334,7 @@ impl Inbound {
                 (self.ahead.len() + socket.unread()) as u64 >= *left
             }
             Stage::Last { end: BodyEnd::Chunked(tracker), .. } => {
-                tracker.ends_in(&[&self.ahead, &socket.peek()])
+                socket.peek().is_none_or(|unread| tracker.ends_in(&[&self.ahead, &unread]))
             }
             _ => true,
         }

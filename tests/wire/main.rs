@@ -28,4 +28,5 @@ mod streaming;
 mod time;
 mod tls;
 mod transport;
+mod urgent;
 mod waiting;
