@@ -92,10 +92,8 @@ impl Wire {
     /// Asks, where that may be and the kernel has room for all of it: a part of it would spoil the answer. False where it
     /// is too early.
     fn probe(&self) -> bool {
-        if !self.inbound.lock().may_probe() {
-            return true;
-        }
-        let is_quiet = self.socket.unacknowledged() == 0;
+        let Some(may_probe) = self.inbound.lock().may_probe() else { return true };
+        let is_quiet = may_probe && self.socket.unacknowledged() == 0;
         if is_quiet {
             self.socket.try_write(CONTINUE);
         }
@@ -106,5 +104,67 @@ impl Wire {
     /// that is gone.
     pub async fn destination_left(&self) {
         self.socket.departed().await;
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::future::poll_fn;
+
+    use rustix::net::sockopt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// A source that waits and has closed its sending side behind `body`, in a buffer that takes all of it.
+    async fn half_closed(body: &[u8]) -> (Arc<Wire>, TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        sockopt::set_socket_recv_buffer_size(&listener, 1 << 20).unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let accepted = listener.accept().unwrap().0;
+        accepted.set_nonblocking(true).unwrap();
+        let minute = Duration::from_mins(1);
+        let wire = Wire::new(Socket::new(TcpStream::from_std(accepted).unwrap(), minute), minute);
+        client.write_all(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+        client.write_all(body).await.unwrap();
+        client.shutdown().await.unwrap();
+        poll_fn(|cx| wire.inbound().lock().poll_peek(wire.socket(), cx)).await.unwrap();
+        wire.inbound().lock().take_head();
+        assert_eq!(wire.socket().departed().await, Departure::Closed);
+        (wire, client)
+    }
+
+    #[tokio::test]
+    async fn a_half_closed_source_whose_body_is_too_long_to_look_at_is_asked() {
+        let chunk = [b"186a0\r\n", &vec![7; 100_000][..], b"\r\n"].concat();
+        for (body, has_left) in [
+            (&b"1\r\nx\r\n"[..], true),
+            (b"1\r\nx\r\n0\r\n\r\n", false),
+            (&chunk, false),
+            (&[&chunk, &b"0\r\n\r\n"[..]].concat(), false),
+        ] {
+            let (wire, mut client) = half_closed(body).await;
+            if has_left {
+                wire.source_left().await;
+                continue;
+            }
+            let mut asked = [0; CONTINUE.len()];
+            tokio::select! {
+                () = wire.source_left() => panic!("it is there"),
+                read = client.read_exact(&mut asked) => assert_eq!(read.unwrap(), asked.len()),
+            }
+            assert_eq!(asked, CONTINUE);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_that_has_gone_behind_such_a_body_is_missed() {
+        for end in [&b""[..], b"\r\n0\r\n\r\n"] {
+            let (wire, client) = half_closed(&[b"186a0\r\n", &vec![7; 100_000][..], end].concat()).await;
+            drop(client);
+            wire.source_left().await;
+        }
     }
 }

@@ -66,7 +66,8 @@ pub struct Inbound {
     ahead: BytesMut,
     head_timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
-    requests: u64,
+    /// Nothing was asked yet.
+    is_fresh: bool,
     /// In a box, because most connections have none.
     refusal: Option<Box<Refusal>>,
 }
@@ -85,6 +86,8 @@ enum Stage {
     Held {
         head: Head,
         reader: Option<Waker>,
+        /// All answers to earlier requests are with the kernel.
+        is_next: bool,
     },
     /// All that follows is the body of a `PUT`, which is followed too: hyper is lenient where it is chunked.
     Last {
@@ -111,7 +114,7 @@ impl Inbound {
             ahead: BytesMut::new(),
             head_timeout,
             timer: None,
-            requests: 0,
+            is_fresh: true,
             refusal: None,
         }
     }
@@ -137,12 +140,21 @@ impl Inbound {
             }
     }
 
-    /// The `PUT` that waits may be sent a `100 Continue` past hyper: it speaks HTTP/1.1, and no earlier
-    /// answer can still be on its way out.
+    /// Whether the `PUT` that waits may be sent a `100 Continue` past hyper now; `None` where never, because it waits no more,
+    /// or its client does not speak HTTP/1.1.
     #[must_use]
-    pub fn may_probe(&self) -> bool {
-        let Stage::Held { head, .. } = &self.stage else { return false };
-        head.is_http11 && self.requests == 1
+    pub fn may_probe(&self) -> Option<bool> {
+        match &self.stage {
+            Stage::Held { head, is_next, .. } if head.is_http11 => Some(*is_next),
+            _ => None,
+        }
+    }
+
+    /// All that hyper has written is with the kernel.
+    pub fn flushed(&mut self) {
+        if let Stage::Held { is_next, .. } = &mut self.stage {
+            *is_next = true;
+        }
     }
 
     /// Reads a head and leaves it where it is: [`Inbound::take_head`] or hyper takes it.
@@ -164,14 +176,15 @@ impl Inbound {
     pub fn take_head(&mut self) {
         if let Stage::Pass { left, head } = &self.stage {
             self.ahead.advance(*left);
-            self.stage = after_head(*head);
+            // Whoever takes it here has written its answers before.
+            self.stage = after_head(*head, true);
             self.shrink();
         }
     }
 
     /// The sides have paired: hyper may read the body.
     pub fn release(&mut self) {
-        if let Stage::Held { head, reader } = &mut self.stage {
+        if let Stage::Held { head, reader, .. } = &mut self.stage {
             let reader = reader.take();
             self.stage = Stage::Last { head: *head, end: BodyEnd::of(head.framing) };
             if let Some(reader) = reader {
@@ -212,7 +225,7 @@ impl Inbound {
                 Stage::Pass { left, head } => {
                     *left -= give(&mut self.ahead, *left, buffer);
                     if *left == 0 {
-                        self.stage = after_head(*head);
+                        self.stage = after_head(*head, false);
                         self.shrink();
                     }
                     return Poll::Ready(Ok(()));
@@ -279,17 +292,17 @@ impl Inbound {
             let begun = !self.ahead.is_empty();
             let verdict = match self.refusal.clone().filter(|_| begun) {
                 Some(refusal) => Err(*refusal),
-                None if self.requests == 0 && self.ahead.starts_with(HTTP2_PREFACE) => {
+                None if self.is_fresh && self.ahead.starts_with(HTTP2_PREFACE) => {
                     self.timer = None;
                     return Poll::Ready(Ok(Comes::Http2));
                 }
-                None if self.requests == 0 && HTTP2_PREFACE.starts_with(&self.ahead) => Ok(None),
+                None if self.is_fresh && HTTP2_PREFACE.starts_with(&self.ahead) => Ok(None),
                 None => scanner.scan(&self.ahead),
             };
             match verdict {
                 Ok(Some(head)) => {
                     self.timer = None;
-                    self.requests += 1;
+                    self.is_fresh = false;
                     self.stage = Stage::Pass { left: head.length, head };
                     return Poll::Ready(Ok(Comes::Request));
                 }
@@ -345,35 +358,35 @@ impl Inbound {
         self.ahead = BytesMut::from(&*self.ahead);
     }
 
-    /// Whether the whole body of the `PUT` that waits has arrived; `None` where it waits no more. Looks at no
-    /// more than 64 KiB: a longer chunked body counts as unfinished.
+    /// Whether the whole body of the `PUT` that waits has arrived; `None` where it waits no more. Reads at most 64 KiB: where
+    /// that does not tell, the body counts as whole.
     pub fn holds_whole_body(&mut self, socket: &Socket) -> Option<bool> {
         let Stage::Held { head, .. } = &self.stage else { return None };
         let framing = head.framing;
         Some(match framing {
             Framing::Empty => true,
             Framing::Length(length) => {
-                if !socket.is_plain() {
-                    // Some of it may be inside TLS, where it does not count as unread.
-                    self.look_ahead(socket);
-                }
-                (self.ahead.len() + socket.unread()) as u64 >= length
+                // Some of it may be inside TLS, where it does not count as unread.
+                let may_be_more = !socket.is_plain() && !self.look_ahead(socket);
+                may_be_more || (self.ahead.len() + socket.unread()) as u64 >= length
             }
             Framing::Chunked => {
-                self.look_ahead(socket);
+                let may_be_more = !self.look_ahead(socket);
                 let mut tracker = ChunkTracker::default();
-                tracker.follow(&self.ahead).is_ok() && tracker.is_done()
+                tracker.follow(&self.ahead).is_ok() && (tracker.is_done() || may_be_more)
             }
         })
     }
 
-    fn look_ahead(&mut self, socket: &Socket) {
+    /// Reads what has come, up to 64 KiB. True where that is all.
+    fn look_ahead(&mut self, socket: &Socket) -> bool {
         while self.ahead.len() < MAX_LOOK_AHEAD {
             self.ahead.reserve(READ_SIZE);
             if !matches!(socket.try_read(&mut self.ahead), Ok(1..)) {
-                break;
+                return true;
             }
         }
+        false
     }
 }
 
@@ -411,9 +424,9 @@ impl BodyEnd {
     }
 }
 
-fn after_head(head: Head) -> Stage {
+fn after_head(head: Head, is_next: bool) -> Stage {
     match head.framing {
-        _ if head.is_put => Stage::Held { head, reader: None },
+        _ if head.is_put => Stage::Held { head, reader: None, is_next },
         Framing::Empty => Stage::Head(HeadScanner::default()),
         framing => Stage::Body(BodyEnd::of(framing)),
     }
