@@ -242,6 +242,12 @@ impl Socket {
         system::departed(self.tcp.stream())
     }
 
+    /// What [`Socket::departed`] waits for, if it is so already. Only on Linux.
+    #[must_use]
+    pub fn departure(&self) -> Option<Departure> {
+        system::departure(self.tcp.stream())
+    }
+
     /// Waits for a reset, also behind a FIN.
     pub async fn reset(&self) {
         // An error of `ready` itself means that the runtime ends.
@@ -393,6 +399,7 @@ mod system {
     use std::os::fd::{AsFd, BorrowedFd};
     use std::time::Duration;
 
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg, sockopt};
     use tokio::io::Interest;
     use tokio::net::TcpStream;
@@ -412,6 +419,19 @@ mod system {
         match stream.ready(Interest::PRIORITY | Interest::ERROR).await {
             Ok(ready) if !ready.is_error() => Departure::Closed,
             _ => Departure::Reset,
+        }
+    }
+
+    pub(super) fn departure(stream: &TcpStream) -> Option<Departure> {
+        let mut polled = [PollFd::new(stream, PollFlags::RDHUP)];
+        // Asked so, it does not wait; where it fails, nothing is seen.
+        let _ = poll(&mut polled, Some(&Timespec::default()));
+        let [seen] = polled.map(|polled| polled.revents());
+        // Both sides are closed behind a reset, and no other peer has been sent a FIN here while it is asked for.
+        if seen.intersects(PollFlags::ERR | PollFlags::HUP) {
+            Some(Departure::Reset)
+        } else {
+            seen.contains(PollFlags::RDHUP).then_some(Departure::Closed)
         }
     }
 
@@ -469,6 +489,10 @@ mod system {
                 Err(_) => return Departure::Reset,
             }
         }
+    }
+
+    pub(super) fn departure(_: &TcpStream) -> Option<Departure> {
+        None
     }
 
     pub(super) fn write_more(socket: BorrowedFd<'_>, buffers: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -81,6 +81,17 @@ impl Wire {
         }
     }
 
+    /// Whether a source that waits is known to have left: what [`Wire::source_left`] waits for, as far as it needs no probe.
+    #[must_use]
+    pub fn source_has_left(&self) -> bool {
+        match self.socket.departure() {
+            None => false,
+            Some(Departure::Reset) => true,
+            // Of HTTP/2 no body is held here: behind a FIN its connection ends.
+            Some(Departure::Closed) => self.inbound.lock().holds_whole_body(&self.socket) != Some(true),
+        }
+    }
+
     /// Asks a source as soon as it has acknowledged what it was told before. Never ends.
     async fn probe_when_quiet(&self) {
         while !self.probe() {
@@ -104,6 +115,12 @@ impl Wire {
     /// that is gone.
     pub async fn destination_left(&self) {
         self.socket.departed().await;
+    }
+
+    /// Whether a destination is known to have left: what [`Wire::destination_left`] waits for.
+    #[must_use]
+    pub fn destination_has_left(&self) -> bool {
+        self.socket.departure().is_some()
     }
 }
 
@@ -146,6 +163,7 @@ mod tests {
             (&[&chunk, &b"0\r\n\r\n"[..]].concat(), false),
         ] {
             let (wire, mut client) = half_closed(body).await;
+            assert_eq!(wire.source_has_left(), has_left, "{} bytes", body.len());
             if has_left {
                 wire.source_left().await;
                 continue;
@@ -165,6 +183,7 @@ mod tests {
             let (wire, client) = half_closed(&[b"186a0\r\n", &vec![7; 100_000][..], end].concat()).await;
             drop(client);
             wire.source_left().await;
+            assert!(wire.source_has_left());
         }
     }
 }
