@@ -854,7 +854,7 @@ def waiting_source(trial: Trial[Host]) -> float:
 def waiting_full_source(trial: Trial[Host]) -> float:
     """What it sends fills the buffers before it."""
     trial.put(WITHOUT_END).allow(WITHOUT_END)
-    time.sleep(1.5)  # it is asked whether it is there, and has answered
+    time.sleep(1.5)  # until they are full
     return another_source(trial)
 
 

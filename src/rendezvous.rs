@@ -1,9 +1,12 @@
 //! The table of slots: where the sides of a stream find each other.
 //!
 //! [`Rendezvous`] is shared by all connections. One lock guards the table; it is held for map operations
-//! only, never across an await, and nothing is told to anybody while it is held. Waiting sides hold a
+//! and a look at a connection only, never across an await, and nothing is told to anybody while it is held. Waiting sides hold a
 //! [`Seat`]: dropping it frees the seat. One task, [`Rendezvous::keep_time`], expires what waited too long
 //! and forgets what ended.
+//!
+//! A side's own task notices that the side has left only a moment after the kernel. So a side that comes looks at the connection of
+//! the side that waits, and before a pairing at its own: no side is paired of which the kernel knows that it has left.
 //!
 //! Bounds: at most `max_streams` streams that have not ended, and as many that have.
 
@@ -11,6 +14,7 @@
 mod interleavings;
 
 use std::collections::{BTreeMap, HashMap};
+use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +33,7 @@ use crate::outcome::{Fault, Outcome, Refusal, Report, Side, TooMany};
 use crate::relay::{self, DestinationHalf, Offer, SourceHalf, Transfer};
 use crate::slot::{self, Phase, Waiter};
 use crate::token::{Credential, Needed, Tokens};
+use crate::wire::Wire;
 
 /// The limits of a rendezvous.
 #[derive(Debug, Clone, Copy)]
@@ -65,17 +70,35 @@ pub struct Meeting {
 /// Told to a waiting side: whom it met, or why it waits no longer.
 type Verdict<M> = Result<M, Refusal>;
 
+/// The connection that a side comes by.
+pub trait Presence: Send + Sync {
+    /// Whether the kernel knows already that this side has left. Asked with the table locked, so it must not wait.
+    fn has_left(&self, side: Side) -> bool;
+}
+
+impl Presence for Wire {
+    fn has_left(&self, side: Side) -> bool {
+        match side {
+            Side::Source => self.source_has_left(),
+            Side::Destination => self.destination_has_left(),
+        }
+    }
+}
+
 struct WaitingSource {
     offer: Box<Offer>,
     tell: oneshot::Sender<Verdict<SourceHalf>>,
+    presence: Arc<dyn Presence>,
 }
 
 struct WaitingDestination {
     tell: oneshot::Sender<Verdict<Meeting>>,
+    presence: Arc<dyn Presence>,
 }
 
 type Slot = slot::Slot<WaitingSource, WaitingDestination>;
 type Party = Waiter<WaitingSource, WaitingDestination>;
+type PartyRef<'a> = Waiter<&'a WaitingSource, &'a WaitingDestination>;
 
 /// Orders streams by deadline, and those of one deadline by age.
 type Deadline = (Instant, u64);
@@ -120,6 +143,42 @@ fn follow<T>(census: &mut Census, slot: &mut Slot, change: impl FnOnce(&mut Slot
     let changed = change(slot);
     *counted(census, slot.phase()) += 1;
     changed
+}
+
+/// Frees the seat of the side that waits, if that `is_absent`.
+fn dismiss(
+    census: &mut Census,
+    slot: &mut Slot,
+    is_absent: impl FnOnce(PartyRef<'_>) -> bool,
+) -> Option<Party> {
+    let waiter = slot.waiter()?;
+    let side = waiter.side();
+    if is_absent(waiter) { follow(census, slot, |slot| slot.leave(side)) } else { None }
+}
+
+/// The kernel knows that this side has left; its task may not have noticed yet.
+fn has_left(party: PartyRef<'_>) -> bool {
+    match party {
+        Waiter::Source(source) => source.presence.has_left(Side::Source),
+        Waiter::Destination(destination) => destination.presence.has_left(Side::Destination),
+    }
+}
+
+/// The [`Seat`] of this side is being dropped.
+fn has_given_up(party: PartyRef<'_>) -> bool {
+    match party {
+        Waiter::Source(source) => source.tell.is_closed(),
+        Waiter::Destination(destination) => destination.tell.is_closed(),
+    }
+}
+
+impl Party {
+    fn sit(self, slot: &mut Slot) -> Result<Option<(WaitingSource, WaitingDestination)>, Refusal> {
+        match self {
+            Self::Source(source) => slot.seat_source(source),
+            Self::Destination(destination) => slot.seat_destination(destination),
+        }
+    }
 }
 
 struct Entry {
@@ -277,35 +336,46 @@ impl Rendezvous {
         self: &Arc<Self>,
         id: &StreamId,
         offer: Box<Offer>,
+        presence: Arc<dyn Presence>,
     ) -> Result<Seat<SourceHalf>, Refusal> {
         let (tell, verdict) = oneshot::channel();
-        self.seat(id, Side::Source, verdict, |slot| slot.seat_source(WaitingSource { offer, tell }))
+        self.seat(id, Waiter::Source(WaitingSource { offer, tell, presence }), verdict)
     }
 
     /// Takes the destination's seat.
     ///
     /// # Errors
     /// The refusal.
-    pub fn seat_destination(self: &Arc<Self>, id: &StreamId) -> Result<Seat<Meeting>, Refusal> {
+    pub fn seat_destination(
+        self: &Arc<Self>,
+        id: &StreamId,
+        presence: Arc<dyn Presence>,
+    ) -> Result<Seat<Meeting>, Refusal> {
         let (tell, verdict) = oneshot::channel();
-        self.seat(id, Side::Destination, verdict, |slot| slot.seat_destination(WaitingDestination { tell }))
+        self.seat(id, Waiter::Destination(WaitingDestination { tell, presence }), verdict)
     }
 
     fn seat<M>(
         self: &Arc<Self>,
         id: &StreamId,
-        side: Side,
+        newcomer: Party,
         verdict: oneshot::Receiver<Verdict<M>>,
-        sit: impl FnOnce(&mut Slot) -> Result<Option<(WaitingSource, WaitingDestination)>, Refusal>,
     ) -> Result<Seat<M>, Refusal> {
-        let (id, span, pair) = {
+        let side = newcomer.side();
+        let (id, span, left, pair) = {
             let mut guard = self.table.lock();
             let table = &mut *guard;
             if table.doors == Doors::Closed {
                 return Err(Refusal::ShuttingDown);
             }
             let entry = table.entries.get_mut(id).ok_or(Refusal::NotFound)?;
-            let pair = match follow(&mut table.census, &mut entry.slot, sit) {
+            let left = dismiss(&mut table.census, &mut entry.slot, has_left);
+            let meets = entry.slot.waiter().is_some_and(|waiter| waiter.side() != side);
+            if meets && has_left(newcomer.as_ref()) {
+                // It takes no seat, so it is never paired; its own task is about to notice.
+                return Ok(Seat { id: entry.id.clone(), rendezvous: Arc::clone(self), verdict });
+            }
+            let pair = match follow(&mut table.census, &mut entry.slot, |slot| newcomer.sit(slot)) {
                 Ok(None) => None,
                 Ok(Some(pair)) => {
                     let halves = self.start_transfer(&entry.id, Arc::clone(&entry.headers));
@@ -324,8 +394,11 @@ impl Rendezvous {
                     return Err(refusal);
                 }
             };
-            (entry.id.clone(), entry.span(), pair)
+            (entry.id.clone(), entry.span(), left, pair)
         };
+        if let Some(left) = left {
+            self.missed(&span, left.side());
+        }
         match pair {
             None => debug!(target: "access", parent: &span, "{side} waits"),
             Some(((source, destination), (source_half, half))) => {
@@ -335,7 +408,7 @@ impl Rendezvous {
                 let _ = destination.tell.send(Ok(Meeting { half, offer: source.offer }));
             }
         }
-        Ok(Seat { id, side, rendezvous: Arc::clone(self), verdict })
+        Ok(Seat { id, rendezvous: Arc::clone(self), verdict })
     }
 
     fn start_transfer(
@@ -588,18 +661,24 @@ impl Rendezvous {
         transfers.len()
     }
 
-    fn leave(&self, id: &StreamId, side: Side) {
+    /// Frees the seat of the side that waits, if nobody listens there for what comes of it any more.
+    fn leave(&self, id: &StreamId) {
         let left = {
             let mut guard = self.table.lock();
             let table = &mut *guard;
             let Some(entry) = table.entries.get_mut(id) else { return };
-            let waiter = follow(&mut table.census, &mut entry.slot, |slot| slot.leave(side));
-            waiter.map(|waiter| (waiter, entry.span()))
+            let left = dismiss(&mut table.census, &mut entry.slot, has_given_up);
+            left.map(|left| (entry.span(), left))
         };
-        if let Some((_waiter, span)) = left {
-            self.abandoned.notify_one();
-            debug!(target: "access", parent: &span, "{side} left while it waited");
+        if let Some((span, left)) = left {
+            self.missed(&span, left.side());
         }
+    }
+
+    /// Says that a side has left, which waits no more.
+    fn missed(&self, span: &Span, side: Side) {
+        self.abandoned.notify_one();
+        debug!(target: "access", parent: span, "{side} left while it waited");
     }
 }
 
@@ -672,7 +751,6 @@ impl Snapshot {
 /// A seat that was taken. Dropping it while it waits frees it.
 pub struct Seat<M> {
     id: StreamId,
-    side: Side,
     rendezvous: Arc<Rendezvous>,
     verdict: oneshot::Receiver<Verdict<M>>,
 }
@@ -683,13 +761,18 @@ impl<M> Seat<M> {
     /// # Errors
     /// Why there is nothing to wait for any more.
     pub async fn met(&mut self) -> Verdict<M> {
-        // The sender is dropped untold only with the table itself.
-        (&mut self.verdict).await.unwrap_or(Err(Refusal::ShuttingDown))
+        match (&mut self.verdict).await {
+            Ok(verdict) => verdict,
+            // The other side has seen that this one has left; its own task is about to notice.
+            Err(_) => pending().await,
+        }
     }
 }
 
 impl<M> Drop for Seat<M> {
     fn drop(&mut self) {
-        self.rendezvous.leave(&self.id, self.side);
+        // This tells the side that waits here from another one that has taken the seat meanwhile.
+        self.verdict.close();
+        self.rendezvous.leave(&self.id);
     }
 }

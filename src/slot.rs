@@ -33,8 +33,8 @@ enum State<S, D> {
     Ended(Outcome),
 }
 
-/// A side that waited and does not any more.
-#[derive(Debug, PartialEq, Eq)]
+/// A side that waits, or waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waiter<S, D> {
     /// The source.
     Source(S),
@@ -73,6 +73,15 @@ impl<S, D> Slot<S, D> {
             State::Streaming => Phase::Streaming,
             State::Reported(report) => Phase::Reported(report),
             State::Ended(outcome) => Phase::Ended(outcome),
+        }
+    }
+
+    /// The side that waits, if one does.
+    pub fn waiter(&self) -> Option<Waiter<&S, &D>> {
+        match &self.0 {
+            State::SourceWaits(source) => Some(Waiter::Source(source)),
+            State::DestinationWaits(destination) => Some(Waiter::Destination(destination)),
+            State::Created | State::Streaming | State::Reported(_) | State::Ended(_) => None,
         }
     }
 
@@ -159,6 +168,24 @@ impl<S, D> Slot<S, D> {
             State::SourceWaits(source) => Some(Waiter::Source(source)),
             State::DestinationWaits(destination) => Some(Waiter::Destination(destination)),
             _ => None,
+        }
+    }
+}
+
+impl<S, D> Waiter<S, D> {
+    /// The same, borrowed.
+    pub fn as_ref(&self) -> Waiter<&S, &D> {
+        match self {
+            Self::Source(source) => Waiter::Source(source),
+            Self::Destination(destination) => Waiter::Destination(destination),
+        }
+    }
+
+    /// Which side it is.
+    pub fn side(&self) -> Side {
+        match self {
+            Self::Source(_) => Side::Source,
+            Self::Destination(_) => Side::Destination,
         }
     }
 }

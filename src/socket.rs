@@ -64,6 +64,15 @@ pub fn set_nodelay(listener: impl AsFd) -> io::Result<()> {
     Ok(net::sockopt::set_tcp_nodelay(listener, true)?)
 }
 
+/// Has urgent data (TCP(7), `SO_OOBINLINE`) stay where it was sent among all other data, on the connections of a listener: they
+/// inherit it. HTTP does not know it, so a byte of a message must not be taken out for it.
+///
+/// # Errors
+/// The system says no.
+pub fn keep_urgent_data_inline(listener: impl AsFd) -> io::Result<()> {
+    Ok(net::sockopt::set_socket_oobinline(listener, true)?)
+}
+
 /// As keepalive counts: rounded down, so that the questions come early enough, but at least one.
 fn whole_seconds(time: Duration) -> Duration {
     Duration::from_secs(time.as_secs().max(1))
@@ -233,6 +242,12 @@ impl Socket {
         system::departed(self.tcp.stream())
     }
 
+    /// What [`Socket::departed`] waits for, if it is so already. Only on Linux.
+    #[must_use]
+    pub fn departure(&self) -> Option<Departure> {
+        system::departure(self.tcp.stream())
+    }
+
     /// Waits for a reset, also behind a FIN.
     pub async fn reset(&self) {
         // An error of `ready` itself means that the runtime ends.
@@ -262,14 +277,16 @@ impl Socket {
         self.tcp.sent()
     }
 
-    /// What was received by the kernel and not yet read, and is left there. Past TLS.
+    /// What was received by the kernel and not yet read, and is left there. `None` where urgent data hides some of it. Past
+    /// TLS.
     #[must_use]
-    pub fn peek(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.unread().max(1));
+    pub fn peek(&self) -> Option<Vec<u8>> {
+        let unread = self.unread();
+        let mut bytes = Vec::with_capacity(unread.max(1));
         let room = rustix::buffer::spare_capacity(&mut bytes);
         // On a connection that is broken there is nothing.
         let _ = net::recv(self.tcp.stream(), room, net::RecvFlags::PEEK | net::RecvFlags::DONTWAIT);
-        bytes
+        (bytes.len() >= unread).then_some(bytes)
     }
 
     /// Bytes (and FIN) written and not yet acknowledged by the peer's kernel; 0 where that can not be told.
@@ -389,6 +406,7 @@ mod system {
     use std::os::fd::{AsFd, BorrowedFd};
     use std::time::Duration;
 
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg, sockopt};
     use tokio::io::Interest;
     use tokio::net::TcpStream;
@@ -408,6 +426,19 @@ mod system {
         match stream.ready(Interest::PRIORITY | Interest::ERROR).await {
             Ok(ready) if !ready.is_error() => Departure::Closed,
             _ => Departure::Reset,
+        }
+    }
+
+    pub(super) fn departure(stream: &TcpStream) -> Option<Departure> {
+        let mut polled = [PollFd::new(stream, PollFlags::RDHUP)];
+        // Asked so, it does not wait; where it fails, nothing is seen.
+        let _ = poll(&mut polled, Some(&Timespec::default()));
+        let [seen] = polled.map(|polled| polled.revents());
+        // Both sides are closed behind a reset, and no other peer has been sent a FIN here while it is asked for.
+        if seen.intersects(PollFlags::ERR | PollFlags::HUP) {
+            Some(Departure::Reset)
+        } else {
+            seen.contains(PollFlags::RDHUP).then_some(Departure::Closed)
         }
     }
 
@@ -465,6 +496,10 @@ mod system {
                 Err(_) => return Departure::Reset,
             }
         }
+    }
+
+    pub(super) fn departure(_: &TcpStream) -> Option<Departure> {
+        None
     }
 
     pub(super) fn write_more(socket: BorrowedFd<'_>, buffers: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -4,11 +4,23 @@
 //! - Never splice more than what is left of the body: what follows is not the body.
 //! - Splice in only with an empty pipe. Otherwise `EAGAIN` may mean that the pipe is full, and waiting for the socket
 //!   hangs.
+//! - splice(2) does not pass urgent data: only a read does.
 //! - Only an empty pipe goes back to the pool: what is in a dirty one would reach somebody else.
 //! - Pipes are limited: an unprivileged process gets small ones after 64 of 1 MiB. Then there is none, and the body is
 //!   copied.
 
 pub use system::{Pipe, Pipes};
+
+/// What a pipe was filled with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Filled {
+    /// So many bytes, at least one.
+    Bytes(usize),
+    /// Nothing, though there is something: it has to be read.
+    Unspliceable,
+    /// Nothing: the peer sends no more.
+    End,
+}
 
 #[cfg(target_os = "linux")]
 mod system {
@@ -17,8 +29,10 @@ mod system {
     use std::sync::Arc;
 
     use parking_lot::Mutex;
+    use rustix::io::Errno;
     use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
+    use super::Filled;
     use crate::metrics::Metrics;
     use crate::socket::Socket;
 
@@ -104,17 +118,25 @@ mod system {
             self.held
         }
 
-        /// Takes at most `most` bytes from `socket` into the pipe, which must be empty; 0 is the end of file.
+        /// Takes at most `most` bytes from `socket` into the pipe, which must be empty.
         ///
         /// # Errors
         /// Those of splice(2).
-        pub async fn fill(&mut self, socket: &Socket, most: u64) -> io::Result<usize> {
+        pub async fn fill(&mut self, socket: &Socket, most: u64) -> io::Result<Filled> {
             let Some((_, end)) = &self.ends else { return Err(io::ErrorKind::BrokenPipe.into()) };
             let most = usize::try_from(most.min(AT_ONCE)).unwrap_or(usize::MAX);
             let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-            let moved = socket.when_readable(|fd| Ok(splice(fd, None, end, None, most, flags)?)).await?;
-            self.held += moved;
-            Ok(moved)
+            let filled = socket.when_readable(|fd| match splice(fd, None, end, None, most, flags) {
+                Ok(0) | Err(Errno::AGAIN) if socket.unread() > 0 => Ok(Filled::Unspliceable),
+                Ok(0) => Ok(Filled::End),
+                Ok(moved) => Ok(Filled::Bytes(moved)),
+                Err(error) => Err(error.into()),
+            });
+            let filled = filled.await?;
+            if let Filled::Bytes(moved) = filled {
+                self.held += moved;
+            }
+            Ok(filled)
         }
 
         /// Passes some of what is in the pipe on to `socket`.
@@ -138,6 +160,7 @@ mod system {
     use std::io;
     use std::sync::Arc;
 
+    use super::Filled;
     use crate::metrics::Metrics;
     use crate::socket::Socket;
 
@@ -174,7 +197,7 @@ mod system {
         ///
         /// # Errors
         /// None.
-        pub async fn fill(&mut self, _: &Socket, _: u64) -> io::Result<usize> {
+        pub async fn fill(&mut self, _: &Socket, _: u64) -> io::Result<Filled> {
             match self.0 {}
         }
 

@@ -18,18 +18,12 @@ use crate::outcome::Refusal;
 use crate::socket::{Departure, Socket};
 use inbound::Inbound;
 
-/// What a client that expects it waits for; and what asks one that has sent all or much of its body whether it is
-/// still there: it ignores this (RFC 9110, section 15.2), while the kernel of a client that is gone answers with a
-/// reset.
+/// The interim response that a client with `Expect: 100-continue` waits for. It also probes a client that has closed its sending
+/// side: a client that still reads ignores it (RFC 9110, section 15.2), and the kernel of a client that has gone resets the
+/// connection. Nobody else gets it unasked: several clients and proxies take it for the final response.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// Between two probes of a source whose unread body fills its buffer. Few, because some clients take no more
-/// than five interim answers (Go's, before 1.23).
-const PROBE_PAUSES: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(15)];
 /// For a client to acknowledge what it was told: a little more than it may take its time for that.
 const UNTIL_QUIET: Duration = Duration::from_millis(50);
-/// Unread bytes behind which a FIN may be stuck: less than the smallest buffer that kernels give a
-/// connection.
-const FULL: usize = 32 * 1024;
 
 /// One connection.
 #[derive(Debug)]
@@ -66,24 +60,11 @@ impl Wire {
 
     /// Waits until a source that waits has left.
     ///
-    /// A reset is a leave, and so is a FIN inside the body. A FIN behind a whole body is legal (RFC 9112,
-    /// section 9.6), but most often it is a client that was ended; and a FIN behind more than the kernel's
-    /// buffer takes can not come in at all. In both cases the client is asked, by a `100 Continue` that it
-    /// need not heed.
+    /// A reset is a departure, and so is a FIN inside the body. A FIN behind a whole body is legal (RFC 9112, section 9.6), but
+    /// most often it is a client that was ended: so it is probed. A FIN that is stuck behind a full buffer is not seen before
+    /// there is room for it; until then the source keeps its seat.
     pub async fn source_left(&self) {
-        // In a box, so that who needs no probes does not carry the room for them.
-        let probing = self.may_fill().then(|| Box::pin(self.probe_while_full()));
-        let probing = async {
-            match probing {
-                Some(probing) => probing.await,
-                None => pending().await,
-            }
-        };
-        let departed = tokio::select! {
-            departed = self.socket.departed() => departed,
-            () = probing => Departure::Reset,
-        };
-        if departed == Departure::Reset {
+        if self.socket.departed().await == Departure::Reset {
             return;
         }
         let whole = self.inbound.lock().holds_whole_body(&self.socket);
@@ -100,23 +81,15 @@ impl Wire {
         }
     }
 
-    /// Whether the body of the source that waits may fill the kernel's buffer. What TLS adds to a body can not be told.
-    fn may_fill(&self) -> bool {
-        !self.socket.is_plain() || self.inbound.lock().may_hold(FULL)
-    }
-
-    /// Asks a source whose unread body may hide its leaving, less and less often. Never ends.
-    ///
-    /// A proxy is not asked: nginx takes a `100 Continue` that it has not asked for as the answer, and passes on
-    /// no more of the body. Behind its FIN it can be asked, because nginx closes only when its client has gone.
-    async fn probe_while_full(&self) {
-        for pause in PROBE_PAUSES {
-            sleep(pause).await;
-            if self.socket.unread() >= FULL && !self.inbound.lock().may_mistake_a_probe() {
-                self.probe();
-            }
+    /// Whether a source that waits is known to have left: what [`Wire::source_left`] waits for, as far as it needs no probe.
+    #[must_use]
+    pub fn source_has_left(&self) -> bool {
+        match self.socket.departure() {
+            None => false,
+            Some(Departure::Reset) => true,
+            // Of HTTP/2 no body is held here: behind a FIN its connection ends.
+            Some(Departure::Closed) => self.inbound.lock().holds_whole_body(&self.socket) != Some(true),
         }
-        pending::<()>().await;
     }
 
     /// Asks a source as soon as it has acknowledged what it was told before. Never ends.
@@ -130,10 +103,8 @@ impl Wire {
     /// Asks, where that may be and the kernel has room for all of it: a part of it would spoil the answer. False where it
     /// is too early.
     fn probe(&self) -> bool {
-        if !self.inbound.lock().may_probe() {
-            return true;
-        }
-        let is_quiet = self.socket.unacknowledged() == 0;
+        let Some(may_probe) = self.inbound.lock().may_probe() else { return true };
+        let is_quiet = may_probe && self.socket.unacknowledged() == 0;
         if is_quiet {
             self.socket.try_write(CONTINUE);
         }
@@ -144,5 +115,75 @@ impl Wire {
     /// that is gone.
     pub async fn destination_left(&self) {
         self.socket.departed().await;
+    }
+
+    /// Whether a destination is known to have left: what [`Wire::destination_left`] waits for.
+    #[must_use]
+    pub fn destination_has_left(&self) -> bool {
+        self.socket.departure().is_some()
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::future::poll_fn;
+
+    use rustix::net::sockopt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    /// A source that waits and has closed its sending side behind `body`, in a buffer that takes all of it.
+    async fn half_closed(body: &[u8]) -> (Arc<Wire>, TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        sockopt::set_socket_recv_buffer_size(&listener, 1 << 20).unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let accepted = listener.accept().unwrap().0;
+        accepted.set_nonblocking(true).unwrap();
+        let minute = Duration::from_mins(1);
+        let wire = Wire::new(Socket::new(TcpStream::from_std(accepted).unwrap(), minute), minute);
+        client.write_all(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+        client.write_all(body).await.unwrap();
+        client.shutdown().await.unwrap();
+        poll_fn(|cx| wire.inbound().lock().poll_peek(wire.socket(), cx)).await.unwrap();
+        wire.inbound().lock().take_head();
+        assert_eq!(wire.socket().departed().await, Departure::Closed);
+        (wire, client)
+    }
+
+    #[tokio::test]
+    async fn a_half_closed_source_whose_body_is_too_long_to_look_at_is_asked() {
+        let chunk = [b"186a0\r\n", &vec![7; 100_000][..], b"\r\n"].concat();
+        for (body, has_left) in [
+            (&b"1\r\nx\r\n"[..], true),
+            (b"1\r\nx\r\n0\r\n\r\n", false),
+            (&chunk, false),
+            (&[&chunk, &b"0\r\n\r\n"[..]].concat(), false),
+        ] {
+            let (wire, mut client) = half_closed(body).await;
+            assert_eq!(wire.source_has_left(), has_left, "{} bytes", body.len());
+            if has_left {
+                wire.source_left().await;
+                continue;
+            }
+            let mut asked = [0; CONTINUE.len()];
+            tokio::select! {
+                () = wire.source_left() => panic!("it is there"),
+                read = client.read_exact(&mut asked) => assert_eq!(read.unwrap(), asked.len()),
+            }
+            assert_eq!(asked, CONTINUE);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_that_has_gone_behind_such_a_body_is_missed() {
+        for end in [&b""[..], b"\r\n0\r\n\r\n"] {
+            let (wire, client) = half_closed(&[b"186a0\r\n", &vec![7; 100_000][..], end].concat()).await;
+            drop(client);
+            wire.source_left().await;
+            assert!(wire.source_has_left());
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use http_rendezvous::outcome::Refusal;
 use http_rendezvous::wire::head::{
-    Framing, Head, HeadScanner, MAX_HEAD_BYTES, MAX_HEAD_FIELDS, MAX_LENGTH, OnContinue, with_fields,
+    Framing, Head, HeadScanner, MAX_HEAD_BYTES, MAX_HEAD_FIELDS, MAX_LENGTH, with_fields,
 };
 
 use super::hyper_reads;
@@ -69,13 +69,7 @@ impl<'a> Seen<'a> {
         let expectations = self.all("expect");
         let mut expectations = expectations.iter().flat_map(|value| value.split(|byte| *byte == b','));
         let expects = expectations.any(|value| value.trim_ascii().eq_ignore_ascii_case(b"100-continue"));
-        let is_proxy = ["forwarded", "x-forwarded-for", "via"].iter().any(|name| !self.all(name).is_empty());
-        let on_continue = match (expects && head.is_http11, is_proxy) {
-            (true, _) => OnContinue::Sends,
-            (false, true) => OnContinue::MayMistake,
-            (false, false) => OnContinue::Ignores,
-        };
-        assert_eq!(head.on_continue, on_continue);
+        assert_eq!(head.expects_continue, expects && head.is_http11);
         let expected = match (&self.all("content-length")[..], &self.all("transfer-encoding")[..]) {
             ([], []) => Framing::Empty,
             ([length], []) => {

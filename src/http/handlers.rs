@@ -159,7 +159,7 @@ pub(super) fn source<'a>(
     offer: Result<Box<Offer>, Box<Refusal>>,
     record: &'a mut Record,
 ) -> impl Future<Output = Result<Reply, Unanswered>> + use<'a> {
-    let mut seat = match take_source_seat(app, id, offer) {
+    let mut seat = match take_source_seat(app, peer, id, offer) {
         Ok(seat) => seat,
         Err(refused) => return Either::Left(async { Err(refused.closing()) }),
     };
@@ -177,6 +177,7 @@ pub(super) fn source<'a>(
 
 fn take_source_seat(
     app: &App,
+    peer: &Peer,
     id: &StreamId,
     offer: Result<Box<Offer>, Box<Refusal>>,
 ) -> Result<Seat<SourceHalf>, Unanswered> {
@@ -192,7 +193,7 @@ fn take_source_seat(
     {
         return Err(Refusal::BodyTooLarge { limit }.into());
     }
-    Ok(app.rendezvous.seat_source(id, offer)?)
+    Ok(app.rendezvous.seat_source(id, offer, Arc::clone(peer.wire()) as _)?)
 }
 
 /// Waits for the outcome of the source's transfer, which is its answer.
@@ -219,10 +220,11 @@ pub(super) fn destination<'a>(
     record: &'a mut Record,
 ) -> impl Future<Output = Result<Reply, Unanswered>> + use<'a> {
     let seat = permitted.map_err(Unanswered::from);
-    let mut seat = match seat.and_then(|()| Ok(app.rendezvous.seat_destination(id)?)) {
-        Ok(seat) => seat,
-        Err(refused) => return Either::Left(async { Err(refused) }),
-    };
+    let mut seat =
+        match seat.and_then(|()| Ok(app.rendezvous.seat_destination(id, Arc::clone(peer.wire()) as _)?)) {
+            Ok(seat) => seat,
+            Err(refused) => return Either::Left(async { Err(refused) }),
+        };
     Either::Right(async move {
         let meeting = tokio::select! {
             biased;

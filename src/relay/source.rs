@@ -76,7 +76,7 @@ impl SourceBody {
         wire.filter(|wire| wire.socket().is_plain())
     }
 
-    /// Nothing of the body is still to come: what has not been read is in the kernel.
+    /// Nothing of the body is still to come, as far as can be told: what has not been read is in the kernel.
     #[must_use]
     pub fn has_arrived(&self) -> bool {
         match (self, self.watched()) {
@@ -117,7 +117,10 @@ impl SocketBody {
     fn has_arrived(&self) -> bool {
         match &self.framing {
             BodyFraming::Length(left) => (self.buffer.len() + self.wire.socket().unread()) as u64 >= *left,
-            BodyFraming::Chunked(tracker) => tracker.ends_in(&[&self.buffer, &self.wire.socket().peek()]),
+            BodyFraming::Chunked(tracker) => {
+                let unread = self.wire.socket().peek();
+                unread.is_none_or(|unread| tracker.ends_in(&[&self.buffer, &unread]))
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame};
 use shuttle::rand::Rng;
 use shuttle::scheduler::{DfsScheduler, PctScheduler, RandomScheduler, Scheduler};
-use shuttle::sync::atomic::AtomicUsize;
+use shuttle::sync::atomic::{AtomicBool, AtomicUsize};
 use shuttle::{Config, Runner, thread};
 
 use super::*;
@@ -53,6 +53,34 @@ enum Conduct {
     Returns,
     /// Leaves in the middle of the transfer.
     Breaks,
+    /// Its connection breaks before it comes or while it waits, and it notices only later.
+    Vanishes,
+}
+
+/// A connection.
+#[derive(Default)]
+struct Line {
+    is_broken: AtomicBool,
+}
+
+impl Presence for Line {
+    fn has_left(&self, _: Side) -> bool {
+        self.is_broken.load(Ordering::SeqCst)
+    }
+}
+
+impl Line {
+    fn of(conduct: Conduct) -> Arc<Self> {
+        let line = Arc::<Self>::default();
+        if conduct == Conduct::Vanishes && shuttle::rand::thread_rng().gen_bool(0.5) {
+            line.breaks();
+        }
+        line
+    }
+
+    fn breaks(&self) {
+        self.is_broken.store(true, Ordering::SeqCst);
+    }
 }
 
 /// What came of an act.
@@ -200,8 +228,9 @@ impl Stage {
         let left = [vec![tag; BODY - 2], vec![tag; 2]].map(Bytes::from).into();
         let body = Frames { left, ends, _share: Arc::clone(&self.bodies) }.boxed_unsync();
         let offer = Offer { body: SourceBody::Stream(body, None), length: None, headers: None };
-        let seat = self.rendezvous.seat_source(&self.id, Box::new(offer));
-        self.visit(Side::Source, conduct, tag, seat, |half| {
+        let line = Line::of(conduct);
+        let seat = self.rendezvous.seat_source(&self.id, Box::new(offer), Arc::clone(&line) as _);
+        self.visit(Side::Source, conduct, tag, &line, seat, |half| {
             if conduct == Conduct::Breaks {
                 return End::Left { unmet: false };
             }
@@ -211,8 +240,9 @@ impl Stage {
     }
 
     fn get(&self, conduct: Conduct, tag: u8) -> Visit {
-        let seat = self.rendezvous.seat_destination(&self.id);
-        self.visit(Side::Destination, conduct, tag, seat, |meeting| download(meeting, conduct))
+        let line = Line::of(conduct);
+        let seat = self.rendezvous.seat_destination(&self.id, Arc::clone(&line) as _);
+        self.visit(Side::Destination, conduct, tag, &line, seat, |meeting| download(meeting, conduct))
     }
 
     fn visit<M>(
@@ -220,6 +250,7 @@ impl Stage {
         side: Side,
         conduct: Conduct,
         tag: u8,
+        line: &Line,
         seat: Result<Seat<M>, Refusal>,
         transfer: impl FnOnce(M) -> End,
     ) -> Visit {
@@ -227,6 +258,15 @@ impl Stage {
             Ok(seat) => seat,
             Err(refusal) => return Visit { side, tag, seated: false, end: End::Refused(refusal) },
         };
+        if conduct == Conduct::Vanishes {
+            // Who comes so meets nobody.
+            let was_broken = line.has_left(side);
+            line.breaks();
+            others_may_go_first();
+            drop(seat);
+            let unmet = was_broken || self.has_met_nobody();
+            return Visit { side, tag, seated: true, end: End::Left { unmet } };
+        }
         let held = &self.held[usize::from(side == Side::Destination)];
         assert_eq!(held.fetch_add(1, Ordering::SeqCst), 0, "the {side}'s seat was given twice");
         let end = if conduct == Conduct::Leaves {
@@ -485,6 +525,15 @@ fn some_leave_and_return() {
             | sight::SEAT_TAKEN
             | sight::LEFT_UNMET
             | sight::LEFT_AS_IT_MET,
+    );
+}
+
+#[test]
+fn some_vanish_and_others_take_their_seats() {
+    use Conduct::{Stays, Vanishes};
+    many_orders(
+        &[Act::Put(Vanishes), Act::Get(Vanishes), Act::Put(Stays), Act::Get(Stays), Act::Get(Vanishes)],
+        sight::FINISHED | sight::FAILED | sight::EXPIRED | sight::SEAT_TAKEN | sight::LEFT_UNMET,
     );
 }
 

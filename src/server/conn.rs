@@ -304,8 +304,11 @@ impl AsyncWrite for Io {
         true
     }
 
+    /// hyper flushes only when all that it has to write was written here.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.peer.socket().poll_flush(cx)
+        ready!(self.peer.socket().poll_flush(cx))?;
+        self.peer.wire().inbound().lock().flushed();
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -29,8 +29,8 @@ use crate::http::{App, Asks, Departed, PlainRequest, answer_plain, passed_header
 use crate::metrics::Lane;
 use crate::outcome::Fault;
 use crate::relay::{Offer, Piece, Relay, SocketBody, SourceBody};
-use crate::splice::{Pipe, Pipes};
-use crate::wire::head::{Fields, Framing, Head, OnContinue, with_fields};
+use crate::splice::{Filled, Pipe, Pipes};
+use crate::wire::head::{Fields, Framing, Head, with_fields};
 use crate::wire::inbound::Peek;
 
 /// Below this many bytes a splice is not worth its system calls.
@@ -169,7 +169,7 @@ fn offer(peer: &Peer, head: Head, fields: &Fields<'_, '_>) -> Offer {
         Framing::Chunked => None,
     };
     let headers = passed_headers(|name| fields.all(name.as_str()).collect());
-    let body = SocketBody::new(Arc::clone(peer.wire()), head.framing, head.on_continue == OnContinue::Sends);
+    let body = SocketBody::new(Arc::clone(peer.wire()), head.framing, head.expects_continue);
     Offer { body: SourceBody::Socket(body), length, headers }
 }
 
@@ -243,14 +243,15 @@ async fn move_body(
     }
 }
 
-/// Moves what is left of the body through `pipe`.
+/// Moves what is left of the body through `pipe`, as far as that goes.
 async fn splice_body(peer: &Peer, mut pipe: Pipe, relay: &mut Relay) -> Result<(), Fault> {
     while let Some((source, left)) = relay.in_kernel() {
         let allowed = relay.allowance().await?;
         relay.awaits_source();
         match pipe.fill(source.socket(), left.min(allowed)).await {
-            Ok(taken @ 1..) => relay.taken_by_kernel(taken as u64),
-            Ok(0) | Err(_) => return Err(relay.source_gone()),
+            Ok(Filled::Bytes(taken)) => relay.taken_by_kernel(taken as u64),
+            Ok(Filled::Unspliceable) => return Ok(()),
+            Ok(Filled::End) | Err(_) => return Err(relay.source_gone()),
         }
         while pipe.held() > 0 {
             let passed = pipe.drain(peer.socket()).await.map_err(|_| Fault::DestinationDisconnected)?;

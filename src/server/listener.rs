@@ -152,5 +152,6 @@ fn listen(address: SocketAddr, silence: Duration) -> io::Result<TcpListener> {
 fn prepare(listener: impl AsFd, silence: Duration) -> io::Result<()> {
     // Without it, small answers wait 40 ms for an acknowledgement.
     socket::set_nodelay(&listener)?;
+    socket::keep_urgent_data_inline(&listener)?;
     socket::limit_silence(&listener, silence)
 }

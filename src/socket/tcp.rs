@@ -38,21 +38,10 @@ impl Tcp {
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
-            let room = buffer.chunk_mut().len();
-            let mut read = Ok(0);
-            // A short read has emptied the kernel's buffer. Said as `WouldBlock` inside `try_io`, it saves
-            // the system call that would find that out, and can not miss what comes in between.
-            let emptied = self.stream.try_io(Interest::READABLE, || {
-                read = self.stream.try_read_buf(buffer);
-                match read {
-                    Ok(count) if 0 < count && count < room => Err(io::ErrorKind::WouldBlock.into()),
-                    _ => Ok(()),
-                }
-            });
-            match (read, emptied) {
-                (Ok(0), Err(_)) => {}
-                (Err(error), _) if error.kind() == io::ErrorKind::WouldBlock => {}
-                (read, _) => return Poll::Ready(read),
+            // A short read does not mean that all was read: a read ends before urgent data.
+            match self.stream.try_read_buf(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
             }
         }
     }

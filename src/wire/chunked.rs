@@ -1,24 +1,44 @@
 //! Where a chunked body ends (RFC 9112, section 7.1), strictly and without looking at a data byte.
 //!
 //! It follows bodies that hyper decodes, to know whether one is whole before hyper is allowed to take it and
-//! where the next request begins; and it decodes those that do not go through hyper.
+//! where the next request begins; and it decodes those that do not go through hyper. Extensions and trailers are passed over:
+//! nothing of them is kept.
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::head::is_token_byte;
 
-/// Bytes of the extensions of a body's chunks, all together; and of its trailers. hyper's limits.
+/// Bytes of a chunk's size with its extensions; and of all trailers.
 const MAX_ASIDE: usize = 16 * 1024;
-/// Trailer fields. hyper's limit.
+/// Trailer fields.
 const MAX_TRAILERS: usize = 100;
 
 /// The position inside a chunked body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkTracker {
     state: State,
-    extension_bytes: usize,
-    trailer_bytes: usize,
+    /// Of the size line at hand, or of the trailers.
+    aside: usize,
     trailers: usize,
+}
+
+/// What some bytes of a chunked body are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Data,
+    /// Without it the data could not be told apart.
+    Framing,
+    /// An extension, or a trailer field.
+    Aside,
+}
+
+/// What [`ChunkTracker::strip`] has made of some bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stripped {
+    /// So many of the bytes belonged to the body.
+    pub mine: usize,
+    /// So many of those are left, at the front.
+    pub kept: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +83,7 @@ pub struct BadChunk {
 
 impl Default for ChunkTracker {
     fn default() -> Self {
-        Self { state: State::SizeStart, extension_bytes: 0, trailer_bytes: 0, trailers: 0 }
+        Self { state: State::SizeStart, aside: 0, trailers: 0 }
     }
 }
 
@@ -75,13 +95,35 @@ impl ChunkTracker {
     pub fn follow(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
         let mut at = 0;
         loop {
-            let framing = self.follow_framing(bytes.get(at..).unwrap_or_default());
-            at += framing.map_err(|bad| BadChunk { after: at + bad.after })?;
-            let here = self.take_data(bytes.len() - at);
-            if here == 0 {
-                return Ok(at);
+            let run = self.run(bytes.get(at..).unwrap_or_default());
+            match run.map_err(|bad| BadChunk { after: at + bad.after })? {
+                (_, 0) => return Ok(at),
+                (_, length) => at += length,
             }
-            at += here;
+        }
+    }
+
+    /// Follows `bytes` and takes extensions and trailer fields out of them, so that another reader finds the same data and
+    /// has none of them to limit.
+    ///
+    /// # Errors
+    /// [`BadChunk`] behind so many bytes as are left of those before it; nothing that follows can be trusted.
+    pub fn strip(&mut self, bytes: &mut [u8]) -> Result<Stripped, BadChunk> {
+        let mut stripped = Stripped { mine: 0, kept: 0 };
+        loop {
+            let Stripped { mine, kept } = stripped;
+            let run = self.run(bytes.get(mine..).unwrap_or_default());
+            let (kind, length) = run.map_err(|_| BadChunk { after: kept })?;
+            if length == 0 {
+                return Ok(stripped);
+            }
+            stripped.mine += length;
+            if kind != Kind::Aside {
+                if kept < mine {
+                    bytes.copy_within(mine..mine + length, kept);
+                }
+                stripped.kept += length;
+            }
         }
     }
 
@@ -91,10 +133,17 @@ impl ChunkTracker {
     /// # Errors
     /// [`BadChunk`]; nothing that follows can be trusted.
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Bytes>, BadChunk> {
-        let framing = self.follow_framing(input)?;
-        input.advance(framing);
-        let here = self.take_data(input.len());
-        Ok((here > 0).then(|| input.split_to(here).freeze()))
+        let mut passed = 0;
+        loop {
+            match self.run(input).map_err(|bad| BadChunk { after: passed + bad.after })? {
+                (_, 0) => return Ok(None),
+                (Kind::Data, length) => return Ok(Some(input.split_to(length).freeze())),
+                (Kind::Framing | Kind::Aside, length) => {
+                    input.advance(length);
+                    passed += length;
+                }
+            }
+        }
     }
 
     /// The body is whole.
@@ -110,38 +159,56 @@ impl ChunkTracker {
         pieces.iter().any(|piece| ahead.follow(piece).is_err()) || ahead.is_done()
     }
 
-    /// Follows `bytes` to the next data, or to the end of the body. Returns how many that is.
-    fn follow_framing(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
+    /// Follows as many of `bytes` as are of one kind, and says how many: none where there are none, or the body is whole.
+    fn run(&mut self, bytes: &[u8]) -> Result<(Kind, usize), BadChunk> {
+        if let State::Data(left) = self.state {
+            let here = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+            let left = left - here as u64;
+            self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
+            return Ok((Kind::Data, here));
+        }
+        let mut kind = Kind::Framing;
         for (at, byte) in bytes.iter().enumerate() {
             if matches!(self.state, State::Data(_) | State::Done) {
-                return Ok(at);
+                return Ok((kind, at));
             }
-            self.state = self.state.step(*byte).ok_or(BadChunk { after: at })?;
-            match self.state {
-                State::Extension(_) => self.extension_bytes += 1,
-                State::TrailerName | State::TrailerValue => self.trailer_bytes += 1,
-                State::TrailerEnd => self.trailers += 1,
-                _ => {}
+            let next = self.state.step(*byte).ok_or(BadChunk { after: at })?;
+            let here = if self.state.is_aside(next) { Kind::Aside } else { Kind::Framing };
+            if at > 0 && here != kind {
+                return Ok((kind, at));
             }
-            let aside = self.extension_bytes.max(self.trailer_bytes);
-            if aside > MAX_ASIDE || self.trailers > MAX_TRAILERS {
+            kind = here;
+            self.state = next;
+            if !self.count() {
                 return Err(BadChunk { after: at });
             }
         }
-        Ok(bytes.len())
+        Ok((kind, bytes.len()))
     }
 
-    /// Passes over as much data as `room` takes, and says how much.
-    fn take_data(&mut self, room: usize) -> usize {
-        let State::Data(left) = self.state else { return 0 };
-        let here = room.min(usize::try_from(left).unwrap_or(usize::MAX));
-        let left = left - here as u64;
-        self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
-        here
+    /// Counts the byte that has led to the state. False where that is one too many.
+    fn count(&mut self) -> bool {
+        match self.state {
+            State::SizeEnd(_) => self.aside = 0,
+            State::Size(_)
+            | State::Space(_)
+            | State::Extension(_)
+            | State::TrailerName
+            | State::TrailerValue => self.aside += 1,
+            State::TrailerEnd => self.trailers += 1,
+            _ => {}
+        }
+        self.aside <= MAX_ASIDE && self.trailers <= MAX_TRAILERS
     }
 }
 
 impl State {
+    /// Whether the byte that leads from here to `next` is of an extension, or of a trailer field.
+    fn is_aside(self, next: Self) -> bool {
+        let is_of_field = matches!(next, Self::TrailerName | Self::TrailerValue | Self::TrailerEnd);
+        is_of_field || matches!(next, Self::Extension(_)) || self == Self::TrailerEnd
+    }
+
     /// Past `byte`; `None` where it may not come here.
     fn step(self, byte: u8) -> Option<Self> {
         let digit = char::from(byte).to_digit(16).map(u64::from);

@@ -38,19 +38,8 @@ pub struct Head {
     pub is_http11: bool,
     /// What follows.
     pub framing: Framing,
-    /// What a `100 Continue` does.
-    pub on_continue: OnContinue,
-}
-
-/// What a client does with a `100 Continue`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnContinue {
-    /// It waits for that before it sends the body.
-    Sends,
-    /// It has not asked, and does nothing.
-    Ignores,
-    /// It is a proxy that has not asked, and may take that for the answer, as nginx does.
-    MayMistake,
+    /// The client waits for a `100 Continue` before it sends the body.
+    pub expects_continue: bool,
 }
 
 /// Looks for the end of a head in a growing buffer, and never at one byte twice.
@@ -124,11 +113,7 @@ fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
         is_put: request.method == Some("PUT"),
         is_http11,
         framing: fields.framing(is_http11)?,
-        on_continue: match fields {
-            Shape { expects_continue: true, .. } if is_http11 => OnContinue::Sends,
-            Shape { is_forwarded: true, .. } => OnContinue::MayMistake,
-            _ => OnContinue::Ignores,
-        },
+        expects_continue: is_http11 && fields.expects_continue,
     })
 }
 
@@ -177,7 +162,6 @@ struct Shape {
     length: Option<u64>,
     chunked: bool,
     expects_continue: bool,
-    is_forwarded: bool,
 }
 
 impl Shape {
@@ -199,8 +183,6 @@ impl Shape {
             self.chunked = true;
         } else if is("expect") {
             self.expects_continue |= expects_continue([field.value]);
-        } else if is("forwarded") || is("x-forwarded-for") || is("via") {
-            self.is_forwarded = true;
         }
         Ok(())
     }
@@ -361,25 +343,10 @@ mod tests {
     fn only_http_1_1_can_expect_a_100() {
         let expects = |version: &str| {
             let head = format!("PUT / HTTP/{version}\r\nHost: a\r\nExpect: 100-Continue\r\n\r\n");
-            scan(head.as_bytes()).unwrap().unwrap().on_continue == OnContinue::Sends
+            scan(head.as_bytes()).unwrap().unwrap().expects_continue
         };
         assert!(expects("1.1"));
         assert!(!expects("1.0"));
-    }
-
-    #[test]
-    fn a_proxy_that_has_not_asked_for_a_100_shows_by_its_fields() {
-        for (fields, expected) in [
-            ("forwarded: for=192.0.2.1\r\n", OnContinue::MayMistake),
-            ("X-Forwarded-For: 192.0.2.1\r\n", OnContinue::MayMistake),
-            ("Via: 1.1 a\r\n", OnContinue::MayMistake),
-            ("Via: 1.1 a\r\nExpect: 100-continue\r\n", OnContinue::Sends),
-            ("X-Forwarded-Proto: https\r\n", OnContinue::Ignores),
-        ] {
-            let head = format!("PUT / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
-            let head = scan(head.as_bytes()).unwrap().unwrap();
-            assert_eq!(head.on_continue, expected, "{fields:?}");
-        }
     }
 
     proptest! {

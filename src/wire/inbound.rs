@@ -23,8 +23,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::ReadBuf;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::chunked::{BadChunk, ChunkTracker};
-use super::head::{Framing, Head, HeadScanner, MAX_HEAD_BYTES, OnContinue};
+use super::chunked::{BadChunk, ChunkTracker, Stripped};
+use super::head::{Framing, Head, HeadScanner, MAX_HEAD_BYTES};
 use crate::outcome::Refusal;
 use crate::socket::Socket;
 
@@ -66,7 +66,8 @@ pub struct Inbound {
     ahead: BytesMut,
     head_timeout: Duration,
     timer: Option<Pin<Box<Sleep>>>,
-    requests: u64,
+    /// Nothing was asked yet.
+    is_fresh: bool,
     /// In a box, because most connections have none.
     refusal: Option<Box<Refusal>>,
 }
@@ -85,6 +86,8 @@ enum Stage {
     Held {
         head: Head,
         reader: Option<Waker>,
+        /// All answers to earlier requests are with the kernel.
+        is_next: bool,
     },
     /// All that follows is the body of a `PUT`, which is followed too: hyper is lenient where it is chunked.
     Last {
@@ -111,7 +114,7 @@ impl Inbound {
             ahead: BytesMut::new(),
             head_timeout,
             timer: None,
-            requests: 0,
+            is_fresh: true,
             refusal: None,
         }
     }
@@ -137,18 +140,21 @@ impl Inbound {
             }
     }
 
-    /// The `PUT` that waits may be sent a `100 Continue` past hyper: it speaks HTTP/1.1, and no earlier
-    /// answer can still be on its way out.
+    /// Whether the `PUT` that waits may be sent a `100 Continue` past hyper now; `None` where never, because it waits no more,
+    /// or its client does not speak HTTP/1.1.
     #[must_use]
-    pub fn may_probe(&self) -> bool {
-        let Stage::Held { head, .. } = &self.stage else { return false };
-        head.is_http11 && self.requests == 1
+    pub fn may_probe(&self) -> Option<bool> {
+        match &self.stage {
+            Stage::Held { head, is_next, .. } if head.is_http11 => Some(*is_next),
+            _ => None,
+        }
     }
 
-    /// The client of the `PUT` that waits may take a `100 Continue` for the answer.
-    #[must_use]
-    pub fn may_mistake_a_probe(&self) -> bool {
-        matches!(&self.stage, Stage::Held { head, .. } if head.on_continue == OnContinue::MayMistake)
+    /// All that hyper has written is with the kernel.
+    pub fn flushed(&mut self) {
+        if let Stage::Held { is_next, .. } = &mut self.stage {
+            *is_next = true;
+        }
     }
 
     /// Reads a head and leaves it where it is: [`Inbound::take_head`] or hyper takes it.
@@ -170,14 +176,15 @@ impl Inbound {
     pub fn take_head(&mut self) {
         if let Stage::Pass { left, head } = &self.stage {
             self.ahead.advance(*left);
-            self.stage = after_head(*head);
+            // Whoever takes it here has written its answers before.
+            self.stage = after_head(*head, true);
             self.shrink();
         }
     }
 
     /// The sides have paired: hyper may read the body.
     pub fn release(&mut self) {
-        if let Stage::Held { head, reader } = &mut self.stage {
+        if let Stage::Held { head, reader, .. } = &mut self.stage {
             let reader = reader.take();
             self.stage = Stage::Last { head: *head, end: BodyEnd::of(head.framing) };
             if let Some(reader) = reader {
@@ -218,7 +225,7 @@ impl Inbound {
                 Stage::Pass { left, head } => {
                     *left -= give(&mut self.ahead, *left, buffer);
                     if *left == 0 {
-                        self.stage = after_head(*head);
+                        self.stage = after_head(*head, false);
                         self.shrink();
                     }
                     return Poll::Ready(Ok(()));
@@ -227,21 +234,20 @@ impl Inbound {
                     if self.ahead.is_empty() && ready!(poll_fill(&mut self.ahead, socket, cx))? == 0 {
                         return Poll::Ready(Ok(()));
                     }
+                    let given = buffer.filled().len();
                     let room = self.ahead.len().min(buffer.remaining());
-                    match end.follow(self.ahead.get(..room).unwrap_or_default()) {
+                    buffer.put_slice(self.ahead.get(..room).unwrap_or_default());
+                    match end.pass(buffer, given) {
                         Ok(mine) => {
-                            give(&mut self.ahead, mine, buffer);
+                            self.ahead.advance(mine);
                             if end.is_reached() {
                                 self.stage = Stage::Head(HeadScanner::default());
                             }
-                            return Poll::Ready(Ok(()));
                         }
-                        Err(bad) => {
-                            self.stage = Stage::Broken(bad);
-                            if give(&mut self.ahead, bad.after, buffer) > 0 {
-                                return Poll::Ready(Ok(()));
-                            }
-                        }
+                        Err(bad) => self.stage = Stage::Broken(bad),
+                    }
+                    if buffer.filled().len() > given {
+                        return Poll::Ready(Ok(()));
                     }
                 }
                 Stage::Broken(bad) => {
@@ -261,11 +267,11 @@ impl Inbound {
                             self.ahead = BytesMut::new();
                         }
                     }
-                    let followed = end.follow(fresh(buffer, given));
-                    let Err(bad) = followed else { return Poll::Ready(Ok(())) };
-                    buffer.set_filled(given + bad.after);
-                    self.stage = Stage::Broken(bad);
-                    if bad.after > 0 {
+                    let is_end = buffer.filled().len() == given;
+                    if let Err(bad) = end.pass(buffer, given) {
+                        self.stage = Stage::Broken(bad);
+                    }
+                    if is_end || buffer.filled().len() > given {
                         return Poll::Ready(Ok(()));
                     }
                 }
@@ -286,18 +292,18 @@ impl Inbound {
             let begun = !self.ahead.is_empty();
             let verdict = match self.refusal.clone() {
                 // Also where it is to be refused: the refusal is to be understood.
-                _ if self.requests == 0 && self.ahead.starts_with(HTTP2_PREFACE) => {
+                _ if self.is_fresh && self.ahead.starts_with(HTTP2_PREFACE) => {
                     self.timer = None;
                     return Poll::Ready(Ok(Comes::Http2));
                 }
-                _ if self.requests == 0 && HTTP2_PREFACE.starts_with(&self.ahead) => Ok(None),
+                _ if self.is_fresh && HTTP2_PREFACE.starts_with(&self.ahead) => Ok(None),
                 Some(refusal) if begun => Err(*refusal),
                 _ => scanner.scan(&self.ahead),
             };
             match verdict {
                 Ok(Some(head)) => {
                     self.timer = None;
-                    self.requests += 1;
+                    self.is_fresh = false;
                     self.stage = Stage::Pass { left: head.length, head };
                     return Poll::Ready(Ok(Comes::Request));
                 }
@@ -334,7 +340,7 @@ impl Inbound {
         self.stage = Stage::StandIn(STAND_IN);
     }
 
-    /// Whether nothing of the body that hyper reads is still to come: what it has not read is here.
+    /// Whether nothing of the body that hyper reads is still to come, as far as can be told: what it has not read is here.
     #[must_use]
     pub fn body_has_arrived(&self, socket: &Socket) -> bool {
         match &self.stage {
@@ -342,7 +348,7 @@ impl Inbound {
                 (self.ahead.len() + socket.unread()) as u64 >= *left
             }
             Stage::Last { end: BodyEnd::Chunked(tracker), .. } => {
-                tracker.ends_in(&[&self.ahead, &socket.peek()])
+                socket.peek().is_none_or(|unread| tracker.ends_in(&[&self.ahead, &unread]))
             }
             _ => true,
         }
@@ -353,46 +359,35 @@ impl Inbound {
         self.ahead = BytesMut::from(&*self.ahead);
     }
 
-    /// Whether the `PUT` that waits may have a body of so many bytes, as far as its head tells.
-    #[must_use]
-    pub fn may_hold(&self, bytes: usize) -> bool {
-        let Stage::Held { head, .. } = &self.stage else { return false };
-        match head.framing {
-            Framing::Empty => false,
-            Framing::Length(length) => length >= bytes as u64,
-            Framing::Chunked => true,
-        }
-    }
-
-    /// Whether the whole body of the `PUT` that waits has arrived; `None` where it waits no more. Looks at no
-    /// more than 64 KiB: a longer chunked body counts as unfinished.
+    /// Whether the whole body of the `PUT` that waits has arrived; `None` where it waits no more. Reads at most 64 KiB: where
+    /// that does not tell, the body counts as whole.
     pub fn holds_whole_body(&mut self, socket: &Socket) -> Option<bool> {
         let Stage::Held { head, .. } = &self.stage else { return None };
         let framing = head.framing;
         Some(match framing {
             Framing::Empty => true,
             Framing::Length(length) => {
-                if !socket.is_plain() {
-                    // Some of it may be inside TLS, where it does not count as unread.
-                    self.look_ahead(socket);
-                }
-                (self.ahead.len() + socket.unread()) as u64 >= length
+                // Some of it may be inside TLS, where it does not count as unread.
+                let may_be_more = !socket.is_plain() && !self.look_ahead(socket);
+                may_be_more || (self.ahead.len() + socket.unread()) as u64 >= length
             }
             Framing::Chunked => {
-                self.look_ahead(socket);
+                let may_be_more = !self.look_ahead(socket);
                 let mut tracker = ChunkTracker::default();
-                tracker.follow(&self.ahead).is_ok() && tracker.is_done()
+                tracker.follow(&self.ahead).is_ok() && (tracker.is_done() || may_be_more)
             }
         })
     }
 
-    fn look_ahead(&mut self, socket: &Socket) {
+    /// Reads what has come, up to 64 KiB. True where that is all.
+    fn look_ahead(&mut self, socket: &Socket) -> bool {
         while self.ahead.len() < MAX_LOOK_AHEAD {
             self.ahead.reserve(READ_SIZE);
             if !matches!(socket.try_read(&mut self.ahead), Ok(1..)) {
-                break;
+                return true;
             }
         }
+        false
     }
 }
 
@@ -405,16 +400,21 @@ impl BodyEnd {
         }
     }
 
-    /// How many of `bytes` belong to the body.
-    fn follow(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
-        match self {
+    /// Leaves of what `buffer` has got since it held `given` bytes what hyper is to see: the body, without chunk extensions
+    /// and trailers, which hyper limits otherwise. Returns how many of the bytes belonged to the body.
+    fn pass(&mut self, buffer: &mut ReadBuf<'_>, given: usize) -> Result<usize, BadChunk> {
+        let fresh = buffer.filled_mut().get_mut(given..).unwrap_or_default();
+        let passed = match self {
             Self::After(left) => {
-                let mine = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+                let mine = fresh.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                 *left -= mine as u64;
-                Ok(mine)
+                Ok(Stripped { mine, kept: mine })
             }
-            Self::Chunked(tracker) => tracker.follow(bytes),
-        }
+            Self::Chunked(tracker) => tracker.strip(fresh),
+        };
+        let kept = passed.map_or_else(|bad| bad.after, |passed| passed.kept);
+        buffer.set_filled(given + kept);
+        passed.map(|passed| passed.mine)
     }
 
     fn is_reached(&self) -> bool {
@@ -425,9 +425,9 @@ impl BodyEnd {
     }
 }
 
-fn after_head(head: Head) -> Stage {
+fn after_head(head: Head, is_next: bool) -> Stage {
     match head.framing {
-        _ if head.is_put => Stage::Held { head, reader: None },
+        _ if head.is_put => Stage::Held { head, reader: None, is_next },
         Framing::Empty => Stage::Head(HeadScanner::default()),
         framing => Stage::Body(BodyEnd::of(framing)),
     }
@@ -438,11 +438,6 @@ fn give(ahead: &mut BytesMut, most: usize, buffer: &mut ReadBuf<'_>) -> usize {
     buffer.put_slice(ahead.get(..count).unwrap_or_default());
     ahead.advance(count);
     count
-}
-
-/// What `buffer` has got since it held `given` bytes.
-fn fresh<'a>(buffer: &'a ReadBuf<'_>, given: usize) -> &'a [u8] {
-    buffer.filled().get(given..).unwrap_or_default()
 }
 
 fn poll_fill(ahead: &mut BytesMut, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

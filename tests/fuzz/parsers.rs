@@ -76,7 +76,10 @@ fn heads() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn chunked_bodies() -> impl Strategy<Value = Vec<u8>> {
-    let extension = select(vec!["", "", ";", ";a=b", " ", "\t ;a=\"b;c\"", ";\u{e9}", " ; a"]);
+    let long = (16_300..16_400usize).prop_map(|length| format!(";{}", "e".repeat(length)));
+    let short =
+        select(vec!["", "", ";", ";a=b", " ", "\t ;a=\"b;c\"", ";\u{e9}", " ; a"]).prop_map(str::to_owned);
+    let extension = prop_oneof![20 => short, 1 => long];
     let size = select(vec![0usize, 1, 2, 16]);
     let chunk = (prop::collection::vec(any::<u8>(), 1..40), extension, size, any::<bool>());
     let trailers = select(vec!["", "", "X: 1\r\n", "X: 1\r\ny:\r\n"]);

@@ -148,6 +148,23 @@ async fn chunk_extensions_that_are_very_long() {
 }
 
 #[tokio::test]
+async fn chunk_extensions_that_are_very_many() {
+    chunks([400, 5000].map(|count| format!("{}0\r\n\r\n", "1;extension=x\r\nx\r\n".repeat(count)))).await;
+    chunks([16_000, 17_000].map(|length| format!("1{}\r\nx\r\n0\r\n\r\n", " ".repeat(length)))).await;
+    let (many, too_long) = ("1;e\r\nx\r\n".repeat(5000), "e".repeat(17_000));
+    chunks([format!("{many}1;{too_long}\r\nx\r\n0\r\n\r\n")]).await;
+}
+
+#[tokio::test]
+async fn trailers_that_are_as_long_as_they_may_be() {
+    // What counts of a field is not the end of its line.
+    for count in [1, 50, 100] {
+        let field = format!("X:{}\r\n", "a".repeat(16 * 1024 / count - 2));
+        chunks([format!("1\r\nx\r\n0\r\n{}\r\n", field.repeat(count))]).await;
+    }
+}
+
+#[tokio::test]
 async fn trailers_that_are_very_long() {
     chunks([16_000, 17_000].map(|length| format!("1\r\nx\r\n0\r\nX: {}\r\n\r\n", "a".repeat(length)))).await;
 }

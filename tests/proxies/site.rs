@@ -17,6 +17,8 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy)]
 pub enum Proxy {
     Nginx,
+    /// nginx that does not tell the server that it is there.
+    SilentNginx,
     Haproxy,
     Caddy,
 }
@@ -44,6 +46,12 @@ impl Proxy {
         let Place { server, open, secure } = place;
         let server = ("127.0.0.1:9999", server.to_string());
         match self {
+            Self::SilentNginx => {
+                let configuration = Self::Nginx.configuration(place);
+                let says = "proxy_set_header X-Forwarded-For $remote_addr;";
+                assert!(configuration.contains(says), "nginx.conf does not say {says:?}");
+                configuration.replace(says, "")
+            }
             Self::Nginx => sample(
                 "nginx.conf",
                 &[
@@ -79,7 +87,9 @@ impl Proxy {
     fn command(self) -> Command {
         let (program, arguments): (_, &[&str]) = match self {
             // Debian has these two where only root looks.
-            Self::Nginx => ("/usr/sbin/nginx", &["-e", "stderr", "-p", ".", "-c", "main.conf"]),
+            Self::Nginx | Self::SilentNginx => {
+                ("/usr/sbin/nginx", &["-e", "stderr", "-p", ".", "-c", "main.conf"])
+            }
             Self::Haproxy => ("/usr/sbin/haproxy", &["-db", "-f", "rendezvous.conf"]),
             Self::Caddy => ("caddy", &["run", "--adapter", "caddyfile", "--config", "rendezvous.conf"]),
         };

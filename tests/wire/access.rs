@@ -631,7 +631,7 @@ async fn what_the_maker_tells_pages_itself_stays() {
         )
         .await;
     let mut destination = server.say(request("GET", &format!("/stream/{id}"), PAGE)).await;
-    server.put(&id, "").await;
+    let _source = server.put(&id, "").await;
     let download = destination.response().await;
     assert_eq!(
         to_page(&download),

@@ -119,6 +119,11 @@ impl Client {
         soon(self.stream.flush()).await.unwrap();
     }
 
+    /// As [`Client::send`], and marks the last byte that goes out as urgent data (tcp(7)). Only for little.
+    pub async fn send_urgently(&mut self, bytes: impl AsRef<[u8]>) {
+        soon(self.stream.write_urgently(bytes.as_ref())).await.unwrap();
+    }
+
     /// Sends until all is sent or the server does not let it; returns how much went out.
     pub async fn push(&mut self, bytes: &[u8]) -> usize {
         let mut sent = 0;

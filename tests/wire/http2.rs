@@ -15,7 +15,7 @@ use http_rendezvous::wire::inbound::HTTP2_PREFACE;
 
 use crate::client::{Client, End, soon};
 use crate::metrics::Exposition;
-use crate::server::TestServer;
+use crate::server::{TestServer, get, put_head};
 use crate::transport::{CERTIFICATE, is_tls};
 
 /// A connection.
@@ -146,6 +146,48 @@ pub async fn rest(response: Response<RecvStream>) -> Answer {
         }
     }
     answer
+}
+
+/// Its connection has ended before the server reads what the other asks for.
+#[tokio::test]
+async fn a_side_whose_connection_has_just_ended_is_not_met_and_its_seat_is_free() {
+    let server = TestServer::start().await;
+    for resets in [true, false] {
+        for waits in ["SRC_CONNECTED", "DST_CONNECTED"] {
+            let stream = TcpStream::connect(server.address()).await.unwrap();
+            if resets {
+                stream.set_zero_linger().unwrap();
+            }
+            let gone = if is_tls() {
+                let stream = CERTIFICATE.secure(stream, &["h2"]).await.unwrap();
+                Http2::begin(h2::client::handshake(stream).await.unwrap())
+            } else {
+                Http2::begin(h2::client::handshake(stream).await.unwrap())
+            };
+            let id = server.create().await;
+            let (method, target) = match waits {
+                "SRC_CONNECTED" => ("PUT", format!("/stream/{id}")),
+                _ => ("GET", format!("/stream/{id}")),
+            };
+            let _asked = gone.request(method, &target, &[], true).await;
+            server.until(&id, waits).await;
+            let mut next = server.say(get("/stream/unknown")).await;
+            next.response().await;
+            let put = put_head(&id, "Content-Length: 5\r\n") + "right";
+            next.send(if method == "PUT" { get(&target) } else { put.clone() }).await;
+            gone.driver.abort();
+            let other = if method == "PUT" {
+                server.until(&id, "DST_CONNECTED").await;
+                server.say(put).await
+            } else {
+                server.until(&id, "SRC_CONNECTED").await;
+                server.get(&id).await
+            };
+            let (mut source, mut destination) = if method == "PUT" { (other, next) } else { (next, other) };
+            assert_eq!(destination.response().await.body, b"right", "{waits}, resets: {resets}");
+            assert_eq!(source.response().await.status, 200, "{waits}, resets: {resets}");
+        }
+    }
 }
 
 /// Sends as the server takes it.

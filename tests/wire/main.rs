@@ -30,4 +30,5 @@ mod streaming;
 mod time;
 mod tls;
 mod transport;
+mod urgent;
 mod waiting;

@@ -89,6 +89,41 @@ async fn chunk_extensions_and_trailers_are_not_delivered() {
     }
 }
 
+/// Extensions are limited for each chunk, at 16 KiB; a signature for each, as Amazon S3 has it, may be in a body of any length.
+#[tokio::test]
+async fn any_number_of_chunks_may_have_extensions() {
+    let server = TestServer::start().await;
+    let signature = format!(";chunk-signature={}", "0".repeat(64));
+    let long = format!(";{}", "e".repeat(16_000));
+    for (size, chunk, extension) in [
+        (60_000, 10, ";a=b"),
+        (3000, 10, &signature),
+        (1_000_000, 8192, &signature),
+        (50, 1, &long),
+        (50, 1, &" ".repeat(16_000)),
+    ] {
+        let body = noise(size);
+        let id = server.create().await;
+        let encoded = chunked(&body, &[chunk], extension, "");
+        let (download, upload) = transfer(&server, &id, "Transfer-Encoding: chunked\r\n", &encoded).await;
+        let case = format!("{size} bytes by {chunk} with {extension:.20}");
+        assert_eq!((download.end, upload.status), (End::Whole, 200), "{case}");
+        assert!(download.body == body, "the bytes differ: {case}");
+    }
+}
+
+#[tokio::test]
+async fn json_may_come_in_chunks_with_extensions() {
+    let server = TestServer::start().await;
+    let json = format!(r#"{{"unknown":"{}"}}"#, "a".repeat(2000));
+    let encoded = chunked(json.as_bytes(), &[1], &format!(";{}", "e".repeat(100)), "X: 1\r\n");
+    let head = "POST /stream HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let mut client = server.say([head.as_bytes(), &encoded, head.as_bytes(), b"0\r\n\r\n"].concat()).await;
+    for _ in 0..2 {
+        assert_eq!(client.response().await.status, 201);
+    }
+}
+
 #[tokio::test]
 async fn each_byte_is_passed_on_as_it_comes_and_counted() {
     for (fields, encode) in [
@@ -235,7 +270,8 @@ async fn a_range_is_ignored_and_a_content_range_refused() {
 
     let mut destination =
         server.say(format!("GET /stream/{id} HTTP/1.1\r\nHost: test\r\nRange: bytes=1-2\r\n\r\n")).await;
-    server.put(&id, "Content-Length: 5\r\n").await.send("hello").await;
+    let mut source = server.put(&id, "Content-Length: 5\r\n").await;
+    source.send("hello").await;
     let download = destination.response().await;
     assert_eq!((download.status, &download.body[..]), (200, &b"hello"[..]));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http_rendezvous::config::Period;
 
 use crate::client::{Client, End, soon};
-use crate::server::{TestServer, get, post};
+use crate::server::{TestServer, get, post, put_head};
 
 const TTL: Duration = Duration::from_mins(1);
 const IDLE: Duration = Duration::from_hours(6);
@@ -121,43 +121,73 @@ async fn a_pair_outlives_the_ttl_also_in_silence() {
     assert_eq!(source.response().await.status, 200);
 }
 
+/// A FIN that is stuck behind a full buffer shows nobody that its client has gone, and there is no asking.
 #[tokio::test(start_paused = true)]
-async fn a_waiting_source_that_leaves_behind_a_full_buffer_is_found_gone() {
-    let chunk = 1 << 20;
-    for fields in [
-        "Content-Length: 100000000\r\n",
-        "Content-Length: 100000000\r\nExpect: 100-continue\r\n",
-        "Transfer-Encoding: chunked\r\n",
-    ] {
-        let clock = Clock::stopped();
-        let server = TestServer::start().await;
-        let id = server.create().await;
-        let mut source = server.put(&id, fields).await;
-        server.until(&id, "SRC_CONNECTED").await;
-        // More than the server's kernel takes, less than the client's own does.
-        source.send("100000\r\n").await;
-        source.send(vec![7; chunk]).await;
-        source.close();
-        assert_eq!(server.status(&id).await["state"], "SRC_CONNECTED", "nothing shows that it has left");
-        clock.advance(Duration::from_secs(1) + A_MOMENT).await;
-        server.until(&id, "CREATED").await;
+async fn a_source_that_leaves_behind_a_full_buffer_keeps_its_seat_and_never_looks_whole() {
+    for fields in ["Content-Length: 100000000\r\n", "Transfer-Encoding: chunked\r\n"] {
+        for is_met in [true, false] {
+            let clock = Clock::stopped();
+            let server = TestServer::start().await;
+            let id = server.create().await;
+            let mut source = server.put(&id, fields).await;
+            server.until(&id, "SRC_CONNECTED").await;
+            // More than the server's kernel takes, less than the client's own does.
+            source.send("200000\r\n").await;
+            source.send(vec![7; 1 << 20]).await;
+            source.close();
+            clock.advance_to_just_before(TTL).await;
+            assert_eq!(server.status(&id).await["state"], "SRC_CONNECTED", "{fields:?}");
+            if is_met {
+                let download = server.get(&id).await.response().await;
+                assert_ne!((download.status, download.end), (200, End::Whole), "{fields:?}");
+                server.until(&id, "SRC_DISCONNECTED").await;
+            } else {
+                clock.advance(2 * A_MOMENT).await;
+                server.until(&id, "TIMEOUT_NO_DST").await;
+            }
+        }
     }
 }
 
-/// nginx would take the `100 Continue` for the answer.
+/// Clients and proxies that get an interim response unasked take it for the final one, or lose bytes.
 #[tokio::test(start_paused = true)]
-async fn a_proxy_is_not_asked_whether_its_client_is_still_there() {
-    for (fields, told_first) in [("", "HTTP/1.1 100 "), ("X-Forwarded-For: 192.0.2.1\r\n", "HTTP/1.1 418 ")] {
-        let clock = Clock::stopped();
-        let server = TestServer::start().await;
-        let id = server.create().await;
-        let mut source = server.put(&id, &format!("{fields}Content-Length: 100000000\r\n")).await;
-        server.until(&id, "SRC_CONNECTED").await;
-        source.send(vec![7; 1 << 20]).await;
-        clock.advance(TTL / 2).await;
-        server.post(&format!("/stream/{id}/error"), r#"{"http_status":418}"#).await;
-        let head = source.head().await.unwrap();
-        assert!(head.starts_with(told_first), "{head}");
+async fn a_source_that_waits_is_sent_no_byte_however_long_it_waits_and_however_much_it_has_sent() {
+    const LOOKS: u32 = 8;
+    let clock = Clock::stopped();
+    let server = TestServer::start().await;
+    let mut waiting = Vec::new();
+    // What is asked on the same connection before.
+    for before in [String::new(), get("/stream/unknown"), get("/ping"), get("/ping").repeat(2)] {
+        for (fields, sent) in [
+            ("Content-Length: 100000000\r\n", 1 << 20),
+            ("Content-Length: 100000000\r\nX-Forwarded-For: 192.0.2.1\r\nVia: 1.1 a\r\n", 1 << 20),
+            ("Content-Length: 100000000\r\nExpect: 100-continue\r\n", 1 << 20),
+            ("Content-Length: 50000\r\n", 50_000),
+            ("Content-Length: 5\r\n", 5),
+            ("Content-Length: 5\r\n", 0),
+            ("Transfer-Encoding: chunked\r\n", 1 << 20),
+            ("", 0),
+        ] {
+            let id = server.create().await;
+            let mut source = server.say([before.clone(), put_head(&id, fields)].concat()).await;
+            for _ in before.matches("HTTP/1.1") {
+                source.response().await;
+            }
+            server.until(&id, "SRC_CONNECTED").await;
+            if fields.contains("chunked") {
+                source.send("200000\r\n").await;
+            }
+            source.send(vec![7; sent]).await;
+            waiting.push((format!("{fields:?} behind {before:?}"), id, source));
+        }
+    }
+    for _ in 0..LOOKS {
+        clock.advance_to_just_before(TTL / LOOKS).await;
+        server.until(&waiting[0].1, "SRC_CONNECTED").await;
+    }
+    clock.advance((LOOKS + 1) * A_MOMENT).await;
+    for (what, _, mut source) in waiting {
+        assert_eq!(source.response().await.error(), "504 SessionTimeoutError", "{what}");
     }
 }
 

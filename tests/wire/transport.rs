@@ -1,6 +1,6 @@
 //! What a test's client speaks HTTP over: plain TCP, or TLS.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use http_rendezvous::config::TlsFiles;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -69,6 +69,25 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// Sends `bytes`, the last that goes out for them as urgent data.
+    pub async fn write_urgently(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let bytes = match self {
+            Self::Plain(_) => bytes.to_vec(),
+            Self::Tls(stream) => {
+                let mut records = Vec::new();
+                let (_, session) = stream.get_mut();
+                session.writer().write_all(bytes)?;
+                while session.wants_write() {
+                    session.write_tls(&mut records)?;
+                }
+                records
+            }
+        };
+        let send = || Ok(rustix::net::send(self.tcp(), &bytes, rustix::net::SendFlags::OOB)?);
+        assert_eq!(self.tcp().async_io(Interest::WRITABLE, send).await?, bytes.len());
+        Ok(())
+    }
+
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(stream) => stream,

@@ -54,20 +54,27 @@ async fn a_waiting_source_that_leaves_frees_its_seat_and_its_bytes_reach_nobody(
     ] {
         for how in [Left::Closed, Left::Reset] {
             let server = TestServer::start().await;
-            let id = server.create().await;
-            let mut source = server.put(&id, said.0).await;
-            server.until(&id, "SRC_CONNECTED").await;
-            source.send(&said.1).await;
-            leave(source, how);
-            let status = server.until(&id, "CREATED").await;
-            assert_eq!(status["active"], true, "{what}");
+            let [fast, slow] = served(&server).await;
+            for mut source in [server.connect().await, fast, slow] {
+                let id = server.create().await;
+                source.send(put_head(&id, said.0)).await;
+                server.until(&id, "SRC_CONNECTED").await;
+                source.send(&said.1).await;
+                leave(source, how);
+                let status = server.until(&id, "CREATED").await;
+                assert_eq!(status["active"], true, "{what}");
 
-            let mut destination = server.get(&id).await;
-            let mut source = server.put(&id, "Content-Length: 5\r\n").await;
-            source.send("right").await;
-            let download = destination.response().await;
-            assert_eq!((download.end, &download.body[..]), (End::Whole, &b"right"[..]), "{what}, {how:?}");
-            assert_eq!(source.response().await.status, 200, "{what}, {how:?}");
+                let mut destination = server.get(&id).await;
+                let mut source = server.put(&id, "Content-Length: 5\r\n").await;
+                source.send("right").await;
+                let download = destination.response().await;
+                assert_eq!(
+                    (download.end, &download.body[..]),
+                    (End::Whole, &b"right"[..]),
+                    "{what}, {how:?}"
+                );
+                assert_eq!(source.response().await.status, 200, "{what}, {how:?}");
+            }
         }
     }
 }
@@ -89,22 +96,193 @@ async fn a_waiting_destination_that_leaves_frees_its_seat() {
     }
 }
 
+/// Connections that have been served already, in either lane: what they ask next is read in one go.
+async fn served(server: &TestServer) -> [Client; 2] {
+    let mut clients = [server.say(get("/stream/unknown")).await, server.say(get("/ping")).await];
+    for client in &mut clients {
+        client.response().await;
+    }
+    clients
+}
+
+/// What a side says that leaves, and how it leaves, where that is a leave: the upload, the download.
+const DEPARTURES: [(&str, &str, Left); 7] = [
+    ("Content-Length: 100\r\n", "WRONG", Left::Closed),
+    ("Content-Length: 100\r\n", "WRONG", Left::Reset),
+    ("Content-Length: 5\r\n", "WRONG", Left::Reset),
+    ("Content-Length: 5\r\nExpect: 100-continue\r\n", "", Left::Closed),
+    ("Transfer-Encoding: chunked\r\n", "5\r\nWRONG\r\n0\r\n", Left::Closed),
+    ("Transfer-Encoding: chunked\r\n", "5\r\nWRONG\r\n0\r\n\r\n", Left::Reset),
+    ("", "", Left::Reset),
+];
+
+/// The request of whoever comes is with the server's kernel before the other leaves, and is read only then: nothing tells the
+/// server sooner that the other has left.
+#[tokio::test]
+async fn a_source_that_has_just_left_is_not_met_and_its_seat_is_free() {
+    let server = TestServer::start().await;
+    for (fields, said, how) in DEPARTURES {
+        for mut next in served(&server).await {
+            let case = format!("{fields:?} {said:?} {how:?}");
+            let id = server.create().await;
+            let mut gone = server.put(&id, fields).await;
+            gone.send(said).await;
+            server.until(&id, "SRC_CONNECTED").await;
+            next.send(get(&format!("/stream/{id}"))).await;
+            leave(gone, how);
+            server.until(&id, "DST_CONNECTED").await;
+            let mut source = server.put(&id, "Content-Length: 5\r\n").await;
+            source.send("right").await;
+            assert_eq!(next.response().await.body, b"right", "{case}");
+            assert_eq!(source.response().await.status, 200, "{case}");
+        }
+        for mut next in served(&server).await {
+            let case = format!("{fields:?} {said:?} {how:?}, another source");
+            let id = server.create().await;
+            let mut gone = server.put(&id, fields).await;
+            gone.send(said).await;
+            server.until(&id, "SRC_CONNECTED").await;
+            next.send(put_head(&id, "Content-Length: 5\r\n") + "right").await;
+            leave(gone, how);
+            // Behind what was sent before.
+            assert_eq!(server.status(&id).await["state"], "SRC_CONNECTED", "{case}");
+            let download = server.get(&id).await.response().await;
+            assert_eq!((download.end, &download.body[..]), (End::Whole, &b"right"[..]), "{case}");
+            assert_eq!(next.response().await.status, 200, "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_destination_that_has_just_left_is_not_met_and_its_seat_is_free() {
+    let server = TestServer::start().await;
+    for how in [Left::Closed, Left::Reset] {
+        for by_source in [true, false] {
+            for mut next in served(&server).await {
+                let id = server.create().await;
+                let gone = server.get(&id).await;
+                server.until(&id, "DST_CONNECTED").await;
+                let request = if by_source {
+                    put_head(&id, "Content-Length: 5\r\n") + "right"
+                } else {
+                    get(&format!("/stream/{id}"))
+                };
+                next.send(request).await;
+                leave(gone, how);
+                let mut other = if by_source {
+                    server.until(&id, "SRC_CONNECTED").await;
+                    server.get(&id).await
+                } else {
+                    server.status(&id).await;
+                    server.say(put_head(&id, "Content-Length: 5\r\n") + "right").await
+                };
+                let (source, destination) =
+                    if by_source { (&mut next, &mut other) } else { (&mut other, &mut next) };
+                assert_eq!(destination.response().await.body, b"right", "{how:?}");
+                assert_eq!(source.response().await.status, 200, "{how:?}");
+            }
+        }
+    }
+}
+
+/// One that only closes its sending side counts as gone, also where whoever comes notices that first.
+#[tokio::test]
+async fn a_destination_that_half_closes_as_it_is_met_is_not_answered() {
+    let server = TestServer::start().await;
+    for mut source in served(&server).await {
+        let id = server.create().await;
+        let mut gone = server.get(&id).await;
+        server.until(&id, "DST_CONNECTED").await;
+        source.send(put_head(&id, "Content-Length: 5\r\n") + "right").await;
+        gone.half_close().await;
+        server.until(&id, "SRC_CONNECTED").await;
+        assert_eq!(gone.head().await, Err(End::Short));
+        assert_eq!(server.get(&id).await.response().await.body, b"right");
+        assert_eq!(source.response().await.status, 200);
+    }
+}
+
+/// Whoever waits does not pay for a side that comes and has gone by the time it is let in.
+#[tokio::test]
+async fn a_side_that_leaves_as_it_comes_does_not_use_the_stream_up() {
+    let server = TestServer::start().await;
+    for (fields, said, how) in DEPARTURES {
+        for mut gone in served(&server).await {
+            let id = server.create().await;
+            let mut destination = server.get(&id).await;
+            server.until(&id, "DST_CONNECTED").await;
+            gone.send(put_head(&id, fields) + said).await;
+            leave(gone, how);
+            assert_eq!(server.status(&id).await["state"], "DST_CONNECTED", "{fields:?} {said:?} {how:?}");
+            let mut source = server.say(put_head(&id, "Content-Length: 5\r\n") + "right").await;
+            assert_eq!(destination.response().await.body, b"right", "{fields:?} {said:?} {how:?}");
+            assert_eq!(source.response().await.status, 200, "{fields:?} {said:?} {how:?}");
+        }
+    }
+    for how in [Left::Closed, Left::Reset] {
+        for mut gone in served(&server).await {
+            let id = server.create().await;
+            let mut source = server.say(put_head(&id, "Content-Length: 5\r\n") + "right").await;
+            server.until(&id, "SRC_CONNECTED").await;
+            gone.send(get(&format!("/stream/{id}"))).await;
+            leave(gone, how);
+            assert_eq!(server.status(&id).await["state"], "SRC_CONNECTED", "{how:?}");
+            assert_eq!(server.get(&id).await.response().await.body, b"right", "{how:?}");
+            assert_eq!(source.response().await.status, 200, "{how:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_source_may_half_close_behind_a_whole_body_as_it_comes_or_as_it_is_met() {
+    let server = TestServer::start().await;
+    for (fields, body) in
+        [("Content-Length: 5\r\n", "hello"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n")]
+    {
+        for waits in [true, false] {
+            for mut next in served(&server).await {
+                let id = server.create().await;
+                let put = put_head(&id, fields) + body;
+                let (mut source, mut destination);
+                if waits {
+                    source = server.say(put).await;
+                    server.until(&id, "SRC_CONNECTED").await;
+                    next.send(get(&format!("/stream/{id}"))).await;
+                    source.half_close().await;
+                    destination = next;
+                } else {
+                    destination = server.get(&id).await;
+                    server.until(&id, "DST_CONNECTED").await;
+                    next.send(put).await;
+                    next.half_close().await;
+                    source = next;
+                }
+                assert_eq!(destination.response().await.body, b"hello", "{fields:?}, waits: {waits}");
+                assert_eq!(source.response().await.status, 200, "{fields:?}, waits: {waits}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_source_may_half_close_behind_a_whole_body_while_it_waits() {
     for (fields, body) in
         [("Content-Length: 5\r\n", "hello"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n")]
     {
         let server = TestServer::start().await;
-        let id = server.create().await;
-        let mut source = server.put(&id, fields).await;
-        source.send(body).await;
-        source.half_close().await;
-        // It is asked whether it is still there.
-        assert_eq!(source.head().await.unwrap(), "HTTP/1.1 100 Continue\r\n\r\n");
-        assert_eq!(server.status(&id).await["state"], "SRC_CONNECTED");
-        let download = server.get(&id).await.response().await;
-        assert_eq!((download.end, &download.body[..]), (End::Whole, &b"hello"[..]));
-        assert_eq!(source.response().await.status, 200);
+        let [fast, slow] = served(&server).await;
+        for mut source in [server.connect().await, fast, slow] {
+            let id = server.create().await;
+            source.send(put_head(&id, fields)).await;
+            source.send(body).await;
+            source.half_close().await;
+            // It is asked whether it is still there.
+            assert_eq!(source.head().await.unwrap(), "HTTP/1.1 100 Continue\r\n\r\n");
+            assert_eq!(server.status(&id).await["state"], "SRC_CONNECTED");
+            let download = server.get(&id).await.response().await;
+            assert_eq!((download.end, &download.body[..]), (End::Whole, &b"hello"[..]));
+            assert_eq!(source.response().await.status, 200);
+        }
     }
 }
 
