@@ -1,5 +1,6 @@
 //! The one place where an ending becomes an answer: status, headers and body.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -141,22 +142,37 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
     }
 }
 
-/// `200 OK` with compact JSON that may be large. Its memory is reserved in `budget` until the answer has been written.
+/// `200 OK` with compact JSON that may be large. Its memory is reserved in `budget` until the answer has been written; to know how
+/// much before there is any, the JSON is measured first.
 ///
 /// # Errors
 /// [`Refusal::Busy`]
 pub fn large_json(value: &impl Serialize, budget: &Arc<Budget>) -> Result<Reply, Refusal> {
-    let text = serde_json::to_vec(value).map_err(|_| Refusal::Internal)?;
-    if text.len() <= SMALL_JSON {
-        return Ok(json_body(StatusCode::OK, text.into()));
-    }
-    let reserved = budget.reserve_alone(allocated(text.capacity()));
-    let reserved = reserved.map_err(|_| {
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, value).map_err(|_| Refusal::Internal)?;
+    let reserved = if length.0 > SMALL_JSON { allocated(length.0) } else { 0 };
+    let reserved = budget.reserve_alone(reserved).map_err(|_| {
         Refusal::Busy(
             "The server sends as many large answers as it may (--max-metadata-bytes): try again later",
         )
     })?;
+    let mut text = Vec::with_capacity(length.0);
+    serde_json::to_writer(&mut text, value).map_err(|_| Refusal::Internal)?;
     Ok(json_body(StatusCode::OK, Bytes::from_owner(Held { text, _reserved: reserved })))
+}
+
+/// Counts what is written.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A body with the reservation of its memory.
