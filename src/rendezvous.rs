@@ -65,6 +65,8 @@ pub struct Meeting {
     pub half: DestinationHalf,
     /// What the source brought.
     pub offer: Box<Offer>,
+    /// The source came first, and so had to wait.
+    pub source_waited: bool,
 }
 
 /// Told to a waiting side: whom it met, or why it waits no longer.
@@ -405,7 +407,11 @@ impl Rendezvous {
                 debug!(target: "access", parent: &span, "streaming");
                 // A side that left in this very moment drops its half unread, which fails the transfer.
                 let _ = source.tell.send(Ok(source_half));
-                let _ = destination.tell.send(Ok(Meeting { half, offer: source.offer }));
+                let _ = destination.tell.send(Ok(Meeting {
+                    half,
+                    offer: source.offer,
+                    source_waited: side == Side::Destination,
+                }));
             }
         }
         Ok(Seat { id, rendezvous: Arc::clone(self), verdict })

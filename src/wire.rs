@@ -22,6 +22,8 @@ use inbound::Inbound;
 /// side: a client that still reads ignores it (RFC 9110, section 15.2), and the kernel of a client that has gone resets the
 /// connection. Nobody else gets it unasked: several clients and proxies take it for the final response.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+/// Unread bytes behind which a FIN may be stuck: less than the smallest buffer that kernels give a connection.
+const FULL: usize = 32 * 1024;
 /// For a client to acknowledge what it was told: a little more than it may take its time for that.
 const UNTIL_QUIET: Duration = Duration::from_millis(50);
 
@@ -109,6 +111,33 @@ impl Wire {
             self.socket.try_write(CONTINUE);
         }
         is_quiet
+    }
+
+    /// Whether a source that waits may have left unseen: its FIN can be stuck behind what its kernel could not send yet.
+    #[must_use]
+    pub fn may_hide_departure(&self) -> bool {
+        self.socket.unread() >= FULL
+    }
+
+    /// Whether a source is still there once its whole body was read, so that nothing hides its FIN any more. A client that has
+    /// closed its sending side is probed, if it speaks HTTP/1.1.
+    pub async fn is_still_there(&self) -> bool {
+        match self.socket.departure() {
+            None => true,
+            Some(Departure::Reset) => false,
+            Some(Departure::Closed) if !self.inbound.lock().is_http11() => true,
+            // An interim response must not end up inside what was written before.
+            Some(Departure::Closed) => {
+                self.all_is_acknowledged().await && {
+                    self.socket.try_write(CONTINUE);
+                    self.all_is_acknowledged().await
+                }
+            }
+        }
+    }
+
+    async fn all_is_acknowledged(&self) -> bool {
+        self.socket.delivered_to(self.socket.sent(), || {}).await
     }
 
     /// Waits until a destination has left. One that only closes its sending side can not be told from one

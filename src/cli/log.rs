@@ -1,7 +1,8 @@
 //! Logs, to standard error.
 //!
 //! Lines are written by a thread of their own, so that a reader who is slow never holds up a stream: where too many wait, lines are
-//! lost, not time. Of the libraries only warnings are shown: what they tell below that may have a whole id or a token in it.
+//! lost, not time. Of the libraries only errors are shown: a peer can cause their warnings at will (a TLS client that names an address,
+//! for one), and what they log below that may have a whole id or a token in it.
 
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Stderr, Write, stderr};
@@ -83,7 +84,7 @@ pub(crate) fn start(filter: Filter, format: Format) -> WorkerGuard {
         Format::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
     };
     let is_own = |target: &str| OWN_TARGETS.iter().any(|own| target.starts_with(own));
-    let shown = filter_fn(move |event| is_own(event.target()) || *event.level() <= tracing::Level::WARN);
+    let shown = filter_fn(move |event| is_own(event.target()) || *event.level() == tracing::Level::ERROR);
     tracing_subscriber::registry().with(lines.with_filter(shown).with_filter(filter.0)).init();
     guard
 }

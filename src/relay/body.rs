@@ -58,6 +58,9 @@ pub struct Relay {
     unwritten: bool,
     /// Told when that is written.
     untold: Option<Fault>,
+    /// Where the source may have left unseen while it waited: whether it is still there, to be asked once its whole body was read.
+    /// Until then what completes the body is held back, because nothing of a source that has left may look whole.
+    presence: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
     /// Resolves when the destination leaves.
     departure: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -66,11 +69,13 @@ impl Relay {
     /// `departure` resolves when the destination's connection closes or resets.
     pub fn new(
         offer: Offer,
+        source_waited: bool,
         transfer: Arc<Transfer>,
         departure: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         let promised = transfer.headers.promised_length();
         let limits = transfer.limits.stream;
+        let hidden = offer.body.wire().filter(|wire| source_waited && wire.may_hide_departure()).cloned();
         Self {
             pace: limits.max_rate.map(|rate| Box::new(Pace::new(rate, &offer.body))),
             most: limits.max_bytes.map_or(u64::MAX, Size::get),
@@ -83,6 +88,7 @@ impl Relay {
             ahead: None,
             unwritten: false,
             untold: None,
+            presence: hidden.map(|wire| Box::pin(async move { wire.is_still_there().await }) as _),
             departure: Box::pin(departure),
             transfer,
         }
@@ -174,7 +180,11 @@ impl Relay {
     #[must_use]
     pub fn in_kernel(&self) -> Option<(Arc<Wire>, u64)> {
         match &self.body {
-            SourceBody::Socket(body) if self.ahead.is_none() => body.in_kernel(),
+            SourceBody::Socket(body) if self.ahead.is_none() => {
+                // The last byte is held back.
+                let held = u64::from(self.presence.is_some());
+                body.in_kernel().map(|(wire, left)| (wire, left - held)).filter(|(_, left)| *left > 0)
+            }
             _ => None,
         }
     }
@@ -217,7 +227,7 @@ impl Relay {
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         loop {
-            let Poll::Ready(data) = self.body.poll_data(cx) else {
+            let Poll::Ready(data) = self.poll_body(cx) else {
                 self.transfer.awaits(Awaited::Source);
                 ready!(self.departure.as_mut().poll(cx));
                 return Poll::Ready(Some(Err(self.fail(Fault::DestinationDisconnected))));
@@ -251,7 +261,7 @@ impl Relay {
                 Err(mismatch(length, UploadLength::MoreThan(length)).into())
             }
             _ if self.received > self.most => Err(Fault::TooLong { limit: self.most }),
-            Some(length) if self.received == length && self.promised => {
+            Some(length) if self.received == length && (self.promised || self.presence.is_some()) => {
                 self.held = Some(data);
                 Ok(None)
             }
@@ -261,6 +271,19 @@ impl Relay {
             }
             _ => Ok(Some(data)),
         }
+    }
+
+    /// The source's body. It ends well only where the source is known not to have left while it waited.
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        let data = ready!(self.body.poll_data(cx));
+        if data.is_none()
+            && let Some(presence) = &mut self.presence
+        {
+            let is_there = ready!(presence.as_mut().poll(cx));
+            self.presence = None;
+            return Poll::Ready((!is_there).then_some(Err(Fault::SourceDisconnected)));
+        }
+        Poll::Ready(data)
     }
 
     fn check_end(&self) -> Result<(), Fault> {

@@ -65,15 +65,19 @@ impl SourceBody {
         }
     }
 
-    /// The connection that it comes by, where the kernel can tell how much of it is still to come: not from inside TLS,
-    /// or from one HTTP/2 stream among others.
+    /// The connection that it comes by, where it has that for itself: not as one HTTP/2 stream among others.
     #[must_use]
-    pub fn watched(&self) -> Option<&Arc<Wire>> {
-        let wire = match self {
+    pub fn wire(&self) -> Option<&Arc<Wire>> {
+        match self {
             Self::Stream(_, wire) => wire.as_ref(),
             Self::Socket(body) => Some(&body.wire),
-        };
-        wire.filter(|wire| wire.socket().is_plain())
+        }
+    }
+
+    /// The same, where the kernel can tell how much of the body is still to come: not from inside TLS.
+    #[must_use]
+    pub fn watched(&self) -> Option<&Arc<Wire>> {
+        self.wire().filter(|wire| wire.socket().is_plain())
     }
 
     /// Nothing of the body is still to come, as far as can be told: what has not been read is in the kernel.

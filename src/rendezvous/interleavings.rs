@@ -314,9 +314,9 @@ impl Stage {
 }
 
 fn download(meeting: Meeting, conduct: Conduct) -> End {
-    let Meeting { half, offer } = meeting;
+    let Meeting { half, offer, source_waited } = meeting;
     let transfer = Arc::clone(half.transfer());
-    let mut relay = Relay::new(*offer, Arc::clone(&transfer), pending());
+    let mut relay = Relay::new(*offer, source_waited, Arc::clone(&transfer), pending());
     let mut received = Vec::new();
     let whole = wait(async {
         loop {

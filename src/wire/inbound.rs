@@ -150,6 +150,12 @@ impl Inbound {
         }
     }
 
+    /// Whether the `PUT` at hand speaks HTTP/1.1, and not 1.0.
+    #[must_use]
+    pub fn is_http11(&self) -> bool {
+        matches!(&self.stage, Stage::Held { head, .. } | Stage::Last { head, .. } if head.is_http11)
+    }
+
     /// All that hyper has written is with the kernel.
     pub fn flushed(&mut self) {
         if let Stage::Held { is_next, .. } = &mut self.stage {

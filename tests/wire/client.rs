@@ -99,7 +99,7 @@ impl Client {
         Self::begin(socket.connect(address).await.unwrap()).await
     }
 
-    async fn begin(stream: TcpStream) -> Self {
+    pub async fn begin(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         if is_tls() {
             // A server that refuses connections closes them in mid-handshake.

@@ -1,7 +1,10 @@
 //! Seats, and what happens to a side that waits.
 
+use tokio::net::TcpSocket;
+
 use crate::client::{Client, End};
 use crate::server::{TestServer, get, put_head};
+use crate::transport::is_tls;
 
 #[tokio::test]
 async fn a_taken_seat_is_refused_and_the_pair_is_unharmed() {
@@ -362,5 +365,65 @@ async fn ids_that_name_properties_of_javascript_objects_are_unknown_ids() {
             server.post(&format!("/stream/{id}/error"), "{}").await.error(),
             "404 SessionNotFoundError"
         );
+    }
+}
+
+/// More than the server's kernel takes of a waiting source, and less than both kernels hold.
+const BEHIND_A_FULL_BUFFER: usize = 300_000;
+
+/// A source that waits, has sent all of its body, and whose kernel holds a part of that back.
+async fn hidden_source(server: &TestServer, id: &str, chunked: bool) -> Client {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_send_buffer_size(1 << 20).unwrap();
+    let mut source = Client::begin(socket.connect(server.address()).await.unwrap()).await;
+    let body = vec![b'x'; BEHIND_A_FULL_BUFFER];
+    if chunked {
+        source.send(put_head(id, "Transfer-Encoding: chunked\r\n")).await;
+        source
+            .send([format!("{BEHIND_A_FULL_BUFFER:x}\r\n").as_bytes(), &body, b"\r\n0\r\n\r\n"].concat())
+            .await;
+    } else {
+        source.send(put_head(id, &format!("Content-Length: {BEHIND_A_FULL_BUFFER}\r\n"))).await;
+        source.send(&body).await;
+    }
+    server.until(id, "SRC_CONNECTED").await;
+    source
+}
+
+#[tokio::test]
+async fn nothing_of_a_source_that_left_behind_a_full_buffer_looks_whole() {
+    let server = TestServer::start().await;
+    for chunked in [false, true] {
+        let id = server.create().await;
+        hidden_source(&server, &id, chunked).await.close();
+        if is_tls() && server.status(&id).await["state"] == "CREATED" {
+            // What TLS reads ahead made room for the FIN.
+            continue;
+        }
+        let seen = server.get(&id).await.response().await;
+        assert!(
+            seen.status == 200 && matches!(seen.end, End::Short | End::Reset),
+            "{chunked} {:?}",
+            seen.end
+        );
+        server.until(&id, "SRC_DISCONNECTED").await;
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_only_half_closed_behind_a_full_buffer_is_delivered() {
+    let server = TestServer::start().await;
+    for chunked in [false, true] {
+        let id = server.create().await;
+        let mut source = hidden_source(&server, &id, chunked).await;
+        source.half_close().await;
+        let seen = server.get(&id).await.response().await;
+        assert_eq!((seen.end, seen.body.len()), (End::Whole, BEHIND_A_FULL_BUFFER), "{chunked}");
+        let mut answer = source.head().await.unwrap();
+        if answer.starts_with("HTTP/1.1 100 ") {
+            answer = source.head().await.unwrap();
+        }
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        server.until(&id, "FINISHED").await;
     }
 }
