@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""The HTTP clients that people use, each as source and as destination (Linux; see `PACKAGES` for what they need).
+"""The HTTP clients that people use, each as source and as destination (Debian and its kin: `TOOLS` says what is needed,
+and the rest is installed below `target`).
 
 Each API of each client transfers whole bodies, meets peers that are cut, and gets error statuses; with a peer that is
 there before it and with one that comes two seconds later; with a length and in chunks; over HTTP/1.1, TLS and HTTP/2.
@@ -26,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
 from contextlib import ExitStack
@@ -43,7 +44,6 @@ from harness import (
     FAILURES,
     LOOPBACK,
     MIB,
-    PAUSE,
     Command,
     Process,
     Proof,
@@ -62,7 +62,7 @@ from harness import (
 HERE = Path(__file__).resolve().parent / "clients"
 ROOT = HERE.parent.parent
 
-PACKAGES = "curl wget npm python3-venv default-jdk-headless golang-go ruby liblwp-protocol-https-perl"  # Debian's
+# Of Debian: curl wget npm python3-venv default-jdk-headless golang-go ruby liblwp-protocol-https-perl openssl
 TOOLS = ("curl", "wget", "npm", "javac", "go", "ruby", "perl", "apt-get", "openssl")
 PYPI = ("requests==2.34.2", "httpx[http2]==0.28.1")
 NPM = {"node 20": "node@20.20.2", "node 22": "node@22.23.3", "node 24": "node@24.21.0"}
@@ -94,7 +94,6 @@ class Transport(Enum):
 PLAIN, TLS, H2, H2C = Transport
 HTTP_1 = (PLAIN, TLS)
 FRAMINGS = ("length", "chunked")
-ROLES = ("receive", "send")
 
 
 @dataclass(frozen=True)
@@ -156,12 +155,13 @@ class Program(Runner):
         return Result(done.returncode == 0, f"exit {done.returncode}{said and ': '}{said[:SAID]}")
 
 
-class Curl(Program):
-    VERSIONS = {PLAIN: "--http1.1", TLS: "--http1.1", H2: "--http2", H2C: "--http2-prior-knowledge"}
+CURL_VERSIONS = {PLAIN: "--http1.1", TLS: "--http1.1", H2: "--http2", H2C: "--http2-prior-knowledge"}
 
+
+class Curl(Program):
     def arguments(self, job: Job) -> Command:
         trust = ("--cacert", self.environment["CLIENTS_CA"])
-        common = ("curl", "-q", "-sS", self.VERSIONS[job.transport], *trust)
+        common = ("curl", "-q", "-sS", CURL_VERSIONS[job.transport], *trust)
         options = job.api.split()[1:]
         if job.role == "receive":
             return (*common, *options, "-o", str(job.file), job.url)
@@ -228,14 +228,16 @@ class Api:
         return self.name if self.name.startswith(self.client) else f"{self.client}: {self.name}"
 
 
-CURL_TRANSPORTS = (PLAIN, TLS, H2, H2C)
+CURL_TRANSPORTS = tuple(CURL_VERSIONS)
 
 
 def receiving(client: str, names: dict[str, tuple[Transport, ...]]) -> list[Api]:
     return [Api(client, name, "receive", transports) for name, transports in names.items()]
 
 
-def sending(client: str, names: dict[str, tuple[Transport, ...]], framings: tuple[str, ...] = FRAMINGS) -> list[Api]:
+def sending(
+    client: str, names: dict[str, tuple[Transport, ...]], framings: tuple[str, ...] = FRAMINGS
+) -> list[Api]:
     return [Api(client, name, "send", transports, framings) for name, transports in names.items()]
 
 
@@ -244,7 +246,13 @@ NODE_APIS = [
     for node in NPM
     for api in (
         *receiving(
-            node, {"fetch": HTTP_1, "http.get().pipe()": HTTP_1, "http.get, pipeline()": HTTP_1, "http2": (H2, H2C)}
+            node,
+            {
+                "fetch": HTTP_1,
+                "http.get().pipe()": HTTP_1,
+                "http.get, pipeline()": HTTP_1,
+                "http2": (H2, H2C),
+            },
         ),
         *sending(node, {"fetch": HTTP_1, "http.request().pipe()": HTTP_1, "http2": (H2, H2C)}),
     )
@@ -272,7 +280,13 @@ APIS = [
     ),
     *sending(
         "python",
-        {"http.client": HTTP_1, "urlopen": HTTP_1, "requests": HTTP_1, "httpx": HTTP_1, "httpx, http2=True": (H2, H2C)},
+        {
+            "http.client": HTTP_1,
+            "urlopen": HTTP_1,
+            "requests": HTTP_1,
+            "httpx": HTTP_1,
+            "httpx, http2=True": (H2, H2C),
+        },
     ),
     # The client for HTTP/2 is the default one, and asks a plain server for an upgrade to h2c.
     *receiving("java", {"HttpClient": (TLS,), "HttpClient, HTTP/2": (PLAIN, H2), "URL.openStream()": HTTP_1}),
@@ -352,7 +366,9 @@ def versions(directory: Path) -> dict[str, str]:
         "LWP": ("perl", "-MLWP", "-e", "print LWP->VERSION, '.0'"),
         "PHP": (*php_of(directory), "--version"),
     }
-    told = {name: subprocess.run(command, capture_output=True, check=True).stdout for name, command in commands.items()}
+    told = {
+        name: subprocess.run(command, capture_output=True, check=True).stdout for name, command in commands.items()
+    }
     found = {name: re.search(r"\d+\.\d+(\.\d+)?", out.decode()) for name, out in told.items()}
     packages = dict(package.split("==") for package in PYPI)
     return {name: match[0] for name, match in found.items() if match} | packages
@@ -370,7 +386,7 @@ def new_runners(directory: Path, environment: dict[str, str], wanted: Iterable[s
         subprocess.run(("javac", "-d", directory / "java", HERE / "Transfers.java"), check=True)
         return interpreter("java", "-cp", directory / "java", "Transfers")
 
-    ways = {
+    ways: dict[str, Callable[[], Runner]] = {
         "curl": lambda: Curl(environment),
         "wget": lambda: Wget(environment),
         **{node: partial(program, node_of(directory, node), HERE / "node.mjs") for node in NPM},
@@ -609,7 +625,7 @@ class Known:
     verdict: Verdict
     endings: tuple[Ending, ...]
     why: str
-    instead: str  # what does it better, and until when this is so, where a coming change of the server mends it
+    instead: str  # and until when it is needed, where a coming change of the server mends this
     transports: tuple[Transport, ...] = tuple(Transport)
     framing: str = "*"
     always: bool = True  # or else by chance: then it may also hold
@@ -617,7 +633,10 @@ class Known:
     def covers(self, case: Case) -> bool:
         fits = fnmatchcase(case.api.label, self.api) and fnmatchcase(case.framing, self.framing)
         return (
-            fits and case.api.role == "receive" and case.ending in self.endings and case.transport in self.transports
+            fits
+            and case.api.role == "receive"
+            and case.ending in self.endings
+            and case.transport in self.transports
         )
 
     def explains(self, case: Case, seen: Seen) -> bool:
@@ -723,6 +742,31 @@ KNOWN = (
 # -------------------------------------------------------------------------------------------------- page
 
 MARK = re.compile(r"(<!-- (?:made|snippet): ([^>]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+NAMES = {
+    "curl": "curl",
+    "wget": "wget",
+    "node": "Node",
+    "python": "Python",
+    "java": "Java",
+    "go": "Go",
+    "ruby": "Ruby",
+    "perl": "Perl, LWP",
+    "php": "PHP",
+}
+LANGUAGES = {
+    ".mjs": "js",
+    ".py": "python",
+    ".java": "java",
+    ".go": "go",
+    ".rb": "ruby",
+    ".pl": "perl",
+    ".php": "php",
+}
+DIMENSIONS: tuple[tuple[dict[object, str], Callable[[Case], object]], ...] = (
+    ({"length": "with a length", "chunked": "in chunks"}, lambda case: case.framing),
+    ({False: "with a prompt peer", True: "with a late peer"}, lambda case: case.late),
+    ({False: "without TLS", True: "over TLS"}, lambda case: case.transport.encrypted),
+)
 COLUMNS: dict[str, tuple[Transport, ...]] = {"HTTP/1.1": (PLAIN,), "TLS": (TLS,), "HTTP/2": (H2, H2C)}
 
 
@@ -730,6 +774,15 @@ def table(*rows: Sequence[str]) -> str:
     """The first row is the head."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join((lines[0], f"|{'---|' * len(rows[0])}", *lines[1:])) + "\n"
+
+
+# Of what clients say: times, sizes, ports, ids and paths.
+CHANGING = re.compile(r"\d{4}-\d\d-\d\d [\d:]+ |\d+ bytes|:\d{4,}|[0-9a-f-]{36}|/tmp/\S+")
+
+
+def listed(family: str, versions: Iterable[str]) -> str:
+    """Such as Node 20, 22."""
+    return f"{NAMES[family]} {', '.join(versions)}".strip()
 
 
 @dataclass(frozen=True)
@@ -754,10 +807,8 @@ class Page:
                 cells = [self.cell(cases, (Ending.WHOLE,), over, "works") for over in COLUMNS.values()]
                 cells += [self.cell(cases, (Ending.CUT,), tuple(Transport), "noticed")]
                 cells += [self.cell(cases, ERROR_STATUS, tuple(Transport), "noticed")]
-                rows[NAMES[family], f"`{api.name}`", *cells].append(version)
-        body = [
-            (" ".join((family, ", ".join(versions))).strip(), *rest) for (family, *rest), versions in rows.items()
-        ]
+                rows[family, f"`{api.name}`", *cells].append(version)
+        body = [(listed(family, versions), *rest) for (family, *rest), versions in rows.items()]
         return table(("client", "API", *COLUMNS, *failing), *body)
 
     def cell(
@@ -772,13 +823,9 @@ class Page:
         seen = {self.seen[case].verdict for case in failed}
         wrong = "**not noticed**" if Verdict.UNSEEN in seen else "**may fail**"
         where = [
-            words[failed_ones.pop()]
-            for words, of in (
-                ({"length": "with a length", "chunked": "in chunks"}, lambda case: case.framing),
-                ({False: "with a prompt peer", True: "with a late peer"}, lambda case: case.late),
-                ({False: "without TLS", True: "over TLS"}, lambda case: case.transport.encrypted),
-            )
-            if len(failed_ones := {of(case) for case in failed}) < len({of(case) for case in asked})
+            words[values.pop()]
+            for words, of in DIMENSIONS
+            if len(values := {of(case) for case in failed}) < len({of(case) for case in asked})
         ]
         return " ".join((wrong, *where))
 
@@ -789,9 +836,8 @@ class Page:
     def known_as(self, known: Known) -> str:
         """Such as Node 20, 22: `fetch`."""
         apis = [api for api in self.apis if any(known.covers(case) for case in self.seen if case.api == api)]
-        families = {NAMES[api.client.partition(" ")[0]] for api in apis}
-        versions = [version for api in apis if (version := api.client.partition(" ")[2])]
-        return f"{', '.join(families)} {', '.join(versions)}".strip() + f": `{apis[0].name}`"
+        clients = [api.client.partition(" ") for api in apis]
+        return f"{listed(clients[0][0], [version for *_, version in clients])}: `{apis[0].name}`"
 
     def cuts(self) -> str:
         """What each API that notices a cut says of one: an example, for a large body with a length."""
@@ -804,14 +850,15 @@ class Page:
                 and self.seen[case].verdict is Verdict.RIGHT
             ]
             if api.role == "receive" and said:
-                text = re.sub(r"\d+ bytes|:\d{4,}|[0-9a-f-]{36}|'[0-9]+'|/tmp/\S+", "…", min(said))
-                rows.append((f"{NAMES[api.client.partition(' ')[0]]} {api.client.partition(' ')[2]}".strip(), f"`{api.name}`", text.replace("|", "\\|")[:120]))
+                text = CHANGING.sub("…", min(said)).replace("|", "\\|")[:120]
+                family, _, version = api.client.partition(" ")
+                rows.append((listed(family, [version]), f"`{api.name}`", text))
         return table(("client", "API", "an example of what it reports for a cut"), *rows)
 
     def block(self, kind: str, name: str) -> str:
         if kind == "snippet":
             return snippet(name)
-        made = {
+        made: dict[str, Callable[[], str]] = {
             "receiving": partial(self.results, "receive", ("a cut body", "an error status")),
             "sending": partial(self.results, "send", ("a receiver that leaves", "an error status")),
             "exceptions": self.exceptions,
@@ -837,21 +884,10 @@ class Page:
                 text = options.check.read_text()
                 fresh = self.remade(text, leave_out=("cuts", "versions"))
                 changed = [line for line in unified_diff(text.splitlines(), fresh.splitlines(), n=0, lineterm="")]
-                check(not changed, "differs from what was seen (`--write` makes it anew):\n" + "\n".join(changed))
-
-
-NAMES = {
-    "curl": "curl",
-    "wget": "wget",
-    "node": "Node",
-    "python": "Python",
-    "java": "Java",
-    "go": "Go",
-    "ruby": "Ruby",
-    "perl": "Perl, LWP",
-    "php": "PHP",
-}
-LANGUAGES = {".mjs": "js", ".py": "python", ".java": "java", ".go": "go", ".rb": "ruby", ".pl": "perl", ".php": "php"}
+                check(
+                    not changed,
+                    "differs from what was seen (`--write` makes it anew):\n" + "\n".join(changed),
+                )
 
 
 def snippet(name: str) -> str:
@@ -901,7 +937,9 @@ def prove_clients(options: argparse.Namespace, tally: Tally) -> None:
     tally.notes.append(f"in {time.monotonic() - began:.0f} s")
 
 
-def run_cases(options: argparse.Namespace, tally: Tally, directory: Path, cases: Sequence[Case]) -> dict[Case, Seen]:
+def run_cases(
+    options: argparse.Namespace, tally: Tally, directory: Path, cases: Sequence[Case]
+) -> dict[Case, Seen]:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         pair = new_pair(scratch, "clients")
@@ -911,11 +949,19 @@ def run_cases(options: argparse.Namespace, tally: Tally, directory: Path, cases:
         runners = new_runners(directory, environment, {case.api.client for case in cases})
         for runner in runners.values():
             stack.callback(runner.close)
-        bench = Bench(server, runners, {size: os.urandom(size) for size in (SMALL, LARGE)}, scratch, threading.Semaphore(BUSY_AT_ONCE))
+        bench = Bench(
+            server,
+            runners,
+            {size: os.urandom(size) for size in (SMALL, LARGE)},
+            scratch,
+            threading.Semaphore(BUSY_AT_ONCE),
+        )
         pool = stack.enter_context(ThreadPoolExecutor(AT_ONCE))
         seen = dict(zip(cases, pool.map(bench.run, range(len(cases)), cases)))
         with tally.trial("the log"):
-            panics = [line for line in (scratch / "log").read_text(errors="replace").splitlines() if "panicked" in line]
+            panics = [
+                line for line in (scratch / "log").read_text(errors="replace").splitlines() if "panicked" in line
+            ]
             check(not panics, "\n".join(panics))
         tally.notes.append(f"{server.cpu():.0f} s of CPU for the server")
         return seen
@@ -929,7 +975,9 @@ def main() -> int:
     parser.add_argument("--only", metavar="PATTERN", help="of the clients, by their names")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write the tables of a page")
     parser.add_argument("--check", type=Path, metavar="PAGE", help="compare them with a page's")
-    parser.add_argument("--directory", type=Path, default=ROOT / "target/clients", help="where clients are installed")
+    parser.add_argument(
+        "--directory", type=Path, default=ROOT / "target/clients", help="where clients are installed"
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="a line for each transfer")
     return run_all(parser, PROOFS, *TOOLS)
 
