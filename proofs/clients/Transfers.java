@@ -16,6 +16,7 @@ class Transfers {
     static SSLContext trust;
 
     public static void main(String[] arguments) throws Exception {
+        System.setProperty("http.keepAlive", "false"); // each transfer by itself: no connection that another has left idle
         trust = trusting(Path.of(System.getenv("CLIENTS_CA")));
         HttpsURLConnection.setDefaultSSLSocketFactory(trust.getSocketFactory());
         System.out.println("ready");
