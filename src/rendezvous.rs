@@ -65,8 +65,8 @@ pub struct Meeting {
     pub half: DestinationHalf,
     /// What the source brought.
     pub offer: Box<Offer>,
-    /// The source came first, and so had to wait.
-    pub source_waited: bool,
+    /// The source may have left while it waited.
+    pub is_source_in_doubt: bool,
 }
 
 /// Told to a waiting side: whom it met, or why it waits no longer.
@@ -76,6 +76,9 @@ type Verdict<M> = Result<M, Refusal>;
 pub trait Presence: Send + Sync {
     /// Whether the kernel knows already that this side has left. Asked with the table locked, so it must not wait.
     fn has_left(&self, side: Side) -> bool;
+
+    /// Whether the source may have left, as far as the kernel knows. Asked as [`Presence::has_left`].
+    fn source_may_have_left(&self) -> bool;
 }
 
 impl Presence for Wire {
@@ -84,6 +87,10 @@ impl Presence for Wire {
             Side::Source => self.source_has_left(),
             Side::Destination => self.destination_has_left(),
         }
+    }
+
+    fn source_may_have_left(&self) -> bool {
+        self.source_may_have_left()
     }
 }
 
@@ -380,6 +387,8 @@ impl Rendezvous {
             let pair = match follow(&mut table.census, &mut entry.slot, |slot| newcomer.sit(slot)) {
                 Ok(None) => None,
                 Ok(Some(pair)) => {
+                    let is_source_in_doubt =
+                        side == Side::Destination && pair.0.presence.source_may_have_left();
                     let halves = self.start_transfer(&entry.id, Arc::clone(&entry.headers));
                     entry.transfer = Some(Arc::clone(halves.1.transfer()));
                     if let Some(deadline) = entry.deadline.take() {
@@ -387,7 +396,7 @@ impl Rendezvous {
                         self.metrics.paired(self.limits.ttl.saturating_sub(left));
                         table.expiring.remove(&(deadline, entry.number));
                     }
-                    Some((pair, halves))
+                    Some((pair, halves, is_source_in_doubt))
                 }
                 Err(refusal) => {
                     if matches!(refusal, Refusal::Reported(_)) {
@@ -403,15 +412,11 @@ impl Rendezvous {
         }
         match pair {
             None => debug!(target: "access", parent: &span, "{side} waits"),
-            Some(((source, destination), (source_half, half))) => {
+            Some(((source, destination), (source_half, half), is_source_in_doubt)) => {
                 debug!(target: "access", parent: &span, "streaming");
                 // A side that left in this very moment drops its half unread, which fails the transfer.
                 let _ = source.tell.send(Ok(source_half));
-                let _ = destination.tell.send(Ok(Meeting {
-                    half,
-                    offer: source.offer,
-                    source_waited: side == Side::Destination,
-                }));
+                let _ = destination.tell.send(Ok(Meeting { half, offer: source.offer, is_source_in_doubt }));
             }
         }
         Ok(Seat { id, rendezvous: Arc::clone(self), verdict })

@@ -113,10 +113,11 @@ impl Wire {
         is_quiet
     }
 
-    /// Whether a source that waits may have left unseen: its FIN can be stuck behind what its kernel could not send yet.
+    /// Whether a source that waits may have left: it has closed its sending side behind a whole body, or its FIN can be stuck behind
+    /// what its kernel could not send yet.
     #[must_use]
-    pub fn may_hide_departure(&self) -> bool {
-        self.socket.unread() >= FULL
+    pub fn source_may_have_left(&self) -> bool {
+        self.socket.departure().is_some() || self.socket.unread() >= FULL
     }
 
     /// Whether a source is still there once its whole body was read, so that nothing hides its FIN any more. A client that has

@@ -244,18 +244,14 @@ async fn begin(
     version: Version,
     record: &mut Record,
 ) -> Result<Reply, Unanswered> {
-    let Meeting { mut half, offer, source_waited } = meeting;
+    let Meeting { mut half, offer, is_source_in_doubt } = meeting;
     let transfer = Arc::clone(half.transfer());
     let mut headers = default_headers();
     headers.extend(offer.headers.as_deref().cloned().unwrap_or_default());
     let watched = Arc::clone(peer);
-    let mut relay =
-        Relay::new(
-            *offer,
-            source_waited,
-            Arc::clone(&transfer),
-            async move { watched.destination_left().await },
-        );
+    let mut relay = Relay::new(*offer, is_source_in_doubt, Arc::clone(&transfer), async move {
+        watched.destination_left().await
+    });
 
     let begun = tokio::select! {
         biased;

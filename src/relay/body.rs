@@ -66,16 +66,17 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// `departure` resolves when the destination's connection closes or resets.
+    /// `departure` resolves when the destination's connection closes or resets. A source may be in doubt because it can have left
+    /// while it waited.
     pub fn new(
         offer: Offer,
-        source_waited: bool,
+        is_source_in_doubt: bool,
         transfer: Arc<Transfer>,
         departure: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
         let promised = transfer.headers.promised_length();
         let limits = transfer.limits.stream;
-        let hidden = offer.body.wire().filter(|wire| source_waited && wire.may_hide_departure()).cloned();
+        let doubtful = offer.body.wire().filter(|_| is_source_in_doubt).cloned();
         Self {
             pace: limits.max_rate.map(|rate| Box::new(Pace::new(rate, &offer.body))),
             most: limits.max_bytes.map_or(u64::MAX, Size::get),
@@ -88,7 +89,7 @@ impl Relay {
             ahead: None,
             unwritten: false,
             untold: None,
-            presence: hidden.map(|wire| Box::pin(async move { wire.is_still_there().await }) as _),
+            presence: doubtful.map(|wire| Box::pin(async move { wire.is_still_there().await }) as _),
             departure: Box::pin(departure),
             transfer,
         }

@@ -67,6 +67,10 @@ impl Presence for Line {
     fn has_left(&self, _: Side) -> bool {
         self.is_broken.load(Ordering::SeqCst)
     }
+
+    fn source_may_have_left(&self) -> bool {
+        false
+    }
 }
 
 impl Line {
@@ -314,9 +318,9 @@ impl Stage {
 }
 
 fn download(meeting: Meeting, conduct: Conduct) -> End {
-    let Meeting { half, offer, source_waited } = meeting;
+    let Meeting { half, offer, is_source_in_doubt } = meeting;
     let transfer = Arc::clone(half.transfer());
-    let mut relay = Relay::new(*offer, source_waited, Arc::clone(&transfer), pending());
+    let mut relay = Relay::new(*offer, is_source_in_doubt, Arc::clone(&transfer), pending());
     let mut received = Vec::new();
     let whole = wait(async {
         loop {

@@ -199,6 +199,16 @@ impl Client {
         }
     }
 
+    /// The final response, behind interim ones that a client which has closed its sending side may get.
+    pub async fn final_response(&mut self) -> Response {
+        loop {
+            let head = self.head().await.unwrap();
+            if !head.starts_with("HTTP/1.1 100 ") {
+                return self.rest(head).await;
+            }
+        }
+    }
+
     pub async fn response(&mut self) -> Response {
         let head = self.head().await.unwrap();
         self.rest(head).await

@@ -60,11 +60,7 @@ async fn urgent_bytes_of_a_body_arrive_at_their_place_and_stall_nothing() {
                         if !source_first || size >= 100_000 {
                             send(&mut source).await;
                         }
-                        let mut head = source.head().await.unwrap();
-                        if head.starts_with("HTTP/1.1 100 ") {
-                            head = source.head().await.unwrap();
-                        }
-                        source.rest(head).await
+                        source.final_response().await
                     });
                     assert_eq!((download.end, upload.status), (End::Whole, 200), "{case}");
                     assert!(download.body == body, "the bytes differ: {case}");
