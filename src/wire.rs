@@ -22,8 +22,6 @@ use inbound::Inbound;
 /// side: a client that still reads ignores it (RFC 9110, section 15.2), and the kernel of a client that has gone resets the
 /// connection. Nobody else gets it unasked: several clients and proxies take it for the final response.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// Unread bytes behind which a FIN may be stuck: less than the smallest buffer that kernels give a connection.
-const FULL: usize = 32 * 1024;
 /// For a client to acknowledge what it was told: a little more than it may take its time for that.
 const UNTIL_QUIET: Duration = Duration::from_millis(50);
 
@@ -117,7 +115,9 @@ impl Wire {
     /// what its kernel could not send yet.
     #[must_use]
     pub fn source_may_have_left(&self) -> bool {
-        self.socket.departure().is_some() || self.socket.unread() >= FULL
+        let unread = self.socket.unread();
+        let hides_more = unread > 0 && !(self.socket.is_plain() && self.inbound.lock().is_whole_with(unread));
+        hides_more || self.socket.departure().is_some()
     }
 
     /// Whether a source is still there once its whole body was read, so that nothing hides its FIN any more. A client that has

@@ -385,6 +385,13 @@ impl Inbound {
         })
     }
 
+    /// Whether the `PUT` that waits has a body whose length is declared and that is whole with `unread` more bytes. Reads nothing.
+    #[must_use]
+    pub fn is_whole_with(&self, unread: usize) -> bool {
+        let Stage::Held { head, .. } = &self.stage else { return false };
+        matches!(head.framing, Framing::Length(length) if (self.ahead.len() + unread) as u64 >= length)
+    }
+
     /// Reads what has come, up to 64 KiB. True where that is all.
     fn look_ahead(&mut self, socket: &Socket) -> bool {
         while self.ahead.len() < MAX_LOOK_AHEAD {
