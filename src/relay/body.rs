@@ -58,11 +58,25 @@ pub struct Relay {
     unwritten: bool,
     /// Told when that is written.
     untold: Option<Fault>,
-    /// Where the source may have left unseen while it waited: whether it is still there, to be asked once its whole body was read.
-    /// Until then what completes the body is held back, because nothing of a source that has left may look whole.
-    presence: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
+    /// Where the source may have left while it waited: whether it is still there.
+    presence: Option<Presence>,
     /// Resolves when the destination leaves.
     departure: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// A question to a source that may have left while it waited.
+struct Presence {
+    /// Before the first byte, where the source has closed its sending side. Else behind the last: what completes the body is held
+    /// back until then, because nothing of a source that has left may look whole.
+    comes_first: bool,
+    answer: Pin<Box<dyn Future<Output = bool> + Send>>,
+}
+
+impl Presence {
+    fn of(source: &Arc<Wire>) -> Self {
+        let (comes_first, wire) = (source.socket().departure().is_some(), Arc::clone(source));
+        Self { comes_first, answer: Box::pin(async move { wire.is_still_there().await }) }
+    }
 }
 
 impl Relay {
@@ -76,10 +90,10 @@ impl Relay {
     ) -> Self {
         let promised = transfer.headers.promised_length();
         let limits = transfer.limits.stream;
-        let doubtful = offer.body.wire().filter(|_| is_source_in_doubt).cloned();
         Self {
             pace: limits.max_rate.map(|rate| Box::new(Pace::new(rate, &offer.body))),
             most: limits.max_bytes.map_or(u64::MAX, Size::get),
+            presence: offer.body.wire().filter(|_| is_source_in_doubt).map(Presence::of),
             body: offer.body,
             length: offer.length.or(promised),
             promised: offer.length.is_none() && promised.is_some(),
@@ -89,7 +103,6 @@ impl Relay {
             ahead: None,
             unwritten: false,
             untold: None,
-            presence: doubtful.map(|wire| Box::pin(async move { wire.is_still_there().await }) as _),
             departure: Box::pin(departure),
             transfer,
         }
@@ -276,15 +289,21 @@ impl Relay {
 
     /// The source's body. It ends well only where the source is known not to have left while it waited.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        if self.presence.as_ref().is_some_and(|presence| presence.comes_first) {
+            ready!(self.poll_presence(cx))?;
+        }
         let data = ready!(self.body.poll_data(cx));
-        if data.is_none()
-            && let Some(presence) = &mut self.presence
-        {
-            let is_there = ready!(presence.as_mut().poll(cx));
-            self.presence = None;
-            return Poll::Ready((!is_there).then_some(Err(Fault::SourceDisconnected)));
+        if data.is_none() {
+            ready!(self.poll_presence(cx))?;
         }
         Poll::Ready(data)
+    }
+
+    fn poll_presence(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        let Some(presence) = &mut self.presence else { return Poll::Ready(Ok(())) };
+        let is_there = ready!(presence.answer.as_mut().poll(cx));
+        self.presence = None;
+        Poll::Ready(if is_there { Ok(()) } else { Err(Fault::SourceDisconnected) })
     }
 
     fn check_end(&self) -> Result<(), Fault> {

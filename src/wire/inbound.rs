@@ -297,7 +297,7 @@ impl Inbound {
         loop {
             let begun = !self.ahead.is_empty();
             let verdict = match self.refusal.clone() {
-                // Also where it is to be refused: the refusal is to be understood.
+                // Also for a connection that is refused, so that the refusal is sent as HTTP/2.
                 _ if self.is_fresh && self.ahead.starts_with(HTTP2_PREFACE) => {
                     self.timer = None;
                     return Poll::Ready(Ok(Comes::Http2));

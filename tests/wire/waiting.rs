@@ -368,6 +368,25 @@ async fn ids_that_name_properties_of_javascript_objects_are_unknown_ids() {
     }
 }
 
+#[tokio::test]
+async fn nothing_of_a_source_that_closed_behind_its_whole_body_is_delivered() {
+    let server = TestServer::start_with(|config| config.ttl = "300ms".parse().unwrap()).await;
+    for (fields, body) in
+        [("Content-Length: 5\r\n", "hello"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n")]
+    {
+        let rounds = (0..30).map(async |_| {
+            let id = server.create().await;
+            let mut source = server.put(&id, fields).await;
+            source.send(body).await;
+            server.until(&id, "SRC_CONNECTED").await;
+            source.close();
+            server.get(&id).await.response().await.status
+        });
+        let statuses = futures_util::future::join_all(rounds).await;
+        assert!(statuses.iter().all(|status| matches!(status, 502 | 504)), "{fields:?} {statuses:?}");
+    }
+}
+
 /// More than the server's kernel takes of a waiting source, and less than both kernels hold.
 const BEHIND_A_FULL_BUFFER: usize = 300_000;
 

@@ -119,12 +119,13 @@ impl Stage {
             let scenario = Scenario::new(self.props.seed, number, &self.props.transports);
             self.begun.send_modify(|begun| *begun += 1);
             let log = Log::start();
+            // Before the stream is made: the server may end right behind that.
+            let before = self.upheavals.load(Ordering::SeqCst);
             let Some(play) = Play::new(&scenario, &self.dial, &self.control, log.clone()).await else {
                 let how = "no stream can be made".to_owned();
                 self.blame(vec![Breach { law: Law::ServerLives, how }], Some(number), &scenario);
                 continue;
             };
-            let before = self.upheavals.load(Ordering::SeqCst);
             let mut facts = play.run().await;
             let has_ended = before % 2 == 1 || self.upheavals.load(Ordering::SeqCst) != before;
             let is_crowded = self.episode.trouble == Trouble::FewDescriptors;

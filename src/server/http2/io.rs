@@ -19,7 +19,7 @@ pub(super) struct Io {
 }
 
 impl Io {
-    /// `wire`, of which nothing was read behind what it holds itself.
+    /// Wraps `wire` and takes over its read-ahead buffer.
     pub(super) fn new(wire: Arc<Wire>, traffic: Arc<Traffic>) -> Self {
         let ahead = wire.inbound().lock().take_ahead();
         Self { wire, ahead, traffic }

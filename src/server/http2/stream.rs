@@ -80,7 +80,7 @@ pub(super) fn serve<'a>(
         let Some(reply) = answered(app, &peer, request, &upload, &mut respond, expects, refusal).await else {
             return Left::Whole;
         };
-        let upload = Some(upload).filter(|_| has_body && !reply.status().is_success());
+        let upload = Some(upload).filter(|_| has_body);
         Box::pin(send(app, &peer, traffic, respond, is_head, upload, reply)).await
     }
 }

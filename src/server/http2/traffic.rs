@@ -147,7 +147,7 @@ impl Traffic {
         let State { written, responses, .. } = &mut *self.state.lock();
         for stream in written.drain(..) {
             if let Some(response) = responses.get(&stream) {
-                response.send_if_modified(|progress| progress.is_in_kernel(sent));
+                response.send_if_modified(|progress| progress.mark_in_kernel(sent));
             }
         }
     }
@@ -189,7 +189,7 @@ impl Traffic {
             FrameKind::Reset => match state.responses.get(&frame.stream) {
                 // The request was answered: to take no more of the answer is the client's right, and was no work in vain.
                 Some(response) => {
-                    response.send_if_modified(Progress::is_reset);
+                    response.send_if_modified(Progress::mark_reset);
                 }
                 None => self.count_idle_frame(state),
             },
@@ -224,7 +224,7 @@ impl Traffic {
         self.flooded.get().is_some()
     }
 
-    /// Waits until it has.
+    /// Waits until the client has sent too many of them.
     pub(super) async fn flooded(&self) {
         self.flooded.wait().await;
     }
@@ -232,7 +232,7 @@ impl Traffic {
 
 impl Progress {
     /// The last frame is with the kernel. True where that is news.
-    fn is_in_kernel(&mut self, sent: u64) -> bool {
+    fn mark_in_kernel(&mut self, sent: u64) -> bool {
         let is_news = *self == Self::UnderWay;
         if is_news {
             *self = Self::InKernel(sent);
@@ -241,7 +241,7 @@ impl Progress {
     }
 
     /// The client has reset the stream. True where that is news.
-    fn is_reset(&mut self) -> bool {
+    fn mark_reset(&mut self) -> bool {
         let sent = match *self {
             Self::UnderWay => None,
             Self::InKernel(sent) => Some(sent),

@@ -41,13 +41,16 @@ async fn try_run(errand: &Errand, dial: &Dial, view: &mut View) -> io::Result<()
     let script = Script::new(errand);
     let pid = pid_of(&child);
     let departure = script.departure();
+    // Killed in here, because what is not done yet, with curl's input in it, is dropped before the branch is taken.
+    let departure = async {
+        let manner = departure.await;
+        kill(pid);
+        manner
+    };
     let left = tokio::select! {
         biased;
         left = work(errand, &mut child, script, view) => left?,
-        manner = departure => {
-            kill(pid);
-            Some(manner)
-        }
+        manner = departure => Some(manner),
     };
     if let Some(manner) = left {
         child.kill().await?;
