@@ -49,8 +49,8 @@ impl Budget {
     }
 
     /// Bytes that are reserved now.
-    #[must_use]
-    pub fn reserved(&self) -> u64 {
+    #[cfg(test)]
+    fn reserved(&self) -> u64 {
         self.reserved.load(Ordering::Relaxed)
     }
 
