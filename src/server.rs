@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use self::conn::Accepted;
-use self::exposure::{Exposure, Opening};
+use self::exposure::{Exposure, ListenerInfo};
 use self::listener::Listener;
 pub use self::listener::{BindError, Inherited, ListenerKind};
 use self::operators::Operators;
@@ -141,7 +141,7 @@ impl Server {
     }
 
     fn log_what_is_in_force(&self) {
-        let opening = |listener: &Listener| Opening {
+        let opening = |listener: &Listener| ListenerInfo {
             address: listener.address,
             entrance: listener.entrance,
             has_tls: listener.tls.is_some(),

@@ -8,13 +8,13 @@ use crate::http::route::Route;
 
 /// A listener, as far as that matters here.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Opening {
+pub(super) struct ListenerInfo {
     pub(super) address: SocketAddr,
     pub(super) entrance: Entrance,
     pub(super) has_tls: bool,
 }
 
-/// Who may do what on all listeners together, and what of that may be an accident.
+/// The access rights over all listeners, and warnings about likely misconfiguration.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Exposure {
     /// Where clients come in, as URLs.
@@ -32,28 +32,28 @@ pub(super) struct Exposure {
 }
 
 impl Exposure {
-    pub(super) fn of(access: &Access, openings: &[Opening]) -> Self {
+    pub(super) fn of(access: &Access, listeners: &[ListenerInfo]) -> Self {
         let serving = |route: Route| {
-            openings
+            listeners
                 .iter()
-                .map(|opening| opening.entrance)
+                .map(|listener| listener.entrance)
                 .filter(move |entrance| access.serves(*entrance, &route))
         };
         Self {
-            clients: urls(openings, Audience::Clients),
-            operators: urls(openings, Audience::Operators),
+            clients: urls(listeners, Audience::Clients),
+            operators: urls(listeners, Audience::Operators),
             creation: widest(serving(Route::Create).map(|_| access.creation())),
             list: widest(serving(Route::List).map(|entrance| access.list(entrance))),
             metrics: widest(serving(Route::Metrics).map(|entrance| access.metrics(entrance))),
-            warnings: warnings(access, openings),
+            warnings: warnings(access, listeners),
         }
     }
 }
 
-fn urls(openings: &[Opening], audience: Audience) -> String {
-    let of_audience = openings.iter().filter(|opening| opening.entrance.audience == audience);
-    let url = |opening: &Opening| {
-        format!("{}://{}", if opening.has_tls { "https" } else { "http" }, opening.address)
+fn urls(listeners: &[ListenerInfo], audience: Audience) -> String {
+    let of_audience = listeners.iter().filter(|listener| listener.entrance.audience == audience);
+    let url = |listener: &ListenerInfo| {
+        format!("{}://{}", if listener.has_tls { "https" } else { "http" }, listener.address)
     };
     of_audience.map(url).collect::<Vec<_>>().join(",")
 }
@@ -69,21 +69,37 @@ fn widest<'a>(rights: impl Iterator<Item = Right<'a>>) -> &'static str {
     ranked.max().map_or("nobody", |(_, words)| words)
 }
 
-fn warnings(access: &Access, openings: &[Opening]) -> Vec<String> {
-    let clients = || openings.iter().filter(|opening| opening.entrance.audience == Audience::Clients);
-    let Some(public) = clients().find(|opening| !opening.entrance.is_loopback) else { return Vec::new() };
-    let address = public.address;
+fn warnings(access: &Access, listeners: &[ListenerInfo]) -> Vec<String> {
+    let of = |audience| listeners.iter().filter(move |listener| listener.entrance.audience == audience);
+    let is_public = |listener: &&ListenerInfo| !listener.entrance.is_loopback;
     let mut warnings = Vec::new();
-    // A trusted proxy usually terminates TLS; and a plain port beside one with TLS was asked for.
-    if !access.has_proxies && clients().all(|opening| !opening.has_tls) {
-        warnings.push(format!(
-            "other machines reach {address} without TLS, so that ids, tokens and bodies can be read on the way: give --tls-cert and \
-             --tls-key, or name the proxy that ends TLS by --trusted-proxy"
-        ));
+    if let Some(ListenerInfo { address, .. }) = of(Audience::Clients).find(is_public) {
+        // A trusted proxy usually terminates TLS; and a plain port beside one with TLS was asked for.
+        if !access.has_proxies && of(Audience::Clients).all(|listener| !listener.has_tls) {
+            warnings.push(format!(
+                "other machines reach {address} without TLS, so that ids, tokens and bodies can be read on the way: give --tls-cert \
+                 and --tls-key, or name the proxy that ends TLS by --trusted-proxy"
+            ));
+        }
+        if access.creation() == Right::Everybody {
+            warnings.push(format!(
+                "everybody who reaches {address} may create streams: --create-token-file requires a token for that"
+            ));
+        }
     }
-    if access.creation() == Right::Everybody {
+    for ListenerInfo { address, entrance, .. } in listeners.iter().filter(is_public) {
+        if access.serves(*entrance, &Route::List) && access.list(*entrance) == Right::Everybody {
+            warnings.push(format!(
+                "everybody who reaches {address} sees the ids of all streams: leave out --open-list, or give --admin-token-file"
+            ));
+        }
+    }
+    if let Some(ListenerInfo { address, .. }) = of(Audience::Operators).find(is_public)
+        && access.admin_token.is_some()
+    {
         warnings.push(format!(
-            "everybody who reaches {address} may create streams: --create-token-file requires a token for that"
+            "the admin token crosses the network in clear text, because {address} does not speak TLS: give --admin-listen an address \
+             that only operators reach"
         ));
     }
     warnings
@@ -94,25 +110,28 @@ mod tests {
     use super::*;
     use crate::token::Token;
 
-    fn opening(address: &str, audience: Audience, has_tls: bool) -> Opening {
+    fn listener(address: &str, audience: Audience, has_tls: bool) -> ListenerInfo {
         let address: SocketAddr = address.parse().unwrap();
         let entrance = Entrance { audience, is_loopback: address.ip().is_loopback() };
-        Opening { address, entrance, has_tls }
+        ListenerInfo { address, entrance, has_tls }
     }
 
     #[test]
     fn what_others_reach_without_tls_or_token_is_warned_of_with_the_flag_that_helps() {
         let token = Token::mint();
         let (near, far) = ("127.0.0.1:9999", "0.0.0.0:9999");
-        let plain = |address: &str| vec![opening(address, Audience::Clients, false)];
-        let secure = |address: &str| vec![opening(address, Audience::Clients, true)];
+        let plain = |address: &str| vec![listener(address, Audience::Clients, false)];
+        let secure = |address: &str| vec![listener(address, Audience::Clients, true)];
         let both =
-            || vec![opening(far, Audience::Clients, true), opening("0.0.0.0:80", Audience::Clients, false)];
+            || vec![listener(far, Audience::Clients, true), listener("0.0.0.0:80", Audience::Clients, false)];
         let admin = || {
-            vec![opening(near, Audience::Clients, false), opening("0.0.0.0:9998", Audience::Operators, false)]
+            vec![
+                listener(near, Audience::Clients, false),
+                listener("0.0.0.0:9998", Audience::Operators, false),
+            ]
         };
         let (tls, create) = ("--tls-cert", "--create-token-file");
-        for (openings, has_proxies, has_token, flags) in [
+        for (listeners, has_proxies, has_token, flags) in [
             (plain(near), false, false, vec![]),
             (plain("[::1]:9999"), false, false, vec![]),
             (plain(far), false, false, vec![tls, create]),
@@ -127,11 +146,11 @@ mod tests {
         ] {
             let create_token = has_token.then(|| token.clone());
             let access = Access { create_token, has_proxies, ..Access::default() };
-            let warnings = Exposure::of(&access, &openings).warnings;
-            assert_eq!(warnings.len(), flags.len(), "{openings:?}: {warnings:?}");
+            let warnings = Exposure::of(&access, &listeners).warnings;
+            assert_eq!(warnings.len(), flags.len(), "{listeners:?}: {warnings:?}");
             for (warning, flag) in warnings.iter().zip(flags) {
                 assert!(
-                    warning.contains(flag) && warning.contains(&openings[0].address.to_string()),
+                    warning.contains(flag) && warning.contains(&listeners[0].address.to_string()),
                     "{warning}"
                 );
             }
@@ -139,13 +158,38 @@ mod tests {
     }
 
     #[test]
+    fn a_list_or_an_admin_token_that_others_can_read_is_warned_of() {
+        let token = || Some(Token::mint());
+        let main = listener("0.0.0.0:9999", Audience::Clients, true);
+        let admin = listener("0.0.0.0:9998", Audience::Operators, false);
+        let admin_near = listener("127.0.0.1:9998", Audience::Operators, false);
+        let access = || Access { create_token: token(), has_admin_listener: true, ..Access::default() };
+        for (listeners, access, flags) in [
+            (vec![main, admin], Access { open_list: true, ..access() }, vec!["--open-list"]),
+            (vec![main, admin], Access { admin_token: token(), ..access() }, vec!["--admin-listen"]),
+            (vec![main, admin], access(), vec![]),
+            (vec![main, admin_near], Access { open_list: true, ..access() }, vec![]),
+            (vec![main, admin_near], Access { admin_token: token(), ..access() }, vec![]),
+            (
+                vec![main],
+                Access { open_list: true, has_admin_listener: false, ..access() },
+                vec!["--open-list"],
+            ),
+        ] {
+            let warnings = Exposure::of(&access, &listeners).warnings;
+            assert_eq!(warnings.len(), flags.len(), "{listeners:?}: {warnings:?}");
+            assert!(warnings.iter().zip(flags).all(|(warning, flag)| warning.contains(flag)), "{warnings:?}");
+        }
+    }
+
+    #[test]
     fn who_may_do_what_is_said_for_all_listeners_together() {
         let token = || Some(Token::mint());
-        let main = opening("0.0.0.0:9999", Audience::Clients, true);
-        let near = opening("127.0.0.1:80", Audience::Clients, false);
-        let admin = opening("0.0.0.0:9998", Audience::Operators, false);
-        let admin_near = opening("[::1]:9998", Audience::Operators, false);
-        for (openings, access, expected) in [
+        let main = listener("0.0.0.0:9999", Audience::Clients, true);
+        let near = listener("127.0.0.1:80", Audience::Clients, false);
+        let admin = listener("0.0.0.0:9998", Audience::Operators, false);
+        let admin_near = listener("[::1]:9998", Audience::Operators, false);
+        for (listeners, access, expected) in [
             (vec![main], Access::default(), ["everybody", "nobody", "nobody"]),
             (vec![near], Access::default(), ["everybody", "this machine", "this machine"]),
             (vec![main, near], Access::default(), ["everybody", "this machine", "this machine"]),
@@ -159,9 +203,9 @@ mod tests {
             ),
         ] {
             let has_admin_listener =
-                openings.iter().any(|opening| opening.entrance.audience == Audience::Operators);
-            let said = Exposure::of(&Access { has_admin_listener, ..access }, &openings);
-            assert_eq!([said.creation, said.list, said.metrics], expected, "{openings:?}");
+                listeners.iter().any(|listener| listener.entrance.audience == Audience::Operators);
+            let said = Exposure::of(&Access { has_admin_listener, ..access }, &listeners);
+            assert_eq!([said.creation, said.list, said.metrics], expected, "{listeners:?}");
         }
         let said = Exposure::of(&Access::default(), &[main, near, admin_near]);
         assert_eq!(
