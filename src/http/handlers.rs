@@ -250,7 +250,7 @@ async fn begin(
     headers.extend(offer.headers.as_deref().cloned().unwrap_or_default());
     let watched = Arc::clone(peer);
     let mut relay = Relay::new(*offer, is_source_in_doubt, Arc::clone(&transfer), async move {
-        watched.destination_left().await
+        watched.destination_left().await;
     });
 
     let begun = tokio::select! {

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::io::Io;
-use self::stream::Left;
+use self::stream::ConnectionState;
 use self::traffic::{Tolerance, Traffic};
 use self::upload::Uploads;
 use crate::http::App;
@@ -85,11 +85,11 @@ pub(super) async fn serve(peer: &Arc<Peer>, app: &App, draining: &CancellationTo
                 Some(Err(error)) => break Err(error),
                 None => break Ok(()),
             },
-            Some(left) = requests.next(), if !requests.is_empty() => {
-                idle.as_mut().reset(Instant::now() + match left {
-                    Left::Whole => app.request_timeout,
+            Some(state) = requests.next(), if !requests.is_empty() => {
+                idle.as_mut().reset(Instant::now() + match state {
+                    ConnectionState::Reusable => app.request_timeout,
                     // The end of the connection tells it, where nobody else uses it.
-                    Left::Sending => Duration::ZERO,
+                    ConnectionState::ClientStillSending => Duration::ZERO,
                 });
             }
             () = draining.cancelled(), if !drains => {

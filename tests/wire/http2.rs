@@ -690,8 +690,8 @@ async fn a_reset_behind_the_last_frame_ends_the_transfer_at_once() {
         // Until the connection takes no more.
         let mut filler = server.put(&full, "Content-Length: 100000000\r\n").await;
         let body = vec![0; 100_000_000];
-        let filled = tokio::time::timeout(Duration::from_millis(300), filler.push(&body));
-        assert!(filled.await.is_err(), "nobody reads it");
+        let pushing = tokio::time::timeout(Duration::from_millis(300), filler.push(&body));
+        assert!(pushing.await.is_err(), "nobody reads it");
 
         let mut source = server.put(&last, &format!("Content-Length: {length}\r\n")).await;
         source.send(vec![7; length]).await;

@@ -138,8 +138,8 @@ impl Cell {
     }
 
     /// Whether there is such a case.
-    fn can_be(&self) -> bool {
-        let Self { source, destination, framing, event, when } = *self;
+    fn can_be(self) -> bool {
+        let Self { source, destination, framing, event, when } = self;
         let frames = source != Version::Http10 || framing == Framing::Length;
         let is_distinct = when != When::BehindLastByte || !self.ends_with_its_last_byte();
         let happens = match event {
@@ -165,12 +165,12 @@ impl Cell {
     }
 
     /// Nothing has to follow the last byte for the server to see the end.
-    fn ends_with_its_last_byte(&self) -> bool {
+    fn ends_with_its_last_byte(self) -> bool {
         self.framing == Framing::Length
     }
 
     /// Bytes that are sent before the event.
-    fn sent(&self) -> usize {
+    fn sent(self) -> usize {
         match self.when {
             When::BeforeFirstByte => 0,
             When::BehindFirstByte => FIRST.len(),
@@ -180,7 +180,7 @@ impl Cell {
     }
 
     /// Bytes that are passed on before the event: what completes a promise is held back to the end.
-    fn passed_on(&self) -> usize {
+    fn passed_on(self) -> usize {
         let is_held = self.framing == Framing::Promised && self.when == When::BehindLastByte;
         if is_held { FIRST.len() + MIDDLE.len() } else { self.sent() }
     }
@@ -495,19 +495,19 @@ async fn hold(cells: impl Iterator<Item = Cell>, adjust: impl FnOnce(&mut Config
     }
 }
 
-fn stalls(cell: &Cell) -> bool {
+fn stalls(cell: Cell) -> bool {
     cell.event == Event::SourceStalls
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_transfer_ends_as_the_contract_says() {
-    hold(Cell::all().filter(|cell| !stalls(cell)), |_| {}).await;
+    hold(Cell::all().filter(|cell| !stalls(*cell)), |_| {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_paced_transfer_ends_as_the_contract_says() {
     let pace = |config: &mut Config| config.streams.max_rate = Some(Size::bytes(PACE));
-    hold(Cell::all().filter(|cell| !stalls(cell)), pace).await;
+    hold(Cell::all().filter(|cell| !stalls(*cell)), pace).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -517,6 +517,6 @@ async fn every_source_that_stalls_ends_its_transfer() {
             config.idle_timeout = STALL.parse().unwrap();
             config.streams.max_rate = pace;
         };
-        hold(Cell::all().filter(stalls), adjust).await;
+        hold(Cell::all().filter(|cell| stalls(*cell)), adjust).await;
     }
 }

@@ -180,9 +180,8 @@ impl TestServer {
     /// Waits until so many bytes of the stream were passed on.
     pub async fn until_passed_on(&self, id: &str, bytes: usize) {
         let passed_on = async { while self.status(id).await["bytes_transferred"] != bytes {} };
-        if tokio::time::timeout(PATIENCE, passed_on).await.is_err() {
-            panic!("{bytes} bytes are not passed on: {}", self.status(id).await);
-        }
+        let in_time = tokio::time::timeout(PATIENCE, passed_on).await.is_ok();
+        assert!(in_time, "{bytes} bytes are not passed on: {}", self.status(id).await);
     }
 
     /// Waits until the stream has ended, and returns its status.

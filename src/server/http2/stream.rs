@@ -36,19 +36,19 @@ use crate::outcome::Refusal;
 use crate::relay::{BodyStream, Piece, Relay, WholeBody};
 use crate::wire::head::{MAX_HEAD_FIELDS, expects_continue, too_many_fields};
 
-/// How long the body of a request that has its answer is still taken. Some clients read no answer before they have sent all.
+/// How long an upload is discarded after its final response. Some clients read no response before they have sent all.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Bytes of a body up to which pieces that are there are sent together: a frame of the size that every receiver takes.
 const GATHERED: usize = 16 * 1024;
 
-/// What a request leaves of its connection.
+/// The connection behind a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Left {
-    /// A connection as good as before.
-    Whole,
-    /// A client that goes on sending a body that nobody takes, and may not know it.
-    Sending,
+pub(super) enum ConnectionState {
+    /// As good as before.
+    Reusable,
+    /// Its client goes on sending a body that nobody takes, and may not know it.
+    ClientStillSending,
 }
 
 /// Answers `request`. With a `refusal`, that is the answer.
@@ -62,7 +62,7 @@ pub(super) fn serve<'a>(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     refusal: Option<&'a Refusal>,
-) -> impl Future<Output = Left> + use<'a> {
+) -> impl Future<Output = ConnectionState> + use<'a> {
     let is_head = request.method() == Method::HEAD;
     let has_body = !request.body().is_end_stream();
     let mut expects = expects_continue(request.headers().get_all(EXPECT).iter().map(HeaderValue::as_bytes));
@@ -78,7 +78,7 @@ pub(super) fn serve<'a>(
     async move {
         // An answer that is not sent resets the stream.
         let Some(reply) = answered(app, &peer, request, &upload, &mut respond, expects, refusal).await else {
-            return Left::Whole;
+            return ConnectionState::Reusable;
         };
         let upload = Some(upload).filter(|_| has_body);
         Box::pin(send(app, &peer, traffic, respond, is_head, upload, reply)).await
@@ -108,7 +108,7 @@ async fn answered(
         tokio::select! {
             biased;
             reply = &mut answering => return reply.ok(),
-            () = left(|cx| respond.poll_reset(cx)), if !has_left => {
+            () = wait_for_reset(|cx| respond.poll_reset(cx)), if !has_left => {
                 // A source of a pair that leaves behind its whole body spoils nothing: the destination still gets that.
                 has_left = peer.feeds() && upload.has_arrived();
                 if !has_left {
@@ -137,7 +137,7 @@ fn go_on(respond: &mut SendResponse<Bytes>) {
 }
 
 /// Waits until the client has reset the stream, or the connection has ended.
-async fn left(poll_reset: impl FnMut(&mut Context<'_>) -> Poll<Result<Reason, h2::Error>>) {
+async fn wait_for_reset(poll_reset: impl FnMut(&mut Context<'_>) -> Poll<Result<Reason, h2::Error>>) {
     // Either way it is gone.
     let _ = poll_fn(poll_reset).await;
 }
@@ -151,7 +151,7 @@ async fn send(
     is_head: bool,
     upload: Option<Upload>,
     reply: Reply,
-) -> Left {
+) -> ConnectionState {
     let mut watch = traffic.watch(respond.stream_id().as_u32());
     let (mut parts, body) = reply.into_parts();
     parts.version = Version::HTTP_2;
@@ -169,7 +169,7 @@ async fn send(
             let body = if is_head { Bytes::new() } else { body };
             match (write_small(app, &mut respond, parts, body).await, upload) {
                 (Some(send), Some(upload)) => linger(send, upload).await,
-                _ => Left::Whole,
+                _ => ConnectionState::Reusable,
             }
         }
         Either::Right(relay) => {
@@ -177,7 +177,7 @@ async fn send(
                 declare(&mut parts, length);
             }
             let Ok(mut send) = respond.send_response(Response::from_parts(parts, ()), false) else {
-                return Left::Whole;
+                return ConnectionState::Reusable;
             };
             let delivered = tokio::select! {
                 biased;
@@ -189,20 +189,18 @@ async fn send(
                 // A half that is dropped says that the destination has gone, if nothing has been said before.
                 _ => send.send_reset(Reason::INTERNAL_ERROR),
             }
-            Left::Whole
+            ConnectionState::Reusable
         }
     }
 }
 
 /// Takes for a while what a client still sends that has its answer, and then asks it to stop (RFC 9113, section 8.1).
-async fn linger(mut send: SendStream<Bytes>, mut upload: Upload) -> Left {
-    match timeout(LINGER, upload.discard()).await {
-        Ok(()) => Left::Whole,
-        Err(_) => {
-            send.send_reset(Reason::NO_ERROR);
-            Left::Sending
-        }
+async fn linger(mut send: SendStream<Bytes>, mut upload: Upload) -> ConnectionState {
+    if timeout(LINGER, upload.discard()).await.is_ok() {
+        return ConnectionState::Reusable;
     }
+    send.send_reset(Reason::NO_ERROR);
+    ConnectionState::ClientStillSending
 }
 
 fn declare(parts: &mut Parts, length: u64) {
@@ -219,7 +217,7 @@ async fn write_small(
     let mut send = respond.send_response(Response::from_parts(parts, ()), body.is_empty()).ok()?;
     if !body.is_empty() {
         match timeout(app.request_timeout, send_all(&mut send, body, true, || {})).await {
-            Ok(sent) => sent?,
+            Ok(taken) => taken?,
             Err(_) => send.send_reset(Reason::CANCEL),
         }
     }
@@ -239,7 +237,7 @@ async fn deliver(
         let next = tokio::select! {
             biased;
             next = gather(&mut relay) => next,
-            () = left(|cx| send.poll_reset(cx)) => return None,
+            () = wait_for_reset(|cx| send.poll_reset(cx)) => return None,
         };
         let next = next?;
         // The end goes with the bytes that complete a known length: a client that counts them may leave at once.

@@ -28,6 +28,9 @@ const MAX_IDLE_FRAMES_OF_PROXY: u32 = 50 * MAX_IDLE_FRAMES;
 const CALM: Duration = Duration::from_secs(10);
 /// Bytes of a DATA frame below which the library's bookkeeping weighs more than the data.
 const SMALL_FRAME: usize = 256;
+/// Bytes of other frames that the library is given before what it holds is taken out of it: they fill the buffers that DATA frames
+/// were read into, and that are held with those.
+const OTHER_BYTES_A_TURN: usize = 16 * 1024;
 /// Small DATA frames that the library is given before they are taken out of it again.
 const SMALL_FRAMES_A_TURN: usize = 64;
 
@@ -57,13 +60,16 @@ struct State {
 #[derive(Debug, Default)]
 struct Turn {
     small_frames: usize,
+    other_bytes: usize,
     /// The last frame of a body. h2 forgets that a body is whole when its connection ends or its stream is reset behind it.
     has_body_end: bool,
 }
 
 impl Turn {
     fn is_over(&self) -> bool {
-        self.has_body_end || self.small_frames >= SMALL_FRAMES_A_TURN
+        self.has_body_end
+            || self.small_frames >= SMALL_FRAMES_A_TURN
+            || self.other_bytes >= OTHER_BYTES_A_TURN
     }
 }
 
@@ -180,6 +186,9 @@ impl Traffic {
     }
 
     fn count(&self, state: &mut State, frame: Frame) {
+        if frame.kind != FrameKind::Data {
+            state.turn.other_bytes += frame.payload;
+        }
         match frame.kind {
             FrameKind::Data => {
                 state.turn.has_body_end |= frame.ends_stream();

@@ -123,9 +123,12 @@ impl Incoming {
     fn poll_h2(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         self.body.poll_data(cx).map(|taken| {
             let taken = taken.map(|taken| {
-                taken.map_err(|error| match error.is_library() {
-                    true => Fault::SourceBroke(error.to_string()),
-                    false => Fault::SourceDisconnected,
+                taken.map_err(|error| {
+                    if error.is_library() {
+                        Fault::SourceBroke(error.to_string())
+                    } else {
+                        Fault::SourceDisconnected
+                    }
                 })
             });
             match &taken {
@@ -140,6 +143,8 @@ impl Incoming {
 
     fn sweep(&mut self) {
         let reader = self.reader.take();
+        // A body that nobody reads yet may wait for long: it must not hold on to the buffers that h2 read it into.
+        let is_waiting = reader.is_none();
         let mut is_news = false;
         // h2 wakes whoever asked last: that stays the reader.
         let cx = &mut Context::from_waker(reader.as_ref().unwrap_or(Waker::noop()));
@@ -148,7 +153,7 @@ impl Incoming {
         {
             is_news = true;
             if let Some(Ok(data)) = taken {
-                self.join(data);
+                self.join(data, is_waiting);
             }
         }
         match reader {
@@ -157,14 +162,14 @@ impl Incoming {
         }
     }
 
-    fn join(&mut self, data: Bytes) {
+    fn join(&mut self, data: Bytes, is_copied: bool) {
         if self.joined.len() + data.len() > JOINED {
             self.close_joined();
         }
-        if data.len() >= JOINED {
-            self.swept.push_back(data);
-        } else {
+        if data.len() < JOINED {
             self.joined.extend_from_slice(&data);
+        } else {
+            self.swept.push_back(if is_copied { Bytes::copy_from_slice(&data) } else { data });
         }
     }
 
