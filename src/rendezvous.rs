@@ -14,8 +14,10 @@
 mod interleavings;
 
 use std::collections::{BTreeMap, HashMap};
-use std::future::pending;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Poll, ready};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -382,7 +384,11 @@ impl Rendezvous {
             let meets = entry.slot.waiter().is_some_and(|waiter| waiter.side() != side);
             if meets && has_left(newcomer.as_ref()) {
                 // It takes no seat, so it is never paired; its own task is about to notice.
-                return Ok(Seat { id: entry.id.clone(), rendezvous: Arc::clone(self), verdict });
+                return Ok(Seat {
+                    id: entry.id.clone(),
+                    rendezvous: Arc::clone(self),
+                    verdict: Some(verdict),
+                });
             }
             let pair = match follow(&mut table.census, &mut entry.slot, |slot| newcomer.sit(slot)) {
                 Ok(None) => None,
@@ -419,7 +425,7 @@ impl Rendezvous {
                 let _ = destination.tell.send(Ok(Meeting { half, offer: source.offer, is_source_in_doubt }));
             }
         }
-        Ok(Seat { id, rendezvous: Arc::clone(self), verdict })
+        Ok(Seat { id, rendezvous: Arc::clone(self), verdict: Some(verdict) })
     }
 
     fn start_transfer(
@@ -763,27 +769,33 @@ impl Snapshot {
 pub struct Seat<M> {
     id: StreamId,
     rendezvous: Arc<Rendezvous>,
-    verdict: oneshot::Receiver<Verdict<M>>,
+    /// `None` once the other side has seen that this one has left: its own task is about to notice.
+    verdict: Option<oneshot::Receiver<Verdict<M>>>,
 }
 
 impl<M> Seat<M> {
-    /// Waits for the other side.
+    /// Waits for the other side. It costs a waiting side no memory but the reference.
     ///
     /// # Errors
     /// Why there is nothing to wait for any more.
-    pub async fn met(&mut self) -> Verdict<M> {
-        match (&mut self.verdict).await {
-            Ok(verdict) => verdict,
-            // The other side has seen that this one has left; its own task is about to notice.
-            Err(_) => pending().await,
-        }
+    pub fn met(&mut self) -> impl Future<Output = Verdict<M>> {
+        poll_fn(|cx| {
+            let Some(verdict) = &mut self.verdict else { return Poll::Pending };
+            if let Ok(verdict) = ready!(Pin::new(verdict).poll(cx)) {
+                return Poll::Ready(verdict);
+            }
+            self.verdict = None;
+            Poll::Pending
+        })
     }
 }
 
 impl<M> Drop for Seat<M> {
     fn drop(&mut self) {
         // This tells the side that waits here from another one that has taken the seat meanwhile.
-        self.verdict.close();
+        if let Some(verdict) = &mut self.verdict {
+            verdict.close();
+        }
         self.rendezvous.leave(&self.id);
     }
 }

@@ -351,7 +351,8 @@ async fn a_prefetch_takes_no_seat_and_ends_nothing() {
     // Who wants it then gets it.
     let mut destination =
         server.say(get(&path).replacen("\r\n", "\r\nSec-Purpose: x\r\nPurpose: \r\n", 1)).await;
-    server.put(&id, "Content-Length: 2\r\n").await.send("hi").await;
+    let mut source = server.put(&id, "Content-Length: 2\r\n").await;
+    source.send("hi").await;
     let download = destination.response().await;
     assert_eq!((download.body.as_slice(), download.end), (&b"hi"[..], End::Whole));
 }

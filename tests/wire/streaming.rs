@@ -255,7 +255,8 @@ async fn a_get_or_head_of_a_stream_with_a_body_of_its_own_is_refused_at_once() {
         let intruder =
             server.say(format!("GET /stream/{id} HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n"));
         assert_eq!(intruder.await.response().await.error(), "400 BadRequestError");
-        server.put(&id, "Content-Length: 2\r\n").await.send("hi").await;
+        let mut source = server.put(&id, "Content-Length: 2\r\n").await;
+        source.send("hi").await;
         assert_eq!(destination.response().await.body, b"hi", "{no_body}");
     }
 }
