@@ -148,7 +148,7 @@ pub async fn answer(
 ) -> Result<Reply, Departed> {
     let version = request.version();
     let mut record = Record::begin(client(app, peer, request.headers()), version);
-    // In a box, so that a side that waits, mostly without one, does not carry the room for it.
+    // Boxed: a waiting side, mostly without a grant, does not reserve space for it.
     let grant = app.cors.grant(peer.entrance(), &*request).map(Box::new);
     // Lazily: what it does at once is then in the future too, where a panic is caught.
     let answering = lazy(|_| dispatch(app, peer, request, grant.as_deref(), &mut record)).flatten();
@@ -192,7 +192,7 @@ pub struct PlainRequest {
     pub client: IpAddr,
     /// What it asks for.
     pub asks: Asks,
-    /// Whether it may: what [`App::permit`] said. In a box, so that a side that waits does not carry the room for it.
+    /// Whether it may: what [`App::permit`] said. Boxed: a waiting side does not reserve space for it.
     pub permitted: Result<(), Box<Refusal>>,
 }
 

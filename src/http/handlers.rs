@@ -170,7 +170,7 @@ pub(super) fn source<'a>(
             () = peer.source_left() => return Err(Unanswered::Departed),
         };
         peer.want_body();
-        // In a box, so that a side that waits does not carry the room for it.
+        // Boxed: a waiting side does not reserve space for it.
         Box::pin(conclude(peer, half, record)).await
     })
 }

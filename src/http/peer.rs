@@ -196,7 +196,7 @@ impl Peer {
     /// Waits until a source that waits has left.
     pub async fn source_left(&self) {
         match self.share {
-            // In a box, so that a stream of HTTP/2 does not carry the room for it.
+            // Boxed: an HTTP/2 stream does not reserve space for it.
             Share::Whole => Box::pin(self.wire.source_left()).await,
             Share::Stream { .. } => pending().await,
         }

@@ -129,7 +129,7 @@ fn serve_peer(
             }
             None => fast::peek(&peer, None).await.err().unwrap_or(Next::Hyper),
         };
-        // In boxes, so that a side that waits in the fast lane does not carry the room for them.
+        // Boxed: a waiting side in the fast lane does not reserve space for them.
         let whole = match next {
             Next::Request | Next::Hyper => {
                 peer.taken_by(Lane::Hyper);

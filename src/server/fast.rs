@@ -59,7 +59,7 @@ pub(super) enum Next {
 
 /// A request for this lane.
 struct Plain {
-    /// In a box, so that a side that waits does not carry the room for what it has asked.
+    /// Boxed: a waiting side does not reserve space for its request.
     request: Box<PlainRequest>,
     /// The client wants the connection closed behind the answer.
     closes: bool,
@@ -78,7 +78,7 @@ pub(super) async fn serve(
         Ok(request) => request,
         Err(next) => return next,
     };
-    // Chained, and in a box, so that a side that waits does not carry the room for its answer and for what writes it.
+    // Chained and boxed: a waiting side reserves no space for its response and for what writes it.
     let respond = |answered: Result<Reply, Departed>| {
         Box::pin(respond(peer, app, pipes, closes || draining.is_cancelled(), answered))
     };
