@@ -36,14 +36,8 @@ pub struct HeaderSet {
     content_length: Option<u64>,
 }
 
-impl PartialEq for HeaderSet {
-    fn eq(&self, other: &Self) -> bool {
-        self.given.get() == other.given.get()
-    }
-}
-
 /// Both header sets of a stream; `None` where none was given.
-#[derive(Debug, Default, Clone, PartialEq)]
+#[derive(Debug, Default, Clone)]
 pub struct StreamHeaders {
     /// `download_headers`: for the destination's answer.
     pub download: Option<HeaderSet>,
@@ -262,6 +256,8 @@ mod tests {
             (r#"{"X-A":1}"#, vec!["x-a: 1"]),
             (r#"{"X-A":1.0}"#, vec!["x-a: 1"]),
             (r#"{"X-A":1.5}"#, vec!["x-a: 1.5"]),
+            (r#"{"X-A":999999999999999.0}"#, vec!["x-a: 999999999999999"]),
+            (r#"{"X-A":1e15}"#, vec!["x-a: 1000000000000000.0"]),
             (r#"{"X-A":12e30}"#, vec!["x-a: 1.2e+31"]),
             (r#"{"X-A":true}"#, vec!["x-a: true"]),
             (r#"{"X-A":["1",2]}"#, vec!["x-a: 1", "x-a: 2"]),

@@ -288,8 +288,7 @@ impl Rendezvous {
         let NewStream { headers, tokens, reserved } = new;
         let id = StreamId::mint();
         let span = debug_span!(target: "access", "stream", id = %id.short());
-        let headers =
-            if headers == StreamHeaders::default() { Arc::clone(&self.bare) } else { Arc::new(headers) };
+        let headers = if headers.memory() == 0 { Arc::clone(&self.bare) } else { Arc::new(headers) };
         let mut table = self.table.lock();
         if table.doors != Doors::Open {
             return Err(Refusal::ShuttingDown);
