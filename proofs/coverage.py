@@ -16,13 +16,6 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# What ./check leaves out over TLS, for the reasons that it gives.
-NOT_OVER_TLS = [
-    "time::",
-    "waits_and_durations_are_those_of_the_clock",
-    "who_is_over_a_limit_is_told_so_or_closed",
-    "who_leaves_a_paced_stream_is_missed_at_once",
-]
 
 
 def find_llvm(environment):
@@ -33,6 +26,12 @@ def find_llvm(environment):
             environment.setdefault(variable, path)
 
 
+def not_over_tls():
+    """The tests that ./check leaves out over TLS."""
+    lines = (ROOT / "tests/wire/not-over-tls.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def has_nightly():
     command = ["cargo", "+nightly", "--version"]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -40,7 +39,7 @@ def has_nightly():
 
 def runs():
     """The arguments of each run, and what it has in its environment."""
-    skip = [argument for name in NOT_OVER_TLS for argument in ("--skip", name)]
+    skip = [argument for name in not_over_tls() for argument in ("--skip", name)]
     yield ["--workspace"], {}
     yield ["--test", "wire", "--test", "program"], {"RENDEZVOUS_DATA_PATH": "portable"}
     yield ["--test", "wire", "--", *skip], {"RENDEZVOUS_TRANSPORT": "tls"}
