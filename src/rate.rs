@@ -161,7 +161,12 @@ mod tests {
         assert_eq!(upload.next_look(seconds(3609)), seconds(1));
         assert_eq!(upload.rate(seconds(3610)), Some(60));
         assert_eq!(upload.rate(seconds(3614)), Some(10), "the first bytes have left the window");
-        assert_eq!(upload.rate(seconds(9999)), Some(0));
+        upload.brings(700, seconds(3614));
+        assert_eq!(
+            upload.rate(seconds(3625)),
+            Some(0),
+            "a pause that is longer than the window leaves nothing in it"
+        );
     }
 
     proptest! {
