@@ -262,6 +262,29 @@ async fn a_destination_that_stalls_for_the_idle_limit_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_destination_that_takes_what_is_on_its_way_is_not_stalled() {
+    let clock = Clock::stopped();
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    let mut destination = Client::connect_narrow(server.address()).await;
+    destination.send(get(&format!("/stream/{id}"))).await;
+    server.until(&id, "DST_CONNECTED").await;
+    let mut source = server.put(&id, "Content-Length: 1000000\r\n").await;
+    source.send(vec![7; 1_000_000]).await;
+    server.until_passed_on(&id, 1_000_000).await;
+    destination.head().await.unwrap();
+    // Nothing but the kernel's queue shows that it goes on.
+    for taken in 1..5 {
+        destination.body_bytes(taken * 200_000).await;
+        clock.advance(IDLE / 4 * 3).await;
+        assert_eq!(server.status(&id).await["state"], "STREAMING");
+    }
+    clock.resume();
+    destination.body_bytes(1_000_000).await;
+    assert_eq!(source.response().await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_head_that_takes_too_long_is_408_and_an_idle_connection_is_closed_in_silence() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
