@@ -669,9 +669,8 @@ async fn a_paced_download_is_whole_whatever_its_source_speaks() {
     }
 }
 
-/// A client that has asked for `ids` on streams 1, 3, … with all the room that HTTP/2 can give, and reads nothing.
-async fn deaf(server: &TestServer, ids: [&str; 2]) -> Client {
-    let mut client = Client::connect_narrow(server.address()).await;
+/// Lets `client` ask for `ids` on streams 1, 3, … with all the room that HTTP/2 can give, and read nothing.
+pub async fn ask_deafly(client: &mut Client, server: &TestServer, ids: &[&str]) {
     let window = (i32::MAX as u32).to_be_bytes();
     let settings = [&[0, 4][..], &window].concat();
     let room = (i32::MAX as u32 - 65_535).to_be_bytes();
@@ -681,7 +680,11 @@ async fn deaf(server: &TestServer, ids: [&str; 2]) -> Client {
         client.send(head(stream, END_STREAM, "GET", &format!("/stream/{id}"))).await;
         server.until(id, "DST_CONNECTED").await;
     }
-    client
+}
+
+/// Lets a client that has asked so reset one of the streams.
+pub async fn reset_deafly(client: &mut Client, stream: u8) {
+    client.send(frame(stream, RST_STREAM, 0, &CANCEL)).await;
 }
 
 #[tokio::test]
@@ -689,7 +692,8 @@ async fn a_reset_behind_the_last_frame_ends_the_transfer_at_once() {
     for length in [1, 1000, 50_000] {
         let server = TestServer::start().await;
         let (full, last) = (server.create().await, server.create().await);
-        let mut client = deaf(&server, [&full, &last]).await;
+        let mut client = Client::connect_narrow(server.address()).await;
+        ask_deafly(&mut client, &server, &[&full, &last]).await;
         // Until the connection takes no more.
         let mut filler = server.put(&full, "Content-Length: 100000000\r\n").await;
         let body = vec![0; 100_000_000];
@@ -699,7 +703,7 @@ async fn a_reset_behind_the_last_frame_ends_the_transfer_at_once() {
         let mut source = server.put(&last, &format!("Content-Length: {length}\r\n")).await;
         source.send(vec![7; length]).await;
         while server.status(&last).await["bytes_transferred"] != length {}
-        client.send(frame(3, RST_STREAM, 0, &CANCEL)).await;
+        reset_deafly(&mut client, 3).await;
         assert_eq!(source.response().await.error(), "502 StreamDestinationError", "{length} bytes");
         server.until(&last, "DST_DISCONNECTED").await;
     }
