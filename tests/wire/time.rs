@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http_rendezvous::config::Period;
 
-use crate::client::{End, soon};
+use crate::client::{Client, End, soon};
 use crate::server::{TestServer, get, post, put_head};
 
 const TTL: Duration = Duration::from_mins(1);
