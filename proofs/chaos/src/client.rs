@@ -254,13 +254,22 @@ impl Script {
     }
 }
 
-/// How to reach a server.
-#[derive(Debug, Clone)]
-pub(crate) struct Dial {
+/// Where a server, or a proxy in front of it, listens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entrance {
     /// Without TLS.
     pub(crate) plain: SocketAddr,
     /// With TLS.
     pub(crate) tls: SocketAddr,
+}
+
+/// How to reach a server.
+#[derive(Debug, Clone)]
+pub(crate) struct Dial {
+    /// The server itself.
+    pub(crate) server: Entrance,
+    /// The proxy in front of it, if there is one.
+    pub(crate) proxy: Option<Entrance>,
     /// What trusts its certificate, for HTTP/1 and for HTTP/2.
     pub(crate) trust: [Arc<ClientConfig>; 2],
     /// The certificate.
@@ -268,6 +277,12 @@ pub(crate) struct Dial {
 }
 
 impl Dial {
+    /// The address that `party` connects to.
+    fn address(&self, party: &Party) -> SocketAddr {
+        let entrance = self.proxy.filter(|_| party.proxy.is_some()).unwrap_or(self.server);
+        if party.transport.is_tls() { entrance.tls } else { entrance.plain }
+    }
+
     /// Connects as `party` does.
     ///
     /// # Errors
@@ -277,7 +292,7 @@ impl Dial {
         if let Some(room) = party.receive_buffer {
             socket.set_recv_buffer_size(u32::try_from(room).unwrap_or(u32::MAX))?;
         }
-        let address = if party.transport.is_tls() { self.tls } else { self.plain };
+        let address = self.address(party);
         let tcp = socket.connect(address).await?;
         tcp.set_nodelay(true)?;
         let switches = Switches::default();
@@ -347,8 +362,11 @@ impl Connection {
         }
     }
 
-    /// Bytes that the kernel may take of what nobody reads, where that was bounded.
+    /// Bytes that the kernel may take of what nobody reads, where that was bounded. What a proxy takes is not.
     fn room(&self, party: &Party) -> Option<u64> {
+        if party.proxy.is_some() {
+            return None;
+        }
         party.receive_buffer?;
         let buffer = rustix::net::sockopt::socket_recv_buffer_size(self.tcp()).ok()?;
         Some(buffer as u64 + ON_THE_WAY)

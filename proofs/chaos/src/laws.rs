@@ -145,9 +145,11 @@ impl Facts {
         match &self.scenario.fault {
             Fault::Acts { .. } => self.scenario.steps(side).iter().any(|step| match step.act {
                 Act::Leave(_) | Act::Break | Act::StopReading => true,
-                // A source may do so behind its body.
+                // A source may do so behind its body, but a proxy takes it for one that has left.
                 Act::HalfClose => {
-                    side == Side::Destination || step.moment != Moment::Body(self.scenario.size)
+                    let is_behind_body = step.moment == Moment::Body(self.scenario.size);
+                    let is_proxied = self.scenario.source.proxy.is_some();
+                    side == Side::Destination || !is_behind_body || is_proxied
                 }
                 Act::Stall(time) => self.circumstances.idle.is_some_and(|idle| time >= idle / 2),
                 Act::Await(_) => false,
@@ -288,6 +290,12 @@ impl Facts {
             (503, "ShuttingDownError") => self.circumstances.has_ended,
             (504, "SessionTimeoutError") => self.may_have_expired(),
             (REPORTED, "ChaosError") => is_told,
+            // An error of the server has a name: this one is the proxy's own.
+            (status, "") if self.scenario.party(view.side).proxy.is_some() => {
+                let of_request = status == 400 && self.disturbs(view.side);
+                let of_server = matches!(status, 502..=504) && (disturbed || !is_steady);
+                of_request || of_server
+            }
             // 429 among them: who came to stay found its seat free.
             _ => false,
         };
@@ -391,13 +399,13 @@ impl fmt::Display for Breach {
 mod tests {
     use super::*;
     use crate::client::Answer;
-    use crate::plan::{Order, Step, Transport};
+    use crate::plan::{Mix, Order, Proxy, Step};
 
     const SIZE: u64 = 500_000;
 
     /// A transfer that went well, through which nothing had gone wrong.
     fn good() -> Facts {
-        let mut scenario = Scenario::new(1, 1, &Transport::ALL);
+        let mut scenario = Scenario::new(&Mix::whole(1), 1);
         scenario.fault = Fault::None;
         scenario.size = SIZE;
         scenario.order = Order::First(Side::Source);
@@ -596,6 +604,39 @@ mod tests {
         ] {
             assert_eq!(answered(status, name), [Law::AnswersAreRight], "{status}");
         }
+    }
+
+    #[test]
+    fn what_a_proxy_answers_by_itself_is_explained_by_what_happened() {
+        let answered = |facts: Facts, status: u16, proxy: Option<Proxy>| {
+            broken(facts, move |facts| {
+                facts.scenario.source.proxy = proxy;
+                let view = facts.source.as_mut().unwrap();
+                (view.answer, view.ending) = (Some(Answer { status, name: String::new() }), Ending::Whole);
+            })
+        };
+        for proxy in Proxy::ALL.map(Some) {
+            assert_eq!(answered(cut(), 400, proxy), []);
+            assert_eq!(answered(deaf(), 502, proxy), []);
+            assert_eq!(answered(deaf(), 400, proxy), [Law::AnswersAreRight], "it was not the source");
+            let whole = answered(good(), 502, proxy);
+            assert_eq!(whole, [Law::NoWholeLooksCut, Law::AnswersAreRight, Law::StatusAgrees]);
+        }
+        assert_eq!(answered(deaf(), 502, None), [Law::AnswersAreRight], "the server names its errors");
+    }
+
+    #[test]
+    fn a_source_that_half_closes_is_owed_delivery_but_not_by_a_proxy() {
+        let half_closed = |proxy: Option<Proxy>| {
+            broken(cut(), move |facts| {
+                let step = Step { moment: Moment::Body(SIZE), act: Act::HalfClose };
+                facts.scenario.fault = Fault::Acts { source: vec![step], destination: Vec::new() };
+                facts.scenario.source.proxy = proxy;
+                facts.source.as_mut().unwrap().ending = Ending::NoAnswer("closed".into());
+            })
+        };
+        assert_eq!(half_closed(Some(Proxy::Nginx)), []);
+        assert_eq!(half_closed(None), [Law::NoWholeLooksCut, Law::StatusAgrees]);
     }
 
     #[test]

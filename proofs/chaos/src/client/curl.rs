@@ -71,7 +71,8 @@ fn kill(pid: Option<Pid>) {
 
 fn command(errand: &Errand, dial: &Dial) -> Command {
     let transport = errand.party.transport;
-    let (scheme, address) = if transport.is_tls() { ("https", dial.tls) } else { ("http", dial.plain) };
+    let scheme = if transport.is_tls() { "https" } else { "http" };
+    let address = dial.address(&errand.party);
     let version = match transport {
         Transport::Plain | Transport::Tls => "--http1.1",
         Transport::H2 => "--http2-prior-knowledge",
