@@ -228,25 +228,28 @@ impl Stage {
 
     /// The client may make exactly as many streams as when the server was fresh.
     async fn use_up_the_quota(&self) {
+        let begun = Instant::now();
         let mut made = 0;
         while made <= MAX_STREAMS && self.control.insist("POST", "/stream", "", 201).await.is_some() {
             made += 1;
         }
         self.control.close();
-        if made != MAX_STREAMS {
+        // On a machine that is busy the first have expired before the last.
+        if made != MAX_STREAMS && begun.elapsed() < TTL {
             let how = format!("a client with a quota of {MAX_STREAMS} streams can make {made}");
             self.blame_server(Law::NothingLeft, how);
         }
     }
 
     async fn left_behind(&self, server: &Server) -> Option<String> {
-        let metrics = match server.metrics().await {
-            Ok(metrics) => metrics,
-            Err(error) => return Some(format!("{error:#}")),
-        };
+        // Before the question, whose connection would be in it.
         let (now, fresh) = match server.footprint() {
             Ok(now) => (now, server.fresh()),
             Err(error) => return Some(error.to_string()),
+        };
+        let metrics = match server.metrics().await {
+            Ok(metrics) => metrics,
+            Err(error) => return Some(format!("{error:#}")),
         };
         let is_left = metrics.open_connections > 1
             || metrics.pipes_in_use > 0

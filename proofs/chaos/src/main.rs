@@ -120,7 +120,7 @@ impl Arguments {
     fn mix(&self) -> Mix {
         let transports = if self.only.is_empty() { Transport::ALL.to_vec() } else { self.only.clone() };
         let Proxies(proxies) = self.proxies.clone().unwrap_or_else(Proxies::installed);
-        Mix { seed: self.seed, transports, proxies, rate: self.max_stream_rate }
+        Mix::new(self.seed, transports, proxies, self.max_stream_rate)
     }
 
     /// The numbers of the episodes, each with those of its transfers.
@@ -142,7 +142,7 @@ struct Settings<'a>(&'a Mix);
 
 impl fmt::Display for Settings<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Mix { seed, transports, proxies, rate } = self.0;
+        let Mix { seed, transports, proxies, rate, .. } = self.0;
         write!(f, "--seed {seed}")?;
         if transports != &Transport::ALL {
             let names = transports.iter().filter_map(ValueEnum::to_possible_value);

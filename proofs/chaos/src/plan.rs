@@ -3,6 +3,8 @@
 //! This is all that a seed repeats. How the network and the threads interleave, it can not repeat; so a scenario that broke a
 //! law once is run some hundred times (`--times`) rather than once.
 
+mod table;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -10,6 +12,9 @@ use clap::ValueEnum;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+pub(crate) use self::table::Drawn;
+use self::table::Table;
 
 /// Transfers that one server serves, unless it is restarted among them.
 pub(crate) const EPISODE: u64 = 50;
@@ -74,6 +79,7 @@ pub(crate) struct Mix {
     pub(crate) proxies: Vec<Proxy>,
     /// The rate of each stream of each server, in bytes per second. Every server then has the default idle limit.
     pub(crate) rate: Option<u64>,
+    table: Table,
 }
 
 /// Who speaks it.
@@ -112,7 +118,7 @@ pub(crate) struct Party {
     pub(crate) program: Program,
     /// The proxy that it connects to in place of the server.
     pub(crate) proxy: Option<Proxy>,
-    /// A destination that speaks HTTP/1.0, where a chunked body ends with the connection.
+    /// It speaks HTTP/1.0: a chunked download ends with the connection, and an upload has a length.
     pub(crate) is_old: bool,
     /// Written, or read, at a time, in bytes.
     pub(crate) piece: usize,
@@ -142,6 +148,10 @@ pub(crate) enum Manner {
 pub(crate) enum Moment {
     /// It has sent, or got, so many bytes of the body.
     Body(u64),
+    /// It has sent the size line of the chunk that begins with this byte, or the one of the end, and nothing more (chunked source).
+    InChunk(u64),
+    /// It has sent, or got, the whole message.
+    End,
     /// It waits for the other side.
     Waiting,
     /// So long after it began, whatever it does then.
@@ -157,10 +167,14 @@ pub(crate) enum Act {
     HalfClose,
     /// It neither reads nor writes.
     Stall(Duration),
+    /// It does not read the body, and over HTTP/2 all else, so that its window is used up (destination).
+    Withhold(Duration),
     /// It sends what is not HTTP.
     Break,
     /// It waits until the destination has got so many bytes of the body (source).
     Await(u64),
+    /// It waits until both sides have their seats.
+    AwaitPair,
     /// It reads nothing more from its connection, and still writes to it (HTTP/2).
     StopReading,
 }
@@ -239,6 +253,8 @@ pub(crate) struct Scenario {
     pub(crate) pace: Option<u64>,
     /// What goes wrong.
     pub(crate) fault: Fault,
+    /// The cell of the table that it plays, where it was drawn from there.
+    pub(crate) drawn: Option<Drawn>,
 }
 
 /// What is short in an episode, or what becomes of its server.
@@ -330,24 +346,34 @@ impl Scenario {
             },
             pace: episode.pace,
             fault: Fault::None,
+            drawn: None,
         };
-        if rng.random_bool(0.2) && transports.contains(&Transport::Plain) {
-            scenario.go_by_kernel(&mut rng);
-        }
-        if let Some(proxy) = episode.proxy {
-            scenario.go_by_proxy(&mut rng, proxy, transports);
-        }
-        let may_be_old = !scenario.destination.transport.is_h2() && scenario.destination.proxy.is_none();
-        scenario.destination.is_old = rng.random_bool(0.15) && may_be_old;
-        scenario.keep_pace(&mut rng);
-        if rng.random_bool(0.02) {
-            scenario.run_by_curl(&mut rng);
-        } else {
-            scenario.go_wrong(&mut rng, transports, episode.idle().is_some());
+        // Every second one is drawn from the table.
+        match mix.table.cell(mix.seed, &episode, number).filter(|_| number % 2 == 1) {
+            Some(cell) => scenario.play_cell(&mut rng, cell, mix, episode.proxy),
+            None => scenario.play_freely(&mut rng, transports, &episode),
         }
         scenario.send_small_frames(&mut rng);
         scenario.expect(&mut rng);
         scenario
+    }
+
+    /// With any fault, also one that no cell of the table has.
+    fn play_freely(&mut self, rng: &mut ChaCha8Rng, transports: &[Transport], episode: &Episode) {
+        if rng.random_bool(0.2) && transports.contains(&Transport::Plain) {
+            self.go_by_kernel(rng);
+        }
+        if let Some(proxy) = episode.proxy {
+            self.go_by_proxy(rng, proxy, transports);
+        }
+        let may_be_old = !self.destination.transport.is_h2() && self.destination.proxy.is_none();
+        self.destination.is_old = rng.random_bool(0.15) && may_be_old;
+        self.keep_pace(rng);
+        if rng.random_bool(0.02) {
+            self.run_by_curl(rng);
+        } else {
+            self.go_wrong(rng, transports, episode.idle().is_some());
+        }
     }
 
     /// The party of this side.
@@ -375,9 +401,18 @@ impl Scenario {
     #[must_use]
     pub(crate) fn takes(&self) -> Duration {
         let steps = self.steps(Side::Source).iter().chain(self.steps(Side::Destination));
-        let stalls = steps.map(|step| if let Act::Stall(time) = step.act { time } else { Duration::ZERO });
+        let stalls = steps.map(|step| match step.act {
+            Act::Stall(time) | Act::Withhold(time) => time,
+            _ => Duration::ZERO,
+        });
         let rate = self.pace.map_or(SLOWEST, |pace| pace.min(SLOWEST));
         stalls.sum::<Duration>() + Duration::from_secs(self.size / rate)
+    }
+
+    /// Whether a source has sent its whole message at this moment.
+    #[must_use]
+    pub(crate) fn is_sent_at(&self, moment: Moment) -> bool {
+        moment == Moment::End || self.framing == Framing::Length && moment == Moment::Body(self.size)
     }
 
     /// Whether the FIN of a first that waits and leaves in this manner may be stuck behind a full buffer. Then its seat stays taken until
@@ -457,7 +492,8 @@ impl Scenario {
             self.size = rng.random_range(0..SEEN_TO_CLOSE);
         }
         let expects = by_chance || is_missed && !expects_in_vain;
-        if expects && self.source.program == Program::Own && self.size > 0 {
+        let can_expect = self.source.program == Program::Own && !self.source.is_old;
+        if expects && can_expect && self.size > 0 {
             self.source.expects = Some(value);
         }
     }
@@ -554,21 +590,30 @@ impl Scenario {
     }
 
     fn leave(&self, rng: &mut ChaCha8Rng, side: Side) -> Step {
+        let offset = self.offset(rng);
+        let is_in_end = side == Side::Source && self.sends_chunks() && offset == self.size;
         let moment = if rng.random_bool(0.3) {
             Moment::After(Duration::from_micros(rng.random_range(0..15_000)))
+        } else if is_in_end && rng.random_bool(0.5) {
+            Moment::InChunk(offset)
         } else {
-            Moment::Body(self.offset(rng))
+            Moment::Body(offset)
         };
         Step { moment, act: Act::Leave(manner(rng, self.party(side))) }
     }
 
     /// A source half-closes behind all of its body, or inside it; a destination anywhere.
     fn half_close(&mut self, rng: &mut ChaCha8Rng, side: Side) {
-        let offset = if side == Side::Source && rng.random_bool(0.5) { self.size } else { self.offset(rng) };
+        let is_behind = side == Side::Source && rng.random_bool(0.5);
+        let moment = if is_behind { Moment::End } else { Moment::Body(self.offset(rng)) };
         // In HTTP/2 it is the whole connection that closes.
         if !self.party(side).transport.is_h2() {
-            self.acts(side, vec![Step { moment: Moment::Body(offset), act: Act::HalfClose }]);
+            self.acts(side, vec![Step { moment, act: Act::HalfClose }]);
         }
+    }
+
+    fn sends_chunks(&self) -> bool {
+        self.framing == Framing::Chunked && !self.source.transport.is_h2()
     }
 
     fn break_http(&mut self, rng: &mut ChaCha8Rng) {
@@ -647,11 +692,18 @@ impl Proxy {
     pub(crate) const ALL: [Self; 2] = [Self::Nginx, Self::Haproxy];
 }
 
-#[cfg(test)]
 impl Mix {
+    /// Of these, with the cells of the table that have these transports.
+    #[must_use]
+    pub(crate) fn new(seed: u64, transports: Vec<Transport>, proxies: Vec<Proxy>, rate: Option<u64>) -> Self {
+        let table = Table::new(&transports);
+        Self { seed, transports, proxies, rate, table }
+    }
+
     /// All that there is.
+    #[cfg(test)]
     pub(crate) fn whole(seed: u64) -> Self {
-        Self { seed, transports: Transport::ALL.to_vec(), proxies: Proxy::ALL.to_vec(), rate: None }
+        Self::new(seed, Transport::ALL.to_vec(), Proxy::ALL.to_vec(), None)
     }
 }
 
@@ -774,11 +826,16 @@ impl fmt::Display for Step {
             Act::HalfClose => f.write_str("half-closes")?,
             Act::Stall(time) => write!(f, "stalls for {time:?}")?,
             Act::Break => f.write_str("breaks HTTP")?,
+            Act::Withhold(time) => write!(f, "reads nothing of the body for {time:?}")?,
+            Act::Await(u64::MAX) => f.write_str("sends no more")?,
             Act::Await(offset) => write!(f, "waits until byte {offset} has come")?,
+            Act::AwaitPair => f.write_str("waits until both have their seats")?,
             Act::StopReading => f.write_str("stops reading")?,
         }
         match self.moment {
             Moment::Body(offset) => write!(f, " at byte {offset}"),
+            Moment::InChunk(offset) => write!(f, " behind the size line of the chunk at byte {offset}"),
+            Moment::End => f.write_str(" behind the whole message"),
             Moment::Waiting => f.write_str(" while it waits"),
             Moment::After(time) => write!(f, " after {time:?}"),
         }
@@ -833,7 +890,14 @@ impl fmt::Display for Scenario {
         writeln!(f, "  body         {} bytes, {:?}{promise}, {order}{pace}", self.size, self.framing)?;
         writeln!(f, "  source       {}", self.source)?;
         writeln!(f, "  destination  {}", self.destination)?;
-        write!(f, "  fault        {}", self.fault)
+        write!(f, "  fault        {}", self.fault)?;
+        match self.drawn {
+            Some(Drawn { cell, is_exact }) => {
+                let how = if is_exact { "exactly" } else { "at any time" };
+                write!(f, "\n  table        {:?} {:?}, {how}", cell.event, cell.when)
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -867,7 +931,7 @@ mod tests {
     #[test]
     fn every_fault_and_every_combination_comes_up() {
         let mix = Mix::whole(1);
-        let all: Vec<_> = (0..4000).map(|number| Scenario::new(&mix, number)).collect();
+        let all: Vec<_> = (0..8000).map(|number| Scenario::new(&mix, number)).collect();
         let faults: HashSet<_> = all.iter().map(|scenario| std::mem::discriminant(&scenario.fault)).collect();
         assert_eq!(faults.len(), 8);
         let combinations: HashSet<_> = all
@@ -883,14 +947,14 @@ mod tests {
             .flat_map(|one| one.steps(Side::Source).iter().chain(one.steps(Side::Destination)))
             .map(|step| format!("{:?}", step.act).split('(').take(1).collect::<String>())
             .collect();
-        assert_eq!(acts.len(), 6, "{acts:?}");
+        assert_eq!(acts.len(), 8, "{acts:?}");
         let killed = all.iter().filter(|one| one.fault.to_string().contains("Kill")).count();
-        assert!((20..120).contains(&killed), "{killed} of 4000 kill a process");
+        assert!((20..120).contains(&killed), "{killed} of 8000 kill a process");
     }
 
     #[test]
     fn only_the_transports_that_were_asked_for_are_used() {
-        let mix = Mix { transports: vec![Transport::Tls], ..Mix::whole(3) };
+        let mix = Mix::new(3, vec![Transport::Tls], Vec::new(), None);
         for number in 0..500 {
             let scenario = Scenario::new(&mix, number);
             assert_eq!(
@@ -939,7 +1003,7 @@ mod tests {
             [one.source, one.destination]
         });
         let proxied: Vec<_> = parties.filter(|party| party.proxy.is_some()).collect();
-        assert!(proxied.len() > 2000, "{} of 16000", proxied.len());
+        assert!(proxied.len() > 1500, "{} of 16000", proxied.len());
         for party in proxied {
             assert!(!party.is_old && !party.transport.is_h2(), "{party}");
         }

@@ -39,7 +39,7 @@ const ATTEMPTS: u32 = 10;
 /// Too few for all who come.
 const FEW_DESCRIPTORS: u32 = 100;
 /// The streams that a client may have at a time: more than an episode needs.
-pub(crate) const MAX_STREAMS: usize = 200;
+pub(crate) const MAX_STREAMS: usize = 100;
 /// The state of a connection that only its kernel remembers, as the system lists it.
 const TIME_WAIT: &str = " 06 ";
 /// Users that nobody else is, one for each episode that is short of pipes.

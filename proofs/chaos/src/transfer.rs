@@ -35,6 +35,7 @@ pub(crate) struct Play<'a> {
     log: Log,
     stream: String,
     progress: watch::Sender<u64>,
+    paired: watch::Sender<bool>,
     kept: Kept,
 }
 
@@ -58,8 +59,8 @@ impl<'a> Play<'a> {
         let made = control.insist("POST", "/stream", &body, 201).await?;
         let Made { stream } = serde_json::from_slice(&made).ok()?;
         log.note("stream", &stream);
-        let (progress, kept) = (watch::Sender::new(0), Kept::default());
-        Some(Self { scenario, dial, control, log, stream, progress, kept })
+        let (progress, paired, kept) = (watch::Sender::new(0), watch::Sender::new(false), Kept::default());
+        Some(Self { scenario, dial, control, log, stream, progress, paired, kept })
     }
 
     /// Plays it to the end.
@@ -156,11 +157,21 @@ impl<'a> Play<'a> {
                 Some(side) => (None, Some(self.intrude(side).await)),
             }
         };
-        let (views, (report, intruder)) = tokio::join!(both, meddle);
+        let (views, (report, intruder), ()) = tokio::join!(both, meddle, self.tell_the_pair());
         facts.report = facts.report.or(report);
         facts.intruder = facts.intruder.take().or(intruder);
         seen(facts, views.0);
         seen(facts, views.1);
+    }
+
+    /// Tells the sides that wait for it that both have their seats, or never will.
+    async fn tell_the_pair(&self) {
+        let steps = [Side::Source, Side::Destination].map(|side| self.scenario.steps(side));
+        if steps.concat().iter().any(|step| step.act == Act::AwaitPair) {
+            let alone = ["CREATED", waiting(Side::Source), waiting(Side::Destination)];
+            self.until(TTL * 2, |status| !alone.contains(&status.state.as_str())).await;
+            self.paired.send_replace(true);
+        }
     }
 
     /// A side that comes to stay.
@@ -229,6 +240,7 @@ impl<'a> Play<'a> {
             steps,
             waits: Arc::new(Notify::new()),
             progress: self.progress.clone(),
+            paired: self.paired.clone(),
             kept: Arc::clone(&self.kept),
             log: self.log.clone(),
         }

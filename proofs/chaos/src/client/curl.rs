@@ -147,9 +147,7 @@ async fn upload(
             drop(stdin);
             return std::future::pending().await;
         }
-        let most = script.next_offset().map_or(u64::MAX, |offset| offset - *sent);
-        let most = usize::try_from(most).unwrap_or(usize::MAX).min(errand.party.piece);
-        let piece = errand.body.piece(*sent, most);
+        let piece = script.piece(&errand.body, *sent, errand.party.piece);
         if stdin.write_all(&piece).await.is_err() {
             return std::future::pending().await;
         }
