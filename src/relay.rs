@@ -248,6 +248,13 @@ impl Transfer {
         if self.limits.stream.max_rate.is_some() {
             self.set_paced(false);
         }
+        {
+            // To gather what there is, the relay was polled until the source had no more.
+            let mut progress = self.progress.lock();
+            if progress.awaited == Awaited::Source {
+                progress.awaited = Awaited::Destination;
+            }
+        }
         self.waits_for_source(false);
     }
 

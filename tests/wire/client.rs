@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use serde_json::Value;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -92,6 +93,16 @@ impl Client {
         Self::begin(socket.connect(address).await.unwrap()).await
     }
 
+    /// A client whose kernel holds a few KiB each way, and lets that of the server hold some 150 KiB for it: small segments keep
+    /// Linux from giving the server's socket megabytes.
+    pub async fn connect_cramped(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.set_send_buffer_size(4096).unwrap();
+        SockRef::from(&socket).set_tcp_mss(1400).unwrap();
+        Self::begin(socket.connect(address).await.unwrap()).await
+    }
+
     /// A client at another address of this machine.
     pub async fn connect_from(client: &str, address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
@@ -112,6 +123,10 @@ impl Client {
 
     pub fn over(stream: Transport) -> Self {
         Self { stream, input: Vec::new(), truncated: false }
+    }
+
+    pub fn into_transport(self) -> Transport {
+        self.stream
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -187,16 +202,11 @@ impl Client {
         self.input[..bytes].to_vec()
     }
 
-    /// Reads, and forgets, so many bytes of a body of capital letters, however it is framed.
-    pub async fn body_of(&mut self, bytes: usize) {
-        let mut read = 0;
-        while read < bytes {
-            if self.input.is_empty() {
-                self.fill().await.unwrap();
-            }
-            read += self.input.iter().filter(|byte| byte.is_ascii_uppercase()).count();
-            self.input.clear();
-        }
+    /// Waits until so many bytes of a body of letters from `G` to `Z` have come, however it is framed, or the connection has
+    /// ended. They stay to be read.
+    pub async fn receive(&mut self, bytes: usize) {
+        let count = |input: &[u8]| input.iter().filter(|byte| (b'G'..=b'Z').contains(byte)).count();
+        while count(&self.input) < bytes && self.fill().await.is_ok() {}
     }
 
     /// The final response, behind interim ones that a client which has closed its sending side may get.

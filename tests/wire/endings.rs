@@ -1,6 +1,7 @@
 //! Who leaves × when × framing: what both sides see, and the final state.
 
 use crate::client::{Client, End, Response};
+use crate::http2::Http2;
 use crate::server::{TestServer, get, put_head};
 
 /// How the body is framed on both sides.
@@ -314,4 +315,29 @@ async fn a_stalled_destination_stalls_the_source() {
     let (upload, download) = tokio::join!(pushed, stalled);
     assert_eq!((upload.status, download.end), (200, End::Whole));
     assert!(download.body == body, "the bytes differ");
+}
+
+#[tokio::test]
+async fn a_destination_that_does_not_take_what_there_is_is_the_side_that_stalls() {
+    let server = TestServer::start_with(|config| config.idle_timeout = "500ms".parse().unwrap()).await;
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(1000);
+    let http2 = Http2::connect_with(&server, &mut builder).await;
+    let mut http1 = Client::connect_cramped(server.address()).await;
+    // More than the destination takes of it; then the source, too, is silent.
+    for (over_http2, length) in [(true, 4000), (false, 250_000)] {
+        let id = server.create().await;
+        let mut download = None;
+        if over_http2 {
+            download = Some(http2.get(&id).await);
+        } else {
+            http1.send(get(&format!("/stream/{id}"))).await;
+        }
+        server.until(&id, "DST_CONNECTED").await;
+        let mut source = server.put(&id, "Transfer-Encoding: chunked\r\n").await;
+        source.send(Framing::Chunked.encode(&vec![7; length])).await;
+        assert_eq!(source.response().await.error(), "502 StreamDestinationError", "HTTP/2: {over_http2}");
+        server.until(&id, "DST_ERROR").await;
+        drop(download);
+    }
 }

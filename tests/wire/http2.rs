@@ -45,7 +45,7 @@ impl Http2 {
         Self::connect_with(server, &mut h2::client::Builder::new()).await
     }
 
-    async fn connect_with(server: &TestServer, builder: &mut h2::client::Builder) -> Self {
+    pub async fn connect_with(server: &TestServer, builder: &mut h2::client::Builder) -> Self {
         if is_tls() {
             let stream = CERTIFICATE.connect(server.address(), &["h2"]).await.unwrap();
             Self::begin(builder.handshake(stream).await.unwrap())
@@ -191,15 +191,18 @@ async fn a_side_whose_connection_has_just_ended_is_not_met_and_its_seat_is_free(
 }
 
 /// Sends as the server takes it.
-pub async fn send_all(send: &mut SendStream<Bytes>, bytes: &[u8], ends: bool) {
-    let mut data = Bytes::copy_from_slice(bytes);
+async fn send_all(send: &mut SendStream<Bytes>, bytes: &[u8], ends: bool) {
+    send_bytes(send, Bytes::copy_from_slice(bytes)).await;
+    if ends {
+        send.send_data(Bytes::new(), true).unwrap();
+    }
+}
+
+pub async fn send_bytes(send: &mut SendStream<Bytes>, mut data: Bytes) {
     while !data.is_empty() {
         send.reserve_capacity(data.len());
         let room = soon(poll_fn(|cx| send.poll_capacity(cx))).await.unwrap().unwrap();
         send.send_data(data.split_to(room.min(data.len())), false).unwrap();
-    }
-    if ends {
-        send.send_data(Bytes::new(), true).unwrap();
     }
 }
 

@@ -180,7 +180,7 @@ fn is_portable() -> bool {
 }
 
 /// Waits until this sample has this value.
-async fn until(server: &TestServer, name: &str, labels: &[(&str, &str)], count: usize) {
+pub async fn until(server: &TestServer, name: &str, labels: &[(&str, &str)], count: usize) {
     let reached = async { while Exposition::of(server).await.count(name, labels) != count {} };
     let reached = tokio::time::timeout(PATIENCE, reached).await;
     assert!(reached.is_ok(), "{name} is {}", Exposition::of(server).await.count(name, labels));

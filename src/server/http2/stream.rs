@@ -242,6 +242,7 @@ async fn deliver(
         let next = next?;
         // The end goes with the bytes that complete a known length: a client that counts them may leave at once.
         let is_last = matches!(next, Piece::Last(_));
+        transfer.awaits_destination();
         send_all(send, next.into_data(), is_last, || transfer.touch()).await?;
         if is_last {
             break;
