@@ -21,7 +21,7 @@ use crate::control::Control;
 use crate::laws::{Breach, Circumstances, Facts, Law, judge};
 use crate::log::Log;
 use crate::plan::{Episode, Mix, Scenario, Trouble};
-use crate::server::{ENDS_WITHIN, MAX_STREAMS, Server, TTL, Workshop};
+use crate::server::{ENDS_WITHIN, MAX_STREAMS, Server, TTL, Workshop, connections};
 use crate::transfer::Play;
 
 /// Transfers of an episode at a time.
@@ -260,7 +260,9 @@ impl Stage {
             || now.others > fresh.others
             || now.threads > fresh.threads
             || now.memory > fresh.memory + MAY_KEEP;
-        is_left.then(|| format!("{metrics:?}; {now}; when it was fresh: {fresh}\n  {}", server.connections()))
+        is_left.then(|| {
+            format!("{metrics:?}; {now}; when it was fresh: {fresh}\n  {}", connections(server.dial.server))
+        })
     }
 }
 

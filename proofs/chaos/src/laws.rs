@@ -490,8 +490,10 @@ impl fmt::Display for Breach {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use testkit::matrix::{Framing, Version, When};
+
     use crate::client::Answer;
-    use crate::plan::{Mix, Moment, Order, Proxy, Step};
+    use crate::plan::{Drawn, Mix, Moment, Order, Proxy, Step};
 
     const SIZE: u64 = 500_000;
 
@@ -715,6 +717,54 @@ mod tests {
             assert_eq!(whole, [Law::NoWholeLooksCut, Law::AnswersAreRight, Law::StatusAgrees]);
         }
         assert_eq!(answered(deaf(), 502, None), [Law::AnswersAreRight], "the server names its errors");
+    }
+
+    /// A transfer whose source closed behind its first byte, as the table describes and expects it.
+    fn of_the_table() -> Facts {
+        let mut facts = cut();
+        let cell = Cell {
+            source: Version::Http11,
+            destination: Version::Http11,
+            framing: Framing::Length,
+            paced: false,
+            event: Event::SourceCloses,
+            when: When::AfterFirstByte,
+        };
+        facts.scenario.drawn = Some(Drawn { cell, is_exact: true });
+        facts.destination.as_mut().unwrap().bytes = 1;
+        facts.status.as_mut().unwrap().bytes_transferred = 1;
+        facts
+    }
+
+    #[test]
+    fn what_ends_unlike_the_table_is_seen() {
+        let changes: [fn(&mut Facts); 4] = [
+            |facts| facts.status.as_mut().unwrap().state = "SRC_ERROR".into(),
+            |facts| facts.status.as_mut().unwrap().bytes_transferred = 0,
+            |facts| facts.destination.as_mut().unwrap().bytes = 0,
+            |facts| {
+                let view = facts.destination.as_mut().unwrap();
+                let name = "StreamSourceError".to_owned();
+                (view.answer, view.ending) = (Some(Answer { status: 502, name }), Ending::Whole);
+            },
+        ];
+        let elsewhere: [fn(&mut Facts); 4] = [
+            |facts| facts.scenario.drawn.as_mut().unwrap().is_exact = false,
+            |facts| facts.scenario.source.proxy = Some(Proxy::Nginx),
+            |facts| facts.circumstances.is_crowded = true,
+            |facts| facts.circumstances.idle = Some(facts.took),
+        ];
+        assert_eq!(judge(&of_the_table()), []);
+        for (number, change) in changes.into_iter().enumerate() {
+            assert_eq!(broken(of_the_table(), change), [Law::AsTheTable], "change {number}");
+            for (place, elsewhere) in elsewhere.iter().enumerate() {
+                let seen = broken(of_the_table(), |facts| {
+                    change(facts);
+                    elsewhere(facts);
+                });
+                assert_eq!(seen, [], "change {number} in place {place}");
+            }
+        }
     }
 
     #[test]

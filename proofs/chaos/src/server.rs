@@ -194,17 +194,6 @@ impl Server {
         Ok(Self { child, pid, ports, dial, log, fresh, _hoarder: hoarder })
     }
 
-    /// The connections to its ports, as the system lists them: addresses, state and queues in hexadecimal.
-    #[must_use]
-    pub(crate) fn connections(&self) -> String {
-        let [plain, tls] = [self.ports.plain, self.ports.tls].map(|port| format!(":{port:04X}"));
-        let list = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-        let fields = |line: &str| line.split_whitespace().skip(1).take(4).collect::<Vec<_>>().join(" ");
-        let is_ours = |line: &String| line.contains(&plain) || line.contains(&tls);
-        let ours = list.lines().map(fields).filter(|line| is_ours(line) && !line.contains(TIME_WAIT));
-        ours.collect::<Vec<_>>().join("\n  ")
-    }
-
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
         // One that has ended has got what it was to get.
@@ -266,6 +255,17 @@ impl Server {
         }
         Metrics::parse(&String::from_utf8(text)?)
     }
+}
+
+/// The connections to a server's ports, as the system lists them: addresses, state and queues in hexadecimal.
+#[must_use]
+pub(crate) fn connections(server: Entrance) -> String {
+    let [plain, tls] = [server.plain, server.tls].map(|address| format!(":{:04X}", address.port()));
+    let list = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let fields = |line: &str| line.split_whitespace().skip(1).take(4).collect::<Vec<_>>().join(" ");
+    let is_ours = |line: &String| line.contains(&plain) || line.contains(&tls);
+    let ours = list.lines().map(fields).filter(|line| is_ours(line) && !line.contains(TIME_WAIT));
+    ours.collect::<Vec<_>>().join("\n  ")
 }
 
 /// Starts the process, and waits until it listens.

@@ -14,7 +14,7 @@ use crate::control::Control;
 use crate::laws::{Circumstances, Facts, REPORTED, Status};
 use crate::log::Log;
 use crate::plan::{Act, Fault, Manner, Moment, Order, Program, Scenario, Side, Stage, Step};
-use crate::server::TTL;
+use crate::server::{TTL, connections};
 
 /// A seat is free again by then.
 const FREE_WITHIN: Duration = Duration::from_millis(3500);
@@ -198,6 +198,7 @@ impl<'a> Play<'a> {
             if timeout(TTL + self.scenario.takes() + PATIENCE, &mut client).await.is_err() {
                 // While it is still connected.
                 self.log.note(side, format!("hangs, and the stream is {}", self.raw_status().await));
+                self.log.note("connections", connections(self.dial.server));
             }
         }
         let status = view.status().map_or_else(|| "-".to_owned(), |status| status.to_string());

@@ -161,6 +161,7 @@ async fn try_upload(
         sent.bytes += piece.len() as u64;
     }
     sent.whole = true;
+    errand.log.note(errand.side, "has sent its whole message");
     while let Some(act) = script.due_at_end() {
         if let Break(left) = perform(act, errand, &mut write).await? {
             return Ok(left);

@@ -193,6 +193,7 @@ async fn upload(
         }
         if is_last {
             *whole = send.send_data(Bytes::new(), true).is_ok();
+            errand.log.note(errand.side, "has sent its whole message");
             while let Some(act) = script.due_at_end() {
                 if let Some(manner) = perform(act, errand, send, *bytes).await {
                     return manner;
