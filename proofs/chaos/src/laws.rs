@@ -421,7 +421,7 @@ impl Facts {
         if !self.is_answered(expected.source) {
             return Some(format!("the source gets {source:?}, and not {:?}", expected.source));
         }
-        if !self.is_received(&cell, expected.destination) {
+        if !self.is_received(cell, expected.destination) {
             let destination = self.destination.as_ref().map(|view| (&view.ending, &view.answer, view.bytes));
             return Some(format!("the destination gets {destination:?}, and not {:?}", expected.destination));
         }
@@ -441,7 +441,7 @@ impl Facts {
         }
     }
 
-    fn is_received(&self, cell: &Cell, expected: Received) -> bool {
+    fn is_received(&self, cell: Cell, expected: Received) -> bool {
         let Some(view) = &self.destination else { return false };
         match expected {
             Received::Whole => self.has_whole_body(),

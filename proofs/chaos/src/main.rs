@@ -96,7 +96,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 async fn play(arguments: &Arguments, mix: Mix, tally: &mut Tally) -> anyhow::Result<()> {
     let props = Props { workshop: Arc::new(Workshop::new(&arguments.server)?), mix: Arc::new(mix) };
     let end = arguments.period.map(|period| Instant::now() + period);
-    let mut waiting = arguments.numbers().into_iter();
+    let mut waiting = arguments.numbers();
     let mut running: JoinSet<anyhow::Result<Findings>> = JoinSet::new();
     loop {
         while running.len() < EPISODES_AT_ONCE

@@ -296,9 +296,8 @@ impl Episode {
     pub(crate) fn new(mix: &Mix, number: u64) -> Self {
         let mut rng = rng(mix.seed, number, 1);
         let trouble = match number % 6 {
-            0 => Trouble::None,
             1 if mix.rate.is_none() => Trouble::Hasty,
-            1 => Trouble::None,
+            0 | 1 => Trouble::None,
             2 => Trouble::Stopped(rng.random_range(1..EPISODE)),
             3 => Trouble::FewDescriptors,
             4 => Trouble::Killed(rng.random_range(1..EPISODE)),

@@ -205,7 +205,7 @@ async fn upload(
 }
 
 /// Does what is due for a source that has sent so many bytes. `Some` where it leaves.
-async fn perform(act: Act, errand: &Errand, send: &mut SendStream<Bytes>, sent: u64) -> Option<Manner> {
+async fn perform(act: Act, errand: &Errand, send: &mut SendStream<Bytes>, bytes: u64) -> Option<Manner> {
     match act {
         Act::Leave(manner) => return Some(manner),
         Act::Stall(time) => sleep(time).await,
@@ -213,7 +213,7 @@ async fn perform(act: Act, errand: &Errand, send: &mut SendStream<Bytes>, sent: 
         Act::AwaitPair => until_paired(errand).await,
         Act::Break => {
             // All that is left, and a byte more than was declared.
-            let mut excess = errand.body.piece(sent, usize::MAX);
+            let mut excess = errand.body.piece(bytes, usize::MAX);
             excess.push(0);
             // It fails where the server has reset the stream.
             let _ = send.send_data(excess.into(), true);

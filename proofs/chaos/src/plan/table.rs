@@ -30,7 +30,7 @@ pub(crate) struct Drawn {
     pub(crate) is_exact: bool,
 }
 
-/// The cells that a run draws from.
+/// The cells that a run draws from, by their [`kind`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table([Vec<Cell>; 4]);
 
@@ -38,12 +38,12 @@ impl Table {
     /// Those whose sides speak one of `transports`.
     pub(super) fn new(transports: &[Transport]) -> Self {
         let is_spoken = |version| transports.iter().any(|transport| speaks(*transport, version));
-        let mut table = Self([const { Vec::new() }; 4]);
-        for cell in Cell::all().filter(|cell| is_spoken(cell.source) && is_spoken(cell.destination)) {
-            let kind = kind(cell.paced, cell.event.lasts_until_idle_limit());
-            table.0[kind].push(cell);
-        }
-        table
+        let cells: Vec<_> =
+            Cell::all().filter(|cell| is_spoken(cell.source) && is_spoken(cell.destination)).collect();
+        Self([0, 1, 2, 3].map(|one| {
+            let is_one = |cell: &Cell| kind(cell.paced, cell.event.lasts_until_idle_limit()) == one;
+            cells.iter().copied().filter(is_one).collect()
+        }))
     }
 
     /// The cell of a scenario of this number, among those that its episode can play: those that last until the idle limit need a server
@@ -74,7 +74,8 @@ impl Scenario {
             let spoken = mix.transports.iter().copied().filter(|transport| speaks(*transport, version));
             party.transport = *spoken.collect::<Vec<_>>().choose(rng).unwrap_or(&Transport::Plain);
             party.is_old = version == Version::Http10;
-            let is_proxied = cell_goes_by_proxy(version) && rng.random_bool(0.7);
+            // Our proxies have no HTTP/1.0, and no HTTP/2 for their clients.
+            let is_proxied = version == Version::Http11 && rng.random_bool(0.7);
             party.proxy = proxy.filter(|_| is_proxied);
         }
         if (cell.event, cell.when) == (Event::SourceBreaksFraming, When::InEnd) {
@@ -191,11 +192,6 @@ impl Scenario {
         steps.extend(acts.into_iter().map(|act| Step { moment, act }));
         steps
     }
-}
-
-/// Our proxies have no HTTP/1.0, and no HTTP/2 for their clients.
-fn cell_goes_by_proxy(version: Version) -> bool {
-    version == Version::Http11
 }
 
 fn resets(transport: Transport) -> Manner {
