@@ -80,16 +80,16 @@ impl<'a> Play<'a> {
         match &self.scenario.fault {
             Fault::Replaced(manners) => {
                 for (index, manner) in manners.iter().enumerate() {
-                    self.come_and_go(*manner, index as u64 + 1).await;
-                    facts.freed.push(self.is_freed().await);
+                    let was_seated = self.come_and_go(*manner, index as u64 + 1).await;
+                    facts.freed.extend(Some(self.is_freed().await).filter(|_| was_seated));
                 }
                 self.meet(&mut facts).await;
             }
             Fault::Abandoned { manner, at_once } => {
                 // With the body of the transfer: a part of it may arrive if the departure cannot be seen, but not the whole.
-                self.come_and_go(*manner, 0).await;
+                let was_seated = self.come_and_go(*manner, 0).await;
                 if !at_once && !self.scenario.leaves_unseen(*manner) {
-                    facts.freed.push(self.is_freed().await);
+                    facts.freed.extend(Some(self.is_freed().await).filter(|_| was_seated));
                 }
                 let side = self.scenario.first().other();
                 seen(&mut facts, self.send(side).await);
@@ -125,7 +125,7 @@ impl<'a> Play<'a> {
         let second = async {
             if let Order::First(_) = self.scenario.order {
                 tokio::select! {
-                    () = self.until_seated(first) => {}
+                    _ = self.until_seated(first) => {}
                     () = first_is_over.notified() => {}
                 }
                 match self.scenario.fault {
@@ -215,19 +215,22 @@ impl<'a> Play<'a> {
         view
     }
 
-    /// A first that waits, and leaves.
-    async fn come_and_go(&self, manner: Manner, attempt: u64) {
+    /// A first that waits, and leaves. False where the machine was too busy to give it its seat before that: a proxy may then send its
+    /// request to the server when it has left.
+    async fn come_and_go(&self, manner: Manner, attempt: u64) -> bool {
         let side = self.scenario.first();
         let step = Step { moment: Moment::Waiting, act: Act::Leave(manner) };
         let errand = self.errand(side, attempt, vec![step]);
         let waits = Arc::clone(&errand.waits);
         let mut visit = pin!(self.run_client(errand));
-        tokio::select! {
+        let is_seated = tokio::select! {
             // It was not let in, which is not what is asked here.
-            _ = &mut visit => return,
-            () = self.until_seated(side) => waits.notify_one(),
-        }
+            _ = &mut visit => return true,
+            is_seated = self.until_seated(side) => is_seated,
+        };
+        waits.notify_one();
         visit.await;
+        is_seated
     }
 
     /// The seat of the first is free soon.
@@ -264,10 +267,11 @@ impl<'a> Play<'a> {
         status
     }
 
-    /// This side waits, or it is too late for it to wait.
-    async fn until_seated(&self, side: Side) {
-        self.until(SEATED_WITHIN, |status| status.state != "CREATED").await;
-        self.log.note(side, "has its seat, or never will");
+    /// Waits until this side waits, or it is too late for it to wait. False where it has no seat in time.
+    async fn until_seated(&self, side: Side) -> bool {
+        let (is_seated, _) = self.until(SEATED_WITHIN, |status| status.state != "CREATED").await;
+        self.log.note(side, if is_seated { "has its seat, or never will" } else { "has no seat yet" });
+        is_seated
     }
 
     /// Looks until it is so, or the stream is not known, or for so long: whether it was, and what was seen last.
