@@ -125,10 +125,6 @@ impl Client {
         Self { stream, input: Vec::new(), truncated: false }
     }
 
-    pub fn into_transport(self) -> Transport {
-        self.stream
-    }
-
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         soon(self.stream.write_all(bytes.as_ref())).await.unwrap();
         soon(self.stream.flush()).await.unwrap();

@@ -10,7 +10,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use http_rendezvous::config::{Config, DataPath, Size};
+use http_rendezvous::config::{Config, DataPath};
 use http_rendezvous::wire::inbound::HTTP2_PREFACE;
 
 use crate::client::{Client, End, soon};
@@ -314,67 +314,6 @@ async fn an_empty_body_is_a_whole_one() {
 }
 
 #[tokio::test]
-async fn a_source_that_resets_cuts_the_download() {
-    let server = TestServer::start().await;
-    let client = Http2::connect(&server).await;
-    for over_http1 in [false, true] {
-        let id = client.create().await;
-        let (_upload, mut send) = client.put(&id).await;
-        send_all(&mut send, b"half", false).await;
-        if over_http1 {
-            let mut destination = server.get(&id).await;
-            let head = destination.head().await.unwrap();
-            send.send_reset(Reason::CANCEL);
-            assert_eq!(destination.rest(head).await.end, End::Short);
-        } else {
-            let download = soon(client.get(&id).await).await.unwrap();
-            send.send_reset(Reason::CANCEL);
-            let seen = rest(download).await;
-            assert_eq!((&seen.body[..], seen.cut), (&b"half"[..], Some(Cut::Reset(Reason::INTERNAL_ERROR))));
-        }
-        server.until(&id, "SRC_DISCONNECTED").await;
-    }
-}
-
-#[tokio::test]
-async fn a_source_that_is_cut_over_http1_cuts_the_download() {
-    let server = TestServer::start().await;
-    let client = Http2::connect(&server).await;
-    for fields in ["Transfer-Encoding: chunked\r\n", "Content-Length: 9\r\n"] {
-        let id = client.create().await;
-        let download = client.get(&id).await;
-        let mut source = server.put(&id, fields).await;
-        source.send(if fields.starts_with('T') { "4\r\nhalf\r\n" } else { "half" }).await;
-        let download = soon(download).await.unwrap();
-        source.close();
-        let seen = rest(download).await;
-        assert_eq!((&seen.body[..], seen.cut.is_some()), (&b"half"[..], true), "{fields}");
-        server.until(&id, "SRC_DISCONNECTED").await;
-    }
-}
-
-#[tokio::test]
-async fn a_destination_that_resets_or_goes_is_told_to_the_source() {
-    let server = TestServer::start().await;
-    let client = Http2::connect(&server).await;
-    for goes in [false, true] {
-        let id = client.create().await;
-        let other = Http2::connect(&server).await;
-        let download = other.get(&id).await;
-        let (upload, mut send) = client.put(&id).await;
-        send_all(&mut send, b"half", false).await;
-        let download = soon(download).await.unwrap();
-        if goes {
-            other.driver.abort();
-        }
-        drop(download);
-        let seen = answer(upload).await;
-        assert_eq!(seen.error(), "502 StreamDestinationError");
-        server.until(&id, "DST_DISCONNECTED").await;
-    }
-}
-
-#[tokio::test]
 async fn a_side_that_leaves_while_it_waits_frees_its_seat() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
@@ -524,24 +463,6 @@ async fn a_drain_says_goaway_and_lets_streams_meet_and_finish() {
 }
 
 #[tokio::test]
-async fn a_destination_that_leaves_with_the_last_byte_of_a_known_length_has_got_it() {
-    let server = TestServer::start().await;
-    let client = Http2::connect(&server).await;
-    for _ in 0..20 {
-        let id = server.create().await;
-        let other = Http2::connect(&server).await;
-        let download = other.get(&id).await;
-        let length = [("content-length", "4")];
-        let (upload, mut send) = client.request("PUT", &format!("/stream/{id}"), &length, false).await;
-        send_all(&mut send, b"half", true).await;
-        let mut download = soon(download).await.unwrap().into_body();
-        assert_eq!(soon(download.data()).await.unwrap().unwrap(), "half");
-        other.driver.abort();
-        assert_eq!(answer(upload).await.status, StatusCode::OK);
-    }
-}
-
-#[tokio::test]
 async fn a_destination_that_goes_while_it_takes_nothing_leaves_nobody_waiting() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
@@ -634,44 +555,8 @@ async fn what_came_with_a_reset_is_passed_on_before_the_cut() {
     }
 }
 
-#[tokio::test]
-async fn a_paced_download_is_whole_whatever_its_source_speaks() {
-    let rate = Size::bytes(200_000);
-    let server = TestServer::start_with(|config| config.streams.max_rate = Some(rate)).await;
-    let client = Http2::connect(&server).await;
-    let body: Vec<u8> = (0..40_000u32).map(|at| (at % 251) as u8).collect();
-    let length = body.len().to_string();
-    for source in ["HTTP/1.1, length", "HTTP/1.1, chunked", "HTTP/2, length", "HTTP/2"] {
-        let id = client.create().await;
-        let download = client.get(&id).await;
-        let upload = async {
-            if source.starts_with("HTTP/2") {
-                let fields = [("content-length", &*length)];
-                let fields = if source.ends_with("length") { &fields[..] } else { &[] };
-                let (upload, mut send) = client.request("PUT", &format!("/stream/{id}"), fields, false).await;
-                send_all(&mut send, &body, true).await;
-                answer(upload).await.status.as_u16()
-            } else if source.ends_with("length") {
-                let mut upload = server.put(&id, &format!("Content-Length: {length}\r\n")).await;
-                upload.send(&body).await;
-                upload.response().await.status
-            } else {
-                let mut upload = server.put(&id, "Transfer-Encoding: chunked\r\n").await;
-                upload
-                    .send([format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n0\r\n\r\n"].concat())
-                    .await;
-                upload.response().await.status
-            }
-        };
-        let (seen, status) = tokio::join!(answer(download), upload);
-        assert_eq!((seen.cut, seen.body.len(), status), (None, body.len(), 200), "{source}");
-        assert!(seen.body == body, "{source}");
-    }
-}
-
-/// A client that has asked for `ids` on streams 1, 3, … with all the room that HTTP/2 can give, and reads nothing.
-async fn deaf(server: &TestServer, ids: [&str; 2]) -> Client {
-    let mut client = Client::connect_narrow(server.address()).await;
+/// Lets `client` ask for `ids` on streams 1, 3, … with all the room that HTTP/2 can give, and read nothing.
+pub async fn ask_deafly(client: &mut Client, server: &TestServer, ids: &[&str]) {
     let window = (i32::MAX as u32).to_be_bytes();
     let settings = [&[0, 4][..], &window].concat();
     let room = (i32::MAX as u32 - 65_535).to_be_bytes();
@@ -681,7 +566,11 @@ async fn deaf(server: &TestServer, ids: [&str; 2]) -> Client {
         client.send(head(stream, END_STREAM, "GET", &format!("/stream/{id}"))).await;
         server.until(id, "DST_CONNECTED").await;
     }
-    client
+}
+
+/// Lets a client that has asked so reset one of the streams.
+pub async fn reset_deafly(client: &mut Client, stream: u8) {
+    client.send(frame(stream, RST_STREAM, 0, &CANCEL)).await;
 }
 
 #[tokio::test]
@@ -689,7 +578,8 @@ async fn a_reset_behind_the_last_frame_ends_the_transfer_at_once() {
     for length in [1, 1000, 50_000] {
         let server = TestServer::start().await;
         let (full, last) = (server.create().await, server.create().await);
-        let mut client = deaf(&server, [&full, &last]).await;
+        let mut client = Client::connect_narrow(server.address()).await;
+        ask_deafly(&mut client, &server, &[&full, &last]).await;
         // Until the connection takes no more.
         let mut filler = server.put(&full, "Content-Length: 100000000\r\n").await;
         let body = vec![0; 100_000_000];
@@ -699,7 +589,7 @@ async fn a_reset_behind_the_last_frame_ends_the_transfer_at_once() {
         let mut source = server.put(&last, &format!("Content-Length: {length}\r\n")).await;
         source.send(vec![7; length]).await;
         while server.status(&last).await["bytes_transferred"] != length {}
-        client.send(frame(3, RST_STREAM, 0, &CANCEL)).await;
+        reset_deafly(&mut client, 3).await;
         assert_eq!(source.response().await.error(), "502 StreamDestinationError", "{length} bytes");
         server.until(&last, "DST_DISCONNECTED").await;
     }

@@ -520,36 +520,6 @@ async fn who_leaves_a_paced_stream_is_missed_at_once() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_source_that_leaves_behind_its_last_byte_spoils_nothing_of_a_paced_stream() {
-    let clock = Clock::stopped();
-    let server =
-        streams(StreamLimits { max_rate: Some(Size::bytes(10_000)), ..StreamLimits::default() }).await;
-    for chunked in [false, true] {
-        for stays in [true, false] {
-            let body: Vec<u8> = (0..251).cycle().take(3000).collect();
-            let (fields, bytes) = encoded(&body, chunked);
-            let (id, mut source, mut destination) = pair(&server, &fields, "1.1").await;
-            source.send(&bytes).await;
-            while passed_on(&server, &id).await != 500 {}
-            if stays {
-                source.half_close().await;
-            } else {
-                source.close();
-            }
-            let steps = async {
-                while server.status(&id).await["active"] == true {
-                    clock.advance(A_MOMENT).await;
-                }
-            };
-            let (download, ()) = tokio::join!(destination.response(), soon(steps));
-            assert_eq!(download.end, End::Whole, "chunked: {chunked}, stays: {stays}");
-            assert!(download.body == body, "the bytes differ");
-            assert_eq!(server.status(&id).await["state"], "FINISHED");
-        }
-    }
-}
-
 async fn at_least(rate: u64) -> TestServer {
     streams(StreamLimits { min_upload_rate: Some(Size::bytes(rate)), ..StreamLimits::default() }).await
 }

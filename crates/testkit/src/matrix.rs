@@ -54,7 +54,8 @@ pub enum Event {
     /// The destination reads nothing until its buffers are full, then closes its connection. HTTP/2: it does not read the
     /// connection, and its windows are open.
     DestinationStallsThenCloses,
-    /// The destination reads nothing until its buffers are full, then resets. HTTP/2: its flow-control window is used up.
+    /// The destination reads nothing until its buffers are full, then resets. HTTP/2: its flow-control window is used up; with
+    /// [`When::AfterEnd`], it does not read the connection instead, so that its last frame is with the kernels.
     DestinationStallsThenResets,
 }
 
@@ -160,8 +161,7 @@ pub enum Received {
 pub enum Cut {
     /// The connection ends, by FIN or RST, before the end that `Content-Length` or the chunks announce.
     Short,
-    /// The connection is reset (RST), because nothing but its end frames the message. Over TLS, the missing `close_notify` is
-    /// enough.
+    /// The connection is reset (RST). Over TLS, the missing `close_notify` is enough.
     ConnectionReset,
     /// `RST_STREAM` with this error code.
     StreamReset(u32),
@@ -344,9 +344,13 @@ impl Cell {
     pub fn cut(self) -> Cut {
         const INTERNAL_ERROR: u32 = 2;
         match (self.destination, self.framing) {
-            (Version::Http10, Framing::Chunked) => Cut::ConnectionReset,
-            (Version::Http10 | Version::Http11, _) => Cut::Short,
             (Version::Http2, _) => Cut::StreamReset(INTERNAL_ERROR),
+            (Version::Http10, Framing::Chunked) => Cut::ConnectionReset,
+            // What the destination has not read by then is discarded.
+            (Version::Http10 | Version::Http11, _) if self.event.lasts_until_idle_limit() => {
+                Cut::ConnectionReset
+            }
+            (Version::Http10 | Version::Http11, _) => Cut::Short,
         }
     }
 
