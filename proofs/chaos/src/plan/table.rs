@@ -107,8 +107,7 @@ impl Scenario {
     /// The destination has little room, and the body is larger: than all buffers on the way, or than the room.
     fn be_unread(&mut self, rng: &mut ChaCha8Rng, cell: Cell) {
         self.destination.receive_buffer = Some(4096);
-        self.destination.window =
-            if cell.event == Event::DestinationStallsThenCloses { 4 << 20 } else { 64 << 10 };
+        self.destination.window = if uses_up_window(cell) { 64 << 10 } else { 4 << 20 };
         let fills_all =
             cell.when == When::BeforeLastByte && (!cell.paced || !cell.event.lasts_until_idle_limit());
         let sizes = if fills_all { 6 << 20..9 << 20 } else { 192 * KIB..256 * KIB };
@@ -179,7 +178,12 @@ impl Scenario {
             Event::DestinationHalfCloses => vec![Act::HalfClose],
             Event::DestinationStalls => vec![Act::Withhold(long)],
             Event::DestinationStallsThenCloses => vec![Act::Stall(short), Act::Leave(Manner::Fin)],
-            Event::DestinationStallsThenResets => vec![Act::Withhold(short), Act::Leave(resets(transport))],
+            Event::DestinationStallsThenResets if uses_up_window(cell) => {
+                vec![Act::Withhold(short), Act::Leave(resets(transport))]
+            }
+            Event::DestinationStallsThenResets => {
+                vec![Act::StopReading, Act::Stall(short), Act::Leave(resets(transport))]
+            }
             _ => return Vec::new(),
         };
         let mut steps = Vec::new();
@@ -191,6 +195,15 @@ impl Scenario {
         }
         steps.extend(acts.into_iter().map(|act| Step { moment, act }));
         steps
+    }
+}
+
+/// Whether an unread body uses up the window of an HTTP/2 destination. Else it does not read its connection.
+fn uses_up_window(cell: Cell) -> bool {
+    match cell.event {
+        Event::DestinationStallsThenCloses => false,
+        Event::DestinationStallsThenResets => cell.when == When::BeforeLastByte,
+        _ => true,
     }
 }
 
