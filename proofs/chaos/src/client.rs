@@ -156,6 +156,8 @@ pub(crate) struct Errand {
     pub(crate) waits: Arc<Notify>,
     /// How much the destination of the transfer has got.
     pub(crate) progress: watch::Sender<u64>,
+    /// Both sides have their seats, or the stream has ended.
+    pub(crate) paired: watch::Sender<bool>,
     /// Connections that stay open after their HTTP/2 stream was reset, until the transfer has ended.
     pub(crate) kept: Kept,
     /// Where it tells what it does.
@@ -203,6 +205,12 @@ async fn until_received(errand: &Errand, offset: u64) {
     let _ = errand.progress.subscribe().wait_for(|bytes| *bytes >= offset).await;
 }
 
+/// Waits until both sides have their seats.
+async fn until_paired(errand: &Errand) {
+    // Fails only without a sender, which the errand holds.
+    let _ = errand.paired.subscribe().wait_for(|paired| *paired).await;
+}
+
 /// What is left of the steps of an errand.
 struct Script {
     steps: VecDeque<Step>,
@@ -224,15 +232,36 @@ impl Script {
     /// The next offset at which there is something to do.
     fn next_offset(&self) -> Option<u64> {
         match self.steps.front()?.moment {
-            Moment::Body(offset) => Some(offset),
-            Moment::Waiting | Moment::After(_) => None,
+            Moment::Body(offset) | Moment::InChunk(offset) => Some(offset),
+            Moment::End | Moment::Waiting | Moment::After(_) => None,
         }
+    }
+
+    /// The next piece of a body of which so many bytes have been sent: no more than there is to send before something is to be done.
+    fn piece(&self, body: &Body, sent: u64, most: usize) -> Vec<u8> {
+        let next = self.next_offset().filter(|offset| *offset > sent);
+        let before = next.and_then(|offset| usize::try_from(offset - sent).ok()).unwrap_or(usize::MAX);
+        body.piece(sent, most.min(before))
     }
 
     /// What is to be done now that so many bytes have passed.
     fn due(&mut self, bytes: u64) -> Option<Act> {
-        self.next_offset().filter(|offset| *offset <= bytes)?;
-        let step = self.steps.pop_front()?;
+        self.due_if(|moment| matches!(moment, Moment::Body(offset) if offset <= bytes))
+    }
+
+    /// What is to be done behind the size line of the chunk that begins with this byte.
+    fn due_in_chunk(&mut self, bytes: u64) -> Option<Act> {
+        self.due_if(|moment| moment == Moment::InChunk(bytes))
+    }
+
+    /// What is to be done behind the whole message.
+    fn due_at_end(&mut self) -> Option<Act> {
+        self.due_if(|moment| moment == Moment::End)
+    }
+
+    fn due_if(&mut self, is_now: impl Fn(Moment) -> bool) -> Option<Act> {
+        let step = *self.steps.front().filter(|step| is_now(step.moment))?;
+        self.steps.pop_front();
         self.log.note(self.side, step.to_string());
         Some(step.act)
     }
@@ -246,7 +275,7 @@ impl Script {
             match moment {
                 Moment::Waiting => waits.notified().await,
                 Moment::After(time) => sleep(time).await,
-                Moment::Body(_) => pending().await,
+                Moment::Body(_) | Moment::InChunk(_) | Moment::End => pending().await,
             }
             log.note(side, format!("leaves ({manner:?})"));
             manner
@@ -254,13 +283,22 @@ impl Script {
     }
 }
 
-/// How to reach a server.
-#[derive(Debug, Clone)]
-pub(crate) struct Dial {
+/// Where a server, or a proxy in front of it, listens.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entrance {
     /// Without TLS.
     pub(crate) plain: SocketAddr,
     /// With TLS.
     pub(crate) tls: SocketAddr,
+}
+
+/// How to reach a server.
+#[derive(Debug, Clone)]
+pub(crate) struct Dial {
+    /// The server itself.
+    pub(crate) server: Entrance,
+    /// The proxy in front of it, if there is one.
+    pub(crate) proxy: Option<Entrance>,
     /// What trusts its certificate, for HTTP/1 and for HTTP/2.
     pub(crate) trust: [Arc<ClientConfig>; 2],
     /// The certificate.
@@ -268,6 +306,12 @@ pub(crate) struct Dial {
 }
 
 impl Dial {
+    /// The address that `party` connects to.
+    fn address(&self, party: &Party) -> SocketAddr {
+        let entrance = self.proxy.filter(|_| party.proxy.is_some()).unwrap_or(self.server);
+        if party.transport.is_tls() { entrance.tls } else { entrance.plain }
+    }
+
     /// Connects as `party` does.
     ///
     /// # Errors
@@ -277,7 +321,7 @@ impl Dial {
         if let Some(room) = party.receive_buffer {
             socket.set_recv_buffer_size(u32::try_from(room).unwrap_or(u32::MAX))?;
         }
-        let address = if party.transport.is_tls() { self.tls } else { self.plain };
+        let address = self.address(party);
         let tcp = socket.connect(address).await?;
         tcp.set_nodelay(true)?;
         let switches = Switches::default();
@@ -347,8 +391,11 @@ impl Connection {
         }
     }
 
-    /// Bytes that the kernel may take of what nobody reads, where that was bounded.
+    /// Bytes that the kernel may take of what nobody reads, where that was bounded. What a proxy takes is not.
     fn room(&self, party: &Party) -> Option<u64> {
+        if party.proxy.is_some() {
+            return None;
+        }
         party.receive_buffer?;
         let buffer = rustix::net::sockopt::socket_recv_buffer_size(self.tcp()).ok()?;
         Some(buffer as u64 + ON_THE_WAY)

@@ -20,8 +20,8 @@ use crate::client::Dial;
 use crate::control::Control;
 use crate::laws::{Breach, Circumstances, Facts, Law, judge};
 use crate::log::Log;
-use crate::plan::{Episode, Scenario, Transport, Trouble};
-use crate::server::{ENDS_WITHIN, Server, TTL, Workshop};
+use crate::plan::{Episode, Mix, Scenario, Trouble};
+use crate::server::{ENDS_WITHIN, MAX_STREAMS, Server, TTL, Workshop, connections};
 use crate::transfer::Play;
 
 /// Transfers of an episode at a time.
@@ -58,10 +58,8 @@ pub(crate) struct Broken {
 pub(crate) struct Props {
     /// Where servers are made.
     pub(crate) workshop: Arc<Workshop>,
-    /// The seed of the run.
-    pub(crate) seed: u64,
-    /// What the sides may speak.
-    pub(crate) transports: Arc<[Transport]>,
+    /// What the run draws from.
+    pub(crate) mix: Arc<Mix>,
 }
 
 /// What the transfers of an episode share.
@@ -83,9 +81,13 @@ struct Stage {
 /// A server does not start.
 pub(crate) async fn run(props: Props, episode: Episode, numbers: VecDeque<u64>) -> anyhow::Result<Findings> {
     let server = Server::start(&props.workshop, &episode, None).await.with_context(|| episode.to_string())?;
-    let dial = server.dial.clone();
+    let mut dial = server.dial.clone();
+    let proxy = match episode.proxy {
+        Some(proxy) => Some(props.workshop.start_proxy(proxy, &episode, &mut dial).await?),
+        None => None,
+    };
     let stage = Arc::new(Stage {
-        control: Control::new(dial.plain),
+        control: Control::new(dial.server.plain),
         dial,
         props,
         episode,
@@ -108,6 +110,9 @@ pub(crate) async fn run(props: Props, episode: Episode, numbers: VecDeque<u64>) 
     while players.join_next().await.is_some() {}
     trouble.shutdown().await;
     stage.control.close();
+    if let Some(proxy) = proxy {
+        proxy.end().await.with_context(|| episode.to_string())?;
+    }
     stage.close(&mut server).await;
     Ok(std::mem::take(&mut *stage.findings.lock()))
 }
@@ -116,7 +121,7 @@ impl Stage {
     async fn play(&self) {
         loop {
             let Some(number) = self.waiting.lock().pop_front() else { return };
-            let scenario = Scenario::new(self.props.seed, number, &self.props.transports);
+            let scenario = Scenario::new(&self.props.mix, number);
             self.begun.send_modify(|begun| *begun += 1);
             let log = Log::start();
             // Before the stream is made: the server may end right behind that.
@@ -150,12 +155,12 @@ impl Stage {
 
     /// Clients that connect and say nothing, more of them than there is room for. Never ends.
     async fn flood(&self) {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.props.seed ^ self.episode.number);
+        let mut rng = ChaCha8Rng::seed_from_u64(self.props.mix.seed ^ self.episode.number);
         loop {
             sleep(Duration::from_millis(rng.random_range(20..200))).await;
             let mut crowd = Vec::new();
             for _ in 0..rng.random_range(20..80) {
-                crowd.push(TcpStream::connect(self.dial.plain).await);
+                crowd.push(TcpStream::connect(self.dial.server.plain).await);
             }
             sleep(Duration::from_millis(rng.random_range(20..150))).await;
         }
@@ -172,7 +177,7 @@ impl Stage {
         // One transfer that is played alone must not wait for the others.
         let alone = after.min(self.waiting.lock().len() as u64 + *begun.borrow());
         begun.wait_for(|begun| *begun >= alone).await?;
-        let mut rng = ChaCha8Rng::seed_from_u64(self.props.seed ^ self.episode.number);
+        let mut rng = ChaCha8Rng::seed_from_u64(self.props.mix.seed ^ self.episode.number);
         sleep(Duration::from_micros(rng.random_range(0..20_000))).await;
         self.upheavals.fetch_add(1, Ordering::SeqCst);
         server.signal(signal);
@@ -208,8 +213,11 @@ impl Stage {
                 sleep(LOOK_AGAIN).await;
                 left = self.left_behind(server).await;
             }
-            if let Some(left) = left {
-                self.blame_server(Law::NothingLeft, format!("{left}{}", server.live_streams().await));
+            match left {
+                Some(left) => {
+                    self.blame_server(Law::NothingLeft, format!("{left}{}", server.live_streams().await));
+                }
+                None => self.use_up_the_quota().await,
             }
         } else {
             self.blame_server(Law::ServerLives, "it has ended by itself".to_owned());
@@ -218,14 +226,30 @@ impl Stage {
         self.see_off(server, Signal::TERM).await;
     }
 
+    /// The client may make exactly as many streams as when the server was fresh.
+    async fn use_up_the_quota(&self) {
+        let begun = Instant::now();
+        let mut made = 0;
+        while made <= MAX_STREAMS && self.control.insist("POST", "/stream", "", 201).await.is_some() {
+            made += 1;
+        }
+        self.control.close();
+        // On a machine that is busy the first have expired before the last.
+        if made != MAX_STREAMS && begun.elapsed() < TTL {
+            let how = format!("a client with a quota of {MAX_STREAMS} streams can make {made}");
+            self.blame_server(Law::NothingLeft, how);
+        }
+    }
+
     async fn left_behind(&self, server: &Server) -> Option<String> {
-        let metrics = match server.metrics().await {
-            Ok(metrics) => metrics,
-            Err(error) => return Some(format!("{error:#}")),
-        };
+        // Before the question, whose connection would be in it.
         let (now, fresh) = match server.footprint() {
             Ok(now) => (now, server.fresh()),
             Err(error) => return Some(error.to_string()),
+        };
+        let metrics = match server.metrics().await {
+            Ok(metrics) => metrics,
+            Err(error) => return Some(format!("{error:#}")),
         };
         let is_left = metrics.open_connections > 1
             || metrics.pipes_in_use > 0
@@ -236,7 +260,9 @@ impl Stage {
             || now.others > fresh.others
             || now.threads > fresh.threads
             || now.memory > fresh.memory + MAY_KEEP;
-        is_left.then(|| format!("{metrics:?}; {now}; when it was fresh: {fresh}\n  {}", server.connections()))
+        is_left.then(|| {
+            format!("{metrics:?}; {now}; when it was fresh: {fresh}\n  {}", connections(server.dial.server))
+        })
     }
 }
 

@@ -4,9 +4,10 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
+use testkit::matrix::{Answered, Cell, Error, Event, Received};
 
 use crate::client::{Ending, View};
-use crate::plan::{Act, Fault, Manner, Moment, Program, Scenario, Side, Stage};
+use crate::plan::{Act, Fault, Manner, Program, Scenario, Side, Stage};
 
 /// The status that a report asks for.
 pub(crate) const REPORTED: u16 = 418;
@@ -30,6 +31,8 @@ pub(crate) enum Law {
     Seats,
     /// The status says what happened.
     StatusAgrees,
+    /// A transfer that was played as the table describes it ends as the table says.
+    AsTheTable,
     /// Nothing is left behind.
     NothingLeft,
     /// The server ends when it is told to, and only then; nothing in it panics.
@@ -110,6 +113,7 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Breach> {
     }
     broken(Law::Seats, facts.unfair_seat());
     broken(Law::StatusAgrees, facts.false_status());
+    broken(Law::AsTheTable, facts.unlike_the_table());
     breaches
 }
 
@@ -145,12 +149,15 @@ impl Facts {
         match &self.scenario.fault {
             Fault::Acts { .. } => self.scenario.steps(side).iter().any(|step| match step.act {
                 Act::Leave(_) | Act::Break | Act::StopReading => true,
-                // A source may do so behind its body.
+                // A source may do so behind its body, but a proxy takes it for one that has left.
                 Act::HalfClose => {
-                    side == Side::Destination || step.moment != Moment::Body(self.scenario.size)
+                    let is_proxied = self.scenario.source.proxy.is_some();
+                    side == Side::Destination || is_proxied || !self.scenario.is_sent_at(step.moment)
                 }
-                Act::Stall(time) => self.circumstances.idle.is_some_and(|idle| time >= idle / 2),
-                Act::Await(_) => false,
+                Act::Stall(time) | Act::Withhold(time) => {
+                    self.circumstances.idle.is_some_and(|idle| time >= idle / 2)
+                }
+                Act::Await(_) | Act::AwaitPair => false,
             }),
             Fault::Abandoned { .. } => self.scenario.first() == side,
             Fault::Absent(absent) => *absent == side,
@@ -248,14 +255,21 @@ impl Facts {
 
     /// A server that stands answers everybody who stays; only a download that has begun may be cut.
     fn is_owed_an_answer(&self, view: &View) -> bool {
-        // A reset of an HTTP/2 stream may overtake its head.
-        let may_be_cut = view.status() == Some(200) || self.scenario.destination.transport.is_h2();
+        // A reset of an HTTP/2 stream may overtake its head, and one of a connection takes what was not read.
+        let mut steps = self.scenario.steps(Side::Destination).iter();
+        let has_not_read = steps.any(|step| matches!(step.act, Act::Stall(_) | Act::Withhold(_)))
+            && self.disturbs(Side::Destination);
+        let may_be_cut =
+            view.status() == Some(200) || has_not_read || self.scenario.destination.transport.is_h2();
         let is_download = view.side == Side::Destination && may_be_cut;
         let half_closes = self.scenario.steps(view.side).iter().any(|step| step.act == Act::HalfClose);
+        // Too long a body is an error of its HTTP/2 stream, which the server resets.
+        let breaks_h2 = self.scenario.party(view.side).transport.is_h2()
+            && self.scenario.steps(view.side).iter().any(|step| step.act == Act::Break);
         // curl stops where it can not send, and may not look for the answer.
         let may_not_look =
             self.scenario.party(view.side).program == Program::Curl && view.side == Side::Source;
-        self.is_steady() && !is_download && !half_closes && !may_not_look
+        self.is_steady() && !is_download && !half_closes && !breaks_h2 && !may_not_look
     }
 
     /// Some clients break on an interim answer that they have not asked for. One that has half-closed may be probed by it.
@@ -288,10 +302,22 @@ impl Facts {
             (503, "ShuttingDownError") => self.circumstances.has_ended,
             (504, "SessionTimeoutError") => self.may_have_expired(),
             (REPORTED, "ChaosError") => is_told,
+            (status, _) if self.is_of_proxy(view) => {
+                let of_request = status == 400 && self.disturbs(view.side);
+                let of_server = matches!(status, 502..=504) && (disturbed || !is_steady);
+                of_request || of_server
+            }
             // 429 among them: who came to stay found its seat free.
             _ => false,
         };
         (!is_explained).then(|| format!("the {} is told {} {}", view.side, answer.status, answer.name))
+    }
+
+    /// The proxy's own error: one of the server has a name.
+    fn is_of_proxy(&self, view: &View) -> bool {
+        let is_unnamed_error =
+            view.answer.as_ref().is_some_and(|answer| answer.status != 200 && answer.name.is_empty());
+        is_unnamed_error && self.scenario.party(view.side).proxy.is_some()
     }
 
     fn unfair_seat(&self) -> Option<String> {
@@ -345,7 +371,9 @@ impl Facts {
         if status.active && state != "CREATED" {
             return Some(format!("all have gone, and it is {state}"));
         }
-        let source = self.source.as_ref().filter(|view| view.ending == Ending::Whole).and_then(View::status);
+        // Where the source half-closed, a proxy may answer by itself what the server has delivered.
+        let is_told = |view: &&View| view.ending == Ending::Whole && !self.is_of_proxy(view);
+        let source = self.source.as_ref().filter(is_told).and_then(View::status);
         if (source == Some(200)) != self.is_finished() && source.is_some() {
             return Some(format!("it is {state}, and the source is told {source:?}"));
         }
@@ -364,6 +392,85 @@ impl Facts {
     }
 }
 
+/// What the table says of the transfers that are played as it describes them.
+impl Facts {
+    /// The cell to compare with. Not where a proxy, a server in trouble or a busy machine has a part in it.
+    #[must_use]
+    pub(crate) fn cell(&self) -> Option<Cell> {
+        let cell = self.scenario.drawn.filter(|drawn| drawn.is_exact)?.cell;
+        let is_direct = self.scenario.source.proxy.is_none() && self.scenario.destination.proxy.is_none();
+        let has_stalled = self.has_stalled_beside(cell.event);
+        let has_paired = !self.status.as_ref()?.state.starts_with("TIMEOUT") || !self.may_have_expired();
+        (is_direct && self.is_steady() && !has_stalled && has_paired).then_some(cell)
+    }
+
+    /// The idle limit may have passed at another moment than that of the event.
+    fn has_stalled_beside(&self, event: Event) -> bool {
+        let Some(idle) = self.circumstances.idle else { return false };
+        let stalls = self.scenario.steps(Side::Destination).iter().map(|step| match step.act {
+            Act::Withhold(time) => time,
+            _ => Duration::ZERO,
+        });
+        let event_takes = match event {
+            Event::SourceStalls => idle,
+            Event::DestinationStalls => stalls.sum(),
+            _ => Duration::ZERO,
+        };
+        self.took >= event_takes + idle
+    }
+
+    fn unlike_the_table(&self) -> Option<String> {
+        let cell = self.cell()?;
+        let (status, expected) = (self.status.as_ref()?, cell.expected());
+        let source = self.source.as_ref().map(|view| (&view.ending, &view.answer));
+        if !expected.states.contains(&status.state.as_str()) {
+            return Some(format!("it is {}, and not {:?}", status.state, expected.states));
+        }
+        if !self.is_answered(expected.source) {
+            return Some(format!("the source gets {source:?}, and not {:?}", expected.source));
+        }
+        if !self.is_received(cell, expected.destination) {
+            let destination = self.destination.as_ref().map(|view| (&view.ending, &view.answer, view.bytes));
+            return Some(format!("the destination gets {destination:?}, and not {:?}", expected.destination));
+        }
+        let passed_on = cell.passed_on(self.scenario.size)..=self.scenario.size;
+        (!passed_on.contains(&status.bytes_transferred))
+            .then(|| format!("{} bytes were passed on, and not {passed_on:?}", status.bytes_transferred))
+    }
+
+    fn is_answered(&self, expected: Answered) -> bool {
+        let Some(view) = &self.source else { return false };
+        match expected {
+            Answered::Ok => view.is_whole(200),
+            Answered::Error(error) => is_error(view, error),
+            Answered::ByState if self.is_finished() => view.is_whole(200),
+            Answered::ByState => is_error(view, Error::DESTINATION_LEFT),
+            Answered::Unseen => true,
+        }
+    }
+
+    fn is_received(&self, cell: Cell, expected: Received) -> bool {
+        let Some(view) = &self.destination else { return false };
+        match expected {
+            Received::Whole => self.has_whole_body(),
+            Received::Error(error) => is_error(view, error),
+            // A reset takes what was not read, the head with it.
+            Received::Cut(_) if cell.event.has_unread_body() => {
+                matches!(view.ending, Ending::Cut(_) | Ending::NoAnswer(_))
+            }
+            Received::Cut(_) => {
+                let is_cut = view.status() == Some(200) && matches!(view.ending, Ending::Cut(_));
+                is_cut && view.bytes >= cell.passed_on(self.scenario.size)
+            }
+            Received::Unseen => true,
+        }
+    }
+}
+
+fn is_error(view: &View, error: Error) -> bool {
+    view.is_whole(error.status) && view.answer.as_ref().is_some_and(|answer| answer.name == error.name)
+}
+
 impl fmt::Display for Law {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -375,6 +482,7 @@ impl fmt::Display for Law {
             Self::AnswersAreRight => "answers-are-right",
             Self::Seats => "seats",
             Self::StatusAgrees => "status-agrees",
+            Self::AsTheTable => "as-the-table-says",
             Self::NothingLeft => "nothing-left-behind",
             Self::ServerLives => "server-lives",
         })
@@ -390,14 +498,16 @@ impl fmt::Display for Breach {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use testkit::matrix::{Framing, Version, When};
+
     use crate::client::Answer;
-    use crate::plan::{Order, Step, Transport};
+    use crate::plan::{Drawn, Mix, Moment, Order, Proxy, Step};
 
     const SIZE: u64 = 500_000;
 
     /// A transfer that went well, through which nothing had gone wrong.
     fn good() -> Facts {
-        let mut scenario = Scenario::new(1, 1, &Transport::ALL);
+        let mut scenario = Scenario::new(&Mix::whole(1), 2);
         scenario.fault = Fault::None;
         scenario.size = SIZE;
         scenario.order = Order::First(Side::Source);
@@ -596,6 +706,87 @@ mod tests {
         ] {
             assert_eq!(answered(status, name), [Law::AnswersAreRight], "{status}");
         }
+    }
+
+    #[test]
+    fn what_a_proxy_answers_by_itself_is_explained_by_what_happened() {
+        let answered = |facts: Facts, status: u16, proxy: Option<Proxy>| {
+            broken(facts, move |facts| {
+                facts.scenario.source.proxy = proxy;
+                let view = facts.source.as_mut().unwrap();
+                (view.answer, view.ending) = (Some(Answer { status, name: String::new() }), Ending::Whole);
+            })
+        };
+        for proxy in Proxy::ALL.map(Some) {
+            assert_eq!(answered(cut(), 400, proxy), []);
+            assert_eq!(answered(deaf(), 502, proxy), []);
+            assert_eq!(answered(deaf(), 400, proxy), [Law::AnswersAreRight], "it was not the source");
+            let whole = answered(good(), 502, proxy);
+            assert_eq!(whole, [Law::NoWholeLooksCut, Law::AnswersAreRight], "nothing went wrong");
+        }
+        assert_eq!(answered(deaf(), 502, None), [Law::AnswersAreRight], "the server names its errors");
+    }
+
+    /// A transfer whose source closed behind its first byte, as the table describes and expects it.
+    fn of_the_table() -> Facts {
+        let mut facts = cut();
+        let cell = Cell {
+            source: Version::Http11,
+            destination: Version::Http11,
+            framing: Framing::Length,
+            paced: false,
+            event: Event::SourceCloses,
+            when: When::AfterFirstByte,
+        };
+        facts.scenario.drawn = Some(Drawn { cell, is_exact: true });
+        facts.destination.as_mut().unwrap().bytes = 1;
+        facts.status.as_mut().unwrap().bytes_transferred = 1;
+        facts
+    }
+
+    #[test]
+    fn what_ends_unlike_the_table_is_seen() {
+        let changes: [fn(&mut Facts); 4] = [
+            |facts| facts.status.as_mut().unwrap().state = "SRC_ERROR".into(),
+            |facts| facts.status.as_mut().unwrap().bytes_transferred = 0,
+            |facts| facts.destination.as_mut().unwrap().bytes = 0,
+            |facts| {
+                let view = facts.destination.as_mut().unwrap();
+                let name = "StreamSourceError".to_owned();
+                (view.answer, view.ending) = (Some(Answer { status: 502, name }), Ending::Whole);
+            },
+        ];
+        let elsewhere: [fn(&mut Facts); 4] = [
+            |facts| facts.scenario.drawn.as_mut().unwrap().is_exact = false,
+            |facts| facts.scenario.source.proxy = Some(Proxy::Nginx),
+            |facts| facts.circumstances.is_crowded = true,
+            |facts| facts.circumstances.idle = Some(facts.took),
+        ];
+        assert_eq!(judge(&of_the_table()), []);
+        for (number, change) in changes.into_iter().enumerate() {
+            assert_eq!(broken(of_the_table(), change), [Law::AsTheTable], "change {number}");
+            for (place, elsewhere) in elsewhere.iter().enumerate() {
+                let seen = broken(of_the_table(), |facts| {
+                    change(facts);
+                    elsewhere(facts);
+                });
+                assert_eq!(seen, [], "change {number} in place {place}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_source_that_half_closes_is_owed_delivery_but_not_by_a_proxy() {
+        let half_closed = |proxy: Option<Proxy>| {
+            broken(cut(), move |facts| {
+                let step = Step { moment: Moment::End, act: Act::HalfClose };
+                facts.scenario.fault = Fault::Acts { source: vec![step], destination: Vec::new() };
+                facts.scenario.source.proxy = proxy;
+                facts.source.as_mut().unwrap().ending = Ending::NoAnswer("closed".into());
+            })
+        };
+        assert_eq!(half_closed(Some(Proxy::Nginx)), []);
+        assert_eq!(half_closed(None), [Law::NoWholeLooksCut, Law::StatusAgrees]);
     }
 
     #[test]

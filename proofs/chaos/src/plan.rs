@@ -3,6 +3,8 @@
 //! This is all that a seed repeats. How the network and the threads interleave, it can not repeat; so a scenario that broke a
 //! law once is run some hundred times (`--times`) rather than once.
 
+mod table;
+
 use std::fmt;
 use std::time::Duration;
 
@@ -10,6 +12,9 @@ use clap::ValueEnum;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+pub(crate) use self::table::Drawn;
+use self::table::Table;
 
 /// Transfers that one server serves, unless it is restarted among them.
 pub(crate) const EPISODE: u64 = 50;
@@ -54,6 +59,29 @@ pub(crate) enum Transport {
     H2Tls,
 }
 
+/// A proxy in front of a server, configured by our sample for it. It speaks HTTP/1.1 to its clients, plain and over TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Proxy {
+    /// nginx.
+    Nginx,
+    /// `HAProxy`.
+    Haproxy,
+}
+
+/// What the plan of a run draws from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mix {
+    /// The seed of the run.
+    pub(crate) seed: u64,
+    /// What the sides speak.
+    pub(crate) transports: Vec<Transport>,
+    /// The proxies that stand in front of one server in four, in turn.
+    pub(crate) proxies: Vec<Proxy>,
+    /// The rate of each stream of each server, in bytes per second. Every server then has the default idle limit.
+    pub(crate) rate: Option<u64>,
+    table: Table,
+}
+
 /// Who speaks it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Program {
@@ -88,7 +116,9 @@ pub(crate) struct Party {
     pub(crate) transport: Transport,
     /// What runs it.
     pub(crate) program: Program,
-    /// A destination that speaks HTTP/1.0, where a chunked body ends with the connection.
+    /// The proxy that it connects to in place of the server.
+    pub(crate) proxy: Option<Proxy>,
+    /// It speaks HTTP/1.0: a chunked download ends with the connection, and an upload has a length.
     pub(crate) is_old: bool,
     /// Written, or read, at a time, in bytes.
     pub(crate) piece: usize,
@@ -118,6 +148,10 @@ pub(crate) enum Manner {
 pub(crate) enum Moment {
     /// It has sent, or got, so many bytes of the body.
     Body(u64),
+    /// It has sent the size line of the chunk that begins with this byte, or the one of the end, and nothing more (chunked source).
+    InChunk(u64),
+    /// It has sent, or got, the whole message.
+    End,
     /// It waits for the other side.
     Waiting,
     /// So long after it began, whatever it does then.
@@ -133,10 +167,14 @@ pub(crate) enum Act {
     HalfClose,
     /// It neither reads nor writes.
     Stall(Duration),
+    /// It does not read the body, and over HTTP/2 all else, so that its window is used up (destination).
+    Withhold(Duration),
     /// It sends what is not HTTP.
     Break,
     /// It waits until the destination has got so many bytes of the body (source).
     Await(u64),
+    /// It waits until both sides have their seats.
+    AwaitPair,
     /// It reads nothing more from its connection, and still writes to it (HTTP/2).
     StopReading,
 }
@@ -215,6 +253,8 @@ pub(crate) struct Scenario {
     pub(crate) pace: Option<u64>,
     /// What goes wrong.
     pub(crate) fault: Fault,
+    /// The cell of the table that it plays, where it was drawn from there.
+    pub(crate) drawn: Option<Drawn>,
 }
 
 /// What is short in an episode, or what becomes of its server.
@@ -245,24 +285,35 @@ pub(crate) struct Episode {
     pub(crate) trouble: Trouble,
     /// The rate of each stream, in bytes a second, where it has one.
     pub(crate) pace: Option<u64>,
+    /// What stands in front of it, beside the clients that connect to it directly.
+    pub(crate) proxy: Option<Proxy>,
 }
 
 impl Episode {
-    /// The episode of this number in the run of this seed. Twelve in a row have every trouble on each data path, and sixty have each of
-    /// them with a pace and without.
+    /// The episode of this number. Twelve in a row have every trouble on each data path, and sixty have each of them with a pace and
+    /// without. One in four has a proxy.
     #[must_use]
-    pub(crate) fn new(seed: u64, number: u64) -> Self {
-        let mut rng = rng(seed, number, 1);
+    pub(crate) fn new(mix: &Mix, number: u64) -> Self {
+        let mut rng = rng(mix.seed, number, 1);
         let trouble = match number % 6 {
-            0 => Trouble::None,
-            1 => Trouble::Hasty,
+            1 if mix.rate.is_none() => Trouble::Hasty,
+            0 | 1 => Trouble::None,
             2 => Trouble::Stopped(rng.random_range(1..EPISODE)),
             3 => Trouble::FewDescriptors,
             4 => Trouble::Killed(rng.random_range(1..EPISODE)),
             _ => Trouble::FewPipes(rng.random_range(0..4)),
         };
         let pace = PACES.choose(&mut rng).copied().filter(|_| number % 5 < 2);
-        Self { number, is_portable: (number + number / 6) % 2 == 1, trouble, pace }
+        // Twelve episodes later, the same trouble comes with and without a proxy.
+        let turn = number + number / 12;
+        let proxy = mix.proxies.iter().cycle().nth(usize::from(turn % 8 > 3)).filter(|_| turn % 4 == 3);
+        Self {
+            number,
+            is_portable: (number + number / 6) % 2 == 1,
+            trouble,
+            pace: mix.rate.or(pace),
+            proxy: proxy.copied(),
+        }
     }
 
     /// How long a running stream may stand still; `None` where it may for long.
@@ -273,13 +324,14 @@ impl Episode {
 }
 
 impl Scenario {
-    /// The scenario of this number in the run of this seed, among those whose sides speak one of `transports`.
+    /// The scenario of this number in the run of this mix.
     #[must_use]
-    pub(crate) fn new(seed: u64, number: u64, transports: &[Transport]) -> Self {
-        let mut rng = rng(seed, number, 0);
-        let episode = Episode::new(seed, number / EPISODE);
+    pub(crate) fn new(mix: &Mix, number: u64) -> Self {
+        let mut rng = rng(mix.seed, number, 0);
+        let transports = &mix.transports;
+        let episode = Episode::new(mix, number / EPISODE);
         let mut scenario = Self {
-            seed,
+            seed: mix.seed,
             number,
             source: party(&mut rng, transports),
             destination: party(&mut rng, transports),
@@ -293,20 +345,34 @@ impl Scenario {
             },
             pace: episode.pace,
             fault: Fault::None,
+            drawn: None,
         };
-        if rng.random_bool(0.2) && transports.contains(&Transport::Plain) {
-            scenario.go_by_kernel(&mut rng);
-        }
-        scenario.destination.is_old = rng.random_bool(0.15) && !scenario.destination.transport.is_h2();
-        scenario.keep_pace(&mut rng);
-        if rng.random_bool(0.02) {
-            scenario.run_by_curl(&mut rng);
-        } else {
-            scenario.go_wrong(&mut rng, transports, episode.idle().is_some());
+        // Every second one is drawn from the table.
+        match mix.table.cell(mix.seed, &episode, number).filter(|_| number % 2 == 1) {
+            Some(cell) => scenario.play_cell(&mut rng, cell, mix, episode.proxy),
+            None => scenario.play_freely(&mut rng, transports, &episode),
         }
         scenario.send_small_frames(&mut rng);
         scenario.expect(&mut rng);
         scenario
+    }
+
+    /// With any fault, also one that no cell of the table has.
+    fn play_freely(&mut self, rng: &mut ChaCha8Rng, transports: &[Transport], episode: &Episode) {
+        if rng.random_bool(0.2) && transports.contains(&Transport::Plain) {
+            self.go_by_kernel(rng);
+        }
+        if let Some(proxy) = episode.proxy {
+            self.go_by_proxy(rng, proxy, transports);
+        }
+        let may_be_old = !self.destination.transport.is_h2() && self.destination.proxy.is_none();
+        self.destination.is_old = rng.random_bool(0.15) && may_be_old;
+        self.keep_pace(rng);
+        if rng.random_bool(0.02) {
+            self.run_by_curl(rng);
+        } else {
+            self.go_wrong(rng, transports, episode.idle().is_some());
+        }
     }
 
     /// The party of this side.
@@ -334,19 +400,29 @@ impl Scenario {
     #[must_use]
     pub(crate) fn takes(&self) -> Duration {
         let steps = self.steps(Side::Source).iter().chain(self.steps(Side::Destination));
-        let stalls = steps.map(|step| if let Act::Stall(time) = step.act { time } else { Duration::ZERO });
+        let stalls = steps.map(|step| match step.act {
+            Act::Stall(time) | Act::Withhold(time) => time,
+            _ => Duration::ZERO,
+        });
         let rate = self.pace.map_or(SLOWEST, |pace| pace.min(SLOWEST));
         stalls.sum::<Duration>() + Duration::from_secs(self.size / rate)
     }
 
+    /// Whether a source has sent its whole message at this moment.
+    #[must_use]
+    pub(crate) fn is_sent_at(&self, moment: Moment) -> bool {
+        moment == Moment::End || self.framing == Framing::Length && moment == Moment::Body(self.size)
+    }
+
     /// Whether the FIN of a first that waits and leaves in this manner may be stuck behind a full buffer. Then its seat stays taken until
-    /// the other side comes or the ttl passes.
+    /// the other side comes or the ttl passes. A proxy answers `Expect` itself and may not look behind its full buffer for a reset.
     #[must_use]
     pub(crate) fn leaves_unseen(&self, manner: Manner) -> bool {
+        let is_seen_by_server =
+            self.source.expects.is_some() || !matches!(manner, Manner::Fin | Manner::Kill);
         self.first() == Side::Source
             && !self.source.transport.is_h2()
-            && self.source.expects.is_none()
-            && matches!(manner, Manner::Fin | Manner::Kill)
+            && (self.source.proxy.is_some() || !is_seen_by_server)
             && self.size > SEEN_TO_CLOSE
     }
 
@@ -367,6 +443,20 @@ impl Scenario {
         self.size = rng.random_range(100 * KIB..600 * KIB);
     }
 
+    /// One side or both connect to the proxy. It has no HTTP/2 for its clients.
+    fn go_by_proxy(&mut self, rng: &mut ChaCha8Rng, proxy: Proxy, transports: &[Transport]) {
+        let sides = rng.random_range(1..=3);
+        for (bit, party) in [(1, &mut self.source), (2, &mut self.destination)] {
+            let transport = match party.transport {
+                Transport::Plain | Transport::H2 => Transport::Plain,
+                Transport::Tls | Transport::H2Tls => Transport::Tls,
+            };
+            if sides & bit != 0 && transports.contains(&transport) {
+                (party.transport, party.proxy) = (transport, Some(proxy));
+            }
+        }
+    }
+
     /// Shrinks the body to what the pace lets through soon, most often more than it lets through at once.
     fn keep_pace(&mut self, rng: &mut ChaCha8Rng) {
         if let Some(pace) = self.pace {
@@ -385,19 +475,25 @@ impl Scenario {
         }
     }
 
-    /// Some sources expect a 100. A source that is to be replaced must not leave unseen behind a full buffer.
+    /// Some sources expect a 100. A source that is to be replaced must not leave unseen behind a full buffer, and one behind a proxy
+    /// never.
     fn expect(&mut self, rng: &mut ChaCha8Rng) {
         let value = *["100-continue", "100-Continue", "100-CONTINUE"].choose(rng).unwrap_or(&"100-continue");
         let by_chance = rng.random_bool(0.15);
         let is_missed = match &self.fault {
             Fault::Replaced(manners) => manners.iter().any(|manner| self.leaves_unseen(*manner)),
+            Fault::Abandoned { manner, .. } => self.source.proxy.is_some() && self.leaves_unseen(*manner),
             _ => false,
         };
-        match self.source.program {
-            Program::Own if (by_chance || is_missed) && self.size > 0 => self.source.expects = Some(value),
-            // curl expects something only of large bodies.
-            Program::Curl if is_missed => self.size = rng.random_range(0..SEEN_TO_CLOSE),
-            _ => {}
+        // curl expects something only of large bodies, and a proxy answers by itself.
+        let expects_in_vain = self.source.program == Program::Curl || self.source.proxy.is_some();
+        if is_missed && expects_in_vain {
+            self.size = rng.random_range(0..SEEN_TO_CLOSE);
+        }
+        let expects = by_chance || is_missed && !expects_in_vain;
+        let can_expect = self.source.program == Program::Own && !self.source.is_old;
+        if expects && can_expect && self.size > 0 {
+            self.source.expects = Some(value);
         }
     }
 
@@ -444,8 +540,9 @@ impl Scenario {
             87..89 => {
                 let first = self.look_first(rng);
                 let manner = manner(rng, self.party(first));
-                // Only a reset is known to the server's kernel at once.
-                let at_once = manner == Manner::Reset && rng.random_bool(0.7);
+                // Only a reset is known to the server's kernel at once, and not behind a proxy.
+                let is_known = manner == Manner::Reset && self.party(first).proxy.is_none();
+                let at_once = is_known && rng.random_bool(0.7);
                 self.fault = Fault::Abandoned { manner, at_once };
             }
             89 => self.fault = if rng.random_bool(0.2) { Fault::Forgotten } else { Fault::Absent(side) },
@@ -470,7 +567,7 @@ impl Scenario {
         let h2: Vec<_> = transports.iter().copied().filter(|transport| transport.is_h2()).collect();
         let Some(transport) = h2.choose(rng) else { return };
         self.destination.transport = *transport;
-        self.destination.is_old = false;
+        (self.destination.is_old, self.destination.proxy) = (false, None);
         self.size = rng.random_range(2..16 * KIB);
         // The end of a chunked body comes behind its last byte, but that of a promised one with it.
         let is_behind = self.framing == Framing::Chunked && !self.is_promised && rng.random_bool(0.5);
@@ -492,21 +589,30 @@ impl Scenario {
     }
 
     fn leave(&self, rng: &mut ChaCha8Rng, side: Side) -> Step {
+        let offset = self.offset(rng);
+        let is_in_end = side == Side::Source && self.sends_chunks() && offset == self.size;
         let moment = if rng.random_bool(0.3) {
             Moment::After(Duration::from_micros(rng.random_range(0..15_000)))
+        } else if is_in_end && rng.random_bool(0.5) {
+            Moment::InChunk(offset)
         } else {
-            Moment::Body(self.offset(rng))
+            Moment::Body(offset)
         };
         Step { moment, act: Act::Leave(manner(rng, self.party(side))) }
     }
 
     /// A source half-closes behind all of its body, or inside it; a destination anywhere.
     fn half_close(&mut self, rng: &mut ChaCha8Rng, side: Side) {
-        let offset = if side == Side::Source && rng.random_bool(0.5) { self.size } else { self.offset(rng) };
+        let is_behind = side == Side::Source && rng.random_bool(0.5);
+        let moment = if is_behind { Moment::End } else { Moment::Body(self.offset(rng)) };
         // In HTTP/2 it is the whole connection that closes.
         if !self.party(side).transport.is_h2() {
-            self.acts(side, vec![Step { moment: Moment::Body(offset), act: Act::HalfClose }]);
+            self.acts(side, vec![Step { moment, act: Act::HalfClose }]);
         }
+    }
+
+    fn sends_chunks(&self) -> bool {
+        self.framing == Framing::Chunked && !self.source.transport.is_h2()
     }
 
     fn break_http(&mut self, rng: &mut ChaCha8Rng) {
@@ -580,6 +686,26 @@ impl Transport {
     }
 }
 
+impl Proxy {
+    /// Every one.
+    pub(crate) const ALL: [Self; 2] = [Self::Nginx, Self::Haproxy];
+}
+
+impl Mix {
+    /// Of these, with the cells of the table that have these transports.
+    #[must_use]
+    pub(crate) fn new(seed: u64, transports: Vec<Transport>, proxies: Vec<Proxy>, rate: Option<u64>) -> Self {
+        let table = Table::new(&transports);
+        Self { seed, transports, proxies, rate, table }
+    }
+
+    /// All that there is.
+    #[cfg(test)]
+    pub(crate) fn whole(seed: u64) -> Self {
+        Self::new(seed, Transport::ALL.to_vec(), Proxy::ALL.to_vec(), None)
+    }
+}
+
 impl Side {
     /// The side that it meets.
     #[must_use]
@@ -605,6 +731,7 @@ fn party(rng: &mut ChaCha8Rng, transports: &[Transport]) -> Party {
     Party {
         transport: *transports.choose(rng).unwrap_or(&Transport::Plain),
         program: Program::Own,
+        proxy: None,
         is_old: false,
         piece: *[700, 4 << 10, 16 << 10, 64 << 10].choose(rng).unwrap_or(&1024),
         receive_buffer: rng.random_bool(0.05).then_some(32 << 10),
@@ -659,9 +786,21 @@ impl fmt::Display for Transport {
     }
 }
 
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+        })
+    }
+}
+
 impl fmt::Display for Party {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.transport)?;
+        if let Some(proxy) = self.proxy {
+            write!(f, " through {proxy}")?;
+        }
         if self.is_old {
             f.write_str(" (HTTP/1.0)")?;
         }
@@ -686,11 +825,16 @@ impl fmt::Display for Step {
             Act::HalfClose => f.write_str("half-closes")?,
             Act::Stall(time) => write!(f, "stalls for {time:?}")?,
             Act::Break => f.write_str("breaks HTTP")?,
+            Act::Withhold(time) => write!(f, "reads nothing of the body for {time:?}")?,
+            Act::Await(u64::MAX) => f.write_str("sends no more")?,
             Act::Await(offset) => write!(f, "waits until byte {offset} has come")?,
+            Act::AwaitPair => f.write_str("waits until both have their seats")?,
             Act::StopReading => f.write_str("stops reading")?,
         }
         match self.moment {
             Moment::Body(offset) => write!(f, " at byte {offset}"),
+            Moment::InChunk(offset) => write!(f, " behind the size line of the chunk at byte {offset}"),
+            Moment::End => f.write_str(" behind the whole message"),
             Moment::Waiting => f.write_str(" while it waits"),
             Moment::After(time) => write!(f, " after {time:?}"),
         }
@@ -745,15 +889,25 @@ impl fmt::Display for Scenario {
         writeln!(f, "  body         {} bytes, {:?}{promise}, {order}{pace}", self.size, self.framing)?;
         writeln!(f, "  source       {}", self.source)?;
         writeln!(f, "  destination  {}", self.destination)?;
-        write!(f, "  fault        {}", self.fault)
+        write!(f, "  fault        {}", self.fault)?;
+        match self.drawn {
+            Some(Drawn { cell, is_exact }) => {
+                let how = if is_exact { "exactly" } else { "at any time" };
+                write!(f, "\n  table        {:?} {:?}, {how}", cell.event, cell.when)
+            }
+            None => Ok(()),
+        }
     }
 }
 
 impl fmt::Display for Episode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = if self.is_portable { "portable" } else { "auto" };
-        let Self { number, trouble, pace, .. } = self;
-        write!(f, "episode {number}, data path {path}, trouble: {trouble:?}, pace: {pace:?}")
+        let Self { number, trouble, pace, proxy, .. } = self;
+        write!(
+            f,
+            "episode {number}, data path {path}, trouble: {trouble:?}, pace: {pace:?}, proxy: {proxy:?}"
+        )
     }
 }
 
@@ -765,16 +919,18 @@ mod tests {
 
     #[test]
     fn a_seed_and_a_number_say_all() {
+        let (five, six) = (Mix::whole(5), Mix::whole(6));
         for number in 0..200 {
-            let scenario = Scenario::new(5, number, &Transport::ALL);
-            assert_eq!(scenario, Scenario::new(5, number, &Transport::ALL));
-            assert_ne!(scenario, Scenario { seed: 5, ..Scenario::new(6, number, &Transport::ALL) });
+            let scenario = Scenario::new(&five, number);
+            assert_eq!(scenario, Scenario::new(&five, number));
+            assert_ne!(scenario, Scenario { seed: 5, ..Scenario::new(&six, number) });
         }
     }
 
     #[test]
     fn every_fault_and_every_combination_comes_up() {
-        let all: Vec<_> = (0..4000).map(|number| Scenario::new(1, number, &Transport::ALL)).collect();
+        let mix = Mix::whole(1);
+        let all: Vec<_> = (0..8000).map(|number| Scenario::new(&mix, number)).collect();
         let faults: HashSet<_> = all.iter().map(|scenario| std::mem::discriminant(&scenario.fault)).collect();
         assert_eq!(faults.len(), 8);
         let combinations: HashSet<_> = all
@@ -790,15 +946,16 @@ mod tests {
             .flat_map(|one| one.steps(Side::Source).iter().chain(one.steps(Side::Destination)))
             .map(|step| format!("{:?}", step.act).split('(').take(1).collect::<String>())
             .collect();
-        assert_eq!(acts.len(), 6, "{acts:?}");
+        assert_eq!(acts.len(), 8, "{acts:?}");
         let killed = all.iter().filter(|one| one.fault.to_string().contains("Kill")).count();
-        assert!((20..120).contains(&killed), "{killed} of 4000 kill a process");
+        assert!((20..120).contains(&killed), "{killed} of 8000 kill a process");
     }
 
     #[test]
     fn only_the_transports_that_were_asked_for_are_used() {
+        let mix = Mix::new(3, vec![Transport::Tls], Vec::new(), None);
         for number in 0..500 {
-            let scenario = Scenario::new(3, number, &[Transport::Tls]);
+            let scenario = Scenario::new(&mix, number);
             assert_eq!(
                 (scenario.source.transport, scenario.destination.transport),
                 (Transport::Tls, Transport::Tls)
@@ -809,9 +966,54 @@ mod tests {
     #[test]
     fn twelve_episodes_have_every_trouble_on_each_data_path() {
         let seen: HashSet<_> = (0..12)
-            .map(|number| Episode::new(1, number))
+            .map(|number| Episode::new(&Mix::whole(1), number))
             .map(|episode| (episode.is_portable, std::mem::discriminant(&episode.trouble)))
             .collect();
         assert_eq!(seen.len(), 12);
+    }
+
+    #[test]
+    fn one_server_in_four_has_a_proxy_and_every_trouble_has_each() {
+        let episodes: Vec<_> = (0..96).map(|number| Episode::new(&Mix::whole(1), number)).collect();
+        assert_eq!(episodes.iter().filter(|episode| episode.proxy.is_some()).count(), 24);
+        let first: Vec<_> = episodes.iter().take(10).filter_map(|episode| episode.proxy).collect();
+        assert_eq!(first, [Proxy::Nginx, Proxy::Haproxy], "a short run has both");
+        for trouble in 0..6 {
+            let proxies: HashSet<_> = episodes
+                .iter()
+                .filter(|episode| episode.number % 6 == trouble)
+                .map(|episode| format!("{:?}", episode.proxy))
+                .collect();
+            assert_eq!(proxies.len(), 3, "trouble {trouble}: {proxies:?}");
+        }
+        for number in 0..96 {
+            assert_eq!(Episode::new(&Mix { proxies: Vec::new(), ..Mix::whole(1) }, number).proxy, None);
+            let only = Mix { proxies: vec![Proxy::Haproxy], ..Mix::whole(1) };
+            assert_ne!(Episode::new(&only, number).proxy, Some(Proxy::Nginx));
+        }
+    }
+
+    #[test]
+    fn what_goes_through_a_proxy_is_what_it_can_carry() {
+        let mix = Mix::whole(2);
+        let parties = (0..8000).map(|number| Scenario::new(&mix, number)).flat_map(|one| {
+            let is_at_once = matches!(one.fault, Fault::Abandoned { at_once: true, .. });
+            assert!(!is_at_once || one.party(one.first()).proxy.is_none(), "{one}");
+            [one.source, one.destination]
+        });
+        let proxied: Vec<_> = parties.filter(|party| party.proxy.is_some()).collect();
+        assert!(proxied.len() > 1500, "{} of 16000", proxied.len());
+        for party in proxied {
+            assert!(!party.is_old && !party.transport.is_h2(), "{party}");
+        }
+    }
+
+    #[test]
+    fn a_rate_for_all_servers_leaves_them_the_default_idle_limit() {
+        let mix = Mix { rate: Some(1 << 20), ..Mix::whole(1) };
+        for number in 0..60 {
+            let episode = Episode::new(&mix, number);
+            assert_eq!((episode.pace, episode.idle()), (Some(1 << 20), None));
+        }
     }
 }

@@ -20,8 +20,9 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::client::{Asker, Dial};
-use crate::plan::{Episode, HASTY_IDLE, Trouble};
+use crate::client::{Asker, Dial, Entrance};
+use crate::plan::{Episode, Proxy, Trouble};
+use crate::proxy::RunningProxy;
 
 /// How long a stream waits, and how long it is seen after its end.
 pub(crate) const TTL: Duration = Duration::from_secs(4);
@@ -37,6 +38,8 @@ const PORTS: std::ops::Range<u16> = 10_000..32_000;
 const ATTEMPTS: u32 = 10;
 /// Too few for all who come.
 const FEW_DESCRIPTORS: u32 = 100;
+/// The streams that a client may have at a time: more than an episode needs.
+pub(crate) const MAX_STREAMS: usize = 100;
 /// The state of a connection that only its kernel remembers, as the system lists it.
 const TIME_WAIT: &str = " 06 ";
 /// Users that nobody else is, one for each episode that is short of pipes.
@@ -45,6 +48,8 @@ const FIRST_USER: u64 = 1_900_000;
 /// What all servers of a run share: the program, and the certificate.
 pub(crate) struct Workshop {
     folder: TempDir,
+    /// The certificate and its key.
+    both: String,
     trust: [Arc<ClientConfig>; 2],
     next_port: AtomicU16,
 }
@@ -65,10 +70,11 @@ impl Workshop {
         let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()])?;
         fs::write(folder.path().join("certificate.pem"), made.cert.pem())?;
         fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem())?;
+        let both = made.cert.pem() + &made.signing_key.serialize_pem();
         let trust = |protocol: &[u8]| trust(made.cert.der().clone(), protocol);
         // Two runs at a time begin at different ports.
         let next_port = AtomicU16::new(u16::try_from(std::process::id() * 128 % 50_000)?);
-        Ok(Self { trust: [trust(b"http/1.1")?, trust(b"h2")?], folder, next_port })
+        Ok(Self { trust: [trust(b"http/1.1")?, trust(b"h2")?], folder, both, next_port })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -83,12 +89,39 @@ impl Workshop {
     }
 
     fn dial(&self, ports: Ports) -> Dial {
-        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         Dial {
-            plain: at(ports.plain),
-            tls: at(ports.tls),
+            server: ports.entrance(),
+            proxy: None,
             trust: self.trust.clone(),
             certificate: self.path("certificate.pem"),
+        }
+    }
+
+    /// Starts the proxy of an episode in front of its server, and tells the clients of it.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub(crate) async fn start_proxy(
+        &self,
+        proxy: Proxy,
+        episode: &Episode,
+        dial: &mut Dial,
+    ) -> anyhow::Result<RunningProxy> {
+        let folder = self.path(&format!("{}-{proxy}", episode.number));
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let entrance = self.free_ports().entrance();
+            let addresses = [entrance.plain, entrance.tls];
+            match RunningProxy::start(proxy, &folder, &self.both, dial.server.plain, addresses).await {
+                Ok(running) => {
+                    dial.proxy = Some(entrance);
+                    break Ok(running);
+                }
+                // As for the server: the ports are used by another program.
+                Err(_) if attempts < ATTEMPTS => sleep(Duration::from_millis(100)).await,
+                Err(error) => break Err(error),
+            }
         }
     }
 }
@@ -105,6 +138,13 @@ fn trust(certificate: CertificateDer<'static>, protocol: &[u8]) -> anyhow::Resul
 struct Ports {
     plain: u16,
     tls: u16,
+}
+
+impl Ports {
+    fn entrance(self) -> Entrance {
+        let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Entrance { plain: at(self.plain), tls: at(self.tls) }
+    }
 }
 
 /// A running server.
@@ -149,20 +189,9 @@ impl Server {
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).context("no process")?;
         let dial = workshop.dial(ports);
         // The first request leaves what later ones do not add to.
-        Asker::new(dial.plain).ask("GET", "/ping", "").await?;
+        Asker::new(dial.server.plain).ask("GET", "/ping", "").await?;
         let fresh = Footprint::of(pid)?;
         Ok(Self { child, pid, ports, dial, log, fresh, _hoarder: hoarder })
-    }
-
-    /// The connections to its ports, as the system lists them: addresses, state and queues in hexadecimal.
-    #[must_use]
-    pub(crate) fn connections(&self) -> String {
-        let [plain, tls] = [self.ports.plain, self.ports.tls].map(|port| format!(":{port:04X}"));
-        let list = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
-        let fields = |line: &str| line.split_whitespace().skip(1).take(4).collect::<Vec<_>>().join(" ");
-        let is_ours = |line: &String| line.contains(&plain) || line.contains(&tls);
-        let ours = list.lines().map(fields).filter(|line| is_ours(line) && !line.contains(TIME_WAIT));
-        ours.collect::<Vec<_>>().join("\n  ")
     }
 
     /// Sends it a signal.
@@ -207,7 +236,7 @@ impl Server {
 
     /// The status objects of the streams that have not ended, a line each, for a report.
     pub(crate) async fn live_streams(&self) -> String {
-        let list = Asker::new(self.dial.plain).ask("GET", "/stream", "").await.map(|(_, list)| list);
+        let list = Asker::new(self.dial.server.plain).ask("GET", "/stream", "").await.map(|(_, list)| list);
         let list: Vec<serde_json::Value> =
             list.ok().and_then(|list| serde_json::from_slice(&list).ok()).unwrap_or_default();
         let live =
@@ -220,12 +249,23 @@ impl Server {
     /// # Errors
     /// It does not answer.
     pub(crate) async fn metrics(&self) -> anyhow::Result<Metrics> {
-        let (status, text) = Asker::new(self.dial.plain).ask("GET", "/metrics", "").await?;
+        let (status, text) = Asker::new(self.dial.server.plain).ask("GET", "/metrics", "").await?;
         if status != 200 {
             bail!("/metrics: {status}");
         }
         Metrics::parse(&String::from_utf8(text)?)
     }
+}
+
+/// The connections to a server's ports, as the system lists them: addresses, state and queues in hexadecimal.
+#[must_use]
+pub(crate) fn connections(server: Entrance) -> String {
+    let [plain, tls] = [server.plain, server.tls].map(|address| format!(":{:04X}", address.port()));
+    let list = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    let fields = |line: &str| line.split_whitespace().skip(1).take(4).collect::<Vec<_>>().join(" ");
+    let is_ours = |line: &String| line.contains(&plain) || line.contains(&tls);
+    let ours = list.lines().map(fields).filter(|line| is_ours(line) && !line.contains(TIME_WAIT));
+    ours.collect::<Vec<_>>().join("\n  ")
 }
 
 /// Starts the process, and waits until it listens.
@@ -251,7 +291,6 @@ fn command(workshop: &Workshop, episode: &Episode, ports: Ports) -> Command {
     if let Trouble::FewPipes(_) = episode.trouble {
         run_by_poor_user(&mut command, episode);
     }
-    let idle = if episode.idle().is_some() { HASTY_IDLE } else { Duration::from_hours(6) };
     let seconds = |time: Duration| format!("{}s", time.as_secs());
     command
         .args(["serve", "--host", "127.0.0.1", "--threads", "2"])
@@ -261,10 +300,18 @@ fn command(workshop: &Workshop, episode: &Episode, ports: Ports) -> Command {
         .arg(workshop.path("certificate.pem"))
         .arg("--tls-key")
         .arg(workshop.path("key.pem"))
-        .args(["--ttl", &seconds(TTL), "--idle-timeout", &seconds(idle), "--drain-timeout", &seconds(DRAIN)])
+        .args(["--ttl", &seconds(TTL), "--drain-timeout", &seconds(DRAIN)])
+        .args(["--max-streams-per-client", &MAX_STREAMS.to_string()])
         .env("RENDEZVOUS_LOG_LEVEL", "warn");
+    if let Some(idle) = episode.idle() {
+        command.args(["--idle-timeout", &seconds(idle)]);
+    }
     if let Some(pace) = episode.pace {
         command.args(["--max-stream-rate", &pace.to_string()]);
+    }
+    if episode.proxy.is_some() {
+        // The server then takes nobody for a program of this machine, which may see the metrics.
+        command.args(["--trusted-proxy", "127.0.0.1", "--open-list"]);
     }
     command
 }

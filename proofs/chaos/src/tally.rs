@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use crate::episode::Findings;
-use crate::plan::{Act, Fault, Program, Scenario, Side, Step};
+use crate::plan::{Act, Drawn, Fault, Party, Program, Scenario, Side, Step};
 
 /// The counts of a run.
 #[derive(Debug, Default)]
@@ -13,8 +13,11 @@ pub(crate) struct Tally {
     played: u64,
     bytes: u64,
     pairs: BTreeMap<String, u64>,
+    proxies: BTreeMap<String, u64>,
     paces: BTreeMap<String, u64>,
     faults: BTreeMap<String, u64>,
+    events: BTreeMap<String, u64>,
+    cells: BTreeMap<String, u64>,
     states: BTreeMap<String, u64>,
     broken: BTreeMap<String, u64>,
 }
@@ -31,8 +34,22 @@ impl Tally {
         for facts in findings.played {
             self.played += 1;
             let scenario = &facts.scenario;
-            let (source, destination) = (scenario.source.transport, scenario.destination.transport);
-            *self.pairs.entry(format!("{source} to {destination}, {:?}", scenario.framing)).or_default() += 1;
+            let promise = if scenario.is_promised { ", promised" } else { "" };
+            let [source, destination] = [&scenario.source, &scenario.destination].map(spoken);
+            let pair = format!("{source} to {destination}, {:?}{promise}", scenario.framing);
+            *self.pairs.entry(pair).or_default() += 1;
+            *self.proxies.entry(ways(scenario)).or_default() += 1;
+            if let Some(Drawn { cell, is_exact }) = scenario.drawn {
+                *self.events.entry(format!("{:?}, {:?}", cell.event, cell.when)).or_default() += 1;
+                let use_of_cell = match (facts.cell(), is_exact) {
+                    (Some(_), _) => "compared with the table",
+                    (None, true) => {
+                        "played as the table says, but by a proxy or a server in trouble, or late"
+                    }
+                    (None, false) => "played at any time",
+                };
+                *self.cells.entry(use_of_cell.to_owned()).or_default() += 1;
+            }
             let pace =
                 scenario.pace.map_or_else(|| "none".to_owned(), |pace| format!("{pace} bytes a second"));
             *self.paces.entry(pace).or_default() += 1;
@@ -52,8 +69,11 @@ impl Tally {
         let mut text = String::new();
         for (title, counts) in [
             ("who and how", &self.pairs),
+            ("proxies", &self.proxies),
             ("paces", &self.paces),
             ("faults", &self.faults),
+            ("events of the table", &self.events),
+            ("cells of the table", &self.cells),
             ("last states", &self.states),
         ] {
             // A String takes all that is written to it.
@@ -77,6 +97,20 @@ impl Tally {
     }
 }
 
+fn spoken(party: &Party) -> String {
+    format!("{}{}", party.transport, if party.is_old { " (HTTP/1.0)" } else { "" })
+}
+
+/// Which sides go through which proxy.
+fn ways(scenario: &Scenario) -> String {
+    match (scenario.source.proxy, scenario.destination.proxy) {
+        (None, None) => "none".to_owned(),
+        (Some(proxy), None) => format!("{proxy}, the source"),
+        (None, Some(proxy)) => format!("{proxy}, the destination"),
+        (Some(proxy), Some(_)) => format!("{proxy}, both"),
+    }
+}
+
 fn acts(steps: &[Step]) -> Vec<Act> {
     steps.iter().map(|step| step.act).collect()
 }
@@ -85,6 +119,7 @@ fn acts(steps: &[Step]) -> Vec<Act> {
 fn kind(scenario: &Scenario) -> &'static str {
     let by_curl = [Side::Source, Side::Destination].map(|side| scenario.party(side).program == Program::Curl);
     match &scenario.fault {
+        _ if scenario.drawn.is_some() => "of the table: see below",
         _ if by_curl.contains(&true) && scenario.fault != Fault::None => "a curl is killed",
         Fault::None if by_curl.contains(&true) => "none, by curl",
         Fault::None => "none",

@@ -14,7 +14,7 @@ use crate::control::Control;
 use crate::laws::{Circumstances, Facts, REPORTED, Status};
 use crate::log::Log;
 use crate::plan::{Act, Fault, Manner, Moment, Order, Program, Scenario, Side, Stage, Step};
-use crate::server::TTL;
+use crate::server::{TTL, connections};
 
 /// A seat is free again by then.
 const FREE_WITHIN: Duration = Duration::from_millis(3500);
@@ -22,7 +22,8 @@ const FREE_WITHIN: Duration = Duration::from_millis(3500);
 const SEATED_WITHIN: Duration = Duration::from_secs(3);
 /// By then a stream has ended that both sides have left.
 const ENDS_WITHIN: Duration = Duration::from_secs(8);
-/// How long after its plan's end a client without an answer hangs. No server's idle limit hides it: all but the hasty ones have 6 h.
+/// How long after its plan's end, and after the last byte, a client without an answer hangs. No server's idle limit hides it: all but
+/// the hasty ones have 6 h.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// First and longest pause between two looks at a status.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
@@ -35,6 +36,7 @@ pub(crate) struct Play<'a> {
     log: Log,
     stream: String,
     progress: watch::Sender<u64>,
+    paired: watch::Sender<bool>,
     kept: Kept,
 }
 
@@ -58,8 +60,8 @@ impl<'a> Play<'a> {
         let made = control.insist("POST", "/stream", &body, 201).await?;
         let Made { stream } = serde_json::from_slice(&made).ok()?;
         log.note("stream", &stream);
-        let (progress, kept) = (watch::Sender::new(0), Kept::default());
-        Some(Self { scenario, dial, control, log, stream, progress, kept })
+        let (progress, paired, kept) = (watch::Sender::new(0), watch::Sender::new(false), Kept::default());
+        Some(Self { scenario, dial, control, log, stream, progress, paired, kept })
     }
 
     /// Plays it to the end.
@@ -78,16 +80,16 @@ impl<'a> Play<'a> {
         match &self.scenario.fault {
             Fault::Replaced(manners) => {
                 for (index, manner) in manners.iter().enumerate() {
-                    self.come_and_go(*manner, index as u64 + 1).await;
-                    facts.freed.push(self.is_freed().await);
+                    let was_seated = self.come_and_go(*manner, index as u64 + 1).await;
+                    facts.freed.extend(Some(self.is_freed().await).filter(|_| was_seated));
                 }
                 self.meet(&mut facts).await;
             }
             Fault::Abandoned { manner, at_once } => {
                 // With the body of the transfer: a part of it may arrive if the departure cannot be seen, but not the whole.
-                self.come_and_go(*manner, 0).await;
+                let was_seated = self.come_and_go(*manner, 0).await;
                 if !at_once && !self.scenario.leaves_unseen(*manner) {
-                    facts.freed.push(self.is_freed().await);
+                    facts.freed.extend(Some(self.is_freed().await).filter(|_| was_seated));
                 }
                 let side = self.scenario.first().other();
                 seen(&mut facts, self.send(side).await);
@@ -123,7 +125,7 @@ impl<'a> Play<'a> {
         let second = async {
             if let Order::First(_) = self.scenario.order {
                 tokio::select! {
-                    () = self.until_seated(first) => {}
+                    _ = self.until_seated(first) => {}
                     () = first_is_over.notified() => {}
                 }
                 match self.scenario.fault {
@@ -156,11 +158,21 @@ impl<'a> Play<'a> {
                 Some(side) => (None, Some(self.intrude(side).await)),
             }
         };
-        let (views, (report, intruder)) = tokio::join!(both, meddle);
+        let (views, (report, intruder), ()) = tokio::join!(both, meddle, self.tell_the_pair());
         facts.report = facts.report.or(report);
         facts.intruder = facts.intruder.take().or(intruder);
         seen(facts, views.0);
         seen(facts, views.1);
+    }
+
+    /// Tells the sides that wait for it that both have their seats, or never will.
+    async fn tell_the_pair(&self) {
+        let steps = [Side::Source, Side::Destination].map(|side| self.scenario.steps(side));
+        if steps.concat().iter().any(|step| step.act == Act::AwaitPair) {
+            let alone = ["CREATED", waiting(Side::Source), waiting(Side::Destination)];
+            self.until(TTL * 2, |status| !alone.contains(&status.state.as_str())).await;
+            self.paired.send_replace(true);
+        }
     }
 
     /// A side that comes to stay.
@@ -184,9 +196,18 @@ impl<'a> Play<'a> {
         let mut view = View::new(side);
         {
             let mut client = pin!(client::run(errand, self.dial, &mut view));
-            if timeout(TTL + self.scenario.takes() + PATIENCE, &mut client).await.is_err() {
+            let (mut limit, mut received) = (TTL + self.scenario.takes() + PATIENCE, 0);
+            while timeout(limit, &mut client).await.is_err() {
+                // On a machine that is busy, a transfer may be slow. One that moves does not hang.
+                let before = std::mem::replace(&mut received, *self.progress.borrow());
+                if received > before {
+                    limit = PATIENCE;
+                    continue;
+                }
                 // While it is still connected.
                 self.log.note(side, format!("hangs, and the stream is {}", self.raw_status().await));
+                self.log.note("connections", connections(self.dial.server));
+                break;
             }
         }
         let status = view.status().map_or_else(|| "-".to_owned(), |status| status.to_string());
@@ -194,19 +215,22 @@ impl<'a> Play<'a> {
         view
     }
 
-    /// A first that waits, and leaves.
-    async fn come_and_go(&self, manner: Manner, attempt: u64) {
+    /// A first that waits, and leaves. False where the machine was too busy to give it its seat before that: a proxy may then send its
+    /// request to the server when it has left.
+    async fn come_and_go(&self, manner: Manner, attempt: u64) -> bool {
         let side = self.scenario.first();
         let step = Step { moment: Moment::Waiting, act: Act::Leave(manner) };
         let errand = self.errand(side, attempt, vec![step]);
         let waits = Arc::clone(&errand.waits);
         let mut visit = pin!(self.run_client(errand));
-        tokio::select! {
+        let is_seated = tokio::select! {
             // It was not let in, which is not what is asked here.
-            _ = &mut visit => return,
-            () = self.until_seated(side) => waits.notify_one(),
-        }
+            _ = &mut visit => return true,
+            is_seated = self.until_seated(side) => is_seated,
+        };
+        waits.notify_one();
         visit.await;
+        is_seated
     }
 
     /// The seat of the first is free soon.
@@ -229,6 +253,7 @@ impl<'a> Play<'a> {
             steps,
             waits: Arc::new(Notify::new()),
             progress: self.progress.clone(),
+            paired: self.paired.clone(),
             kept: Arc::clone(&self.kept),
             log: self.log.clone(),
         }
@@ -242,10 +267,11 @@ impl<'a> Play<'a> {
         status
     }
 
-    /// This side waits, or it is too late for it to wait.
-    async fn until_seated(&self, side: Side) {
-        self.until(SEATED_WITHIN, |status| status.state != "CREATED").await;
-        self.log.note(side, "has its seat, or never will");
+    /// Waits until this side waits, or it is too late for it to wait. False where it has no seat in time.
+    async fn until_seated(&self, side: Side) -> bool {
+        let (is_seated, _) = self.until(SEATED_WITHIN, |status| status.state != "CREATED").await;
+        self.log.note(side, if is_seated { "has its seat, or never will" } else { "has no seat yet" });
+        is_seated
     }
 
     /// Looks until it is so, or the stream is not known, or for so long: whether it was, and what was seen last.

@@ -71,7 +71,8 @@ fn kill(pid: Option<Pid>) {
 
 fn command(errand: &Errand, dial: &Dial) -> Command {
     let transport = errand.party.transport;
-    let (scheme, address) = if transport.is_tls() { ("https", dial.tls) } else { ("http", dial.plain) };
+    let scheme = if transport.is_tls() { "https" } else { "http" };
+    let address = dial.address(&errand.party);
     let version = match transport {
         Transport::Plain | Transport::Tls => "--http1.1",
         Transport::H2 => "--http2-prior-knowledge",
@@ -146,9 +147,7 @@ async fn upload(
             drop(stdin);
             return std::future::pending().await;
         }
-        let most = script.next_offset().map_or(u64::MAX, |offset| offset - *sent);
-        let most = usize::try_from(most).unwrap_or(usize::MAX).min(errand.party.piece);
-        let piece = errand.body.piece(*sent, most);
+        let piece = script.piece(&errand.body, *sent, errand.party.piece);
         if stdin.write_all(&piece).await.is_err() {
             return std::future::pending().await;
         }

@@ -3,13 +3,16 @@
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::ControlFlow::{self, Break, Continue};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::{Connection, Dial, Ending, Errand, Interims, Script, Switches, View, until_received};
+use super::{
+    Connection, Dial, Ending, Errand, Interims, Script, Switches, View, until_paired, until_received,
+};
 use crate::plan::{Act, Framing, Manner, Side};
 
 /// An answer's head may be as long.
@@ -125,63 +128,76 @@ async fn try_upload(
         Framing::Chunked => "Transfer-Encoding: chunked".to_owned(),
     };
     let expect = errand.party.expects.map_or_else(String::new, |value| format!("Expect: {value}\r\n"));
-    let head = format!("PUT {} HTTP/1.1\r\nHost: localhost\r\n{expect}{length}\r\n\r\n", errand.path);
+    let version = version(errand);
+    let head = format!("PUT {} HTTP/{version}\r\nHost: localhost\r\n{expect}{length}\r\n\r\n", errand.path);
     write.write_all(head.as_bytes()).await?;
     write.flush().await?;
     interims.until_continue(errand).await;
     loop {
         sent.whole = *framing == Framing::Length && sent.bytes == body.size;
         while let Some(act) = script.due(sent.bytes) {
-            match act {
-                Act::Leave(manner) => {
-                    if *framing == Framing::Chunked && sent.bytes == body.size && body.size % 2 == 0 {
-                        // All but the end of the end.
-                        write.write_all(b"0\r\n").await?;
-                        write.flush().await?;
-                    }
-                    return Ok(Some(manner));
-                }
-                Act::HalfClose => {
-                    if *framing == Framing::Chunked && sent.bytes == body.size {
-                        write.write_all(b"0\r\n\r\n").await?;
-                        sent.whole = true;
-                    }
-                    write.shutdown().await?;
-                    return Ok(None);
-                }
-                Act::Stall(time) => sleep(time).await,
-                Act::Await(offset) => until_received(errand, offset).await,
-                // Only an HTTP/2 destination does this.
-                Act::StopReading => {}
-                Act::Break => {
-                    write.write_all(NONSENSE).await?;
-                    write.flush().await?;
-                    return Ok(None);
+            if let Break(left) = perform(act, errand, &mut write).await? {
+                return Ok(left);
+            }
+        }
+        let piece = script.piece(body, sent.bytes, errand.party.piece);
+        if *framing == Framing::Chunked {
+            write.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).await?;
+            while let Some(act) = script.due_in_chunk(sent.bytes) {
+                write.flush().await?;
+                if let Break(left) = perform(act, errand, &mut write).await? {
+                    return Ok(left);
                 }
             }
         }
-        if sent.bytes == body.size {
+        write.write_all(&piece).await?;
+        if *framing == Framing::Chunked {
+            write.write_all(b"\r\n").await?;
+        }
+        write.flush().await?;
+        if piece.is_empty() {
             break;
         }
-        let most = script.next_offset().map_or(u64::MAX, |offset| offset - sent.bytes);
-        let most = usize::try_from(most).unwrap_or(usize::MAX).min(errand.party.piece);
-        let piece = body.piece(sent.bytes, most);
-        if *framing == Framing::Chunked {
-            write.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).await?;
-            write.write_all(&piece).await?;
-            write.write_all(b"\r\n").await?;
-        } else {
-            write.write_all(&piece).await?;
-        }
-        write.flush().await?;
         sent.bytes += piece.len() as u64;
     }
-    if *framing == Framing::Chunked {
-        write.write_all(b"0\r\n\r\n").await?;
-        write.flush().await?;
-        sent.whole = true;
+    sent.whole = true;
+    errand.log.note(errand.side, "has sent its whole message");
+    while let Some(act) = script.due_at_end() {
+        if let Break(left) = perform(act, errand, &mut write).await? {
+            return Ok(left);
+        }
     }
     Ok(None)
+}
+
+/// Does what is due for a source. `Break` where it sends nothing more, with the manner in which it leaves, if it does.
+async fn perform(
+    act: Act,
+    errand: &Errand,
+    write: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<ControlFlow<Option<Manner>>> {
+    match act {
+        Act::Leave(manner) => return Ok(Break(Some(manner))),
+        Act::HalfClose => {
+            write.shutdown().await?;
+            return Ok(Break(None));
+        }
+        Act::Break => {
+            write.write_all(NONSENSE).await?;
+            write.flush().await?;
+            return Ok(Break(None));
+        }
+        Act::Stall(time) => sleep(time).await,
+        Act::Await(offset) => until_received(errand, offset).await,
+        Act::AwaitPair => until_paired(errand).await,
+        // Only a destination does this.
+        Act::StopReading | Act::Withhold(_) => {}
+    }
+    Ok(Continue(()))
+}
+
+fn version(errand: &Errand) -> &'static str {
+    if errand.party.is_old { "1.0" } else { "1.1" }
 }
 
 /// `Some` where it left.
@@ -193,7 +209,7 @@ async fn receive(
     switches: &Switches,
 ) -> Option<Manner> {
     let (read, mut write) = split(connection);
-    let version = if errand.party.is_old { "1.0" } else { "1.1" };
+    let version = version(errand);
     let request = format!("GET {} HTTP/{version}\r\nHost: localhost\r\n\r\n", errand.path);
     let asked = async {
         write.write_all(request.as_bytes()).await?;
@@ -204,7 +220,7 @@ async fn receive(
         return None;
     }
     let mut incoming = Incoming::new(read, errand.party.piece);
-    if let Some(manner) = act(&mut script, &mut write, view).await {
+    if let Some(manner) = act(errand, &mut write, || script.due(view.bytes)).await {
         switches.leave_by(manner);
         return Some(manner);
     }
@@ -229,7 +245,7 @@ async fn receive(
             Ok(Some(bytes)) => {
                 view.got(&errand.body, &bytes);
                 errand.progress.send_replace(view.bytes);
-                if let Some(manner) = act(&mut script, &mut write, view).await {
+                if let Some(manner) = act(errand, &mut write, || script.due(view.bytes)).await {
                     switches.leave_by(manner);
                     return Some(manner);
                 }
@@ -241,16 +257,25 @@ async fn receive(
             }
         }
     }
+    if let Some(manner) = act(errand, &mut write, || script.due_at_end()).await {
+        switches.leave_by(manner);
+        return Some(manner);
+    }
     incoming.finish(head.closes, view).await;
     None
 }
 
-/// Does what is due. `Some` where it leaves.
-async fn act(script: &mut Script, write: &mut (impl AsyncWrite + Unpin), view: &View) -> Option<Manner> {
-    while let Some(act) = script.due(view.bytes) {
+/// Does what is due for a destination. `Some` where it leaves.
+async fn act(
+    errand: &Errand,
+    write: &mut (impl AsyncWrite + Unpin),
+    mut due: impl FnMut() -> Option<Act>,
+) -> Option<Manner> {
+    while let Some(act) = due() {
         match act {
             Act::Leave(manner) => return Some(manner),
-            Act::Stall(time) => sleep(time).await,
+            Act::Stall(time) | Act::Withhold(time) => sleep(time).await,
+            Act::AwaitPair => until_paired(errand).await,
             // A destination has said all it has to say.
             Act::HalfClose | Act::Break => drop(write.shutdown().await),
             Act::Await(_) | Act::StopReading => {}

@@ -12,7 +12,7 @@ use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{HeaderValue, Method, Request, Response};
 use tokio::time::{sleep, timeout};
 
-use super::{Dial, Ending, Errand, Interims, Script, Switches, View, until_received};
+use super::{Dial, Ending, Errand, Interims, Script, Switches, View, until_paired, until_received};
 use crate::plan::{Act, Framing, Manner, Side};
 
 /// The budget for small DATA frames that hyper's clients have: half of their connection window of 5 MiB. The default follows our
@@ -176,17 +176,12 @@ async fn upload(
         // As in HTTP/1: a declared length is an end of its own.
         *whole = errand.framing == Framing::Length && *bytes == body.size;
         while let Some(act) = script.due(*bytes) {
-            match act {
-                Act::Leave(manner) => return manner,
-                Act::Stall(time) => sleep(time).await,
-                Act::Await(offset) => until_received(errand, offset).await,
-                Act::HalfClose | Act::Break | Act::StopReading => {}
+            if let Some(manner) = perform(act, errand, send, *bytes).await {
+                return manner;
             }
         }
         let is_last = *bytes == body.size;
-        let most = script.next_offset().map_or(u64::MAX, |offset| offset - *bytes);
-        let most = usize::try_from(most).unwrap_or(usize::MAX).min(errand.party.piece);
-        let mut piece = Bytes::from(body.piece(*bytes, most));
+        let mut piece = Bytes::from(script.piece(body, *bytes, errand.party.piece));
         while !piece.is_empty() {
             send.reserve_capacity(piece.len());
             let Some(Ok(room)) = poll_fn(|cx| send.poll_capacity(cx)).await else { return pending().await };
@@ -198,9 +193,35 @@ async fn upload(
         }
         if is_last {
             *whole = send.send_data(Bytes::new(), true).is_ok();
+            errand.log.note(errand.side, "has sent its whole message");
+            while let Some(act) = script.due_at_end() {
+                if let Some(manner) = perform(act, errand, send, *bytes).await {
+                    return manner;
+                }
+            }
             return pending().await;
         }
     }
+}
+
+/// Does what is due for a source that has sent so many bytes. `Some` where it leaves.
+async fn perform(act: Act, errand: &Errand, send: &mut SendStream<Bytes>, bytes: u64) -> Option<Manner> {
+    match act {
+        Act::Leave(manner) => return Some(manner),
+        Act::Stall(time) => sleep(time).await,
+        Act::Await(offset) => until_received(errand, offset).await,
+        Act::AwaitPair => until_paired(errand).await,
+        Act::Break => {
+            // All that is left, and a byte more than was declared.
+            let mut excess = errand.body.piece(bytes, usize::MAX);
+            excess.push(0);
+            // It fails where the server has reset the stream.
+            let _ = send.send_data(excess.into(), true);
+            return pending().await;
+        }
+        Act::HalfClose | Act::StopReading | Act::Withhold(_) => {}
+    }
+    None
 }
 
 async fn answered(answer: ResponseFuture, view: &mut View, interims: &Interims) {
@@ -259,7 +280,7 @@ async fn receive(
         // The request is to go out before anything happens.
         tokio::task::yield_now().await;
     }
-    if let Some(manner) = act(script, view, switches).await {
+    if let Some(manner) = act(errand, switches, || script.due(0)).await {
         return Some(manner);
     }
     let interims = Interims::default();
@@ -289,18 +310,21 @@ async fn receive(
         };
         view.got(&errand.body, &data);
         errand.progress.send_replace(view.bytes);
-        if let Some(manner) = act(script, view, switches).await {
+        if let Some(manner) = act(errand, switches, || script.due(view.bytes)).await {
             return Some(manner);
         }
         let _ = body.flow_control().release_capacity(data.len());
+    }
+    if let Some(manner) = act(errand, switches, || script.due_at_end()).await {
+        return Some(manner);
     }
     view.ending = Ending::Whole;
     None
 }
 
-/// Does what is due. `Some` where it leaves.
-async fn act(script: &mut Script, view: &View, switches: &Switches) -> Option<Manner> {
-    while let Some(act) = script.due(view.bytes) {
+/// Does what is due for a destination. `Some` where it leaves.
+async fn act(errand: &Errand, switches: &Switches, mut due: impl FnMut() -> Option<Act>) -> Option<Manner> {
+    while let Some(act) = due() {
         match act {
             Act::Leave(manner) => return Some(manner),
             Act::Stall(time) => {
@@ -308,6 +332,8 @@ async fn act(script: &mut Script, view: &View, switches: &Switches) -> Option<Ma
                 sleep(time).await;
                 switches.freeze(false);
             }
+            Act::Withhold(time) => sleep(time).await,
+            Act::AwaitPair => until_paired(errand).await,
             Act::StopReading => switches.stop_reading(),
             Act::HalfClose | Act::Break | Act::Await(_) => {}
         }
