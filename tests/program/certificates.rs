@@ -1,11 +1,15 @@
-//! Certificates on a file system that hangs: a FIFO in the place of a file, which is read until somebody writes to it.
+//! TLS in the program: certificates on a file system that hangs (a FIFO in the place of a file, which is read until somebody writes to
+//! it), and clients whose handshake is none.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use rustix::process::Signal;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use crate::{PATIENCE, Program, Running, curl, rendezvous};
 
@@ -147,4 +151,25 @@ fn a_certificate_that_hangs_at_the_start_is_an_error_and_no_silence() {
             );
         }
     }
+}
+
+/// The library warns of a client that names an address where a name belongs.
+#[test]
+fn no_handshake_writes_to_the_log() {
+    let pair = Pair::new();
+    let program = serve(&pair, &[]);
+    let config = ClientConfig::builder().with_root_certificates(RootCertStore::empty());
+    let config = Arc::new(config.with_no_client_auth());
+    // The library would not send an address; both have as many bytes.
+    let (name, address) = ("127-0-0-1", b"127.0.0.1");
+    let mut client = ClientConnection::new(config, name.try_into().unwrap()).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    let at = hello.windows(name.len()).position(|window| window == name.as_bytes()).unwrap();
+    hello[at..at + name.len()].copy_from_slice(address);
+    let mut stream = TcpStream::connect(program.base.strip_prefix("https://").unwrap()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&hello).unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 1, "it is answered");
+    assert_eq!(program.log(), "");
 }

@@ -10,6 +10,8 @@
 
 mod certificates;
 mod deploys;
+#[cfg(target_os = "linux")]
+mod memory;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
@@ -96,6 +98,13 @@ impl Program {
         let made = curl(&["-X", "POST", &format!("{}/stream", self.base)]).output().unwrap();
         let made: Value = serde_json::from_slice(&made.stdout).unwrap();
         format!("{}/stream/{}", self.base, made["stream"].as_str().unwrap())
+    }
+
+    /// The memory that it has, in KiB.
+    fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        resident.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
     /// Ends the program and returns what it logged.
@@ -799,7 +808,8 @@ mod descriptors {
             for number in 0..100 {
                 for path in ["/healthz", "/readyz", "/metrics"] {
                     let mut probe = TcpStream::connect(admin).unwrap();
-                    probe.set_read_timeout(Some(PATIENCE)).unwrap();
+                    // Not so long that an idle connection ends of itself meanwhile.
+                    probe.set_read_timeout(Some(PATIENCE / 6)).unwrap();
                     probe
                         .write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
                         .unwrap();

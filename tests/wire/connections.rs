@@ -101,7 +101,11 @@ async fn a_head_over_the_limits_is_431() {
         assert_eq!(refused.error(), "431 BadRequestError");
         assert!(refused.closes());
     }
-    assert_eq!(server.ask(head(format!("X: {}\r\n", "a".repeat(8 * 1024)))).await.status, 200);
+    let around = head("X: \r\n".into()).len();
+    for (bytes, status) in [(16 * 1024, 200), (16 * 1024 + 1, 431)] {
+        let request = head(format!("X: {}\r\n", "a".repeat(bytes - around)));
+        assert_eq!((request.len(), server.ask(request).await.status), (bytes, status));
+    }
 }
 
 #[tokio::test]

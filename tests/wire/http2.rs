@@ -359,6 +359,8 @@ async fn a_100_comes_only_when_the_sides_have_paired() {
     let fields = [("expect", "100-continue"), ("content-length", "2")];
     let (mut upload, mut send) = client.request("PUT", &format!("/stream/{id}"), &fields, false).await;
     server.until(&id, "SRC_CONNECTED").await;
+    // Whatever was sent before this answer has been received with it.
+    assert_eq!(client.ask("GET", "/ping").await.status, StatusCode::OK);
     assert!(futures_util::poll!(poll_fn(|cx| upload.poll_informational(cx))).is_pending());
     let download = client.get(&id).await;
     let interim = soon(poll_fn(|cx| upload.poll_informational(cx))).await.unwrap().unwrap();
@@ -511,23 +513,24 @@ async fn a_head_of_too_many_fields_is_431() {
     }
 }
 
-/// A frame of stream 1, or of the connection (RFC 9113, section 4.1).
-fn frame(stream: u8, kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+/// A frame of a stream, or of the connection (RFC 9113, section 4.1).
+fn frame(stream: u32, kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     let length = u8::try_from(payload.len()).unwrap();
-    [&[0, 0, length, kind, flags, 0, 0, 0, stream][..], payload].concat()
+    [&[0, 0, length, kind, flags][..], &stream.to_be_bytes(), payload].concat()
 }
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const CANCEL: [u8; 4] = [0, 0, 0, 8];
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 /// A request's head. By hand, as what follows, because the library sends no frames in an order that it would not choose.
-fn head(stream: u8, flags: u8, method: &str, path: &str) -> Vec<u8> {
+fn head(stream: u32, flags: u8, method: &str, path: &str) -> Vec<u8> {
     let fields = [(":method", method), (":scheme", "http"), (":authority", "test"), (":path", path)];
     let fields = fields.into_iter().flat_map(|(name, value)| {
         let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
@@ -575,7 +578,7 @@ pub async fn reset_deafly(client: &mut Client, stream: u8) {
 
 #[tokio::test]
 async fn a_reset_behind_the_last_frame_ends_the_transfer_at_once() {
-    for length in [1, 1000, 50_000] {
+    for (length, of_the_connection) in [(1, false), (1000, false), (50_000, false), (1000, true)] {
         let server = TestServer::start().await;
         let (full, last) = (server.create().await, server.create().await);
         let mut client = Client::connect_narrow(server.address()).await;
@@ -589,9 +592,72 @@ async fn a_reset_behind_the_last_frame_ends_the_transfer_at_once() {
         let mut source = server.put(&last, &format!("Content-Length: {length}\r\n")).await;
         source.send(vec![7; length]).await;
         while server.status(&last).await["bytes_transferred"] != length {}
-        reset_deafly(&mut client, 3).await;
+        if of_the_connection {
+            client.reset();
+        } else {
+            reset_deafly(&mut client, 3).await;
+        }
         assert_eq!(source.response().await.error(), "502 StreamDestinationError", "{length} bytes");
         server.until(&last, "DST_DISCONNECTED").await;
+    }
+}
+
+#[tokio::test]
+async fn a_download_that_is_with_the_kernel_is_not_delivered_before_it_is_acknowledged() {
+    // More than the client's kernel takes, and less than the server's.
+    const LENGTH: usize = 200_000;
+    let server = TestServer::start().await;
+    let (id, other) = (server.create().await, server.create().await);
+    let client = deaf(&server, [&id, &other]).await;
+    let mut source = server.put(&id, &format!("Content-Length: {LENGTH}\r\n")).await;
+    source.send(vec![7; LENGTH]).await;
+    server.until_passed_on(&id, LENGTH).await;
+    // Behind so many exchanges whatever could be written is.
+    for _ in 0..50 {
+        assert_eq!(server.status(&id).await["state"], "STREAMING");
+    }
+    client.reset();
+    assert_eq!(source.response().await.error(), "502 StreamDestinationError");
+    server.until(&id, "DST_DISCONNECTED").await;
+}
+
+/// Their streams have ended for the library, which limits only those that have not.
+#[tokio::test]
+async fn requests_whose_answers_are_not_acknowledged_are_bounded() {
+    const MAX_REQUESTS: u32 = 200;
+    let server = TestServer::start().await;
+    let (filler, other) = (server.create().await, server.create().await);
+    // These are two of them.
+    let mut client = deaf(&server, [&filler, &other]).await;
+    let mut source = server.put(&filler, "Content-Length: 200000\r\n").await;
+    source.send(vec![7; 200_000]).await;
+    server.until_passed_on(&filler, 200_000).await;
+    let mut sources = vec![source];
+    for number in 2..MAX_REQUESTS {
+        let id = server.create().await;
+        client.send(head(2 * number + 1, END_STREAM, "GET", &format!("/stream/{id}"))).await;
+        server.until(&id, "DST_CONNECTED").await;
+        sources.push(server.say(put_head(&id, "Content-Length: 1\r\n") + "x").await);
+        server.until_passed_on(&id, 1).await;
+    }
+    let id = server.create().await;
+    client.send(head(2 * MAX_REQUESTS + 1, END_STREAM, "GET", &format!("/stream/{id}"))).await;
+    for _ in 0..50 {
+        assert_eq!(server.status(&id).await["state"], "CREATED", "it is one too many");
+    }
+    client.reset();
+    for mut source in sources {
+        assert_eq!(source.response().await.error(), "502 StreamDestinationError");
+    }
+}
+
+/// Waits until the server has read all that this client has sent, which reads nothing else.
+async fn until_all_is_read(client: &mut Client) {
+    const PAYLOAD: &[u8; 8] = b"all read";
+    client.send(frame(0, PING, 0, PAYLOAD)).await;
+    let mut bytes = 0;
+    while !client.body_bytes(bytes).await.ends_with(PAYLOAD) {
+        bytes += 1;
     }
 }
 
@@ -609,6 +675,7 @@ async fn small_frames_of_a_waiting_upload_are_all_passed_on() {
         server.until(&id, "SRC_CONNECTED").await;
         source.send(&frames).await;
         source.send(frame(1, DATA, END_STREAM, &[])).await;
+        until_all_is_read(&mut source).await;
         let (received, is_whole) = if to_http2 {
             // The library ends a connection that sends it many small frames.
             let seen = answer(Http2::connect(&server).await.get(&id).await).await;

@@ -80,6 +80,21 @@ async fn who_is_over_a_limit_is_told_so_or_closed_but_never_takes_a_place() {
 }
 
 #[tokio::test]
+async fn a_client_is_told_of_its_limit_as_often_as_it_comes() {
+    let server = TestServer::start_with(|config| {
+        config.clients.max_connections = Some(1);
+        // Of so few, four connections may be told at a time.
+        config.descriptors = Some(64);
+    })
+    .await;
+    let mut first = server.say(get("/ping")).await;
+    assert_eq!(first.response().await.status, 200);
+    for _ in 0..10 {
+        assert_too_many(&server.ask(get("/ping")).await, "--max-connections-per-client");
+    }
+}
+
+#[tokio::test]
 async fn streams_that_have_not_ended_are_counted_by_client() {
     let server = behind_a_proxy(ClientLimits { max_streams: Some(2), ..ClientLimits::default() }).await;
     for (name, fields) in [
@@ -113,6 +128,20 @@ async fn streams_that_have_not_ended_are_counted_by_client() {
     for _ in 0..5 {
         assert_eq!(server.ask(get("/ping")).await.status, 200);
     }
+}
+
+/// What keeps the waiting uploads of one client below 256 MiB.
+#[tokio::test]
+async fn a_client_that_is_not_on_this_machine_has_1500_streams_at_most() {
+    let server = behind_a_proxy(ClientLimits::default()).await;
+    let request = "POST /stream HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n";
+    let mut client = server.connect().await;
+    for number in 0..1500 {
+        client.send(request).await;
+        assert_eq!(client.response().await.status, 201, "{number}");
+    }
+    client.send(request).await;
+    assert_too_many(&client.response().await, "--max-streams-per-client");
 }
 
 #[tokio::test]
@@ -206,6 +235,31 @@ async fn a_creation_that_is_refused_for_another_reason_is_none_of_the_clients() 
     assert_eq!(server.get(&first).await.response().await.status, 400);
     server.create().await;
     assert_too_many(&server.post("/stream", "").await, "--max-streams-per-client");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_expired_is_none_of_its_clients_any_more() {
+    let clock = Clock::stopped();
+    let server = limited(ClientLimits { max_streams: Some(1), ..ClientLimits::default() }).await;
+    let id = server.create().await;
+    assert_too_many(&server.post("/stream", "").await, "--max-streams-per-client");
+    clock.advance(60 * SECOND + A_MOMENT).await;
+    server.until(&id, "TIMEOUT_NO_SRC_NO_DST").await;
+    server.create().await;
+}
+
+#[tokio::test]
+async fn a_stream_is_one_of_its_clients_until_its_transfer_has_ended() {
+    let server = limited(ClientLimits { max_streams: Some(1), ..ClientLimits::default() }).await;
+    let (_, mut source, mut destination) = pair(&server, "Content-Length: 2\r\n", "1.1").await;
+    assert_too_many(&server.post("/stream", "").await, "--max-streams-per-client");
+    source.send("h").await;
+    destination.head().await.unwrap();
+    assert_too_many(&server.post("/stream", "").await, "--max-streams-per-client");
+    source.send("i").await;
+    assert_eq!(destination.body_bytes(2).await, b"hi");
+    assert_eq!(source.response().await.status, 200);
+    server.create().await;
 }
 
 /// JSON of a header set of so many bytes.

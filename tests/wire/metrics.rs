@@ -1,10 +1,12 @@
 //! The metrics: they agree with what was done, say nothing of whom, and can be read by whoever reads such texts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use http_rendezvous::config::Config;
 use http_rendezvous::token::Token;
 
+use crate::client::Client;
 use crate::server::{PATIENCE, TestServer, get, post};
 use crate::transport::is_tls;
 
@@ -175,7 +177,7 @@ fn request(method: &str, target: &str, fields: &str) -> String {
     format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{fields}\r\n")
 }
 
-fn is_portable() -> bool {
+pub fn is_portable() -> bool {
     std::env::var("RENDEZVOUS_DATA_PATH").as_deref() == Ok("portable")
 }
 
@@ -308,7 +310,7 @@ async fn a_stream_counts_where_it_stands_and_its_bytes_while_they_flow() {
 #[tokio::test(start_paused = true)]
 async fn waits_and_durations_are_those_of_the_clock() {
     let server = TestServer::start().await;
-    let advance = async |seconds| tokio::time::advance(std::time::Duration::from_secs(seconds)).await;
+    let advance = async |seconds| tokio::time::advance(Duration::from_secs(seconds)).await;
     let id = server.create().await;
     let mut destination = server.get(&id).await;
     server.until(&id, "DST_CONNECTED").await;
@@ -421,6 +423,29 @@ async fn a_pipe_counts_while_a_body_passes_through_it() {
     let (received, answered) = tokio::join!(receiving, sending);
     assert_eq!((received.body.len(), answered.status), (800_000, 200));
     assert_eq!(Exposition::of(&server).await.count("pipes_in_use", &[]), 0);
+}
+
+#[tokio::test]
+async fn the_pipe_of_a_body_that_was_cut_is_there_for_the_next() {
+    if !cfg!(target_os = "linux") || is_portable() || is_tls() {
+        return;
+    }
+    // Enough for four pipes.
+    let server = TestServer::start_with(|config| config.descriptors = Some(64)).await;
+    let body = vec![7; 100_000_000];
+    for round in 0..6 {
+        let id = server.create().await;
+        let mut source = server.put(&id, "Content-Length: 100000000\r\n").await;
+        let mut destination = Client::connect_narrow(server.address()).await;
+        destination.send(get(&format!("/stream/{id}"))).await;
+        // Until nobody takes any more, so that the pipe is full.
+        let pushing = tokio::time::timeout(Duration::from_millis(200), source.push(&body));
+        assert!(pushing.await.is_err(), "{round}");
+        assert_eq!(Exposition::of(&server).await.count("pipes_in_use", &[]), 1, "{round}");
+        destination.reset();
+        assert_eq!(source.response().await.error(), "502 StreamDestinationError", "{round}");
+        assert_eq!(Exposition::of(&server).await.count("pipes_in_use", &[]), 0, "{round}");
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,11 @@
 //! What flows through a pair, and the headers of its two answers.
 
-use crate::client::{Client, End, Response};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::client::{Client, End, Response, soon};
 use crate::server::{TestServer, get, put_head};
+use crate::transport::is_tls;
 
 /// The answers to a whole transfer: download, upload.
 async fn transfer(server: &TestServer, id: &str, put: &str, body: &[u8]) -> (Response, Response) {
@@ -70,6 +74,66 @@ async fn every_byte_arrives_whoever_comes_first_and_however_it_is_framed() {
                 assert_eq!(server.status(&id).await["bytes_transferred"], size, "{case}");
             }
         }
+    }
+}
+
+/// What is sent in one go is read in one go, so the server holds bytes that are not of the body.
+#[tokio::test]
+async fn bytes_behind_a_body_are_not_delivered() {
+    let server = TestServer::start().await;
+    for size in [1, 5, 1000, 200_000] {
+        let body = noise(size);
+        for (fields, encoded) in [
+            (format!("Content-Length: {size}\r\n"), body.clone()),
+            ("Transfer-Encoding: chunked\r\n".into(), chunked(&body, &[65_536], "", "")),
+        ] {
+            for source_first in [true, false] {
+                let case = format!("{size} bytes, source first: {source_first}, {fields:?}");
+                let id = server.create().await;
+                let put = [put_head(&id, &fields).as_bytes(), &encoded, get("/ping").as_bytes()].concat();
+                let (mut source, mut destination);
+                if source_first {
+                    source = server.connect().await;
+                    source.push(&put[..put.len().min(10_000)]).await;
+                    server.until(&id, "SRC_CONNECTED").await;
+                    destination = server.get(&id).await;
+                } else {
+                    destination = server.get(&id).await;
+                    server.until(&id, "DST_CONNECTED").await;
+                    source = server.connect().await;
+                    source.push(&put[..put.len().min(10_000)]).await;
+                }
+                let (download, upload) = tokio::join!(destination.response(), async {
+                    source.push(put.get(10_000..).unwrap_or_default()).await;
+                    source.response().await
+                });
+                assert_eq!((download.end, upload.status), (End::Whole, 200), "{case}");
+                assert!(download.body == body, "the bytes differ: {case}");
+                assert_eq!(source.ending().await, Err(End::Short), "nothing behind it is answered: {case}");
+            }
+        }
+    }
+}
+
+/// A length that is known and large is what the kernel moves by itself.
+#[tokio::test]
+async fn a_destination_that_leaves_is_missed_also_while_the_source_of_a_large_body_is_silent() {
+    for how in ["close", "reset", "half-close"] {
+        let server = TestServer::start().await;
+        let id = server.create().await;
+        let mut destination = server.get(&id).await;
+        let mut source = server.put(&id, "Content-Length: 1000000\r\n").await;
+        source.send(vec![b'X'; 500_000]).await;
+        destination.head().await.unwrap();
+        destination.body_of(500_000).await;
+        // One that only closes its sending side is still there to read.
+        let mut half_closed = None;
+        match how {
+            "close" => destination.close(),
+            "reset" => destination.reset(),
+            _ => half_closed.insert(destination).half_close().await,
+        }
+        assert_eq!(source.response().await.error(), "502 StreamDestinationError", "{how}");
     }
 }
 
@@ -340,6 +404,30 @@ async fn an_http_1_0_client_is_served_on_either_side() {
     assert!(download.head.starts_with("HTTP/1.0 200 "), "{}", download.head);
     assert_eq!((download.end, &download.body[..]), (End::Whole, &b"hello"[..]));
     assert_eq!(source.response().await.status, 200);
+}
+
+/// Where nothing but the end of the connection frames a download, a cut is a reset; some systems let it take away what was not read yet.
+#[tokio::test]
+async fn a_whole_http_1_0_download_is_not_reset_behind_its_end() {
+    if is_tls() {
+        return;
+    }
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    let mut destination = TcpStream::connect(server.address()).await.unwrap();
+    let get = format!("GET /stream/{id} HTTP/1.0\r\n\r\n");
+    destination.write_all(get.as_bytes()).await.unwrap();
+    server.until(&id, "DST_CONNECTED").await;
+    let mut source = server.put(&id, "Transfer-Encoding: chunked\r\n").await;
+    source.send("5\r\nhello\r\n0\r\n\r\n").await;
+    assert_eq!(source.response().await.status, 200);
+    let mut received = Vec::new();
+    soon(destination.read_to_end(&mut received)).await.unwrap();
+    assert!(received.ends_with(b"\r\n\r\nhello"), "{received:?}");
+    for _ in 0..20 {
+        assert_eq!(server.status(&id).await["state"], "FINISHED");
+        assert!(destination.take_error().unwrap().is_none());
+    }
 }
 
 #[tokio::test]

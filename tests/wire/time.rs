@@ -121,6 +121,25 @@ async fn a_pair_outlives_the_ttl_also_in_silence() {
     assert_eq!(source.response().await.status, 200);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_outlived_all_deadlines_is_forgotten_one_ttl_after_its_end() {
+    let clock = Clock::stopped();
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    let destination = server.get(&id).await;
+    let mut source = server.put(&id, "Content-Length: 5\r\n").await;
+    server.until(&id, "STREAMING").await;
+    // Nothing has a deadline any more.
+    clock.advance(TTL + A_MOMENT).await;
+    assert_eq!(server.status(&id).await["state"], "STREAMING");
+    destination.reset();
+    assert_eq!(source.response().await.error(), "502 StreamDestinationError");
+    clock.advance_to_just_before(TTL).await;
+    assert_eq!(server.status(&id).await["state"], "DST_DISCONNECTED");
+    clock.advance(2 * A_MOMENT).await;
+    server.until_gone(&id).await;
+}
+
 /// A FIN that is stuck behind a full buffer shows nobody that its client has gone, and there is no asking.
 #[tokio::test(start_paused = true)]
 async fn a_source_that_leaves_behind_a_full_buffer_keeps_its_seat_and_never_looks_whole() {
@@ -221,6 +240,32 @@ async fn a_source_that_stalls_for_the_idle_limit_is_named_and_the_download_is_in
         }
         server.until(&id, "SRC_ERROR").await;
     }
+}
+
+/// The server has written all of it, so nothing but the acknowledgements tells that bytes move.
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_takes_the_last_bytes_slowly_has_not_stalled() {
+    const LENGTH: usize = 1 << 20;
+    let clock = Clock::stopped();
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    let mut destination = Client::connect_narrow(server.address()).await;
+    destination.send(get(&format!("/stream/{id}"))).await;
+    server.until(&id, "DST_CONNECTED").await;
+    let mut source = server.put(&id, &format!("Content-Length: {LENGTH}\r\n")).await;
+    source.send(vec![b'X'; LENGTH]).await;
+    server.until_passed_on(&id, LENGTH).await;
+    destination.head().await.unwrap();
+    for _ in 0..4 {
+        destination.body_of(LENGTH / 8).await;
+        clock.advance(IDLE / 2 + A_MOMENT).await;
+        for _ in 0..20 {
+            assert_eq!(server.status(&id).await["state"], "STREAMING");
+        }
+    }
+    clock.resume();
+    while destination.ending().await.is_ok() {}
+    assert_eq!(source.response().await.status, 200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -378,5 +423,20 @@ async fn past_the_drain_timeout_who_waits_is_told_and_streams_are_cut_visibly_an
         source.close();
         waiting.close();
         soon(server.ended()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn past_the_drain_timeout_a_pair_without_a_byte_is_told_on_both_sides() {
+    let clock = Clock::stopped();
+    let mut server = TestServer::start_with(|config| config.drain_timeout = Period::from_secs(30)).await;
+    let id = server.create().await;
+    let mut destination = server.get(&id).await;
+    let mut source = server.put(&id, "Content-Length: 5\r\n").await;
+    server.until(&id, "STREAMING").await;
+    server.stop().await;
+    clock.advance(Duration::from_secs(30) + A_MOMENT).await;
+    for side in [&mut source, &mut destination] {
+        assert_eq!(side.response().await.error(), "503 ShuttingDownError");
     }
 }

@@ -3,6 +3,7 @@
 use tokio::net::TcpSocket;
 
 use crate::client::{Client, End};
+use crate::metrics::is_portable;
 use crate::server::{TestServer, get, put_head};
 use crate::transport::is_tls;
 
@@ -290,20 +291,44 @@ async fn a_source_may_half_close_behind_a_whole_body_while_it_waits() {
 }
 
 #[tokio::test]
+async fn a_source_that_half_closes_one_byte_too_early_while_it_waits_has_left() {
+    for (fields, body) in
+        [("Content-Length: 5\r\n", "hell"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r")]
+    {
+        let server = TestServer::start().await;
+        let [fast, slow] = served(&server).await;
+        for mut source in [server.connect().await, fast, slow] {
+            let id = server.create().await;
+            source.send(put_head(&id, fields)).await;
+            server.until(&id, "SRC_CONNECTED").await;
+            source.send(body).await;
+            source.half_close().await;
+            server.until(&id, "CREATED").await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_100_comes_when_the_sides_have_paired_and_not_before() {
     let server = TestServer::start().await;
-    let id = server.create().await;
-    let mut source = server.put(&id, "Content-Length: 5\r\nExpect: 100-continue\r\n").await;
-    server.until(&id, "SRC_CONNECTED").await;
-    let mut destination = tokio::select! {
-        biased;
-        head = source.head() => panic!("the source was answered while it waited: {head:?}"),
-        destination = server.get(&id) => destination,
-    };
-    assert_eq!(source.head().await.unwrap(), "HTTP/1.1 100 Continue\r\n\r\n");
-    source.send("hello").await;
-    assert_eq!(destination.response().await.body, b"hello");
-    assert_eq!(source.response().await.status, 200);
+    for expects in ["100-continue", "100-Continue", "x, 100-continue"] {
+        if is_portable() && expects.contains(',') {
+            // hyper alone reads no lists.
+            continue;
+        }
+        let id = server.create().await;
+        let mut source = server.put(&id, &format!("Content-Length: 5\r\nExpect: {expects}\r\n")).await;
+        server.until(&id, "SRC_CONNECTED").await;
+        let mut destination = tokio::select! {
+            biased;
+            head = source.head() => panic!("the source was answered while it waited: {head:?}"),
+            destination = server.get(&id) => destination,
+        };
+        assert_eq!(source.head().await.unwrap(), "HTTP/1.1 100 Continue\r\n\r\n", "{expects}");
+        source.send("hello").await;
+        assert_eq!(destination.response().await.body, b"hello");
+        assert_eq!(source.response().await.status, 200);
+    }
 }
 
 #[tokio::test]

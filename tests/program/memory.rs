@@ -1,0 +1,66 @@
+//! What clients make the server hold, in its resident memory.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use crate::{Program, until_state};
+
+/// A frame of an HTTP/2 stream (RFC 9113, section 4.1), by hand: no library would send these.
+fn frame(stream: u8, kind: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let flags = if kind == HEADERS { END_HEADERS } else { 0 };
+    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const UNKNOWN: u8 = 0xbe;
+const END_HEADERS: u8 = 4;
+
+/// The head of an upload to `path`.
+fn head(path: &str) -> Vec<u8> {
+    let fields = [(":method", "PUT"), (":scheme", "http"), (":authority", "localhost"), (":path", path)];
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let fields = fields.into_iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat());
+    frame(1, HEADERS, &fields.collect::<Vec<_>>())
+}
+
+/// Waits until the server has read all that was sent.
+fn until_all_is_read(stream: &mut TcpStream) {
+    const PAYLOAD: &[u8; 8] = b"all read";
+    stream.write_all(&frame(0, PING, PAYLOAD)).unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(PAYLOAD) {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        seen.extend(byte);
+    }
+}
+
+/// Frames that the server does not know stand in the buffers that those of a waiting body are read into, and are held with.
+#[test]
+fn frames_between_those_of_a_waiting_upload_cost_no_memory() {
+    const UPLOADS: u64 = 20;
+    let program = Program::start(&["--log-level", "warn"]);
+    let between = frame(1, UNKNOWN, &[0; 16_000]);
+    let body: Vec<u8> = (0..200).flat_map(|_| [&frame(1, DATA, &[7; 300])[..], &between].concat()).collect();
+    let upload = || {
+        let stream = program.create();
+        let mut source = program.connect();
+        let path = stream.splitn(4, '/').nth(3).unwrap();
+        source.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        source.write_all(&[frame(0, SETTINGS, &[]), head(&format!("/{path}"))].concat()).unwrap();
+        until_state(&stream, "SRC_CONNECTED");
+        source.write_all(&body).unwrap();
+        until_all_is_read(&mut source);
+        source
+    };
+    // What the first takes, all take.
+    let _first = upload();
+    let before = program.resident_kib();
+    let _uploads: Vec<_> = (0..UPLOADS).map(|_| upload()).collect();
+    let each = program.resident_kib().saturating_sub(before) / UPLOADS;
+    assert!(each < 400, "a waiting upload of 60 000 bytes takes {each} KiB");
+}
