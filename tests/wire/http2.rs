@@ -572,7 +572,7 @@ pub async fn ask_deafly(client: &mut Client, server: &TestServer, ids: &[&str]) 
 }
 
 /// Lets a client that has asked so reset one of the streams.
-pub async fn reset_deafly(client: &mut Client, stream: u8) {
+pub async fn reset_deafly(client: &mut Client, stream: u32) {
     client.send(frame(stream, RST_STREAM, 0, &CANCEL)).await;
 }
 
@@ -608,7 +608,8 @@ async fn a_download_that_is_with_the_kernel_is_not_delivered_before_it_is_acknow
     const LENGTH: usize = 200_000;
     let server = TestServer::start().await;
     let (id, other) = (server.create().await, server.create().await);
-    let client = deaf(&server, [&id, &other]).await;
+    let mut client = Client::connect_narrow(server.address()).await;
+    ask_deafly(&mut client, &server, &[&id, &other]).await;
     let mut source = server.put(&id, &format!("Content-Length: {LENGTH}\r\n")).await;
     source.send(vec![7; LENGTH]).await;
     server.until_passed_on(&id, LENGTH).await;
@@ -628,7 +629,8 @@ async fn requests_whose_answers_are_not_acknowledged_are_bounded() {
     let server = TestServer::start().await;
     let (filler, other) = (server.create().await, server.create().await);
     // These are two of them.
-    let mut client = deaf(&server, [&filler, &other]).await;
+    let mut client = Client::connect_narrow(server.address()).await;
+    ask_deafly(&mut client, &server, &[&filler, &other]).await;
     let mut source = server.put(&filler, "Content-Length: 200000\r\n").await;
     source.send(vec![7; 200_000]).await;
     server.until_passed_on(&filler, 200_000).await;

@@ -177,6 +177,13 @@ impl TestServer {
         self.until_at(&format!("/stream/{id}/status"), state).await
     }
 
+    /// Waits until so many bytes of the body are passed on.
+    pub async fn until_passed_on(&self, id: &str, bytes: usize) {
+        let passed_on = async { while self.status(id).await["bytes_transferred"] != bytes {} };
+        let in_time = tokio::time::timeout(PATIENCE, passed_on).await.is_ok();
+        assert!(in_time, "{bytes} bytes are not passed on: {}", self.status(id).await);
+    }
+
     /// Waits until the stream is forgotten.
     pub async fn until_gone(&self, id: &str) {
         let target = format!("/stream/{id}/status");
