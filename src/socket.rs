@@ -248,7 +248,8 @@ impl Socket {
         system::departure(self.tcp.stream())
     }
 
-    /// Waits for a reset, also behind a FIN.
+    /// Waits for a reset, also behind a FIN. One that a read or a write has returned before may never be seen here, so whoever uses
+    /// the connection meanwhile asks [`Socket::departure`] behind that.
     pub async fn reset(&self) {
         // An error of `ready` itself means that the runtime ends.
         let _ = self.tcp.stream().ready(Interest::ERROR).await;
@@ -310,13 +311,16 @@ impl Socket {
         // A FIN that was queued counts as one unacknowledged byte, the last; on a broken connection there is
         // none.
         let fin = u64::from(self.shutdown_write().await);
-        self.until_acknowledged(|| (self.unacknowledged() as u64).saturating_sub(fin), acknowledged).await
+        let left = || (self.unacknowledged() as u64).saturating_sub(fin);
+        // Nobody uses the connection meanwhile, so a reset is not taken away.
+        self.until_acknowledged(left, || false, acknowledged).await
     }
 
     /// Waits until the peer's kernel has acknowledged all that was sent before [`Socket::sent`] went over `sent`. False
     /// if the connection broke first. `acknowledged` is told whenever bytes have been acknowledged.
     pub async fn delivered_to(&self, sent: u64, acknowledged: impl Fn()) -> bool {
-        self.until_acknowledged(|| self.unacknowledged_of(sent), acknowledged).await
+        let is_reset = || self.departure() == Some(Departure::Reset);
+        self.until_acknowledged(|| self.unacknowledged_of(sent), is_reset, acknowledged).await
     }
 
     /// Whether the peer's kernel has acknowledged all that was sent before [`Socket::sent`] went over `sent`.
@@ -331,13 +335,18 @@ impl Socket {
         (self.unacknowledged() as u64).saturating_sub(sent_later)
     }
 
-    async fn until_acknowledged(&self, left: impl Fn() -> u64, acknowledged: impl Fn()) -> bool {
+    async fn until_acknowledged(
+        &self,
+        left: impl Fn() -> u64,
+        is_reset: impl Fn() -> bool,
+        acknowledged: impl Fn(),
+    ) -> bool {
         let mut before = left();
         let mut pause = ACK_PAUSES.0;
         while before > 0 {
             let broken = tokio::select! {
                 () = self.reset() => true,
-                () = sleep(pause) => false,
+                () = sleep(pause) => is_reset(),
             };
             let now = left();
             if now > 0 && broken {
@@ -422,9 +431,12 @@ mod system {
     /// tokio's interest in "priority" data, which we never ask the kernel for, is also an interest in a
     /// closed read side, and unlike an interest in reading it is not satisfied by data: so this waits for
     /// EPOLLRDHUP.
+    ///
+    /// A read or a write that fails takes the error of a reset away, and tokio may not have seen it before. So the kernel is asked which
+    /// of the two it was.
     pub(super) async fn departed(stream: &TcpStream) -> Departure {
         match stream.ready(Interest::PRIORITY | Interest::ERROR).await {
-            Ok(ready) if !ready.is_error() => Departure::Closed,
+            Ok(ready) if !ready.is_error() => departure(stream).unwrap_or(Departure::Closed),
             _ => Departure::Reset,
         }
     }
@@ -545,6 +557,22 @@ mod tests {
         }
         let mut read = BytesMut::with_capacity(16);
         assert_eq!(socket.try_read(&mut read).unwrap(), 5);
+    }
+
+    #[tokio::test]
+    async fn what_is_on_its_way_when_a_reset_is_taken_away_is_not_delivered() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let socket = Socket::new(listener.accept().await.unwrap().0, Duration::from_mins(1));
+        // More than its kernel takes.
+        while socket.unacknowledged() == 0 {
+            socket.try_write(&vec![7; 100_000]);
+        }
+        client.set_zero_linger().unwrap();
+        drop(client);
+        assert!(sockopt::socket_error(socket.tcp.stream()).unwrap().is_err(), "the reset is taken away");
+        assert_eq!(socket.departed().await, Departure::Reset);
+        assert!(!timeout(Duration::from_secs(5), socket.delivered_to(socket.sent(), || {})).await.unwrap());
     }
 
     /// Both ends of a connection that speaks TLS.

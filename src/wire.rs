@@ -70,6 +70,7 @@ impl Wire {
         let whole = self.inbound.lock().holds_whole_body(&self.socket);
         match whole {
             Some(false) => {}
+            Some(true) if self.has_reset() => {}
             Some(true) => {
                 tokio::select! {
                     () = self.socket.reset() => {}
@@ -92,12 +93,19 @@ impl Wire {
         }
     }
 
-    /// Asks a source as soon as it has acknowledged what it was told before. Never ends.
+    /// Asks a source as soon as it has acknowledged what it was told before. Ends where it cannot be asked any more.
     async fn probe_when_quiet(&self) {
         while !self.probe() {
             sleep(UNTIL_QUIET).await;
         }
-        pending::<()>().await;
+        if !self.has_reset() {
+            pending::<()>().await;
+        }
+    }
+
+    /// Whether the client has reset. To be asked behind each use of a connection on which somebody waits for that.
+    fn has_reset(&self) -> bool {
+        self.socket.departure() == Some(Departure::Reset)
     }
 
     /// Asks, where that may be and the kernel has room for all of it: a part of it would spoil the answer. False where it
@@ -162,16 +170,24 @@ mod tests {
     use rustix::net::sockopt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
+    use tokio::time::timeout;
 
     use super::*;
 
     /// A source that waits and has closed its sending side behind `body`, in a buffer that takes all of it.
     async fn half_closed(body: &[u8]) -> (Arc<Wire>, TcpStream) {
+        let (wire, client, _) = half_closed_and_shared(body).await;
+        (wire, client)
+    }
+
+    /// As [`half_closed`], with the server's socket.
+    async fn half_closed_and_shared(body: &[u8]) -> (Arc<Wire>, TcpStream, std::net::TcpStream) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         sockopt::set_socket_recv_buffer_size(&listener, 1 << 20).unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let accepted = listener.accept().unwrap().0;
         accepted.set_nonblocking(true).unwrap();
+        let shared = accepted.try_clone().unwrap();
         let minute = Duration::from_mins(1);
         let wire = Wire::new(Socket::new(TcpStream::from_std(accepted).unwrap(), minute), minute);
         client.write_all(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
@@ -180,7 +196,7 @@ mod tests {
         poll_fn(|cx| wire.inbound().lock().poll_peek(wire.socket(), cx)).await.unwrap();
         wire.inbound().lock().take_head();
         assert_eq!(wire.socket().departed().await, Departure::Closed);
-        (wire, client)
+        (wire, client, shared)
     }
 
     #[tokio::test]
@@ -205,6 +221,16 @@ mod tests {
             }
             assert_eq!(asked, CONTINUE);
         }
+    }
+
+    /// A failed read or write has returned the reset before tokio saw it.
+    #[tokio::test]
+    async fn a_reset_that_was_taken_away_is_not_missed() {
+        let (wire, client, socket) = half_closed_and_shared(b"1\r\nx\r\n0\r\n\r\n").await;
+        client.set_zero_linger().unwrap();
+        drop(client);
+        assert!(sockopt::socket_error(&socket).unwrap().is_err(), "the reset is taken away");
+        timeout(Duration::from_secs(5), wire.source_left()).await.expect("it has left");
     }
 
     #[tokio::test]
