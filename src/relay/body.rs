@@ -216,12 +216,9 @@ impl Relay {
         }
     }
 
-    /// The kernel has passed so many bytes on to the destination.
+    /// The kernel has passed so many bytes on to the destination. That they were the last, [`Relay::next`] says.
     pub fn passed_by_kernel(&mut self, bytes: usize) {
         self.pass_on(bytes);
-        if self.ended && self.transfer.bytes() == self.received {
-            self.transfer.awaits(Awaited::Delivery);
-        }
     }
 
     /// The source's next bytes are what is waited for.

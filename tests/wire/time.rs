@@ -6,6 +6,7 @@ use std::time::Duration;
 use http_rendezvous::config::Period;
 
 use crate::client::{Client, End, soon};
+use crate::metrics::Exposition;
 use crate::server::{TestServer, get, post, put_head};
 
 const TTL: Duration = Duration::from_mins(1);
@@ -86,6 +87,10 @@ async fn an_ended_stream_is_forgotten_after_one_more_ttl() {
     let forgotten = async { while server.ask(get("/stream")).await.body != b"[]" {} };
     soon(forgotten).await;
     assert_eq!(server.ask(get(&format!("/stream/{id}/status"))).await.error(), "404 SessionNotFoundError");
+    let metrics = Exposition::of(&server).await;
+    for state in ["created", "source_waits", "destination_waits", "streaming", "ended"] {
+        assert_eq!(metrics.count("streams", &[("state", state)]), 0, "{state}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
