@@ -20,6 +20,8 @@ use crate::server::{TTL, connections};
 const FREE_WITHIN: Duration = Duration::from_millis(3500);
 /// By then a side that came has its seat.
 const SEATED_WITHIN: Duration = Duration::from_secs(3);
+/// By then a proxy has read the body of a side that waits.
+const BODY_IS_READ: Duration = Duration::from_millis(50);
 /// By then a stream has ended that both sides have left.
 const ENDS_WITHIN: Duration = Duration::from_secs(8);
 /// How long after its plan's end, and after the last byte, a client without an answer hangs. No server's idle limit hides it: all but
@@ -228,6 +230,10 @@ impl<'a> Play<'a> {
             _ = &mut visit => return true,
             is_seated = self.until_seated(side) => is_seated,
         };
+        if self.scenario.party(side).proxy.is_some() {
+            // nginx does not see a FIN that comes together with the end of a body.
+            sleep(BODY_IS_READ).await;
+        }
         waits.notify_one();
         visit.await;
         is_seated

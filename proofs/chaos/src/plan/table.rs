@@ -168,8 +168,8 @@ impl Scenario {
             When::AfterEnd => Moment::End,
             _ => Moment::Body(passed_on),
         };
-        // Longer than the idle limit, which begins when a pace has let the body into the buffers.
-        let long = LONG_STALL + Duration::from_secs(self.pace.map_or(0, |pace| self.size / pace));
+        // Longer than the idle limit, which begins when the buffers are full: a pace fills them slowly, and so does a busy machine.
+        let long = 2 * LONG_STALL + Duration::from_secs(self.pace.map_or(0, |pace| self.size / pace));
         let short = Duration::from_millis(rng.random_range(50..500));
         let transport = self.destination.transport;
         let acts = match cell.event {
