@@ -186,14 +186,13 @@ impl Scenario {
             }
             _ => return Vec::new(),
         };
-        let mut steps = Vec::new();
+        let mut steps: Vec<_> = acts.into_iter().map(|act| Step { moment, act }).collect();
         if self.is_exact() {
-            if moment == Moment::Body(0) {
-                steps.push(Step { moment, act: Act::AwaitPair });
-            }
-            steps.extend(pause(rng, moment));
+            // What is to read nothing stops before there is anything.
+            let first = usize::from(steps.first().is_some_and(|step| step.act == Act::StopReading));
+            let waits = (moment == Moment::Body(0)).then_some(Step { moment, act: Act::AwaitPair });
+            steps.splice(first..first, waits.into_iter().chain(pause(rng, moment)));
         }
-        steps.extend(acts.into_iter().map(|act| Step { moment, act }));
         steps
     }
 }
