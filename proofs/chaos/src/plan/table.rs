@@ -177,7 +177,9 @@ impl Scenario {
             Event::DestinationResets => vec![Act::Leave(resets(transport))],
             Event::DestinationHalfCloses => vec![Act::HalfClose],
             Event::DestinationStalls => vec![Act::Withhold(long)],
-            Event::DestinationStallsThenCloses => vec![Act::Stall(short), Act::Leave(Manner::Fin)],
+            Event::DestinationStallsThenCloses => {
+                vec![Act::StopReading, Act::Stall(short), Act::Leave(Manner::Fin)]
+            }
             Event::DestinationStallsThenResets if uses_up_window(cell) => {
                 vec![Act::Withhold(short), Act::Leave(resets(transport))]
             }
