@@ -221,8 +221,11 @@ impl<'a> Play<'a> {
     /// request to the server when it has left.
     async fn come_and_go(&self, manner: Manner, attempt: u64) -> bool {
         let side = self.scenario.first();
-        let step = Step { moment: Moment::Waiting, act: Act::Leave(manner) };
-        let errand = self.errand(side, attempt, vec![step]);
+        // nginx does not see a FIN that comes together with the end of a body.
+        let pause = self.scenario.party(side).proxy.map(|_| Act::Stall(BODY_IS_READ));
+        let acts = pause.into_iter().chain([Act::Leave(manner)]);
+        let steps = acts.map(|act| Step { moment: Moment::Waiting, act }).collect();
+        let errand = self.errand(side, attempt, steps);
         let waits = Arc::clone(&errand.waits);
         let mut visit = pin!(self.run_client(errand));
         let is_seated = tokio::select! {
@@ -230,10 +233,6 @@ impl<'a> Play<'a> {
             _ = &mut visit => return true,
             is_seated = self.until_seated(side) => is_seated,
         };
-        if self.scenario.party(side).proxy.is_some() {
-            // nginx does not see a FIN that comes together with the end of a body.
-            sleep(BODY_IS_READ).await;
-        }
         waits.notify_one();
         visit.await;
         is_seated
