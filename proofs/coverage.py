@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Which lines and branches of the server the tests reach, a row for each file.
 
-It runs the tests as ./check does (both lanes, and over TLS; the program's own process too), instrumented, and reads what they
+It runs the tests as ./check does (both data paths, and over TLS; the program's own process too), instrumented, and reads what they
 leave behind. Tests inside src are not counted. Needs cargo-llvm-cov, and llvm-cov and llvm-profdata of the compiler's LLVM: as the
 component llvm-tools, or as LLVM_COV and LLVM_PROFDATA (Debian: `apt-get install llvm-22`). Branches need a nightly compiler;
 without one there are only lines, and that is said.
@@ -41,7 +41,7 @@ def runs():
     """The arguments of each run, and what it has in its environment."""
     skip = [argument for name in not_over_tls() for argument in ("--skip", name)]
     yield ["--workspace"], {}
-    yield ["--test", "wire", "--test", "program"], {"RENDEZVOUS_DATA_PATH": "portable"}
+    yield ["--test", "wire", "--test", "program"], {"RENDEZVOUS_DATA_PATH": "copy"}
     yield ["--test", "wire", "--", *skip], {"RENDEZVOUS_TRANSPORT": "tls"}
 
 

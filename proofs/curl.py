@@ -8,8 +8,8 @@
     leftovers  streams that never pair leave neither a list entry nor a descriptor behind
 
 The test suite asks the same questions in small. Here they are asked with sizes, numbers and processes
-that take minutes, and with the client that people use; RENDEZVOUS_DATA_PATH=portable asks them of the
-portable data path. All chance but the bytes of the large file comes from --seed, which is printed.
+that take minutes, and with the client that people use; RENDEZVOUS_DATA_PATH=copy asks them of a
+server that copies all bodies. All chance but the bytes of the large file comes from --seed, which is printed.
 """
 
 import argparse

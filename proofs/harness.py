@@ -22,7 +22,7 @@ MIB = 1 << 20
 PATIENCE = 30.0  # seconds for anything that should happen at once
 PAUSE = 0.002  # seconds between two looks at a state
 LOOPBACK = "127.0.0.1"
-LANE = "RENDEZVOUS_DATA_PATH"  # the one setting that is left to whoever runs this: auto or portable
+DATA_PATH = "RENDEZVOUS_DATA_PATH"  # the one setting that is left to whoever runs this: splice or copy
 
 Process = subprocess.Popen[bytes]
 Command = Sequence[str]
@@ -190,7 +190,7 @@ def serving(
 ) -> Iterator[Server]:
     """A server of its own for each proof, with TLS if it has a pair. It must still run when the proof is through, unless
     it may end."""
-    mine = {name for name in os.environ if name.startswith("RENDEZVOUS_")} - {LANE}
+    mine = {name for name in os.environ if name.startswith("RENDEZVOUS_")} - {DATA_PATH}
     environment = {name: value for name, value in os.environ.items() if name not in mine}
     path, *flags = program
     arguments = ["serve", "--host", host, "--port", "0", "--log-level", "warn", *flags, *options]

@@ -303,26 +303,26 @@ class Manner:
     chunked: bool
     tls: bool
     http2: bool
-    lane: str
+    data_path: str
 
     def __str__(self) -> str:
         framing = "chunked" if self.chunked else "Content-Length"
         spoken = "HTTP/2" if self.http2 else f"HTTP/1.1 {framing}"
-        return f"{spoken}{' TLS' if self.tls else ''} {self.lane}"
+        return f"{spoken}{' TLS' if self.tls else ''} {self.data_path}"
 
 
 QUICK = (
-    Manner(chunked=False, tls=False, http2=False, lane="auto"),
-    Manner(chunked=True, tls=True, http2=False, lane="portable"),
-    Manner(chunked=True, tls=True, http2=True, lane="auto"),
+    Manner(chunked=False, tls=False, http2=False, data_path="splice"),
+    Manner(chunked=True, tls=True, http2=False, data_path="copy"),
+    Manner(chunked=True, tls=True, http2=True, data_path="splice"),
 )
 FULL = (
     *(
-        Manner(chunked, tls, False, lane)
-        for chunked, tls, lane in product((False, True), (False, True), ("auto", "portable"))
+        Manner(chunked, tls, False, data_path)
+        for chunked, tls, data_path in product((False, True), (False, True), ("splice", "copy"))
     ),
-    Manner(chunked=True, tls=True, http2=True, lane="auto"),
-    Manner(chunked=True, tls=False, http2=True, lane="portable"),
+    Manner(chunked=True, tls=True, http2=True, data_path="splice"),
+    Manner(chunked=True, tls=False, http2=True, data_path="copy"),
 )
 
 
@@ -676,7 +676,7 @@ class Trial(Generic[H]):
 
 @dataclass(frozen=True)
 class Network:
-    """The router, and a server for each lane."""
+    """The router, and a server for each data path."""
 
     router: Router
     servers: dict[str, Server]
@@ -692,10 +692,10 @@ def network(options: argparse.Namespace) -> Iterator[Network]:
         router = stack.enter_context(closing(Router()))
         flags = ("--peer-timeout", f"{PEER_TIMEOUT}s", "--max-connections", "1000")
         servers = {
-            lane: stack.enter_context(
-                serving(options.server, *flags, "--data-path", lane, pair=pair, host="0.0.0.0")
+            data_path: stack.enter_context(
+                serving(options.server, *flags, "--data-path", data_path, pair=pair, host="0.0.0.0")
             )
-            for lane in ("auto", "portable")
+            for data_path in ("splice", "copy")
         }
         yield Network(router, servers, QUICK if options.quick else FULL, options.seed)
 
@@ -712,7 +712,7 @@ class Question:
     def answer(self, between: Network, manner: Manner) -> float:
         putting, getting = between.router.host(), between.router.host()
         with closing(putting), closing(getting):
-            with Trial(between.servers[manner.lane], manner, putting, getting, self.narrow) as trial:
+            with Trial(between.servers[manner.data_path], manner, putting, getting, self.narrow) as trial:
                 took = self.ask(trial)
             trial.no_lies()
         return took
@@ -962,7 +962,7 @@ def lossy(between: Network, putting: LossyHost, getting: LossyHost, seed: int) -
     for _ in range(LOSSY_ROUNDS):
         manner = chance.choice([manner for manner in FULL if not manner.http2])
         victim = chance.choice(("nobody", "source", "destination"))
-        with Trial(between.servers[manner.lane], manner, putting, getting, narrow=True) as trial:
+        with Trial(between.servers[manner.data_path], manner, putting, getting, narrow=True) as trial:
             # What is left when somebody is killed is more than the buffers between hold.
             trial.stream_to(chance.randrange(1, LOSSY_SIZE // 3), LOSSY_SIZE)
             if victim == "nobody":

@@ -6,7 +6,7 @@ package `prometheus` the programs `prometheus` and `promtool`, on the PATH).
     dashboard  each query of packaging/grafana is understood, and finds something
     alerts     each rule of packaging/prometheus is well formed, works, is silent on a healthy server, and fires when it should
 
-RENDEZVOUS_DATA_PATH=portable asks them of the portable data path.
+RENDEZVOUS_DATA_PATH=copy asks them of a server that copies all bodies.
 """
 
 import argparse
@@ -33,7 +33,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 from harness import (
-    LANE,
     MIB,
     PATIENCE,
     Command,
@@ -60,7 +59,6 @@ CUT_SIZES = (1, 100_000, 3 * MIB)
 REFUSED = 7  # of each kind: more than one, so that no count is right by chance
 OLDER = "text/plain;version=0.0.4"
 OPEN_METRICS = "application/openmetrics-text;version=1.0.0"
-FAST = "hyper" if os.environ.get(LANE) == "portable" else "fast"
 
 # What a load must have added, by sample: name and labels as Prometheus writes them.
 Load = Counter[str]
@@ -78,14 +76,9 @@ PAIRED, TRANSFERRED, DELIVERED = (
 )
 
 
-def connection(lane: str, tls: str = "no") -> str:
-    protocol = lane if lane in {"http2", "none"} else "http1"
-    return sample("connections_total", protocol=protocol, tls=tls, lane=lane)
-
-
-def opened(lane: str, count: int, tls: str = "no") -> Load:
-    """So many connections. In the portable data path two lanes are one, so these are to be added up."""
-    return Load({connection(lane, tls): count})
+def opened(protocol: str, count: int, tls: str = "no") -> Load:
+    """So many connections."""
+    return Load({sample("connections_total", protocol=protocol, tls=tls): count})
 
 
 def ended(outcome: str) -> str:
@@ -144,7 +137,7 @@ def ask(server: Server, request: bytes, status: int, tls: bool = False) -> bytes
 
 
 def new_stream(server: Server, tls: bool = False) -> str:
-    """One connection in the fast lane."""
+    """One connection."""
     return str(json.loads(ask(server, head("POST", "/stream"), 201, tls))["stream"])
 
 
@@ -181,7 +174,7 @@ def whole(server: Server, size: int, chunked: bool, source_first: bool, tls: boo
         check(answer(destination).read() == body, f"{size} bytes came as others")
         sending.result()
         check(answer(source).status == 200, f"{size} bytes came, and the sender is not told so")
-    return transfer("finished", size) + opened(FAST, 3, "yes" if tls else "no")
+    return transfer("finished", size) + opened("http1", 3, "yes" if tls else "no")
 
 
 def wholes(server: Server) -> Load:
@@ -215,7 +208,7 @@ def cut(server: Server, size: int, source_leaves: bool) -> Load:
             reset(destination)
             check(answer(source).status == 502, "the sender is not told that the receiver has left")
     side = "source" if source_leaves else "destination"
-    return transfer(f"{side}_disconnected", size) + opened(FAST, 3)
+    return transfer(f"{side}_disconnected", size) + opened("http1", 3)
 
 
 def cuts(server: Server) -> Load:
@@ -229,7 +222,7 @@ def reports(server: Server) -> Load:
         ask(server, head("POST", f"/stream/{stream}/error"), 200)
         ask(server, head("GET", f"/stream/{stream}"), 400)
     load = Load({ended("reported"): REFUSED, refused("reported"): REFUSED})
-    return load + opened(FAST, 2 * REFUSED) + opened("hyper", REFUSED)
+    return load + opened("http1", 3 * REFUSED)
 
 
 def refusals(server: Server) -> Load:
@@ -242,7 +235,7 @@ def refusals(server: Server) -> Load:
         ask(server, not_json, 400)
     errors = ("SessionNotFoundError", "BadRouteError", "BadRequestError", "InvalidBodyError")
     load = Load({refused(error): REFUSED for error in errors})
-    return load + opened(FAST, REFUSED) + opened("hyper", 3 * REFUSED)
+    return load + opened("http1", 4 * REFUSED)
 
 
 def taken_seats(server: Server) -> Load:
@@ -257,7 +250,7 @@ def taken_seats(server: Server) -> Load:
             check(answer(destination).read() == b"hello", "the first comer is not served")
             check(answer(source).status == 200, "the sender is not told that all has come")
     load = Load({refused("AlreadyConnectedError"): REFUSED})
-    return load + transfer("finished", 5) + opened(FAST, 3 + REFUSED)
+    return load + transfer("finished", 5) + opened("http1", 3 + REFUSED)
 
 
 def silent(server: Server) -> Load:
@@ -283,7 +276,7 @@ def over_http2(server: Server) -> Load:
         subprocess.run((*curl, *upload), input=b"x" * 12_345, check=True)
         body, _ = receiver.communicate(timeout=PATIENCE)
     check(body == b"x" * 12_345, f"{len(body)} bytes came by HTTP/2")
-    return transfer("finished", 12_345) + opened("http2", 1, "yes") + opened("http2", 1) + opened(FAST, 1)
+    return transfer("finished", 12_345) + opened("http2", 1, "yes") + opened("http2", 1) + opened("http1", 1)
 
 
 STEPS: tuple[Step, ...] = (wholes, cuts, reports, refusals, taken_seats, silent, over_tls, over_http2)
@@ -299,7 +292,7 @@ def expiries(server: Server) -> Load:
     streams = [new_stream(server) for _ in range(REFUSED)]
     ask(server, head("GET", f"/stream/{streams[0]}"), 504)
     load = Load({ended("expired"): REFUSED, refused("SessionTimeoutError"): 1})
-    return load + opened(FAST, REFUSED + 1)
+    return load + opened("http1", REFUSED + 1)
 
 
 def stalls(server: Server) -> Load:
@@ -309,7 +302,7 @@ def stalls(server: Server) -> Load:
         source.sendall(b"12345")
         check(answer(destination).read(5) == b"12345", "the half of the body does not come")
         check(answer(source).status == 502, "a source that stalls is not told so")
-    return transfer("source_stalled", 5) + opened(FAST, 3)
+    return transfer("source_stalled", 5) + opened("http1", 3)
 
 
 def too_long(server: Server) -> Load:
@@ -323,7 +316,7 @@ def too_long(server: Server) -> Load:
         source.sendall(b"1\r\nx\r\n")
         check(answer(source).status == 413, "an upload that is over the limit is not ended")
     load = Load({refused("BodyTooLargeError"): 1})
-    return load + transfer("too_long", 1000) + opened(FAST, 4)
+    return load + transfer("too_long", 1000) + opened("http1", 4)
 
 
 SHORT_STEPS: tuple[Step, ...] = (expiries, stalls, too_long)
@@ -343,7 +336,7 @@ def unfinished(server: Server) -> Iterator[Load]:
         check(answer(destination).read(5) == b"12345", "the half of the body does not come")
         states = ("created", "source_waits", "destination_waits", "streaming")
         gauges = Load({sample("streams", state=state): 1 for state in states})
-        yield gauges + Load({PAIRED: 1, BYTES: 5, sample("open_connections"): 4}) + opened(FAST, 8)
+        yield gauges + Load({PAIRED: 1, BYTES: 5, sample("open_connections"): 4}) + opened("http1", 8)
 
 
 # ---------------------------------------------------------------------------------------------- Prometheus
@@ -553,15 +546,15 @@ def done(steps: Sequence[Step], server: Server, tally: Tally) -> Load:
 
 
 def scraped_by(connections: int) -> Load:
-    return opened("hyper", connections) + Load({sample("open_connections"): connections})
+    return opened("http1", connections) + Load({sample("open_connections"): connections})
 
 
 def counting(server: Server, asked: Load) -> Server:
-    """The same server; each question about the state of a stream is counted, as a connection in hyper's lane."""
+    """The same server; each question about the state of a stream is counted, as a connection."""
 
     class Counting(Server):
         def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-            asked.update(opened("hyper", 1))
+            asked.update(opened("http1", 1))
             return super().request(method, path, body)
 
     return Counting(server.pid, server.port, server.tls_port, server.pair)

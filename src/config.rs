@@ -24,6 +24,8 @@ pub struct Config {
     pub idle_timeout: Period,
     /// How long a request head, or a JSON body, may take, and how long a client may take none of an answer.
     pub head_timeout: Period,
+    /// How long a connection is kept between two requests.
+    pub keep_alive: Period,
     /// How long running transfers may go on after the server was asked to end.
     pub drain_timeout: Period,
     /// After how long a client that answers nothing, not even its kernel, counts as gone.
@@ -185,13 +187,13 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// How the bodies of plain streams are moved.
+/// How the bodies of plain HTTP/1 streams of a known length are moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataPath {
-    /// By the fast lane where it can be taken.
-    Auto,
-    /// All through hyper.
-    Portable,
+    /// By splice(2), without a copy through the program. Only on Linux; elsewhere they are copied.
+    Splice,
+    /// Through the program's own buffers, as all others.
+    Copy,
 }
 
 impl Default for Config {
@@ -202,6 +204,7 @@ impl Default for Config {
             ttl: Period::from_secs(60),
             idle_timeout: Period::from_secs(6 * 60 * 60),
             head_timeout: Period::from_secs(10),
+            keep_alive: Period::from_secs(75),
             drain_timeout: Period::from_secs(30),
             peer_timeout: PeerTimeout::default(),
             max_streams: 100_000,
@@ -212,7 +215,7 @@ impl Default for Config {
             clients: ClientLimits::default(),
             trusted_proxies: TrustedProxies::default(),
             streams: StreamLimits::default(),
-            data_path: DataPath::Auto,
+            data_path: DataPath::Splice,
             tls: None,
             plain_port: None,
             admin_listen: None,

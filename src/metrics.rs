@@ -203,13 +203,11 @@ impl Metrics {
     }
 }
 
-/// Who reads a connection.
+/// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lane {
-    /// The fast lane, HTTP/1.
-    Fast,
-    /// hyper, HTTP/1.
-    Hyper,
+pub enum Protocol {
+    /// HTTP/1.1, or HTTP/1.0.
+    Http1,
     /// HTTP/2.
     Http2,
 }
@@ -223,14 +221,14 @@ pub struct OpenConnection {
 }
 
 impl OpenConnection {
-    /// This lane takes a request. The first that does is the one that the connection counts for.
-    pub fn taken_by(&self, lane: Lane) {
-        self.count(Some(lane));
+    /// The first request is one of this protocol, which the connection is counted by.
+    pub fn taken_by(&self, protocol: Protocol) {
+        self.count(Some(protocol));
     }
 
-    fn count(&self, lane: Option<Lane>) {
+    fn count(&self, protocol: Option<Protocol>) {
         if !self.is_counted.swap(true, Ordering::Relaxed) {
-            self.metrics.connections.of(lane, self.is_tls).inc();
+            self.metrics.connections.of(protocol, self.is_tls).inc();
         }
     }
 }

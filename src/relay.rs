@@ -6,8 +6,7 @@
 //! success, and it asks for [`WholeBody`], which only the [`Relay`] can give: it alone sees where a body ends.
 //!
 //! The destination conducts: it polls the [`Relay`], watches for stalls, and confirms delivery. The source
-//! waits for the outcome. Memory is bounded by one frame in flight here, and by hyper's buffers on both
-//! connections.
+//! waits for the outcome. Memory is bounded by one read of the source's connection, and by one write to the destination's.
 
 mod body;
 mod pace;
@@ -26,7 +25,7 @@ use crate::header_set::StreamHeaders;
 use crate::outcome::{Fault, Outcome, Side};
 use crate::rate::Upload;
 pub use body::{Piece, Relay};
-pub use source::{BodyStream, SocketBody, SourceBody};
+pub use source::{SocketBody, SourceBody};
 
 /// What a source brings to the meeting.
 pub struct Offer {

@@ -13,9 +13,9 @@
 //! with them their halves and seats. Either audience has a loop of its own that accepts, with its own descriptors: where there are
 //! none for clients, operators do not notice.
 
-mod conn;
+mod connection;
 mod exposure;
-mod fast;
+mod http1;
 mod http2;
 mod listener;
 mod operators;
@@ -36,7 +36,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use self::conn::Accepted;
+use self::connection::{Accepted, Caller, Hold, Shared};
 use self::exposure::{Exposure, ListenerInfo};
 use self::listener::Listener;
 pub use self::listener::{BindError, Inherited, ListenerKind};
@@ -49,9 +49,9 @@ use crate::clients::{self, Clients};
 use crate::config::{Config, DataPath, Size};
 use crate::http::App;
 use crate::http::access::Access;
+use crate::http::connection::Audience;
 use crate::http::cors::Cors;
 use crate::http::hosts::Hosts;
-use crate::http::peer::{Audience, Caller, Hold};
 use crate::metrics::{Census, Metrics};
 use crate::outcome::Refusal;
 use crate::relay;
@@ -70,9 +70,7 @@ pub const LAST_WORDS: Duration = Duration::from_secs(3);
 pub struct Server {
     listeners: Vec<Listener>,
     config: Config,
-    app: Arc<App>,
-    /// For the fast lane, where it may be taken.
-    pipes: Option<Arc<Pipes>>,
+    shared: Arc<Shared>,
     certificate: Option<Arc<Certificate>>,
     reload: Arc<Notify>,
     shares: Shares,
@@ -113,6 +111,7 @@ impl Server {
             rendezvous: Rendezvous::new(limits, Arc::clone(&metrics)),
             metrics: Arc::clone(&metrics),
             request_timeout: config.head_timeout.get(),
+            keep_alive: config.keep_alive.get(),
             peer_timeout: config.peer_timeout.get(),
             access,
             cors: Cors::new(config.cors_origins.clone()),
@@ -122,22 +121,27 @@ impl Server {
             answers: Budget::new(config.max_metadata_bytes.get()),
             trusted_proxies: config.trusted_proxies.clone(),
         };
-        let shares = Shares::new(config.descriptors, config.max_connections, app.access.has_admin_listener);
-        if shares.connections < config.max_connections {
+        let places = Shares::new(config.descriptors, config.max_connections, app.access.has_admin_listener);
+        if places.connections < config.max_connections {
             warn!(
                 descriptors = config.descriptors,
                 "only {} connections at a time, and not {}: the system allows no more descriptors; raise ulimit -n, or lower --max-connections",
-                shares.connections,
+                places.connections,
                 config.max_connections
             );
         }
-        let pipes = (config.data_path == DataPath::Auto).then(|| Arc::new(Pipes::new(shares.pipes, metrics)));
-        let told = Arc::new(Semaphore::new(shares.told));
-        let app = Arc::new(app);
+        let pipes =
+            (config.data_path == DataPath::Splice).then(|| Arc::new(Pipes::new(places.pipes, metrics)));
+        let told = Arc::new(Semaphore::new(places.told));
+        let shared = Arc::new(Shared { app, pipes, draining: CancellationToken::new() });
         let server =
-            Self { listeners, config, app, pipes, certificate, reload: Arc::default(), shares, told };
+            Self { listeners, config, shared, certificate, reload: Arc::default(), shares: places, told };
         server.log_what_is_in_force();
         Ok(server)
+    }
+
+    fn app(&self) -> &App {
+        &self.shared.app
     }
 
     fn log_what_is_in_force(&self) {
@@ -147,7 +151,7 @@ impl Server {
             has_tls: listener.tls.is_some(),
         };
         let openings: Vec<_> = self.listeners.iter().map(opening).collect();
-        let said = Exposure::of(&self.app.access, &openings);
+        let said = Exposure::of(&self.app().access, &openings);
         let Config { clients, streams, .. } = &self.config;
         info!(
             clients = said.clients,
@@ -156,7 +160,7 @@ impl Server {
             creation = said.creation,
             list = said.list,
             metrics = said.metrics,
-            trusted_proxies = self.app.access.has_proxies,
+            trusted_proxies = self.app().access.has_proxies,
             max_streams = self.config.max_streams,
             max_connections = self.shares.connections,
             max_connections_per_client = clients.max_connections.unwrap_or(clients::DEFAULT_CONNECTIONS),
@@ -189,17 +193,16 @@ impl Server {
 
     /// Serves until `stop` resolves, then drains. To end at once, drop it.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
-        let draining = CancellationToken::new();
         let (mut clients, mut operators) = (JoinSet::new(), Operators::new(self.shares.operators));
-        let rendezvous = Arc::clone(&self.app.rendezvous);
+        let rendezvous = Arc::clone(&self.app().rendezvous);
         tokio::select! {
-            () = self.accept_clients(&mut clients, &draining) => {}
-            () = self.accept_operators(&mut operators, &draining) => {}
+            () = self.accept_clients(&mut clients) => {}
+            () = self.accept_operators(&mut operators) => {}
             () = rendezvous.keep_time() => {}
             () = self.keep_certificate() => {}
             () = async {
                 stop.await;
-                self.drain(&draining).await;
+                self.drain().await;
             } => {}
         }
 
@@ -210,7 +213,7 @@ impl Server {
             warn!(streams, "cut what still streamed");
         }
         tokio::select! {
-            () = self.accept_operators(&mut operators, &draining) => {}
+            () = self.accept_operators(&mut operators) => {}
             // What is left after this has had its time.
             _ = timeout(LAST_WORDS, join_all(&mut clients)) => {}
         }
@@ -225,10 +228,10 @@ impl Server {
     }
 
     /// Lets the streams that there are end, as long as that may take.
-    async fn drain(&self, draining: &CancellationToken) {
-        let rendezvous = &self.app.rendezvous;
+    async fn drain(&self) {
+        let rendezvous = &self.app().rendezvous;
         rendezvous.drain();
-        draining.cancel();
+        self.shared.draining.cancel();
         let Census { created, streaming, .. } = rendezvous.census();
         let waiting = rendezvous.census().attended() - streaming;
         info!(created, waiting, streaming, "draining for at most {}", self.config.drain_timeout);
@@ -242,12 +245,12 @@ impl Server {
         let _ = timeout(self.config.drain_timeout.get(), emptied).await;
     }
 
-    async fn accept_clients(&self, clients: &mut JoinSet<()>, draining: &CancellationToken) {
+    async fn accept_clients(&self, clients: &mut JoinSet<()>) {
         let mut turn = 0;
         loop {
             tokio::select! {
                 (listener, accepted) = self.accept(Audience::Clients, &mut turn) => {
-                    self.admit(accepted, listener, clients, draining);
+                    self.admit(accepted, listener, clients);
                 }
                 // A panic has been logged, and the connection's halves and seats are dropped.
                 Some(_) = clients.join_next() => {}
@@ -255,13 +258,12 @@ impl Server {
         }
     }
 
-    async fn accept_operators(&self, operators: &mut Operators, draining: &CancellationToken) {
+    async fn accept_operators(&self, operators: &mut Operators) {
         let mut turn = 0;
         loop {
             tokio::select! {
                 (_, accepted) = self.accept(Audience::Operators, &mut turn) => {
-                    let (app, pipes) = (Arc::clone(&self.app), self.pipes.clone());
-                    operators.admit(conn::serve(accepted, app, draining.clone(), pipes, None)).await;
+                    operators.admit(connection::serve(accepted, Arc::clone(&self.shared), None)).await;
                 }
                 Some(()) = operators.forget_ended() => {}
             }
@@ -275,8 +277,8 @@ impl Server {
             match poll_fn(|cx| self.poll_accept(audience, *turn, cx)).await {
                 (listener, Ok((stream, address))) => {
                     let (address, entrance) = (address.ip(), listener.entrance);
-                    let is_proxy = self.app.trusted_proxies.contain(address);
-                    let open = Some(self.app.metrics.accepted(listener.tls.is_some()));
+                    let is_proxy = self.app().trusted_proxies.contain(address);
+                    let open = self.app().metrics.accepted(listener.tls.is_some());
                     let caller = Caller { address, is_proxy, holds: None, open };
                     return (listener, Accepted { stream, caller, entrance });
                 }
@@ -306,13 +308,7 @@ impl Server {
     }
 
     /// Serves a client's connection, or refuses it.
-    fn admit(
-        &self,
-        mut accepted: Accepted,
-        listener: &Listener,
-        clients: &mut JoinSet<()>,
-        draining: &CancellationToken,
-    ) {
+    fn admit(&self, mut accepted: Accepted, listener: &Listener, clients: &mut JoinSet<()>) {
         let told = self.shares.told.saturating_sub(self.told.available_permits());
         let served = clients.len().saturating_sub(told);
         let refusal = match self.place(served, &accepted.caller) {
@@ -325,13 +321,13 @@ impl Server {
                     accepted.caller.holds = Some(Hold::Told(permit));
                     Some(refusal)
                 }
-                Err(_) => return self.app.metrics.refused(&refusal),
+                Err(_) => return self.app().metrics.refused(&refusal),
             },
         };
-        let (app, draining, pipes) = (Arc::clone(&self.app), draining.clone(), self.pipes.clone());
+        let shared = Arc::clone(&self.shared);
         match listener.tls.clone() {
-            None => clients.spawn(conn::serve(accepted, app, draining, pipes, refusal)),
-            Some(tls) => clients.spawn(conn::serve_tls(accepted, tls, app, draining, pipes, refusal)),
+            None => clients.spawn(connection::serve(accepted, shared, refusal)),
+            Some(tls) => clients.spawn(connection::serve_tls(accepted, tls, shared, refusal)),
         };
     }
 
@@ -343,7 +339,7 @@ impl Server {
         if caller.is_proxy {
             return Ok(None);
         }
-        Ok(self.app.clients.connect(caller.address)?.map(Hold::Place))
+        Ok(self.app().clients.connect(caller.address)?.map(Hold::Place))
     }
 }
 

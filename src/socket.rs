@@ -7,7 +7,7 @@
 //! break the connection of any peer that pauses for long, though it answers: there it is lifted, and [`Socket::vanished`]
 //! looks whether there are answers.
 //!
-//! All methods take `&self`, so that a handler may watch a connection while hyper reads and writes it. Only
+//! All methods take `&self`, so that one task may watch a connection while another reads or writes it. Only
 //! one task polls each direction. This module is the one home of what differs between systems: beside Linux,
 //! delivery means that the bytes have left the server's buffers, and a peer's leave shows only where nothing
 //! it sent is unread.
@@ -170,36 +170,43 @@ impl Socket {
     /// # Errors
     /// The connection is broken.
     pub async fn write_all(&self, buffers: &mut [IoSlice<'_>]) -> io::Result<()> {
-        self.write_by(buffers, Tcp::poll_write).await
+        self.write_by(buffers, Tcp::poll_write, None).await
     }
 
-    /// Writes all of `buffers`, the last that this connection is to carry: where the system can, the end of the
-    /// connection goes out in the same segment, so they wait for it, for at most 0.2 s.
+    /// As [`Socket::write_all`], while the peer takes some of it within `patience`. What `is_last` that this connection is to
+    /// carry waits for its end, for at most 0.2 s: where the system can, FIN goes out in the same segment.
     ///
     /// # Errors
-    /// The connection is broken.
-    pub async fn write_last(&self, buffers: &mut [IoSlice<'_>]) -> io::Result<()> {
-        self.write_by(buffers, Tcp::poll_write_more).await
+    /// The connection is broken, or `TimedOut`.
+    pub async fn write_within(
+        &self,
+        buffers: &mut [IoSlice<'_>],
+        is_last: bool,
+        patience: Duration,
+    ) -> io::Result<()> {
+        let plainly = if is_last { Tcp::poll_write_more } else { Tcp::poll_write };
+        self.write_by(buffers, plainly, Some(patience)).await
     }
 
     async fn write_by(
         &self,
         mut buffers: &mut [IoSlice<'_>],
         plainly: fn(&Tcp, &mut Context<'_>, &[IoSlice<'_>]) -> Poll<io::Result<usize>>,
+        patience: Option<Duration>,
     ) -> io::Result<()> {
         // Takes empty buffers off the front, whose write would look like a full connection.
         IoSlice::advance_slices(&mut buffers, 0);
         while !buffers.is_empty() {
-            let written = poll_fn(|cx| match &self.session {
+            let writing = poll_fn(|cx| match &self.session {
                 None => plainly(&self.tcp, cx, buffers),
                 Some(session) => session.poll_write(cx, buffers),
             });
-            match written.await? {
+            match within(patience, writing).await? {
                 0 => return Err(io::ErrorKind::WriteZero.into()),
                 written => IoSlice::advance_slices(&mut buffers, written),
             }
         }
-        poll_fn(|cx| self.poll_flush(cx)).await
+        within(patience, poll_fn(|cx| self.poll_flush(cx))).await
     }
 
     /// Calls `read` on the descriptor when there is something to read, until it is not `WouldBlock`. Past TLS.
@@ -400,6 +407,16 @@ impl Socket {
         };
         // Past the limit nobody is owed anything.
         let _ = timeout(limit, drained).await;
+    }
+}
+
+async fn within<T>(
+    patience: Option<Duration>,
+    writing: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    match patience {
+        Some(patience) => timeout(patience, writing).await?,
+        None => writing.await,
     }
 }
 

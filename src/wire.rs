@@ -1,11 +1,10 @@
-//! One connection below HTTP: its socket, and the gate on its input.
-//!
-//! The gate lets nothing through that two readers could understand differently; see [`inbound`].
+//! One connection below HTTP: its socket, and its input.
 
+pub mod body;
 pub mod chunked;
 pub mod frames;
 pub mod head;
-pub mod inbound;
+pub mod input;
 
 use std::future::pending;
 use std::sync::Arc;
@@ -14,9 +13,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
-use crate::outcome::Refusal;
 use crate::socket::{Departure, Socket};
-use inbound::Inbound;
+use input::Input;
 
 /// The interim response that a client with `Expect: 100-continue` waits for. It also probes a client that has closed its sending
 /// side: a client that still reads ignores it (RFC 9110, section 15.2), and the kernel of a client that has gone resets the
@@ -30,14 +28,14 @@ const UNTIL_QUIET: Duration = Duration::from_millis(50);
 pub struct Wire {
     socket: Socket,
     /// Locked by whoever reads the connection, and never across an await.
-    inbound: Mutex<Inbound>,
+    input: Mutex<Input>,
 }
 
 impl Wire {
-    /// A fresh connection, whose request heads may take `head_timeout` each.
+    /// A fresh connection.
     #[must_use]
-    pub fn new(socket: Socket, head_timeout: Duration) -> Arc<Self> {
-        Arc::new(Self { socket, inbound: Mutex::new(Inbound::new(head_timeout)) })
+    pub fn new(socket: Socket) -> Arc<Self> {
+        Arc::new(Self { socket, input: Mutex::default() })
     }
 
     /// The socket.
@@ -48,14 +46,8 @@ impl Wire {
 
     /// The input.
     #[must_use]
-    pub fn inbound(&self) -> &Mutex<Inbound> {
-        &self.inbound
-    }
-
-    /// Why the request at hand is a stand-in for one that was refused, if it is.
-    #[must_use]
-    pub fn take_refusal(&self) -> Option<Refusal> {
-        self.inbound.lock().take_refusal()
+    pub fn input(&self) -> &Mutex<Input> {
+        &self.input
     }
 
     /// Waits until a source that waits has left.
@@ -67,7 +59,7 @@ impl Wire {
         if self.socket.departed().await == Departure::Reset {
             return;
         }
-        let whole = self.inbound.lock().holds_whole_body(&self.socket);
+        let whole = self.input.lock().holds_whole_body(&self.socket);
         match whole {
             Some(false) => {}
             Some(true) if self.has_reset() => {}
@@ -89,7 +81,7 @@ impl Wire {
             None => false,
             Some(Departure::Reset) => true,
             Some(Departure::Closed) => {
-                let whole = self.inbound.lock().holds_whole_body(&self.socket);
+                let whole = self.input.lock().holds_whole_body(&self.socket);
                 // The kernel knows of what it has received before this program can read it. Of HTTP/2 no body is held here: behind a
                 // FIN its connection ends.
                 whole.is_none() || whole == Some(false) && self.socket.unread() == 0
@@ -112,15 +104,23 @@ impl Wire {
         self.socket.departure() == Some(Departure::Reset)
     }
 
-    /// Asks, where that may be and the kernel has room for all of it: a part of it would spoil the answer. False where it
+    /// Asks, where that may be and the kernel has room for all of it: a part of it would spoil the response. False where it
     /// is too early.
     fn probe(&self) -> bool {
-        let Some(may_probe) = self.inbound.lock().may_probe() else { return true };
-        let is_quiet = may_probe && self.socket.unacknowledged() == 0;
+        if !self.may_be_probed() {
+            return true;
+        }
+        let is_quiet = self.socket.unacknowledged() == 0;
         if is_quiet {
             self.socket.try_write(CONTINUE);
         }
         is_quiet
+    }
+
+    /// Whether an interim response may be sent to a source: it still waits, and speaks HTTP/1.1.
+    fn may_be_probed(&self) -> bool {
+        let input = self.input.lock();
+        input.is_body_untouched() && input.is_http11()
     }
 
     /// Whether a source that waits may have left: it has closed its sending side behind a whole body, or its FIN can be stuck behind
@@ -128,7 +128,7 @@ impl Wire {
     #[must_use]
     pub fn source_may_have_left(&self) -> bool {
         let unread = self.socket.unread();
-        let hides_more = unread > 0 && !(self.socket.is_plain() && self.inbound.lock().is_whole_with(unread));
+        let hides_more = unread > 0 && !(self.socket.is_plain() && self.input.lock().is_whole_with(unread));
         hides_more || self.socket.departure().is_some()
     }
 
@@ -138,7 +138,7 @@ impl Wire {
         match self.socket.departure() {
             None => true,
             Some(Departure::Reset) => false,
-            Some(Departure::Closed) if !self.inbound.lock().is_http11() => true,
+            Some(Departure::Closed) if !self.input.lock().is_http11() => true,
             // An interim response must not end up inside what was written before.
             Some(Departure::Closed) => {
                 self.all_is_acknowledged().await && {
@@ -178,6 +178,7 @@ mod tests {
     use tokio::net::TcpStream;
     use tokio::time::timeout;
 
+    use super::body::Framing;
     use super::*;
 
     /// A source that waits and has closed its sending side behind `body`, in a buffer that takes all of it.
@@ -195,12 +196,12 @@ mod tests {
         accepted.set_nonblocking(true).unwrap();
         let shared = accepted.try_clone().unwrap();
         let minute = Duration::from_mins(1);
-        let wire = Wire::new(Socket::new(TcpStream::from_std(accepted).unwrap(), minute), minute);
+        let wire = Wire::new(Socket::new(TcpStream::from_std(accepted).unwrap(), minute));
         client.write_all(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
         client.write_all(body).await.unwrap();
         client.shutdown().await.unwrap();
-        poll_fn(|cx| wire.inbound().lock().poll_peek(wire.socket(), cx)).await.unwrap();
-        wire.inbound().lock().take_head();
+        poll_fn(|cx| wire.input().lock().poll_head(wire.socket(), cx)).await.unwrap().unwrap();
+        wire.input().lock().begin_body(Framing::Chunked, true);
         assert_eq!(wire.socket().departed().await, Departure::Closed);
         (wire, client, shared)
     }
@@ -237,19 +238,19 @@ mod tests {
         let accepted = listener.accept().unwrap().0;
         accepted.set_nonblocking(true).unwrap();
         let minute = Duration::from_mins(1);
-        let wire = Wire::new(Socket::new(TcpStream::from_std(accepted).unwrap(), minute), minute);
+        let wire = Wire::new(Socket::new(TcpStream::from_std(accepted).unwrap(), minute));
         client.write_all(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
-        poll_fn(|cx| wire.inbound().lock().poll_peek(wire.socket(), cx)).await.unwrap();
-        wire.inbound().lock().take_head();
+        poll_fn(|cx| wire.input().lock().poll_head(wire.socket(), cx)).await.unwrap().unwrap();
+        wire.input().lock().begin_body(Framing::Chunked, true);
         // A look that finds nothing more: from here on tokio waits to be told.
-        assert_eq!(wire.inbound().lock().holds_whole_body(wire.socket()), Some(false));
+        assert_eq!(wire.input().lock().holds_whole_body(wire.socket()), Some(false));
 
         client.write_all(b"1\r\nx\r\n0\r\n\r\n").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(wire.socket().departure(), Some(Departure::Closed));
         assert!(!wire.source_has_left());
         // Nothing has been read meanwhile, or this would be no test.
-        assert_eq!(wire.inbound().lock().holds_whole_body(wire.socket()), Some(false));
+        assert_eq!(wire.input().lock().holds_whole_body(wire.socket()), Some(false));
     }
 
     /// A failed read or write has returned the reset before tokio saw it.

@@ -22,7 +22,7 @@ const LAYERS: [&[&str]; 12] = [
 ];
 
 /// Where a crate may be named. `http`, `bytes` and `tokio` are everywhere.
-const HOMES: [(&str, &[&str]); 26] = [
+const HOMES: [(&str, &[&str]); 25] = [
     ("anyhow", &["cli/serve.rs", "cli/systemd.rs"]),
     ("clap", &["cli.rs", "cli/log.rs", "cli/serve.rs"]),
     ("tracing_appender", &["cli/log.rs"]),
@@ -34,7 +34,13 @@ const HOMES: [(&str, &[&str]); 26] = [
     ("httpdate", &["http/message.rs"]),
     (
         "futures_util",
-        &["http.rs", "http/handlers.rs", "server/fast.rs", "server/http2.rs", "server/http2/stream.rs"],
+        &[
+            "relay/source.rs",
+            "server/http1/download.rs",
+            "server/http2.rs",
+            "server/http2/stream.rs",
+            "server/http2/upload.rs",
+        ],
     ),
     ("h2", &["server/http2.rs", "server/http2/stream.rs", "server/http2/upload.rs"]),
     ("rustls", &["server/tls.rs"]),
@@ -42,7 +48,7 @@ const HOMES: [(&str, &[&str]); 26] = [
     ("fs", &["server/tls.rs"]),
     (
         "tokio_rustls",
-        &["socket.rs", "socket/session.rs", "server/conn.rs", "server/listener.rs", "server/tls.rs"],
+        &["socket.rs", "socket/session.rs", "server/connection.rs", "server/listener.rs", "server/tls.rs"],
     ),
     ("tcp_outq", &["socket.rs"]),
     ("rustix", &["socket.rs", "socket/tcp.rs", "splice.rs", "cli/serve.rs"]),
@@ -50,10 +56,9 @@ const HOMES: [(&str, &[&str]); 26] = [
     ("subtle", &["token.rs"]),
     ("prometheus_client", &["metrics.rs", "metrics/durations.rs", "metrics/families.rs"]),
     ("ipnet", &["proxies.rs"]),
-    ("hyper_util", &["http/spelling.rs", "server/conn.rs"]),
-    ("serde_json", &["header_set.rs", "http/json_body.rs", "http/reply.rs", "http/status.rs"]),
-    ("serde", &["http/handlers.rs", "http/reply.rs", "http/status.rs"]),
-    ("humantime", &["config.rs", "outcome.rs", "http/status.rs"]),
+    ("serde_json", &["header_set.rs", "http/json_body.rs", "http/response.rs", "http/status.rs"]),
+    ("serde", &["http/handlers.rs", "http/response.rs", "http/status.rs"]),
+    ("humantime", &["config.rs", "outcome.rs", "http/status.rs", "wire/head.rs"]),
     (
         "parking_lot",
         &[
@@ -62,29 +67,17 @@ const HOMES: [(&str, &[&str]); 26] = [
             "rendezvous.rs",
             "splice.rs",
             "wire.rs",
-            "http/peer.rs",
-            "http/spelling.rs",
             "server/tls.rs",
             "server/http2/traffic.rs",
             "server/http2/upload.rs",
             "socket/session.rs",
         ],
     ),
-    (
-        "tokio_util",
-        &[
-            "cli/serve.rs",
-            "server.rs",
-            "server/conn.rs",
-            "server/fast.rs",
-            "server/http2.rs",
-            "socket/session.rs",
-        ],
-    ),
+    ("tokio_util", &["cli/serve.rs", "server.rs", "server/connection.rs", "socket/session.rs"]),
 ];
 
 /// These are pure: no I/O, no runtime.
-const PURE: [&str; 20] = [
+const PURE: [&str; 21] = [
     "budget.rs",
     "id.rs",
     "proxies.rs",
@@ -99,6 +92,7 @@ const PURE: [&str; 20] = [
     "server/exposure.rs",
     "server/shares.rs",
     "wire/head.rs",
+    "wire/body.rs",
     "wire/chunked.rs",
     "http/access.rs",
     "http/cors.rs",

@@ -1,6 +1,7 @@
 //! Chunked bodies: however they are split they are read as the grammar says, and as hyper reads them.
 
 use bytes::BytesMut;
+use http_rendezvous::wire::body::{Arrival, BodyDecoder, Framing};
 use http_rendezvous::wire::chunked::{BadChunk, ChunkTracker};
 
 use super::head::is_tchar;
@@ -13,15 +14,31 @@ const MAX_TRAILERS: usize = 100;
 /// A body, and what follows it.
 pub fn hold(data: &[u8]) {
     let expected = Body::read(data);
+    assert_eq!(follow(data), expected.end, "followed byte by byte");
     for split in [data.len().max(1), 1, 3] {
-        assert_eq!(follow(data, split), expected.end, "followed in pieces of {split}");
-        assert_eq!(decode(data, split), expected, "decoded in pieces of {split}");
+        let decoded = decode(data, split);
+        let is_same_end = decoded.end == expected.end || both_broken(decoded.end, expected.end);
+        assert!(
+            decoded.data == expected.data && is_same_end,
+            "{decoded:?}, in pieces of {split}, and not {expected:?}"
+        );
     }
     let (half, rest) = data.split_at(data.len() / 2);
-    assert_eq!(ChunkTracker::default().ends_in(&[half, rest]), expected.end != End::Cut);
-    for split in [data.len().max(1), 3] {
-        is_read_by_hyper_alike(&strip(data, split), &expected);
+    let arrival = match expected.end {
+        End::Whole(_) => Arrival::Whole,
+        End::Broken(_) => Arrival::Broken,
+        End::Cut => Arrival::Partial,
+    };
+    assert_eq!(BodyDecoder::new(Framing::Chunked).arrival(&[half, rest], 0), arrival);
+    // hyper limits the extensions of a whole body together.
+    if data.len() - expected.data.len() < MAX_ASIDE {
+        is_read_by_hyper_alike(data, &expected);
     }
+}
+
+/// Where it breaks, only who reads it byte by byte can tell.
+fn both_broken(one: End, other: End) -> bool {
+    matches!((one, other), (End::Broken(_), End::Broken(_)))
 }
 
 /// A chunked body, as far as it can be read.
@@ -40,19 +57,18 @@ pub enum End {
     Cut,
 }
 
-fn follow(bytes: &[u8], split: usize) -> End {
-    let (mut tracker, mut passed) = (ChunkTracker::default(), 0);
-    for piece in bytes.chunks(split) {
-        match tracker.follow(piece) {
-            Ok(mine) => passed += mine,
-            Err(BadChunk { after }) => return End::Broken(passed + after),
+fn follow(bytes: &[u8]) -> End {
+    let mut tracker = ChunkTracker::default();
+    for (passed, byte) in bytes.iter().enumerate() {
+        match tracker.follow(&[*byte]) {
+            Ok(mine) => assert_eq!(mine, 1, "a part of a body that goes on is not taken"),
+            Err(BadChunk) => return End::Broken(passed),
         }
         if tracker.is_done() {
             assert_eq!(tracker.follow(b"more"), Ok(0), "it goes on behind its end");
-            return End::Whole(passed);
+            return End::Whole(passed + 1);
         }
     }
-    assert_eq!(passed, bytes.len(), "a part of a body that goes on is not taken");
     End::Cut
 }
 
@@ -67,7 +83,7 @@ fn decode(bytes: &[u8], split: usize) -> Body {
             match tracker.decode(&mut input) {
                 Ok(Some(more)) => data.extend(more),
                 Ok(None) => break,
-                Err(BadChunk { after }) => return Body { data, end: End::Broken(passed + after) },
+                Err(BadChunk) => return Body { data, end: End::Broken(passed) },
             }
         }
         if tracker.is_done() {
@@ -75,20 +91,6 @@ fn decode(bytes: &[u8], split: usize) -> Body {
         }
     }
     Body { data, end: End::Cut }
-}
-
-/// What hyper is given of it.
-fn strip(bytes: &[u8], split: usize) -> Vec<u8> {
-    let (mut tracker, mut stripped) = (ChunkTracker::default(), Vec::new());
-    for piece in bytes.chunks(split) {
-        let mut piece = piece.to_vec();
-        let passed = tracker.strip(&mut piece);
-        stripped.extend(&piece[..passed.map_or_else(|bad| bad.after, |passed| passed.kept)]);
-        if passed.is_err() || tracker.is_done() {
-            break;
-        }
-    }
-    stripped
 }
 
 /// hyper may accept more. Who reads a body that is refused here has then seen the same data as far as it goes.

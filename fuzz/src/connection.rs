@@ -1,6 +1,7 @@
-//! Whole connections: a script is played to a server that has only hyper, and to one that has both lanes. After each step all clients have seen the same, and no end of a transfer is a lie.
+//! Whole connections: a script is played to a server that splices, and to one that copies. After each step all clients have seen the
+//! same, and no end of a transfer is a lie.
 //!
-//! The script is in the language of `tests/lanes/script.rs`; what is no step of it is left out. Nothing is waited for: behind
+//! The script is in the language of `tests/scripts/script.rs`; what is no step of it is left out. Nothing is waited for: behind
 //! each step the server gets all the time that it needs to come to rest, by a clock that stands still otherwise, and
 //! whatever it says is read. Two words are added: `wait` is twenty seconds, and `{64k}` so many bytes.
 //!
@@ -11,8 +12,8 @@ mod answers;
 mod client;
 mod requests;
 mod rest;
-#[allow(dead_code, reason = "some of it is for tests/lanes alone")]
-#[path = "../../tests/lanes/script.rs"]
+#[allow(dead_code, reason = "some of it is for tests/scripts alone")]
+#[path = "../../tests/scripts/script.rs"]
 mod script;
 
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ use std::time::Duration;
 use http_rendezvous::config::{Config, DataPath};
 use http_rendezvous::server::{ListenerKind, Server};
 use http_rendezvous::token::Token;
-use http_rendezvous::wire::inbound::HTTP2_PREFACE;
+use http_rendezvous::wire::input::HTTP2_PREFACE;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
@@ -31,7 +32,7 @@ use super::chunked::{self, Body};
 use answers::{Answer, Mask};
 use client::Client;
 use requests::{Request, requests};
-use script::{Forced, Script, Step, Who, fill};
+use script::{Script, Step, Targets, Who, fill};
 
 const MAX_STEPS: usize = 40;
 /// Larger ones take time and hold nothing more.
@@ -76,33 +77,32 @@ fn parse(text: &str) -> Play {
 
 struct Servers {
     runtime: Runtime,
-    portable: SocketAddr,
-    auto: SocketAddr,
+    splicing: SocketAddr,
+    copying: SocketAddr,
 }
 
 impl Servers {
     fn start() -> Self {
         let runtime = rest::runtime();
-        let (portable, auto) = runtime.block_on(async {
+        let (splicing, copying) = runtime.block_on(async {
             // A program in Rust does not die of a closed pipe, but one whose `main` is the fuzzer's does. To listen is enough.
             drop(signal(SignalKind::pipe()).unwrap());
-            (serve(DataPath::Portable).await, serve(DataPath::Auto).await)
+            (serve(DataPath::Splice).await, serve(DataPath::Copy).await)
         });
-        Self { runtime, portable, auto }
+        Self { runtime, splicing, copying }
     }
 
-    /// Plays it with both sides in the lane that they choose, and once more with one of them, or both, forced into hyper.
+    /// Plays it to both, with each form of the targets.
     fn compare(&self, play: &Play) {
-        let forced = 1 + play.events.len() % (Forced::COMBINATIONS.len() - 1);
-        for forced in [Forced::NONE, Forced::COMBINATIONS[forced]] {
-            let watch = |server| self.runtime.block_on(Stage::new(server, forced, play).play(play));
-            let (expected, actual) = (watch(self.portable), watch(self.auto));
+        for targets in [Targets::Plain, Targets::Rare] {
+            let watch = |server| self.runtime.block_on(Stage::new(server, targets, play).play(play));
+            let (expected, actual) = (watch(self.splicing), watch(self.copying));
             let differing = actual.iter().zip(&expected).filter(|(actual, expected)| actual != expected);
             let shown: Vec<_> = differing
-                .map(|(auto, portable)| format!("  auto:     {auto}\n  portable: {portable}\n"))
+                .map(|(copied, spliced)| format!("  copied:  {copied}\n  spliced: {spliced}\n"))
                 .collect();
             let shown = shown.concat();
-            assert!(actual == expected, "{:?}\n{:?}\n{forced:?}\n{shown}", play.create, play.events);
+            assert!(actual == expected, "{:?}\n{:?}\n{targets:?}\n{shown}", play.create, play.events);
         }
     }
 }
@@ -119,7 +119,7 @@ async fn serve(data_path: DataPath) -> SocketAddr {
 
 struct Stage {
     server: SocketAddr,
-    forced: Forced,
+    targets: Targets,
     id: String,
     tokens: [String; 2],
     promises: bool,
@@ -132,11 +132,11 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(server: SocketAddr, forced: Forced, play: &Play) -> Self {
+    fn new(server: SocketAddr, targets: Targets, play: &Play) -> Self {
         let promises = play.create.to_ascii_lowercase().contains("length");
         let (id, tokens) = ("none".to_owned(), [String::new(), String::new()]);
         let (clients, current, log) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Self { server, forced, id, tokens, promises, clients, current, said: 0, log }
+        Self { server, targets, id, tokens, promises, clients, current, said: 0, log }
     }
 
     /// All that the clients see.
@@ -210,7 +210,7 @@ impl Stage {
     }
 
     async fn say(&mut self, who: Who, bytes: &[u8]) -> bool {
-        let bytes = self.forced.fill(bytes, &self.id, &self.tokens);
+        let bytes = self.targets.fill(bytes, &self.id, &self.tokens);
         let bytes = fill(&bytes, b"{64k}", &b"0123456789abcdef".repeat(4096));
         self.said += bytes.len();
         if self.said > if self.promises { MAX_PROMISED_BYTES } else { MAX_BYTES } {
@@ -290,7 +290,7 @@ impl Stage {
         if let [download] = &whole[..] {
             assert_eq!(status["bytes_transferred"], download.body.len());
             let is_what_was_sent = |(_, client): &(Who, Client)| {
-                requests(client.said()).pop().is_some_and(|last| last.is_put && last.body == download.body)
+                requests(client.said()).iter().any(|request| request.is_put && request.body == download.body)
             };
             assert!(self.clients.iter().any(is_what_was_sent), "nobody has sent {download:?}");
         }
@@ -310,12 +310,12 @@ impl Stage {
 /// A part of what a client says, said by itself.
 struct Piece {
     end: usize,
-    /// Two lanes show the same only if the bytes before it have been passed on.
+    /// Two servers show the same only if the bytes before it have been passed on.
     needs_pair: bool,
 }
 
 /// `said` behind `from`, so split that no byte of a body races with a failure of that body: how many are passed on before
-/// its cut is not the same in all lanes, and need not be.
+/// its cut is not the same each time, and need not be.
 fn pieces(said: &[u8], from: usize, promises: bool) -> Vec<Piece> {
     let mut splits = Vec::new();
     if let Some(Request { is_put: true, chunked_from: Some(start), .. }) = requests(said).pop() {

@@ -1,11 +1,13 @@
 //! Request heads: what is accepted is unambiguous, within the limits, and read alike by hyper.
 
-use http_rendezvous::outcome::Refusal;
-use http_rendezvous::wire::head::{
-    Framing, Head, HeadScanner, MAX_HEAD_BYTES, MAX_HEAD_FIELDS, MAX_LENGTH, with_fields,
-};
+use http::Version;
+use http_rendezvous::wire::body::Framing;
+use http_rendezvous::wire::head::{Head, HeadError, HeadScanner, MAX_HEAD_BYTES, MAX_HEAD_FIELDS, parse};
 
 use super::hyper_reads;
+
+/// The longest body that hyper can count, in bytes.
+const MAX_LENGTH_OF_HYPER: u64 = u64::MAX - 2;
 
 /// What comes first on a connection.
 pub fn hold(data: &[u8]) {
@@ -16,12 +18,15 @@ pub fn hold(data: &[u8]) {
     let verdict = (0..=data.len()).map(|end| scanner.scan(&data[..end])).find(|verdict| *verdict != Ok(None));
     assert_eq!(verdict.unwrap_or(Ok(None)), at_once, "it depends on how the bytes come");
 
-    if let Ok(Some(head)) = at_once {
-        let bytes = &data[..head.length];
-        let seen = Seen::read(bytes);
-        seen.agrees(head);
-        is_what_others_see(head, bytes, &seen);
-        keeps_the_limits(head, bytes, &seen);
+    if let Ok(Some(length)) = at_once {
+        let bytes = &data[..length];
+        // What is refused is no misunderstanding.
+        let _ = parse(bytes, |head| {
+            let seen = Seen::read(bytes);
+            seen.agrees(head);
+            is_what_others_see(head, bytes, &seen);
+            keeps_the_limits(bytes, &seen);
+        });
     }
 }
 
@@ -59,80 +64,72 @@ impl<'a> Seen<'a> {
     }
 
     /// The framing rules of RFC 9112, section 6.3, with all that is doubtful refused.
-    fn agrees(&self, head: Head) {
+    fn agrees(&self, head: &Head<'_>) {
         assert!(is_token(self.method), "{:?} is no method", self.method);
         assert!(["HTTP/1.0", "HTTP/1.1"].contains(&self.version));
-        assert_eq!(head.is_http11, self.version == "HTTP/1.1");
-        assert_eq!(head.is_put, self.method == "PUT");
+        let is_http11 = head.version == Version::HTTP_11;
+        assert_eq!(is_http11, self.version == "HTTP/1.1");
+        assert_eq!(head.method.as_str(), self.method);
         let hosts = self.all("host").len();
-        assert!(hosts == 1 || hosts == 0 && !head.is_http11, "{hosts} Host fields");
+        assert!(hosts == 1 || hosts == 0 && !is_http11, "{hosts} Host fields");
         let expectations = self.all("expect");
         let mut expectations = expectations.iter().flat_map(|value| value.split(|byte| *byte == b','));
         let expects = expectations.any(|value| value.trim_ascii().eq_ignore_ascii_case(b"100-continue"));
-        assert_eq!(head.expects_continue, expects && head.is_http11);
+        assert_eq!(head.expects_continue, expects && is_http11);
+        let connection = self.all("connection");
+        let mut options = connection.iter().flat_map(|value| value.split(|byte| *byte == b','));
+        let closes = options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
+        assert_eq!(head.closes, closes || !is_http11);
         let expected = match (&self.all("content-length")[..], &self.all("transfer-encoding")[..]) {
-            ([], []) => Framing::Empty,
+            ([], []) => Framing::NONE,
             ([length], []) => {
                 assert!(
                     !length.is_empty() && length.iter().all(u8::is_ascii_digit),
                     "a length of {length:?}"
                 );
-                match std::str::from_utf8(length).unwrap().parse().unwrap() {
-                    0 => Framing::Empty,
-                    length => Framing::Length(length),
-                }
+                Framing::Length(std::str::from_utf8(length).unwrap().parse().unwrap())
             }
-            ([], [coding]) if coding.eq_ignore_ascii_case(b"chunked") && head.is_http11 => Framing::Chunked,
+            ([], [coding]) if coding.eq_ignore_ascii_case(b"chunked") && is_http11 => Framing::Chunked,
             both => panic!("accepted, with lengths and codings of {both:?}"),
         };
         assert_eq!(head.framing, expected);
-        assert!(!matches!(head.framing, Framing::Length(length) if length > MAX_LENGTH));
     }
 }
 
-fn is_what_others_see(head: Head, bytes: &[u8], seen: &Seen<'_>) {
-    let looked = with_fields(bytes, |fields| {
-        assert_eq!((fields.method, fields.target), (seen.method, seen.target));
-        for (name, _) in &seen.fields {
-            assert!(fields.has(name));
-            assert_eq!(fields.all(name).collect::<Vec<_>>(), seen.all(name), "{name}");
-        }
-        Some(())
-    });
-    assert!(looked.is_some(), "it can not be looked at");
-
+fn is_what_others_see(head: &Head<'_>, bytes: &[u8], seen: &Seen<'_>) {
+    assert_eq!(head.target, seen.target.parse::<http::Uri>().unwrap());
+    for (name, _) in &seen.fields {
+        assert_eq!(head.values(name).collect::<Vec<_>>(), seen.all(name), "{name}");
+    }
+    if head.framing.length().is_some_and(|length| length > MAX_LENGTH_OF_HYPER) {
+        return;
+    }
     let read = hyper_reads::request(bytes).expect("hyper refuses it");
-    let length = match head.framing {
-        Framing::Empty => Some(0),
-        Framing::Length(length) => Some(length),
-        Framing::Chunked => None,
-    };
-    assert_eq!((read.method.as_str(), read.length), (seen.method, length));
-    assert_eq!(read.uri, seen.target.parse::<http::Uri>().unwrap());
+    assert_eq!((read.method.as_str(), read.length), (seen.method, head.framing.length()));
+    assert_eq!(read.uri, head.target);
 }
 
 /// Filled up to a limit it is still accepted, and one more is too much.
-fn keeps_the_limits(head: Head, bytes: &[u8], seen: &Seen<'_>) {
-    let scan_with = |more: &[u8]| {
+fn keeps_the_limits(bytes: &[u8], seen: &Seen<'_>) {
+    let read_with = |more: &[u8]| {
         let filled = [&bytes[..bytes.len() - 2], more, b"\r\n"].concat();
-        (HeadScanner::default().scan(&filled), filled.len())
+        let length = HeadScanner::default().scan(&filled)?;
+        assert!(length.is_none_or(|length| length == filled.len()));
+        parse(&filled, |_| ())
     };
-    let accepted = |length| Ok(Some(Head { length, ..head }));
-    assert!(head.length <= MAX_HEAD_BYTES && seen.fields.len() <= MAX_HEAD_FIELDS);
+    let length = bytes.len();
+    assert!(length <= MAX_HEAD_BYTES && seen.fields.len() <= MAX_HEAD_FIELDS);
 
     let fields = b"X:\r\n".repeat(MAX_HEAD_FIELDS - seen.fields.len());
-    if head.length + fields.len() + 4 <= MAX_HEAD_BYTES {
-        let (verdict, length) = scan_with(&fields);
-        assert_eq!(verdict, accepted(length), "{MAX_HEAD_FIELDS} fields");
-        let (verdict, _) = scan_with(&[&fields[..], b"X:\r\n"].concat());
-        assert!(matches!(verdict, Err(Refusal::HeadTooLarge(_))), "a field too many: {verdict:?}");
+    if length + fields.len() + 4 <= MAX_HEAD_BYTES {
+        assert_eq!(read_with(&fields), Ok(()), "{MAX_HEAD_FIELDS} fields");
+        let more = [&fields[..], b"X:\r\n"].concat();
+        assert_eq!(read_with(&more), Err(HeadError::TooManyFields));
     }
-    if head.length + 4 <= MAX_HEAD_BYTES && seen.fields.len() < MAX_HEAD_FIELDS {
-        let value = "a".repeat(MAX_HEAD_BYTES - head.length - 4);
-        let (verdict, length) = scan_with(format!("X:{value}\r\n").as_bytes());
-        assert_eq!((verdict, length), (accepted(MAX_HEAD_BYTES), MAX_HEAD_BYTES));
-        let (verdict, _) = scan_with(format!("X:{value}a\r\n").as_bytes());
-        assert!(matches!(verdict, Err(Refusal::HeadTooLarge(_))), "a byte too many: {verdict:?}");
+    if length + 4 <= MAX_HEAD_BYTES && seen.fields.len() < MAX_HEAD_FIELDS {
+        let value = "a".repeat(MAX_HEAD_BYTES - length - 4);
+        assert_eq!(read_with(format!("X:{value}\r\n").as_bytes()), Ok(()));
+        assert_eq!(read_with(format!("X:{value}a\r\n").as_bytes()), Err(HeadError::TooLong));
     }
 }
 

@@ -4,16 +4,18 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use http::Response;
+use http::Version;
 use http_rendezvous::config::StreamLimits;
 use http_rendezvous::header_set::{MAX_LINES, MAX_LINES_BYTES, MAX_NAMES, StreamHeaders};
 use http_rendezvous::http::json_body::{self, StreamSettings};
-use http_rendezvous::http::message::{self, BodyFraming};
+use http_rendezvous::http::message;
+use http_rendezvous::http::response::ResponseHead;
 use http_rendezvous::http::status::Status;
 use http_rendezvous::metrics::Metrics;
 use http_rendezvous::outcome::{Refusal, Side};
 use http_rendezvous::relay;
 use http_rendezvous::rendezvous::{Limits, NewStream, Rendezvous};
+use http_rendezvous::wire::body::Framing;
 use serde_json::{Map, Value};
 
 use super::head::is_token;
@@ -165,13 +167,12 @@ fn becomes_lines(headers: &StreamHeaders, side: Side, given: Option<&Map<String,
     let (Some(set), Some(given)) = (headers.of(side), given) else { return };
     let mut expected = wanted(given);
     let (framing, promise) = match headers.promised_length().filter(|_| side == Side::Destination) {
-        Some(length) => (BodyFraming::Length(length), Some(length)),
-        None => (BodyFraming::Chunked, None),
+        Some(length) => (Framing::Length(length), Some(length)),
+        None => (Framing::Chunked, None),
     };
-    let (mut parts, ()) = Response::new(()).into_parts();
-    let spellings = set.override_in(&mut parts.headers);
-    parts.extensions.insert(spellings);
-    let head = message::head(&parts, framing);
+    let mut head = ResponseHead::default();
+    head.spellings = Some(set.override_in(&mut head.headers));
+    let head = message::head(&head, Version::HTTP_11, Some(framing));
 
     let mut fields = vec![httparse::EMPTY_HEADER; expected.len() + 3];
     let mut response = httparse::Response::new(&mut fields);

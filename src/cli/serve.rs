@@ -49,6 +49,9 @@ pub(crate) struct ServeArguments {
     /// How long a request head (or a JSON body) may take
     #[arg(long, env = "RENDEZVOUS_HEAD_TIMEOUT", value_name = "PERIOD", default_value = "10s")]
     head_timeout: Period,
+    /// How long a connection is kept between two requests: longer than a proxy in front keeps it
+    #[arg(long, env = "RENDEZVOUS_KEEP_ALIVE", value_name = "PERIOD", default_value = "75s")]
+    keep_alive: Period,
     /// How long sides may still meet, and streams go on, after a signal to end
     #[arg(long, env = "RENDEZVOUS_DRAIN_TIMEOUT", value_name = "PERIOD", default_value = "30s")]
     drain_timeout: Period,
@@ -90,8 +93,8 @@ pub(crate) struct ServeArguments {
     /// Threads that serve [default: one for each core]
     #[arg(long, env = "RENDEZVOUS_THREADS", value_name = "COUNT", value_parser = threads)]
     threads: Option<usize>,
-    /// How the bodies of plain streams are moved: by splice where the system has it, or all through hyper
-    #[arg(long, env = "RENDEZVOUS_DATA_PATH", default_value = "auto")]
+    /// How the bodies of streams without TLS are moved: by splice where the system has it, or by copying
+    #[arg(long, env = "RENDEZVOUS_DATA_PATH", default_value = "splice")]
     data_path: DataPathName,
     /// File with the token that POST /stream needs then
     #[arg(long, env = "RENDEZVOUS_CREATE_TOKEN_FILE", value_name = "FILE", value_parser = token_file)]
@@ -130,8 +133,8 @@ pub(crate) struct ServeArguments {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum DataPathName {
-    Auto,
-    Portable,
+    Splice,
+    Copy,
 }
 
 fn threads(text: &str) -> Result<usize, String> {
@@ -162,6 +165,7 @@ impl ServeArguments {
             ttl: self.ttl,
             idle_timeout: self.idle_timeout,
             head_timeout: self.head_timeout,
+            keep_alive: self.keep_alive,
             drain_timeout: self.drain_timeout,
             peer_timeout: self.peer_timeout,
             max_streams: self.max_streams,
@@ -180,8 +184,8 @@ impl ServeArguments {
                 min_upload_rate: self.min_upload_rate,
             },
             data_path: match self.data_path {
-                DataPathName::Auto => DataPath::Auto,
-                DataPathName::Portable => DataPath::Portable,
+                DataPathName::Splice => DataPath::Splice,
+                DataPathName::Copy => DataPath::Copy,
             },
             tls: self
                 .tls_cert

@@ -1,7 +1,7 @@
 //! Who may do what that concerns no stream of theirs, and where; and how a token is given. Pure.
 
+use super::connection::{Audience, Entrance};
 use super::head::RequestHead;
-use super::peer::{Audience, Entrance};
 use super::route::Route;
 use crate::outcome::Refusal;
 use crate::token::{Credential, Token};

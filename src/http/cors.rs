@@ -11,8 +11,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, Uri};
 
+use super::connection::{Audience, Entrance};
 use super::head::RequestHead;
-use super::peer::{Audience, Entrance};
 use super::route::Route;
 use crate::config::CorsOrigin;
 use crate::outcome::Refusal;
@@ -138,17 +138,18 @@ impl Grant {
 
 /// Whether a browser asks by this request what a page may.
 #[must_use]
-pub fn is_preflight(method: &Method, request: &HeaderMap) -> bool {
-    *method == Method::OPTIONS && request.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+pub fn is_preflight(request: &impl RequestHead) -> bool {
+    *request.method() == Method::OPTIONS && request.has(ACCESS_CONTROL_REQUEST_METHOD.as_str())
 }
 
 /// What the answer to a preflight says besides the grant.
 #[must_use]
-pub fn preflight(request: &HeaderMap) -> HeaderMap {
+pub fn preflight(request: &impl RequestHead) -> HeaderMap {
     let mut answer = HeaderMap::new();
     answer.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, PUT, POST"));
-    if let Some(asked) = request.get(ACCESS_CONTROL_REQUEST_HEADERS) {
-        answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+    let asked = request.values(ACCESS_CONTROL_REQUEST_HEADERS.as_str()).next();
+    if let Some(asked) = asked.and_then(|asked| HeaderValue::from_bytes(asked).ok()) {
+        answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked);
     }
     answer.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE.into());
     vary_by_origin(&mut answer);

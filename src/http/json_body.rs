@@ -1,114 +1,73 @@
 //! The JSON bodies of `POST /stream` and `POST /stream/:id/error`: how they are read, and what may be in
 //! them.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::EXPECT;
-use http::{Method, Request};
-use http_body_util::BodyExt;
-use hyper::body::Body;
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use crate::budget::{Budget, Exhausted, Reservation};
 use crate::header_set::{HeaderSet, StreamHeaders};
 use crate::outcome::{Refusal, Report, Side};
-use crate::relay::BodyStream;
+use crate::relay::SourceBody;
 
 /// Bytes of a JSON body.
 pub const MAX_BODY_BYTES: u64 = 64 * 1024;
 /// Bytes of a JSON body that are not reserved: a stream without header sets needs no more.
 const SMALL_BODY_BYTES: usize = 1024;
 
-/// The body of a request that is answered without streaming it.
-pub struct RequestBody {
-    /// `None` where there is nothing of it, once it was read, or was not worth reading on.
-    incoming: Option<BodyStream>,
-    is_whole: bool,
-    comes_by_itself: bool,
+/// Reads a body of `length` bytes, if that is declared, for which the client has `limit`. Its memory is reserved in `budget`.
+///
+/// # Errors
+/// [`Refusal::BodyTooLarge`] over 64 KiB, also as soon as a declared length is;
+/// [`Refusal::RequestTimeout`]; [`Refusal::BadRequest`] where its framing is broken; [`Refusal::Busy`] where the budget is
+/// exhausted.
+pub async fn read(
+    body: &mut SourceBody,
+    length: Option<u64>,
     limit: Duration,
-}
-
-impl RequestBody {
-    /// The body of `request`, for which the client has `limit`.
-    #[must_use]
-    pub fn new(request: Request<BodyStream>, limit: Duration) -> Self {
-        // Whatever follows a PUT's head is held back, also where that is the next request; and a client that expects a
-        // 100 sends no body before it.
-        let is_held = request.method() == Method::PUT;
-        let comes_by_itself = !is_held && !request.headers().contains_key(EXPECT);
-        // Over HTTP/2, END_STREAM may still follow a body of 0 bytes.
-        let is_whole = !is_held && request.body().size_hint().exact() == Some(0);
-        Self { is_whole, incoming: (!is_whole).then(|| request.into_body()), comes_by_itself, limit }
+    budget: &Arc<Budget>,
+) -> Result<Metadata, Refusal> {
+    if length.is_some_and(|length| length > MAX_BODY_BYTES) {
+        return Err(Refusal::BodyTooLarge { limit: MAX_BODY_BYTES });
     }
-
-    /// Reads the whole body, once. Its memory is reserved in `budget`.
-    ///
-    /// # Errors
-    /// [`Refusal::BodyTooLarge`] over 64 KiB, also as soon as a declared length is;
-    /// [`Refusal::RequestTimeout`]; [`Refusal::BadRequest`] where its framing is broken; [`Refusal::Busy`] where the budget is
-    /// exhausted.
-    pub async fn read(&mut self, budget: &Arc<Budget>) -> Result<Metadata, Refusal> {
-        let mut metadata = Metadata { json: Vec::new(), reserved: budget.reserve(0).map_err(busy)? };
-        self.read_frames(|data| metadata.extend(data)).await?;
-        Ok(metadata)
-    }
-
-    async fn read_frames(&mut self, take: impl FnMut(&[u8]) -> Result<(), Refusal>) -> Result<(), Refusal> {
-        let Some(mut incoming) = self.incoming.take() else { return Ok(()) };
-        if incoming.size_hint().lower() > MAX_BODY_BYTES {
-            return Err(Refusal::BodyTooLarge { limit: MAX_BODY_BYTES });
+    let mut metadata = Metadata { json: Vec::new(), reserved: Some(budget.reserve(0).map_err(busy)?) };
+    let reading = async {
+        while let Some(data) = poll_fn(|cx| body.poll_data(cx)).await {
+            metadata
+                .extend(&data.map_err(|_| Refusal::BadRequest("The request body is broken off".into()))?)?;
         }
-        let reading = read_frames(&mut incoming, take);
-        let read = timeout(self.limit, reading).await.unwrap_or(Err(Refusal::RequestTimeout(self.limit)));
-        self.is_whole = read.is_ok();
-        read
-    }
-
-    /// Takes what is left of the body if that is little. False where it is not: the connection can not go on.
-    pub async fn finish(&mut self) -> bool {
-        let is_small =
-            |body: &BodyStream| body.size_hint().upper().is_some_and(|length| length <= MAX_BODY_BYTES);
-        if !self.is_whole && self.comes_by_itself && self.incoming.as_ref().is_some_and(is_small) {
-            // Whatever goes wrong with it, the connection ends.
-            let _ = self.read_frames(|_| Ok(())).await;
-        }
-        self.is_whole
-    }
-}
-
-async fn read_frames(
-    body: &mut BodyStream,
-    mut take: impl FnMut(&[u8]) -> Result<(), Refusal>,
-) -> Result<(), Refusal> {
-    let mut bytes = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Refusal::BadRequest("The request body is broken off".into()))?;
-        let Ok(data) = frame.into_data() else { continue };
-        bytes += data.len() as u64;
-        if bytes > MAX_BODY_BYTES {
-            return Err(Refusal::BodyTooLarge { limit: MAX_BODY_BYTES });
-        }
-        take(&data)?;
-    }
-    Ok(())
+        Ok(())
+    };
+    timeout(limit, reading).await.unwrap_or(Err(Refusal::RequestTimeout(limit)))?;
+    Ok(metadata)
 }
 
 /// A JSON body that was read, with the reservation of its memory.
+#[derive(Default)]
 pub struct Metadata {
     /// The body.
     pub json: Vec<u8>,
-    reserved: Reservation,
+    /// `None` where there was nothing to read.
+    reserved: Option<Reservation>,
 }
 
 impl Metadata {
     fn extend(&mut self, data: &[u8]) -> Result<(), Refusal> {
+        if (self.json.len() + data.len()) as u64 > MAX_BODY_BYTES {
+            return Err(Refusal::BodyTooLarge { limit: MAX_BODY_BYTES });
+        }
         self.json.extend_from_slice(data);
         if self.json.len() > SMALL_BODY_BYTES {
-            self.reserved.resize(self.json.capacity() as u64).map_err(busy)?;
+            self.reserve(self.json.capacity() as u64)?;
         }
         Ok(())
+    }
+
+    fn reserve(&mut self, bytes: u64) -> Result<(), Refusal> {
+        self.reserved.as_mut().map_or(Ok(()), |reserved| reserved.resize(bytes)).map_err(busy)
     }
 
     /// Drops the body and keeps a reservation of `bytes` for what was parsed from it; `None` for 0 bytes.
@@ -116,8 +75,8 @@ impl Metadata {
     /// # Errors
     /// [`Refusal::Busy`]
     pub fn into_reservation(mut self, bytes: u64) -> Result<Option<Reservation>, Refusal> {
-        self.reserved.resize(bytes).map_err(busy)?;
-        Ok((bytes > 0).then_some(self.reserved))
+        self.reserve(bytes)?;
+        Ok(self.reserved.filter(|_| bytes > 0))
     }
 }
 

@@ -12,7 +12,7 @@ mod tests {
     use http::Method;
     use serde_json::{Map, Value};
 
-    use super::super::reply::ERRORS;
+    use super::super::response::ERRORS;
     use super::super::route::Route;
     use super::*;
 

@@ -7,12 +7,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::Version;
-use http_body_util::Either;
-use hyper::body::Body;
 use tokio::time::Instant;
 use tracing::{Level, enabled, info};
 
-use super::reply::{self, Reply};
+use super::response::{self, Body, Response};
 use crate::id::StreamId;
 use crate::outcome::{Outcome, Refusal};
 use crate::relay::{DestinationHalf, Transfer};
@@ -64,7 +62,7 @@ impl Record {
 
     /// It gets nothing.
     pub fn refused(&mut self, refusal: &Refusal) {
-        self.note(|line| line.outcome = reply::refusal_name(refusal));
+        self.note(|line| line.outcome = response::refusal_name(refusal));
     }
 
     /// Its transfer is over.
@@ -77,17 +75,17 @@ impl Record {
         });
     }
 
-    /// This is its answer. That of a download is over with the download.
-    pub fn answered(&mut self, reply: &Reply) {
+    /// This is its response. That of a download is over with the download.
+    pub fn answered(&mut self, response: &Response) {
         self.note(|line| {
-            line.status = Some(reply.status().as_u16());
+            line.status = Some(response.head.status.as_u16());
             if line.wait.is_some() {
                 return;
             }
-            if let Either::Left(body) = reply.body() {
-                line.bytes = body.size_hint().exact().unwrap_or_default();
+            if let Body::Bytes(body) = &response.body {
+                line.bytes = body.len() as u64;
             }
-            if reply.status().is_success() {
+            if response.head.status.is_success() {
                 line.outcome = "answered";
             }
         });

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::reply::ErrorBody;
+use super::response::ErrorBody;
 use crate::header_set::HeaderSet;
 use crate::outcome::{Fault, Outcome, Side};
 use crate::rendezvous::{Snapshot, SnapshotState};

@@ -4,41 +4,36 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-use super::{Labels, Lane};
+use super::{Labels, Protocol};
 use crate::outcome::{Fault, Outcome, Refusal, Side};
 
 #[derive(Debug)]
 pub(super) struct Connections {
     /// Each without TLS, and over it.
-    fast: [Counter; 2],
-    hyper: [Counter; 2],
+    http1: [Counter; 2],
     http2: [Counter; 2],
     none: [Counter; 2],
 }
 
 impl Connections {
     pub(super) fn new(registry: &mut Registry) -> Self {
-        let family = Family::<Labels<3>, Counter>::default();
-        let counters = |protocol, lane| {
-            ["no", "yes"].map(|tls| {
-                family.get_or_create_owned(&[("protocol", protocol), ("tls", tls), ("lane", lane)])
-            })
+        let family = Family::<Labels<2>, Counter>::default();
+        let counters = |protocol| {
+            ["no", "yes"].map(|tls| family.get_or_create_owned(&[("protocol", protocol), ("tls", tls)]))
         };
-        let connections = Self {
-            fast: counters("http1", "fast"),
-            hyper: counters("http1", "hyper"),
-            http2: counters("http2", "http2"),
-            none: counters("none", "none"),
-        };
-        registry.register("connections", "Connections accepted, by what took their first request", family);
+        let connections = Self { http1: counters("http1"), http2: counters("http2"), none: counters("none") };
+        registry.register(
+            "connections",
+            "Connections accepted, by the protocol of their first request",
+            family,
+        );
         connections
     }
 
-    pub(super) fn of(&self, lane: Option<Lane>, is_tls: bool) -> &Counter {
-        let [plain, tls] = match lane {
-            Some(Lane::Fast) => &self.fast,
-            Some(Lane::Hyper) => &self.hyper,
-            Some(Lane::Http2) => &self.http2,
+    pub(super) fn of(&self, protocol: Option<Protocol>, is_tls: bool) -> &Counter {
+        let [plain, tls] = match protocol {
+            Some(Protocol::Http1) => &self.http1,
+            Some(Protocol::Http2) => &self.http2,
             None => &self.none,
         };
         if is_tls { tls } else { plain }

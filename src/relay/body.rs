@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
 
 use super::pace::Pace;
 use super::{Awaited, Offer, SourceBody, Transfer};
@@ -36,7 +35,7 @@ impl Piece {
 /// The destination's response body: the source's request body as it comes, and the watch over both.
 ///
 /// It ends well only where the source's body did; any other end is an error, which makes the response visibly
-/// incomplete. Trailers are consumed, not passed on.
+/// incomplete.
 pub struct Relay {
     transfer: Arc<Transfer>,
     body: SourceBody,
@@ -54,10 +53,6 @@ pub struct Relay {
     /// Taken from the source and not yet passed on: by [`Relay::first`], or because of the pace.
     ahead: Option<Bytes>,
     pace: Option<Box<Pace>>,
-    /// What [`Body::poll_frame`] gave last may not be written yet.
-    unwritten: bool,
-    /// Told when that is written.
-    untold: Option<Fault>,
     /// Where the source may have left while it waited: whether it is still there.
     presence: Option<Presence>,
     /// Resolves when the destination leaves.
@@ -101,8 +96,6 @@ impl Relay {
             ended: false,
             held: None,
             ahead: None,
-            unwritten: false,
-            untold: None,
             departure: Box::pin(departure),
             transfer,
         }
@@ -152,8 +145,9 @@ impl Relay {
         Poll::Ready(Ok(Piece::Last(data)))
     }
 
-    /// The body has ended, and nothing of it is held back here.
-    fn is_passed_on(&self) -> bool {
+    /// Whether the body has ended, and nothing of it is held back here.
+    #[must_use]
+    pub fn is_passed_on(&self) -> bool {
         self.ended && self.ahead.is_none()
     }
 
@@ -327,42 +321,4 @@ impl Relay {
 
 fn mismatch(promised: u64, upload: UploadLength) -> LengthMismatch {
     LengthMismatch { promised, upload }
-}
-
-impl Body for Relay {
-    type Data = Bytes;
-    type Error = Fault;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        if let Some(fault) = self.untold.take() {
-            return Poll::Ready(Some(Err(fault)));
-        }
-        let next = self.poll_next(cx).map_ok(Piece::into_data);
-        let gives_data = matches!(&next, Poll::Ready(Ok(data)) if !data.is_empty());
-        let unwritten = std::mem::replace(&mut self.unwritten, gives_data);
-        match ready!(next) {
-            // hyper throws away what it has not written when a body fails, the head too. It writes when there is nothing to
-            // do.
-            Err(fault) if unwritten => {
-                self.untold = Some(fault);
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Err(fault) => Poll::Ready(Some(Err(fault))),
-            Ok(data) => Poll::Ready(gives_data.then(|| Ok(Frame::data(data)))),
-        }
-    }
-
-    /// False for a body of a known length of zero, which [`Relay::length`] tells: hyper would drop the length that
-    /// the stream's maker spelled.
-    fn is_end_stream(&self) -> bool {
-        self.is_passed_on() && self.length != Some(0)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
 }

@@ -1,17 +1,15 @@
-//! The source's body, whichever lane reads it: frames of data, an end, or a fault.
+//! The source's body, by whichever version of HTTP it comes: data, an end, or a fault.
 
 use std::io::{self, IoSlice};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Body;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
 
 use crate::outcome::Fault;
-use crate::wire::chunked::ChunkTracker;
-use crate::wire::head::Framing;
+use crate::wire::body::{Arrival, BodyDecoder};
 use crate::wire::{CONTINUE, Wire};
 
 /// Read at a time from a source's socket, in bytes. Held only while the body is relayed.
@@ -19,49 +17,45 @@ const BUFFER: usize = 256 * 1024;
 /// Read the first time: a body of at most this goes out in one write with its head.
 const FIRST_BUFFER: usize = 64 * 1024;
 
-/// A request body that a library reads and decodes.
-pub type BodyStream = UnsyncBoxBody<Bytes, Fault>;
-
-/// The body of a `PUT`. Untouched until the sides have paired.
+/// The body of a request. Untouched until somebody reads it: of a source, when the sides have paired.
 pub enum SourceBody {
-    /// A library reads and decodes it; from this connection, where it has that for itself.
-    Stream(BodyStream, Option<Arc<Wire>>),
-    /// It is read from its connection here, in the destination's task.
+    /// It is read from its connection here, in the reader's task: HTTP/1.
     Socket(SocketBody),
+    /// It is one HTTP/2 stream among others of a connection, which another task reads.
+    Stream(BoxStream<'static, Result<Bytes, Fault>>),
 }
 
 /// A body that is read straight from its connection.
 pub struct SocketBody {
     wire: Arc<Wire>,
-    framing: BodyFraming,
     /// What is still to be written of the `100 Continue` that the client waits for.
-    go_on: &'static [u8],
-    started: bool,
-    buffer: BytesMut,
+    interim: &'static [u8],
+    progress: Progress,
 }
 
-enum BodyFraming {
-    /// So many bytes are still to come.
-    Length(u64),
-    Chunked(ChunkTracker),
+enum Progress {
+    Untouched,
+    Reading {
+        decoder: BodyDecoder,
+        buffer: BytesMut,
+        /// The next read.
+        room: usize,
+    },
+    /// The connection has its input back.
+    Ended,
 }
 
 impl SourceBody {
     /// The next data, `None` at the proper end of the body.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
-        match self {
-            Self::Socket(body) => body.poll_data(cx),
-            Self::Stream(stream, _) => loop {
-                let Some(frame) = ready!(Pin::new(&mut *stream).poll_frame(cx)?) else {
-                    return Poll::Ready(None);
-                };
-                // Trailers are consumed, not passed on.
-                if let Ok(data) = frame.into_data()
-                    && !data.is_empty()
-                {
-                    return Poll::Ready(Some(Ok(data)));
-                }
-            },
+        loop {
+            let data = match self {
+                Self::Socket(body) => ready!(body.poll_data(cx)),
+                Self::Stream(stream) => ready!(stream.poll_next_unpin(cx)),
+            };
+            if !matches!(&data, Some(Ok(data)) if data.is_empty()) {
+                return Poll::Ready(data);
+            }
         }
     }
 
@@ -69,8 +63,8 @@ impl SourceBody {
     #[must_use]
     pub fn wire(&self) -> Option<&Arc<Wire>> {
         match self {
-            Self::Stream(_, wire) => wire.as_ref(),
             Self::Socket(body) => Some(&body.wire),
+            Self::Stream(_) => None,
         }
     }
 
@@ -83,99 +77,113 @@ impl SourceBody {
     /// Nothing of the body is still to come, as far as can be told: what has not been read is in the kernel.
     #[must_use]
     pub fn has_arrived(&self) -> bool {
-        match (self, self.watched()) {
-            (_, None) => false,
-            (Self::Stream(..), Some(wire)) => wire.inbound().lock().body_has_arrived(wire.socket()),
-            (Self::Socket(body), Some(_)) => body.has_arrived(),
+        match self {
+            Self::Socket(body) => body.wire.socket().is_plain() && body.has_arrived(),
+            Self::Stream(_) => false,
         }
     }
 }
 
 impl SocketBody {
-    /// The body that follows the head of the request at hand.
+    /// The body of the request at hand. With `expects_continue`, its client is sent a `100 Continue` when it is read.
     #[must_use]
-    pub fn new(wire: Arc<Wire>, framing: Framing, expects_continue: bool) -> Self {
-        let framing = match framing {
-            Framing::Empty => BodyFraming::Length(0),
-            Framing::Length(length) => BodyFraming::Length(length),
-            Framing::Chunked => BodyFraming::Chunked(ChunkTracker::default()),
-        };
-        let go_on = if expects_continue { CONTINUE } else { b"" };
-        Self { wire, framing, go_on, started: false, buffer: BytesMut::new() }
+    pub fn new(wire: Arc<Wire>, expects_continue: bool) -> Self {
+        let interim = if expects_continue { CONTINUE } else { b"" };
+        Self { wire, interim, progress: Progress::Untouched }
     }
 
     /// The connection, and how many bytes of the body are still in its kernel or to come. `None` where they have
     /// to pass through the program: those that were read already, chunks, and TLS.
     #[must_use]
     pub fn in_kernel(&self) -> Option<(Arc<Wire>, u64)> {
-        match self.framing {
-            BodyFraming::Length(left @ 1..)
-                if self.started && self.buffer.is_empty() && self.wire.socket().is_plain() =>
+        match &self.progress {
+            Progress::Reading { decoder: BodyDecoder::Length(left), buffer, .. }
+                if buffer.is_empty() && self.wire.socket().is_plain() =>
             {
-                Some((Arc::clone(&self.wire), left))
+                Some((Arc::clone(&self.wire), *left))
             }
             _ => None,
         }
     }
 
     fn has_arrived(&self) -> bool {
-        match &self.framing {
-            BodyFraming::Length(left) => (self.buffer.len() + self.wire.socket().unread()) as u64 >= *left,
-            BodyFraming::Chunked(tracker) => {
-                let unread = self.wire.socket().peek();
-                unread.is_none_or(|unread| tracker.ends_in(&[&self.buffer, &unread]))
+        let socket = self.wire.socket();
+        let arrival = match &self.progress {
+            Progress::Untouched => return self.wire.input().lock().holds_whole_body(socket) == Some(true),
+            Progress::Ended => Arrival::Whole,
+            Progress::Reading { decoder: decoder @ BodyDecoder::Length(_), buffer, .. } => {
+                decoder.arrival(&[buffer], socket.unread())
             }
-        }
+            Progress::Reading { decoder, buffer, .. } => match socket.peek() {
+                Some(unread) => decoder.arrival(&[buffer, &unread], 0),
+                None => Arrival::Whole,
+            },
+        };
+        arrival != Arrival::Partial
     }
 
     /// So many bytes of the body have been taken from the kernel past this.
     pub fn skip(&mut self, bytes: u64) {
-        if let BodyFraming::Length(left) = &mut self.framing {
+        if let Progress::Reading { decoder: BodyDecoder::Length(left), .. } = &mut self.progress {
             *left = left.saturating_sub(bytes);
         }
+        self.end_if_done();
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         loop {
-            match &mut self.framing {
-                BodyFraming::Length(0) => return Poll::Ready(None),
-                BodyFraming::Length(left) if !self.buffer.is_empty() => {
-                    let here = self.buffer.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
-                    *left -= here as u64;
-                    return Poll::Ready(Some(Ok(self.buffer.split_to(here).freeze())));
+            let data = match &mut self.progress {
+                Progress::Untouched => {
+                    let (decoder, buffer) = self.wire.input().lock().take_body();
+                    self.progress = Progress::Reading { decoder, buffer, room: FIRST_BUFFER };
+                    continue;
                 }
-                BodyFraming::Length(_) => {}
-                BodyFraming::Chunked(tracker) => match tracker.decode(&mut self.buffer) {
-                    Ok(Some(data)) => return Poll::Ready(Some(Ok(data))),
-                    Ok(None) if tracker.is_done() => return Poll::Ready(None),
-                    Ok(None) => {}
+                Progress::Ended => return Poll::Ready(None),
+                Progress::Reading { decoder, buffer, .. } => match decoder.decode(buffer) {
+                    Ok(data) => data,
                     Err(bad) => return Poll::Ready(Some(Err(Fault::SourceBroke(bad.to_string())))),
                 },
-            }
-            match ready!(self.poll_fill(cx)) {
-                Ok(1..) => {}
-                Ok(0) | Err(_) => return Poll::Ready(Some(Err(Fault::SourceDisconnected))),
+            };
+            self.end_if_done();
+            match data {
+                Some(data) => return Poll::Ready(Some(Ok(data))),
+                None if matches!(self.progress, Progress::Ended) => return Poll::Ready(None),
+                None => match ready!(self.poll_fill(cx)) {
+                    Ok(1..) => {}
+                    Ok(0) | Err(_) => return Poll::Ready(Some(Err(Fault::SourceDisconnected))),
+                },
             }
         }
     }
 
+    /// Gives the connection back what was read behind the body.
+    fn end_if_done(&mut self) {
+        if let Progress::Reading { decoder, buffer, .. } = &self.progress
+            && decoder.is_done()
+        {
+            self.wire.input().lock().end_body(buffer);
+            self.progress = Progress::Ended;
+        }
+    }
+
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        while !self.go_on.is_empty() {
-            let written = ready!(self.wire.socket().poll_write(cx, &[IoSlice::new(self.go_on)]))?;
-            self.go_on = self.go_on.get(written..).unwrap_or_default();
+        let socket = self.wire.socket();
+        while !self.interim.is_empty() {
+            let written = ready!(socket.poll_write(cx, &[IoSlice::new(self.interim)]))?;
+            self.interim = self.interim.get(written..).unwrap_or_default();
+            ready!(socket.poll_flush(cx))?;
         }
-        let mut room = BUFFER;
-        if !std::mem::replace(&mut self.started, true) {
-            self.buffer = self.wire.inbound().lock().take_body();
-            if !self.buffer.is_empty() {
-                return Poll::Ready(Ok(self.buffer.len()));
-            }
-            room = FIRST_BUFFER;
-        }
-        if let BodyFraming::Length(left) = self.framing {
-            room = room.min(usize::try_from(left).unwrap_or(usize::MAX));
-        }
-        self.buffer.reserve(room);
-        self.wire.socket().poll_read_buf(cx, &mut (&mut self.buffer).limit(room))
+        let Progress::Reading { decoder, buffer, room } = &mut self.progress else {
+            return Poll::Ready(Ok(0));
+        };
+        // What follows a body of a known length stays in the kernel.
+        let most = match decoder {
+            BodyDecoder::Length(left) => (*room).min(usize::try_from(*left).unwrap_or(usize::MAX)),
+            BodyDecoder::Chunked(_) => *room,
+        };
+        buffer.reserve(most);
+        let read = ready!(socket.poll_read_buf(cx, &mut buffer.limit(most)));
+        *room = BUFFER;
+        Poll::Ready(read)
     }
 }

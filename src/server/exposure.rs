@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::http::access::{Access, Right};
-use crate::http::peer::{Audience, Entrance};
+use crate::http::connection::{Audience, Entrance};
 use crate::http::route::Route;
 
 /// A listener, as far as that matters here.

@@ -1,6 +1,6 @@
 //! HTTP/2, over TLS or by prior knowledge: one task for a connection and all its streams.
 //!
-//! The same handlers answer as in HTTP/1. An HTTP/2 stream that its client resets takes its handler with it, and so its seat or
+//! Requests are routed as those of HTTP/1. An HTTP/2 stream that its client resets takes its request with it, and so its seat or
 //! its half of a transfer; a transfer that fails resets the HTTP/2 stream, which is how HTTP/2 shows a cut.
 //!
 //! *Bounds.* Heads, concurrent streams, and requests whose answer is not over yet are limited, and so are frames that cost
@@ -13,25 +13,26 @@ mod traffic;
 mod upload;
 
 use std::future::{Future, poll_fn};
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use h2::Reason;
 use h2::server::Connection;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use self::io::Io;
 use self::stream::ConnectionState;
 use self::traffic::{Tolerance, Traffic};
 use self::upload::Uploads;
-use crate::http::App;
-use crate::http::peer::Peer;
+use super::connection::{Connection as Client, Shared};
+use crate::metrics::Protocol;
+use crate::outcome::Refusal;
 use crate::wire::head::MAX_HEAD_BYTES;
 
 /// Concurrent streams of a connection. RFC 9113 (section 6.5.2) advises no fewer than 100.
@@ -53,9 +54,12 @@ const DATA_FRAME_BUDGET: usize = 1024 * 1024;
 const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves the connection, whose preface is the next to be read, until it has ended.
-pub(super) async fn serve(peer: &Arc<Peer>, app: &App, draining: &CancellationToken) {
-    let refusal = peer.wire().take_refusal();
-    let traffic = Traffic::new(if peer.is_proxy() { Tolerance::Proxy } else { Tolerance::Client });
+///
+/// `refusal`, if any, is the response to all its requests.
+pub(super) async fn serve(client: &Client, shared: &Shared, refusal: Option<&Refusal>) {
+    client.open.taken_by(Protocol::Http2);
+    let (app, draining) = (&shared.app, &shared.draining);
+    let traffic = Traffic::new(if client.info.is_proxy { Tolerance::Proxy } else { Tolerance::Client });
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .max_pending_accept_reset_streams(MAX_CANCELLED)
@@ -64,7 +68,7 @@ pub(super) async fn serve(peer: &Arc<Peer>, app: &App, draining: &CancellationTo
         .data_frame_budget(DATA_FRAME_BUDGET)
         .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
-        .handshake::<_, Bytes>(Io::new(Arc::clone(peer.wire()), Arc::clone(&traffic)));
+        .handshake::<_, Bytes>(Io::new(Arc::clone(&client.wire), Arc::clone(&traffic)));
     // Boxed, because the connection would reserve space for it to its end.
     let Ok(Ok(mut connection)) = timeout(app.request_timeout, Box::pin(handshake)).await else { return };
     if refusal.is_some() {
@@ -74,20 +78,20 @@ pub(super) async fn serve(peer: &Arc<Peer>, app: &App, draining: &CancellationTo
     let uploads = Uploads::default();
     let mut requests = FuturesUnordered::new();
     let mut idle = pin!(sleep(app.request_timeout));
-    let mut vanished = pin!(peer.socket().vanished());
+    let mut vanished = pin!(client.socket().vanished());
     let (mut drains, mut calmed, mut closes) = (refusal.is_some(), false, refusal.is_some());
     let ended = loop {
         tokio::select! {
             accepted = accept(&mut connection, &traffic, &uploads, requests.len() < MAX_REQUESTS) => match accepted {
                 Some(Ok((request, respond))) => {
-                    requests.push(stream::serve(app, peer, &traffic, &uploads, request, respond, refusal.as_ref()));
+                    requests.push(guard(stream::serve(client, app, &traffic, &uploads, request, respond, refusal)));
                 }
                 Some(Err(error)) => break Err(error),
                 None => break Ok(()),
             },
             Some(state) = requests.next(), if !requests.is_empty() => {
                 idle.as_mut().reset(Instant::now() + match state {
-                    ConnectionState::Reusable => app.request_timeout,
+                    ConnectionState::Reusable => app.keep_alive,
                     // The end of the connection tells it, where nobody else uses it.
                     ConnectionState::ClientStillSending => Duration::ZERO,
                 });
@@ -101,7 +105,7 @@ pub(super) async fn serve(peer: &Arc<Peer>, app: &App, draining: &CancellationTo
                 connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             }
             // It takes all its streams with it.
-            () = &mut vanished => return peer.socket().arm_reset(),
+            () = &mut vanished => return client.socket().arm_reset(),
             () = &mut idle, if requests.is_empty() => {
                 if closes {
                     return;
@@ -118,9 +122,14 @@ pub(super) async fn serve(peer: &Arc<Peer>, app: &App, draining: &CancellationTo
     traffic.end();
     while requests.next().await.is_some() {}
     match ended {
-        Ok(()) => Box::pin(peer.socket().linger(LINGER)).await,
+        Ok(()) => Box::pin(client.socket().linger(LINGER)).await,
         Err(error) => debug!(%error, "connection ended early"),
     }
+}
+
+/// Ends a request that panics, and nothing else of its connection: a response that is not sent resets the stream.
+async fn guard(request: impl Future<Output = ConnectionState>) -> ConnectionState {
+    AssertUnwindSafe(request).catch_unwind().await.unwrap_or(ConnectionState::Reusable)
 }
 
 type Accepted = (http::Request<h2::RecvStream>, h2::server::SendResponse<Bytes>);

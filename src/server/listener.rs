@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::tls::TlsError;
-use crate::http::peer::{Audience, Entrance};
+use crate::http::connection::{Audience, Entrance};
 use crate::socket;
 
 /// Connections the kernel holds for us before they are accepted; it may lower this (`net.core.somaxconn`).

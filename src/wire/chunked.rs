@@ -1,8 +1,6 @@
-//! Where a chunked body ends (RFC 9112, section 7.1), strictly and without looking at a data byte.
+//! The chunked transfer coding (RFC 9112, section 7.1), read strictly and without looking at a data byte.
 //!
-//! It follows bodies that hyper decodes, to know whether one is whole before hyper is allowed to take it and
-//! where the next request begins; and it decodes those that do not go through hyper. Extensions and trailers are passed over:
-//! nothing of them is kept.
+//! Chunk extensions and trailers are limited and passed over: nothing of them is kept.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -26,19 +24,8 @@ pub struct ChunkTracker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Data,
-    /// Without it the data could not be told apart.
+    /// Sizes, extensions and trailers.
     Framing,
-    /// An extension, or a trailer field.
-    Aside,
-}
-
-/// What [`ChunkTracker::strip`] has made of some bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stripped {
-    /// So many of the bytes belonged to the body.
-    pub mine: usize,
-    /// So many of those are left, at the front.
-    pub kept: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,13 +60,10 @@ enum State {
     Done,
 }
 
-/// The bytes are no chunked body.
+/// The bytes are not a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("invalid chunked framing")]
-pub struct BadChunk {
-    /// So many bytes of the body come before what is none.
-    pub after: usize,
-}
+pub struct BadChunk;
 
 impl Default for ChunkTracker {
     fn default() -> Self {
@@ -95,34 +79,9 @@ impl ChunkTracker {
     pub fn follow(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
         let mut at = 0;
         loop {
-            let run = self.run(bytes.get(at..).unwrap_or_default());
-            match run.map_err(|bad| BadChunk { after: at + bad.after })? {
+            match self.run(bytes.get(at..).unwrap_or_default())? {
                 (_, 0) => return Ok(at),
                 (_, length) => at += length,
-            }
-        }
-    }
-
-    /// Follows `bytes` and takes extensions and trailer fields out of them, so that another reader finds the same data and
-    /// has none of them to limit.
-    ///
-    /// # Errors
-    /// [`BadChunk`] behind so many bytes as are left of those before it; nothing that follows can be trusted.
-    pub fn strip(&mut self, bytes: &mut [u8]) -> Result<Stripped, BadChunk> {
-        let mut stripped = Stripped { mine: 0, kept: 0 };
-        loop {
-            let Stripped { mine, kept } = stripped;
-            let run = self.run(bytes.get(mine..).unwrap_or_default());
-            let (kind, length) = run.map_err(|_| BadChunk { after: kept })?;
-            if length == 0 {
-                return Ok(stripped);
-            }
-            stripped.mine += length;
-            if kind != Kind::Aside {
-                if kept < mine {
-                    bytes.copy_within(mine..mine + length, kept);
-                }
-                stripped.kept += length;
             }
         }
     }
@@ -133,15 +92,11 @@ impl ChunkTracker {
     /// # Errors
     /// [`BadChunk`]; nothing that follows can be trusted.
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Bytes>, BadChunk> {
-        let mut passed = 0;
         loop {
-            match self.run(input).map_err(|bad| BadChunk { after: passed + bad.after })? {
+            match self.run(input)? {
                 (_, 0) => return Ok(None),
                 (Kind::Data, length) => return Ok(Some(input.split_to(length).freeze())),
-                (Kind::Framing | Kind::Aside, length) => {
-                    input.advance(length);
-                    passed += length;
-                }
+                (Kind::Framing, length) => input.advance(length),
             }
         }
     }
@@ -152,14 +107,7 @@ impl ChunkTracker {
         self.state == State::Done
     }
 
-    /// Whether the body ends in `pieces`, which are what comes next of it. Broken framing is an end too.
-    #[must_use]
-    pub fn ends_in(&self, pieces: &[&[u8]]) -> bool {
-        let mut ahead = self.clone();
-        pieces.iter().any(|piece| ahead.follow(piece).is_err()) || ahead.is_done()
-    }
-
-    /// Follows as many of `bytes` as are of one kind, and says how many: none where there are none, or the body is whole.
+    /// Follows as many of `bytes` as are of one kind, and returns how many: none where there are none, or the body is whole.
     fn run(&mut self, bytes: &[u8]) -> Result<(Kind, usize), BadChunk> {
         if let State::Data(left) = self.state {
             let here = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -167,23 +115,16 @@ impl ChunkTracker {
             self.state = if left == 0 { State::DataEnd } else { State::Data(left) };
             return Ok((Kind::Data, here));
         }
-        let mut kind = Kind::Framing;
         for (at, byte) in bytes.iter().enumerate() {
             if matches!(self.state, State::Data(_) | State::Done) {
-                return Ok((kind, at));
+                return Ok((Kind::Framing, at));
             }
-            let next = self.state.step(*byte).ok_or(BadChunk { after: at })?;
-            let here = if self.state.is_aside(next) { Kind::Aside } else { Kind::Framing };
-            if at > 0 && here != kind {
-                return Ok((kind, at));
-            }
-            kind = here;
-            self.state = next;
+            self.state = self.state.step(*byte).ok_or(BadChunk)?;
             if !self.count() {
-                return Err(BadChunk { after: at });
+                return Err(BadChunk);
             }
         }
-        Ok((kind, bytes.len()))
+        Ok((Kind::Framing, bytes.len()))
     }
 
     /// Counts the byte that has led to the state. False where that is one too many.
@@ -203,12 +144,6 @@ impl ChunkTracker {
 }
 
 impl State {
-    /// Whether the byte that leads from here to `next` is of an extension, or of a trailer field.
-    fn is_aside(self, next: Self) -> bool {
-        let is_of_field = matches!(next, Self::TrailerName | Self::TrailerValue | Self::TrailerEnd);
-        is_of_field || matches!(next, Self::Extension(_)) || self == Self::TrailerEnd
-    }
-
     /// Past `byte`; `None` where it may not come here.
     fn step(self, byte: u8) -> Option<Self> {
         let digit = char::from(byte).to_digit(16).map(u64::from);
@@ -286,8 +221,9 @@ mod tests {
             ("0\r\n", "\n"),
             ("1;a", "\n"),
         ] {
-            let body = [good, bad].concat();
-            assert_eq!(follow(body.as_bytes()), Err(BadChunk { after: good.len() }), "{body:?}");
+            let mut tracker = ChunkTracker::default();
+            assert_eq!(tracker.follow(good.as_bytes()), Ok(good.len()), "{good:?}");
+            assert_eq!(tracker.follow(bad.as_bytes()), Err(BadChunk), "{bad:?} behind {good:?}");
         }
     }
 

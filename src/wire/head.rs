@@ -1,45 +1,64 @@
 //! Request heads, strictly: what is ambiguous is refused, never guessed at (contract, section 8; RFC 9112).
 //!
-//! hyper's own parser is lenient where two readers of one connection could disagree about where a message
-//! ends, which is how requests are smuggled. So every head passes this scanner before hyper sees it. Pure:
-//! bytes in, verdict out.
+//! Two readers of one connection must not disagree about where a message ends, which is how requests are smuggled. Pure:
+//! bytes in, a [`Head`] or a [`HeadError`] out.
 
-use http::Uri;
+use std::time::Duration;
+
 use http::uri::Authority;
+use http::{Method, Uri, Version};
 
+use super::body::Framing;
 use crate::outcome::Refusal;
 
 /// Bytes of a head, from the first of the request line to the empty line's last.
 pub const MAX_HEAD_BYTES: usize = 16 * 1024;
-/// The longest body that hyper can count, in bytes.
-pub const MAX_LENGTH: u64 = u64::MAX - 2;
 /// Fields of a head.
 pub const MAX_HEAD_FIELDS: usize = 100;
 
-/// What follows a head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// No body.
-    Empty,
-    /// A body of so many bytes, at least one.
-    Length(u64),
-    /// A chunked body.
-    Chunked,
+/// A whole, well-formed request head.
+#[derive(Debug)]
+pub struct Head<'a> {
+    /// The method.
+    pub method: Method,
+    /// The request target: a path with a query, an absolute URI, or `*`.
+    pub target: Uri,
+    /// HTTP/1.0 or HTTP/1.1.
+    pub version: Version,
+    /// How the body is framed; [`Framing::NONE`] without one.
+    pub framing: Framing,
+    /// The client waits for a `100 Continue` before it sends the body. Never in HTTP/1.0 (RFC 9110, section 10.1.1).
+    pub expects_continue: bool,
+    /// The client closes the connection after this request, or keeps none open.
+    pub closes: bool,
+    fields: &'a [httparse::Header<'a>],
 }
 
-/// A whole, well-formed request head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Head {
-    /// Bytes of the head, with empty lines before it.
-    pub length: usize,
-    /// The request is a `PUT`.
-    pub is_put: bool,
-    /// The request is HTTP/1.1, and not 1.0.
-    pub is_http11: bool,
-    /// What follows.
-    pub framing: Framing,
-    /// The client waits for a `100 Continue` before it sends the body.
-    pub expects_continue: bool,
+/// Why a request head is refused. The connection cannot go on after it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// It is not HTTP/1, or is ambiguous.
+    #[error("The request head cannot be understood: {0}")]
+    Malformed(String),
+    /// It has more bytes than [`MAX_HEAD_BYTES`].
+    #[error("The request head is over the limit of {MAX_HEAD_BYTES} bytes")]
+    TooLong,
+    /// It has more fields than [`MAX_HEAD_FIELDS`].
+    #[error("The request head is over the limit of {MAX_HEAD_FIELDS} fields")]
+    TooManyFields,
+    /// It was not complete in time.
+    #[error("The request was not complete after {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+}
+
+impl From<HeadError> for Refusal {
+    fn from(error: HeadError) -> Self {
+        match error {
+            HeadError::Malformed(_) => Self::BadRequest(error.to_string()),
+            HeadError::TooLong | HeadError::TooManyFields => Self::HeadTooLarge(error.to_string()),
+            HeadError::TimedOut(limit) => Self::RequestTimeout(limit),
+        }
+    }
 }
 
 /// Looks for the end of a head in a growing buffer, and never at one byte twice.
@@ -51,20 +70,20 @@ pub struct HeadScanner {
 }
 
 impl HeadScanner {
-    /// The head at the start of `buffer`, which is what the last call had with more behind; `None` where it
-    /// is not whole yet.
+    /// The length of the head at the start of `buffer`, with empty lines before it; `None` where it is not complete yet. The buffer is
+    /// that of the last call with more bytes behind.
     ///
     /// # Errors
-    /// [`Refusal::BadRequest`] or [`Refusal::HeadTooLarge`]; the connection can not go on after it.
-    pub fn scan(&mut self, buffer: &[u8]) -> Result<Option<Head>, Refusal> {
+    /// [`HeadError::Malformed`] or [`HeadError::TooLong`].
+    pub fn scan(&mut self, buffer: &[u8]) -> Result<Option<usize>, HeadError> {
         match self.find_end(buffer)? {
-            Some(head) if head.len() <= MAX_HEAD_BYTES => parse(head).map(Some),
+            Some(length) if length <= MAX_HEAD_BYTES => Ok(Some(length)),
             None if buffer.len() < MAX_HEAD_BYTES => Ok(None),
-            _ => Err(too_large(&format!("{MAX_HEAD_BYTES} bytes"))),
+            _ => Err(HeadError::TooLong),
         }
     }
 
-    fn find_end<'a>(&mut self, buffer: &'a [u8]) -> Result<Option<&'a [u8]>, Refusal> {
+    fn find_end(&mut self, buffer: &[u8]) -> Result<Option<usize>, HeadError> {
         while let Some(&byte) = buffer.get(self.scanned) {
             let next = buffer.get(self.scanned + 1);
             match (byte, next) {
@@ -74,13 +93,13 @@ impl HeadScanner {
                     self.scanned += 2;
                     self.line_start = self.scanned;
                     if empty && self.in_head {
-                        return Ok(buffer.get(..self.scanned));
+                        return Ok(Some(self.scanned));
                     }
                 }
-                (b'\r', Some(_)) => return Err(bad("a CR without LF in the head")),
-                (b'\n', _) => return Err(bad("a LF without CR in the head")),
+                (b'\r', Some(_)) => return Err(malformed("a CR without LF in the head")),
+                (b'\n', _) => return Err(malformed("a LF without CR in the head")),
                 _ if !self.in_head && !is_token_byte(byte) => {
-                    return Err(bad("this is not HTTP/1.1: the request line must begin with a method"));
+                    return Err(malformed("this is not HTTP/1.1: the request line must begin with a method"));
                 }
                 _ => {
                     self.in_head = true;
@@ -92,67 +111,55 @@ impl HeadScanner {
     }
 }
 
-fn parse(bytes: &[u8]) -> Result<Head, Refusal> {
+/// Parses a head that [`HeadScanner::scan`] has found, and passes it to `look`.
+///
+/// # Errors
+/// [`HeadError::Malformed`] or [`HeadError::TooManyFields`].
+pub fn parse<T>(bytes: &[u8], look: impl FnOnce(&Head<'_>) -> T) -> Result<T, HeadError> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_HEAD_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(bad("an empty line inside the head")),
-        Err(httparse::Error::TooManyHeaders) => return Err(too_many_fields()),
-        Err(error) => return Err(bad(&error.to_string())),
+        Ok(httparse::Status::Partial) => return Err(malformed("an empty line inside the head")),
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooManyFields),
+        Err(error) => return Err(malformed(&error.to_string())),
     }
-    let is_http11 = request.version == Some(1);
-    request.path.unwrap_or_default().parse::<Uri>().map_err(|_| bad("an invalid request target"))?;
+    let version = if request.version == Some(1) { Version::HTTP_11 } else { Version::HTTP_10 };
+    let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes());
+    let target = request.path.unwrap_or_default().parse();
 
-    let mut fields = Shape::default();
+    let mut shape = Shape::default();
     for field in request.headers.iter() {
-        fields.take(field)?;
+        shape.take(field)?;
     }
-    Ok(Head {
-        length: bytes.len(),
-        is_put: request.method == Some("PUT"),
-        is_http11,
-        framing: fields.framing(is_http11)?,
-        expects_continue: is_http11 && fields.expects_continue,
-    })
+    Ok(look(&Head {
+        method: method.map_err(|_| malformed("an invalid method"))?,
+        target: target.map_err(|_| malformed("an invalid request target"))?,
+        version,
+        framing: shape.framing(version)?,
+        expects_continue: version == Version::HTTP_11 && shape.expects_continue,
+        closes: version == Version::HTTP_10 || shape.closes,
+        fields: request.headers,
+    }))
 }
 
-/// The request line and the fields of a head that was scanned.
-pub struct Fields<'a, 'b> {
-    /// The method.
-    pub method: &'b str,
-    /// The request target.
-    pub target: &'b str,
-    lines: &'a [httparse::Header<'b>],
-}
-
-impl<'b> Fields<'_, 'b> {
-    /// The values of the fields of this name.
-    pub fn all(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
-        let named = move |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case(name);
-        self.lines.iter().filter(named).map(|field| field.value)
+impl Head<'_> {
+    /// The values of the fields of this name, in order. Names compare without case.
+    pub fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        let is_named = move |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case(name);
+        self.fields.iter().filter(is_named).map(|field| field.value)
     }
-
-    /// Whether there is a field of this name.
-    #[must_use]
-    pub fn has(&self, name: &str) -> bool {
-        self.all(name).next().is_some()
-    }
-}
-
-/// Looks at the fields of a whole head, as [`HeadScanner::scan`] found it.
-pub fn with_fields<T>(head: &[u8], look: impl FnOnce(&Fields<'_, '_>) -> Option<T>) -> Option<T> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_HEAD_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    request.parse(head).ok()?;
-    look(&Fields { method: request.method?, target: request.path?, lines: request.headers })
 }
 
 /// Whether these values of `Expect` ask for a `100 Continue`: it compares without case, and may stand in a list (RFC 9110,
 /// section 10.1.1). Expectations that nobody knows are passed over.
 pub fn expects_continue<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> bool {
-    let mut members = values.into_iter().flat_map(|value| value.split(|byte| *byte == b','));
-    members.any(|member| member.trim_ascii().eq_ignore_ascii_case(b"100-continue"))
+    values.into_iter().any(|value| has_member(value, b"100-continue"))
+}
+
+/// Whether a list (RFC 9110, section 5.6.1) has this member. Members compare without case.
+fn has_member(list: &[u8], wanted: &[u8]) -> bool {
+    list.split(|byte| *byte == b',').any(|member| member.trim_ascii().eq_ignore_ascii_case(wanted))
 }
 
 /// The fields that decide about the message's shape.
@@ -162,55 +169,57 @@ struct Shape {
     length: Option<u64>,
     chunked: bool,
     expects_continue: bool,
+    closes: bool,
 }
 
 impl Shape {
-    fn take(&mut self, field: &httparse::Header<'_>) -> Result<(), Refusal> {
+    fn take(&mut self, field: &httparse::Header<'_>) -> Result<(), HeadError> {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         if is("host") {
             self.hosts += 1;
             if !field.value.is_empty() && Authority::try_from(field.value).is_err() {
-                return Err(bad("an invalid Host"));
+                return Err(malformed("an invalid Host"));
             }
         } else if is("content-length") {
             if self.length.replace(decimal(field.value)?).is_some() {
-                return Err(bad("two Content-Length fields"));
+                return Err(malformed("two Content-Length fields"));
             }
         } else if is("transfer-encoding") {
             if self.chunked || !field.value.eq_ignore_ascii_case(b"chunked") {
-                return Err(bad("a Transfer-Encoding other than chunked"));
+                return Err(malformed("a Transfer-Encoding other than chunked"));
             }
             self.chunked = true;
         } else if is("expect") {
             self.expects_continue |= expects_continue([field.value]);
+        } else if is("connection") {
+            self.closes |= has_member(field.value, b"close");
         }
         Ok(())
     }
 
-    fn framing(&self, is_http11: bool) -> Result<Framing, Refusal> {
+    fn framing(&self, version: Version) -> Result<Framing, HeadError> {
+        let is_http11 = version == Version::HTTP_11;
         match self.hosts {
             1 => {}
             0 if !is_http11 => {}
-            0 => return Err(bad("no Host field")),
-            _ => return Err(bad("two Host fields")),
+            0 => return Err(malformed("no Host field")),
+            _ => return Err(malformed("two Host fields")),
         }
         match (self.length, self.chunked) {
-            (Some(_), true) => Err(bad("both Content-Length and Transfer-Encoding")),
-            (None, true) if !is_http11 => Err(bad("a Transfer-Encoding in an HTTP/1.0 request")),
+            (Some(_), true) => Err(malformed("both Content-Length and Transfer-Encoding")),
+            (None, true) if !is_http11 => Err(malformed("a Transfer-Encoding in an HTTP/1.0 request")),
             (None, true) => Ok(Framing::Chunked),
-            (None | Some(0), false) => Ok(Framing::Empty),
-            (Some(length), false) => Ok(Framing::Length(length)),
+            (length, false) => Ok(Framing::Length(length.unwrap_or(0))),
         }
     }
 }
 
-fn decimal(value: &[u8]) -> Result<u64, Refusal> {
+fn decimal(value: &[u8]) -> Result<u64, HeadError> {
     std::str::from_utf8(value)
         .ok()
         .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|text| text.parse().ok())
-        .filter(|length| *length <= MAX_LENGTH)
-        .ok_or_else(|| bad("a Content-Length that is not one decimal number of bytes"))
+        .ok_or_else(|| malformed("a Content-Length that is not one decimal number of bytes"))
 }
 
 /// tchar of RFC 9110, section 5.6.2.
@@ -218,18 +227,8 @@ pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-fn bad(what: &str) -> Refusal {
-    Refusal::BadRequest(format!("The request head can not be understood: {what}"))
-}
-
-/// A head with more than [`MAX_HEAD_FIELDS`].
-#[must_use]
-pub fn too_many_fields() -> Refusal {
-    too_large(&format!("{MAX_HEAD_FIELDS} fields"))
-}
-
-fn too_large(limit: &str) -> Refusal {
-    Refusal::HeadTooLarge(format!("The request head is over the limit of {limit}"))
+fn malformed(what: &str) -> HeadError {
+    HeadError::Malformed(what.to_owned())
 }
 
 #[cfg(test)]
@@ -238,22 +237,23 @@ mod tests {
 
     use super::*;
 
-    fn scan(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
-        HeadScanner::default().scan(bytes)
+    fn read<T>(bytes: &[u8], look: impl FnOnce(&Head<'_>) -> T) -> Result<Option<T>, HeadError> {
+        let length = HeadScanner::default().scan(bytes)?;
+        length.map(|length| parse(&bytes[..length], look)).transpose()
     }
 
-    fn framing(fields: &str) -> Result<Framing, String> {
+    fn framing(fields: &str) -> Result<Framing, HeadError> {
         let head = format!("PUT /stream/x HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
-        scan(head.as_bytes()).map(|head| head.unwrap().framing).map_err(|refusal| refusal.to_string())
+        read(head.as_bytes(), |head| head.framing).map(Option::unwrap)
     }
 
     #[test]
     fn the_framing_of_a_body_is_read_from_the_head() {
         for (fields, expected) in [
-            ("", Framing::Empty),
-            ("Content-Length: 0\r\n", Framing::Empty),
+            ("", Framing::NONE),
+            ("Content-Length: 0\r\n", Framing::NONE),
             ("content-length:  5 \r\n", Framing::Length(5)),
-            ("Content-Length: 18446744073709551613\r\n", Framing::Length(MAX_LENGTH)),
+            ("Content-Length: 18446744073709551615\r\n", Framing::Length(u64::MAX)),
             ("Transfer-Encoding: chunked\r\n", Framing::Chunked),
             ("TRANSFER-ENCODING: Chunked\r\n", Framing::Chunked),
         ] {
@@ -272,7 +272,6 @@ mod tests {
             "Content-Length: -1\r\n",
             "Content-Length: 0x3\r\n",
             "Content-Length: \r\n",
-            "Content-Length: 18446744073709551614\r\n",
             "Content-Length: 18446744073709551616\r\n",
             "Transfer-Encoding: gzip\r\n",
             "Transfer-Encoding: gzip, chunked\r\n",
@@ -310,7 +309,7 @@ mod tests {
             b"PUT /x HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n",
         ] {
             assert!(
-                matches!(scan(bytes), Err(Refusal::BadRequest(_))),
+                matches!(read(bytes, |_| ()), Err(HeadError::Malformed(_))),
                 "{:?}",
                 String::from_utf8_lossy(bytes)
             );
@@ -321,32 +320,51 @@ mod tests {
     fn an_unfinished_head_is_waited_for_and_empty_lines_before_it_are_passed_over() {
         let head = b"\r\n\r\nGET /ping HTTP/1.1\r\nHost: a\r\n\r\n";
         for end in 0..head.len() {
-            assert_eq!(scan(&head[..end]), Ok(None), "{end} bytes");
+            assert_eq!(HeadScanner::default().scan(&head[..end]), Ok(None), "{end} bytes");
         }
-        let whole = scan(&[head, &b"PUT"[..]].concat()).unwrap().unwrap();
-        assert_eq!((whole.length, whole.is_put, whole.is_http11), (head.len(), false, true));
+        let followed = [head, &b"PUT"[..]].concat();
+        assert_eq!(HeadScanner::default().scan(&followed), Ok(Some(head.len())));
+        let seen = read(&followed, |head| (head.method.clone(), head.target.path().to_owned(), head.version));
+        assert_eq!(seen, Ok(Some((Method::GET, "/ping".to_owned(), Version::HTTP_11))));
     }
 
     #[test]
     fn a_head_is_limited_in_bytes_and_fields() {
-        let with = |fields: &str| scan(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes());
+        let with =
+            |fields: &str| read(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes(), |_| ());
         let padded = |bytes: usize| with(&format!("X: {}\r\n", "a".repeat(bytes)));
         let around = "GET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n".len();
         assert!(padded(MAX_HEAD_BYTES - around).unwrap().is_some());
-        assert!(matches!(padded(MAX_HEAD_BYTES - around + 1), Err(Refusal::HeadTooLarge(_))));
-        assert!(matches!(scan(&vec![b'A'; MAX_HEAD_BYTES]), Err(Refusal::HeadTooLarge(_))));
+        assert_eq!(padded(MAX_HEAD_BYTES - around + 1), Err(HeadError::TooLong));
+        assert_eq!(read(&[b'A'; MAX_HEAD_BYTES], |_| ()), Err(HeadError::TooLong));
         assert!(with(&"a: 1\r\n".repeat(MAX_HEAD_FIELDS - 1)).unwrap().is_some());
-        assert!(matches!(with(&"a: 1\r\n".repeat(MAX_HEAD_FIELDS)), Err(Refusal::HeadTooLarge(_))));
+        assert_eq!(with(&"a: 1\r\n".repeat(MAX_HEAD_FIELDS)), Err(HeadError::TooManyFields));
     }
 
     #[test]
     fn only_http_1_1_can_expect_a_100() {
         let expects = |version: &str| {
             let head = format!("PUT / HTTP/{version}\r\nHost: a\r\nExpect: 100-Continue\r\n\r\n");
-            scan(head.as_bytes()).unwrap().unwrap().expects_continue
+            read(head.as_bytes(), |head| head.expects_continue).unwrap().unwrap()
         };
         assert!(expects("1.1"));
         assert!(!expects("1.0"));
+    }
+
+    #[test]
+    fn a_connection_is_kept_unless_the_request_closes_it_or_is_http_1_0() {
+        for (version, field, closes) in [
+            ("1.1", "", false),
+            ("1.1", "Connection: keep-alive\r\n", false),
+            ("1.1", "Connection: Close\r\n", true),
+            ("1.1", "Connection: a, close\r\nConnection: b\r\n", true),
+            ("1.1", "Connection: closed\r\n", false),
+            ("1.0", "", true),
+            ("1.0", "Connection: keep-alive\r\n", true),
+        ] {
+            let head = format!("GET / HTTP/{version}\r\nHost: a\r\n{field}\r\n");
+            assert_eq!(read(head.as_bytes(), |head| head.closes), Ok(Some(closes)), "{head:?}");
+        }
     }
 
     proptest! {
@@ -358,7 +376,7 @@ mod tests {
             cuts in prop::collection::vec(0usize..200, 0..6),
         ) {
             let bytes = [b"GET / HTTP/1.1\r\nHost: a\r\n".as_slice(), &bytes, b"\r\n\r\n"].concat();
-            let at_once = scan(&bytes);
+            let at_once = HeadScanner::default().scan(&bytes);
             let mut scanner = HeadScanner::default();
             let mut cuts: Vec<_> = cuts.into_iter().filter(|cut| *cut < bytes.len()).collect();
             cuts.push(bytes.len());

@@ -1,4 +1,4 @@
-//! The parsers of the fast lane read nothing otherwise than hyper's do.
+//! The parsers read nothing otherwise than hyper's do.
 //!
 //! hyper may accept more, and does: two equal lengths, a chunk size of more than 16 digits that begins with zeros, an LF
 //! alone at the start of a trailer. Then the server refuses, which is never a misunderstanding. What the server accepts, hyper

@@ -298,7 +298,7 @@ fn a_bad_value_is_refused_with_what_would_be_right() {
         ("--max-metadata-bytes", "64mb", "is no number of bytes"),
         ("--create-token-file", "no/such/file", "'no/such/file'"),
         ("--admin-token-file", "no/such/file", "the file can not be read"),
-        ("--data-path", "fast", "[possible values: auto, portable]"),
+        ("--data-path", "fast", "[possible values: splice, copy]"),
         ("--log", "access=loud", "give a level, or levels for targets: debug, or warn,access=info"),
         ("--log-level", "loud", "[possible values: error, warn, info, debug, trace]"),
         ("--log-format", "xml", "[possible values: text, json]"),
@@ -490,7 +490,7 @@ fn the_log_has_a_line_for_each_request_and_at_debug_for_each_event_and_no_whole_
 
 #[test]
 fn the_log_names_the_client_that_a_trusted_proxy_speaks_for() {
-    for data_path in ["auto", "portable"] {
+    for data_path in ["splice", "copy"] {
         let program = Program::start(&["--trusted-proxy", "127.0.0.1/32", "--data-path", data_path]);
         let ask = |arguments: &[&str], client: &str| {
             spawn(curl(arguments).args(["-H", &format!("X-Forwarded-For: {client}")]))

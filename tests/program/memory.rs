@@ -64,3 +64,40 @@ fn frames_between_those_of_a_waiting_upload_cost_no_memory() {
     let each = program.resident_kib().saturating_sub(before) / UPLOADS;
     assert!(each < 400, "a waiting upload of 60 000 bytes takes {each} KiB");
 }
+
+/// Makes a stream over a connection that is kept, and returns its path.
+fn create_by(control: &mut TcpStream) -> String {
+    const LENGTH: usize = "{\"stream\":\"00000000-0000-0000-0000-000000000000\"}".len();
+    control.write_all(b"POST /stream HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut seen = Vec::new();
+    let body = loop {
+        let mut bytes = [0; 1024];
+        let count = control.read(&mut bytes).unwrap();
+        seen.extend(&bytes[..count]);
+        let head = seen.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4);
+        if let Some(body) = head.and_then(|head| seen.get(head..head + LENGTH)) {
+            break String::from_utf8_lossy(body).into_owned();
+        }
+    };
+    format!("/stream/{}", body.split('"').nth(3).unwrap())
+}
+
+/// All that the process holds for it: the stream, the connection, its task and the waiting request.
+#[test]
+fn a_side_that_waits_takes_little() {
+    const SIDES: u32 = 2000;
+    for (head, fields, limit) in [("GET", "", 2.6), ("PUT", "Content-Length: 5\r\n", 3.8)] {
+        let program = Program::start(&["--log-level", "warn", "--ttl", "10m"]);
+        let mut control = program.connect();
+        let mut wait_for = |count: u32| -> Vec<TcpStream> {
+            let request = |path| format!("{head} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+            (0..count).map(|_| program.say(&request(create_by(&mut control)))).collect()
+        };
+        // What the first take, all take.
+        let _first = wait_for(200);
+        let before = program.resident_kib();
+        let _sides = wait_for(SIDES);
+        let each = f64::from(u32::try_from(program.resident_kib() - before).unwrap()) / f64::from(SIDES);
+        assert!(each < limit, "a {head} that waits takes {each:.2} KiB");
+    }
+}

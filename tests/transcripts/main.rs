@@ -1,7 +1,7 @@
 //! The exact bytes of every route's answers, recorded: a byte that changes is seen.
 //!
-//! A page is a list of scripts, in the words of `tests/lanes/script.rs`, that are played to the fast lane, to hyper alone, and
-//! over TLS. All three must give what stands in `answers/`, where only what differs each time has a name instead: dates, times,
+//! A page is a list of scripts, in the words of `tests/scripts/script.rs`, that are played to a server that splices, to one that
+//! copies, and over TLS. All three must give what stands in `answers/`, where only what differs each time has a name instead: dates, times,
 //! ids, tokens, counts. What changed is accepted by `INSTA_UPDATE=always cargo test --test transcripts`, and then read in the
 //! diff.
 #![allow(
@@ -21,8 +21,8 @@ mod client;
 mod http2;
 mod pages;
 mod redact;
-#[allow(dead_code, reason = "some of it is for tests/lanes alone")]
-#[path = "../lanes/script.rs"]
+#[allow(dead_code, reason = "some of it is for tests/scripts alone")]
+#[path = "../scripts/script.rs"]
 mod script;
 #[allow(dead_code, reason = "some of it is for tests/wire alone")]
 #[path = "../wire/server.rs"]
@@ -40,16 +40,16 @@ use crate::transport::CERTIFICATE;
 /// How a page comes about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    Auto,
-    Portable,
+    Splice,
+    Copy,
     Tls,
 }
 
 /// Plays the scripts in every way, each way to a server of its own, and holds that what is seen stands in the page's file.
 async fn page(name: &str, adjust: impl Fn(&mut Config), scripts: &[String]) {
-    for way in [Way::Auto, Way::Portable, Way::Tls] {
+    for way in [Way::Splice, Way::Copy, Way::Tls] {
         let server = TestServer::start_with(|config| {
-            config.data_path = if way == Way::Portable { DataPath::Portable } else { DataPath::Auto };
+            config.data_path = if way == Way::Copy { DataPath::Copy } else { DataPath::Splice };
             config.tls = (way == Way::Tls).then(|| CERTIFICATE.files());
             adjust(config);
         })

@@ -154,13 +154,14 @@ async fn every_route_of_a_split_stream_needs_a_token_that_is_its_own() {
 }
 
 #[tokio::test]
-async fn a_refused_put_closes_and_nothing_else_does() {
+async fn a_refused_put_with_a_body_closes_and_nothing_else_does() {
     let server = TestServer::start().await;
     let stream = Split::new(&server).await;
     for fields in ["", "Authorization: Bearer x\r\n"] {
         for body in ["", "Content-Length: 3\r\n", "Content-Length: 3\r\nExpect: 100-continue\r\n"] {
             let refused = server.put(&stream.id, &format!("{fields}{body}")).await.response().await;
-            assert!(matches!(refused.status, 401 | 403) && refused.closes(), "{refused:?}");
+            assert!(matches!(refused.status, 401 | 403), "{refused:?}");
+            assert_eq!(refused.closes(), !body.is_empty(), "{refused:?}");
         }
         let mut client = server.connect().await;
         for target in [stream.path(), format!("{}/status", stream.path())] {

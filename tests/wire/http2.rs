@@ -10,8 +10,8 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use http_rendezvous::config::{Config, DataPath};
-use http_rendezvous::wire::inbound::HTTP2_PREFACE;
+use http_rendezvous::config::{Config, Period};
+use http_rendezvous::wire::input::HTTP2_PREFACE;
 
 use crate::client::{Client, End, soon};
 use crate::metrics::Exposition;
@@ -247,7 +247,7 @@ async fn a_connection_and_what_is_delivered_over_it_are_counted() {
         assert_eq!(soon(upload).await.unwrap().status(), StatusCode::OK);
     }
     let told = Exposition::of(&server).await;
-    let labels = [("lane", "http2"), ("protocol", "http2"), ("tls", if is_tls() { "yes" } else { "no" })];
+    let labels = [("protocol", "http2"), ("tls", if is_tls() { "yes" } else { "no" })];
     assert_eq!(told.count("connections_total", &labels), 1);
     assert_eq!(told.count("delivery_wait_seconds_count", &[]), 2);
     assert_eq!(told.count("body_bytes_total", &[]), 10);
@@ -430,12 +430,12 @@ async fn the_connection_is_told_to_calm_down_by_frames_that_move_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_connection_is_closed() {
-    let server = TestServer::start().await;
+    let server = TestServer::start_with(|config| config.keep_alive = Period::from_secs(12)).await;
     let client = Http2::connect(&server).await;
     assert_eq!(client.ask("GET", "/ping").await.status, StatusCode::OK);
     let begun = tokio::time::Instant::now();
     assert!(soon(client.driver).await.unwrap().is_ok());
-    assert_eq!(begun.elapsed().as_secs(), 10);
+    assert_eq!(begun.elapsed().as_secs(), 12);
 }
 
 #[tokio::test]
@@ -541,21 +541,19 @@ fn head(stream: u32, flags: u8, method: &str, path: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn what_came_with_a_reset_is_passed_on_before_the_cut() {
-    for data_path in [DataPath::Auto, DataPath::Portable] {
-        let server = TestServer::start_with(|config| config.data_path = data_path).await;
-        let id = server.create().await;
-        let mut destination = server.get(&id).await;
-        server.until(&id, "DST_CONNECTED").await;
-        let mut source = server.connect().await;
-        let request = [frame(0, SETTINGS, 0, &[]), head(1, 0, "PUT", &format!("/stream/{id}"))].concat();
-        source.send([HTTP2_PREFACE, &request].concat()).await;
-        server.until(&id, "STREAMING").await;
-        source.send([frame(1, DATA, 0, b"hello"), frame(1, RST_STREAM, 0, &CANCEL)].concat()).await;
-        let head = destination.head().await.unwrap();
-        let response = destination.rest(head).await;
-        assert_eq!((response.status, &response.body[..]), (200, &b"hello"[..]), "{data_path:?}");
-        assert_eq!(response.end, End::Short);
-    }
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    let mut destination = server.get(&id).await;
+    server.until(&id, "DST_CONNECTED").await;
+    let mut source = server.connect().await;
+    let request = [frame(0, SETTINGS, 0, &[]), head(1, 0, "PUT", &format!("/stream/{id}"))].concat();
+    source.send([HTTP2_PREFACE, &request].concat()).await;
+    server.until(&id, "STREAMING").await;
+    source.send([frame(1, DATA, 0, b"hello"), frame(1, RST_STREAM, 0, &CANCEL)].concat()).await;
+    let head = destination.head().await.unwrap();
+    let response = destination.rest(head).await;
+    assert_eq!((response.status, &response.body[..]), (200, &b"hello"[..]));
+    assert_eq!(response.end, End::Reset);
 }
 
 /// Lets `client` ask for `ids` on streams 1, 3, … with all the room that HTTP/2 can give, and read nothing.

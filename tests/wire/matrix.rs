@@ -189,6 +189,11 @@ impl Response {
         Self { status: seen.status, closes: seen.closes(), cut: cut_of_http1(seen.end), body: seen.body }
     }
 
+    /// A connection is kept behind a whole message, except in HTTP/1.0.
+    fn ends_as(&self, version: Version) -> bool {
+        self.closes == (version == Version::Http10)
+    }
+
     fn is(&self, error: &Error) -> bool {
         let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
         self.status == error.status && self.cut.is_none() && is_error(&body, error)
@@ -622,7 +627,7 @@ fn differs_at_source(
         Answered::ByState => Some(Error::DESTINATION_LEFT).filter(|_| !is_finished),
     };
     let is_right = seen.is_some_and(|seen| match error {
-        None => (seen.status, seen.cut, seen.body.len()) == (200, None, 0),
+        None => (seen.status, seen.cut, seen.body.len()) == (200, None, 0) && seen.ends_as(cell.source),
         // A transfer that failed ends the connection of HTTP/1.
         Some(error) => seen.is(&error) && (seen.closes || cell.source == Version::Http2),
     });
@@ -641,10 +646,10 @@ fn differs_at_destination(
         (Received::Whole | Received::Unseen, Some(seen)) => {
             (seen.status, seen.cut, seen.body.len()) == (200, None, body.length)
                 && body.begins_with(&seen.body)
+                && seen.ends_as(cell.destination)
         }
         (Received::Cut(form), Some(seen)) => {
             let is_form = match (form, seen.cut) {
-                (Cut::Short, Some(Cut::ConnectionReset)) => true,
                 (Cut::ConnectionReset, Some(Cut::Short)) => is_tls(),
                 (form, seen) => seen == Some(form),
             };

@@ -7,7 +7,7 @@ use http_rendezvous::config::Config;
 use http_rendezvous::token::Token;
 
 use crate::client::Client;
-use crate::server::{PATIENCE, TestServer, get, post};
+use crate::server::{PATIENCE, TestServer, get, is_copied, post};
 use crate::transport::is_tls;
 
 const OPEN_METRICS: &str = "Accept: application/openmetrics-text\r\n";
@@ -177,10 +177,6 @@ fn request(method: &str, target: &str, fields: &str) -> String {
     format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{fields}\r\n")
 }
 
-pub fn is_portable() -> bool {
-    std::env::var("RENDEZVOUS_DATA_PATH").as_deref() == Ok("portable")
-}
-
 /// Waits until this sample has this value.
 pub async fn until(server: &TestServer, name: &str, labels: &[(&str, &str)], count: usize) {
     let reached = async { while Exposition::of(server).await.count(name, labels) != count {} };
@@ -341,27 +337,26 @@ async fn waits_and_durations_are_those_of_the_clock() {
 #[tokio::test]
 async fn a_connection_counts_once_for_what_took_its_first_request() {
     let server = TestServer::start().await;
-    let (fast, tls) = (if is_portable() { "hyper" } else { "fast" }, if is_tls() { "yes" } else { "no" });
-    let count = |told: &Exposition, protocol, lane| {
-        told.count("connections_total", &[("lane", lane), ("protocol", protocol), ("tls", tls)])
+    let tls = if is_tls() { "yes" } else { "no" };
+    let count = |told: &Exposition, protocol| {
+        told.count("connections_total", &[("protocol", protocol), ("tls", tls)])
     };
     let mut first = server.say(request("POST", "/stream", "")).await;
     first.response().await;
     let before = Exposition::of(&server).await;
-    assert_eq!(count(&before, "http1", fast), if is_portable() { 2 } else { 1 });
+    // Its own, and that of the scrape.
+    assert_eq!(count(&before, "http1"), 2);
 
-    // It goes on in hyper, and counts no more; a scrape is hyper's from the beginning.
+    // It goes on, and counts no more.
     first.send(get("/ping")).await;
     first.response().await;
     let silent = server.connect().await;
     silent.close();
-    until(&server, "connections_total", &[("lane", "none"), ("protocol", "none"), ("tls", tls)], 1).await;
+    until(&server, "connections_total", &[("protocol", "none"), ("tls", tls)], 1).await;
+    let scrapes = Exposition::of(&server).await;
     let told = Exposition::of(&server).await;
-    if !is_portable() {
-        assert_eq!(count(&told, "http1", "fast"), 1);
-    }
-    assert!(count(&told, "http1", "hyper") > count(&before, "http1", "hyper"));
-    assert_eq!(count(&told, "http2", "http2"), 0);
+    assert_eq!(count(&told, "http1"), count(&scrapes, "http1") + 1);
+    assert_eq!(count(&told, "http2"), 0);
 
     // The first is still open, and so is the scrape itself.
     until(&server, "open_connections", &[], 2).await;
@@ -411,7 +406,7 @@ async fn a_pipe_counts_while_a_body_passes_through_it() {
     let id = server.create().await;
     let mut source = server.put(&id, "Content-Length: 800000\r\n").await;
     let mut destination = server.get(&id).await;
-    let has_pipes = cfg!(target_os = "linux") && !is_portable() && !is_tls();
+    let has_pipes = cfg!(target_os = "linux") && !is_copied() && !is_tls();
     let (receiving, sending) = (destination.response(), async {
         source.send(&body).await;
         if has_pipes {
@@ -427,7 +422,7 @@ async fn a_pipe_counts_while_a_body_passes_through_it() {
 
 #[tokio::test]
 async fn the_pipe_of_a_body_that_was_cut_is_there_for_the_next() {
-    if !cfg!(target_os = "linux") || is_portable() || is_tls() {
+    if !cfg!(target_os = "linux") || is_copied() || is_tls() {
         return;
     }
     // Enough for four pipes.

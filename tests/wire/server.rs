@@ -35,6 +35,11 @@ impl Watchdog {
     }
 }
 
+/// Whether all bodies are copied, by the variable that the program knows: the whole suite runs with either data path.
+pub fn is_copied() -> bool {
+    std::env::var("RENDEZVOUS_DATA_PATH").as_deref() == Ok("copy")
+}
+
 pub struct TestServer {
     address: SocketAddr,
     plain_address: Option<SocketAddr>,
@@ -51,11 +56,7 @@ impl TestServer {
     }
 
     pub async fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
-        // The same variable that the program knows: the whole suite runs through either lane.
-        let data_path = match std::env::var("RENDEZVOUS_DATA_PATH").as_deref() {
-            Ok("portable") => DataPath::Portable,
-            _ => DataPath::Auto,
-        };
+        let data_path = if is_copied() { DataPath::Copy } else { DataPath::Splice };
         let tls = is_tls().then(|| CERTIFICATE.files());
         // The names by which the tests ask.
         let mut config = Config { port: 0, data_path, tls, ..Config::default() };

@@ -269,26 +269,41 @@ async fn a_destination_that_takes_the_last_bytes_slowly_has_not_stalled() {
         }
     }
     clock.resume();
-    while destination.ending().await.is_ok() {}
+    destination.receive(LENGTH).await;
     assert_eq!(source.response().await.status, 200);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_that_takes_too_long_is_408_and_an_idle_connection_is_closed_in_silence() {
+async fn a_head_that_takes_too_long_is_408_and_a_fresh_connection_that_says_nothing_is_closed() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
     let mut slow = server.say("GET /ping HTT").await;
     let mut idle = server.connect().await;
-    let mut kept = server.say(get("/ping")).await;
-    assert_eq!(kept.response().await.status, 200);
-    // By now the server waits for all three.
+    // By now the server waits for both.
     assert_eq!(server.ask(get("/ping")).await.status, 200);
     clock.advance(Duration::from_secs(10) + A_MOMENT).await;
     let refused = slow.response().await;
     assert_eq!(refused.error(), "408 BadRequestError");
     assert!(refused.closes());
     assert_eq!(idle.head().await, Err(End::Short));
-    assert_eq!(kept.head().await, Err(End::Short));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_kept_between_two_requests_for_the_time_that_is_set() {
+    let clock = Clock::stopped();
+    for keep_alive in [5, 75] {
+        let server = TestServer::start_with(|config| config.keep_alive = Period::from_secs(keep_alive)).await;
+        let mut kept = server.say(get("/ping")).await;
+        assert_eq!(kept.response().await.status, 200);
+        // By now the server waits for the next.
+        assert_eq!(server.ask(get("/ping")).await.status, 200);
+        clock.advance(Duration::from_secs(keep_alive - 1)).await;
+        kept.send(get("/ping")).await;
+        assert_eq!(kept.response().await.status, 200);
+        assert_eq!(server.ask(get("/ping")).await.status, 200);
+        clock.advance(Duration::from_secs(keep_alive) + A_MOMENT).await;
+        assert_eq!(kept.head().await, Err(End::Short));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -56,8 +56,8 @@ pub(crate) fn all(baseline: Option<&Path>) -> anyhow::Result<Vec<Contender>> {
     let server = Path::new(env!("CARGO_BIN_EXE_rendezvous"));
     let mut all = vec![contender("floor", Kind::Floor, &env::current_exe()?, &[])];
     if has_lanes(server)? {
-        all.push(contender("auto", Kind::Lane, server, &[]));
-        all.push(contender("portable", Kind::Lane, server, &[LANE_FLAG, "portable"]));
+        all.push(contender("splice", Kind::Lane, server, &[]));
+        all.push(contender("copy", Kind::Lane, server, &[LANE_FLAG, "copy"]));
     } else {
         all.push(contender("rendezvous", Kind::Lane, server, &[]));
     }

@@ -159,7 +159,7 @@ pub enum Received {
 /// The form of a cut (section 6, "Incomplete"). Over TLS, no HTTP/1 connection that is cut ends with `close_notify`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cut {
-    /// The connection ends, by FIN or RST, before the end that `Content-Length` or the chunks announce.
+    /// The connection ends by FIN, before the end that `Content-Length` or the chunks announce.
     Short,
     /// The connection is reset (RST). Over TLS, the missing `close_notify` is enough.
     ConnectionReset,
@@ -339,18 +339,13 @@ impl Cell {
         }
     }
 
-    /// How the destination sees that its message is incomplete. Where the contract changes the form of a cut, this changes.
+    /// How the destination sees that its message is incomplete.
     #[must_use]
     pub fn cut(self) -> Cut {
         const INTERNAL_ERROR: u32 = 2;
-        match (self.destination, self.framing) {
-            (Version::Http2, _) => Cut::StreamReset(INTERNAL_ERROR),
-            (Version::Http10, Framing::Chunked) => Cut::ConnectionReset,
-            // What the destination has not read by then is discarded.
-            (Version::Http10 | Version::Http11, _) if self.event.lasts_until_idle_limit() => {
-                Cut::ConnectionReset
-            }
-            (Version::Http10 | Version::Http11, _) => Cut::Short,
+        match self.destination {
+            Version::Http2 => Cut::StreamReset(INTERNAL_ERROR),
+            Version::Http10 | Version::Http11 => Cut::ConnectionReset,
         }
     }
 

@@ -1,6 +1,8 @@
 //! What a client has said, as requests.
 
-use http_rendezvous::wire::head::{Framing, HeadScanner, with_fields};
+use http::Method;
+use http_rendezvous::wire::body::Framing;
+use http_rendezvous::wire::head::{HeadScanner, parse};
 
 use super::super::chunked::{Body, End};
 
@@ -15,15 +17,17 @@ pub struct Request {
     pub chunked_from: Option<usize>,
 }
 
-/// The requests in `said`, up to the first `PUT`, behind which there is nothing but its body.
+/// The requests in `said`, up to the first that is refused or incomplete.
 pub fn requests(said: &[u8]) -> Vec<Request> {
     let (mut requests, mut at) = (Vec::new(), 0);
-    while let Ok(Some(head)) = HeadScanner::default().scan(&said[at..]) {
-        let method = with_fields(&said[at..at + head.length], |fields| Some(fields.method == "HEAD"));
-        at += head.length;
+    while let Ok(Some(length)) = HeadScanner::default().scan(&said[at..]) {
+        let Ok((method, framing)) = parse(&said[at..at + length], |head| (head.method.clone(), head.framing))
+        else {
+            break;
+        };
+        at += length;
         let rest = &said[at..];
-        let (body, next) = match head.framing {
-            Framing::Empty => (Vec::new(), Some(at)),
+        let (body, next) = match framing {
             Framing::Length(length) => {
                 let here = usize::try_from(length).unwrap_or(usize::MAX).min(rest.len());
                 (rest[..here].to_vec(), Some(at + here))
@@ -34,11 +38,16 @@ pub fn requests(said: &[u8]) -> Vec<Request> {
                 (body.data, next)
             }
         };
-        let chunked_from = (head.framing == Framing::Chunked).then_some(at);
-        requests.push(Request { is_head: method == Some(true), is_put: head.is_put, body, chunked_from });
+        let chunked_from = (framing == Framing::Chunked).then_some(at);
+        requests.push(Request {
+            is_head: method == Method::HEAD,
+            is_put: method == Method::PUT,
+            body,
+            chunked_from,
+        });
         match next {
-            Some(next) if !head.is_put => at = next,
-            _ => break,
+            Some(next) => at = next,
+            None => break,
         }
     }
     requests

@@ -279,8 +279,8 @@ pub(crate) enum Trouble {
 pub(crate) struct Episode {
     /// Its number in the run.
     pub(crate) number: u64,
-    /// All bodies go through hyper.
-    pub(crate) is_portable: bool,
+    /// All bodies are copied.
+    pub(crate) copies: bool,
     /// What is wrong with it.
     pub(crate) trouble: Trouble,
     /// The rate of each stream, in bytes a second, where it has one.
@@ -309,7 +309,7 @@ impl Episode {
         let proxy = mix.proxies.iter().cycle().nth(usize::from(turn % 8 > 3)).filter(|_| turn % 4 == 3);
         Self {
             number,
-            is_portable: (number + number / 6) % 2 == 1,
+            copies: (number + number / 6) % 2 == 1,
             trouble,
             pace: mix.rate.or(pace),
             proxy: proxy.copied(),
@@ -902,7 +902,7 @@ impl fmt::Display for Scenario {
 
 impl fmt::Display for Episode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = if self.is_portable { "portable" } else { "auto" };
+        let path = if self.copies { "copy" } else { "splice" };
         let Self { number, trouble, pace, proxy, .. } = self;
         write!(
             f,
@@ -967,7 +967,7 @@ mod tests {
     fn twelve_episodes_have_every_trouble_on_each_data_path() {
         let seen: HashSet<_> = (0..12)
             .map(|number| Episode::new(&Mix::whole(1), number))
-            .map(|episode| (episode.is_portable, std::mem::discriminant(&episode.trouble)))
+            .map(|episode| (episode.copies, std::mem::discriminant(&episode.trouble)))
             .collect();
         assert_eq!(seen.len(), 12);
     }

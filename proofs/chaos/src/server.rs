@@ -294,7 +294,7 @@ fn command(workshop: &Workshop, episode: &Episode, ports: Ports) -> Command {
     let seconds = |time: Duration| format!("{}s", time.as_secs());
     command
         .args(["serve", "--host", "127.0.0.1", "--threads", "2"])
-        .args(["--data-path", if episode.is_portable { "portable" } else { "auto" }])
+        .args(["--data-path", if episode.copies { "copy" } else { "splice" }])
         .args(["--port", &ports.tls.to_string(), "--plain-port", &ports.plain.to_string()])
         .arg("--tls-cert")
         .arg(workshop.path("certificate.pem"))

@@ -60,13 +60,13 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 async fn soak(arguments: &Arguments) -> anyhow::Result<()> {
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
     let certificate = Certificate::new()?;
-    let start = |lane: &'static str| {
+    let start = |data_path: &'static str| {
         let (ttl, file, key) = (format!("{}s", TTL.as_secs()), certificate.file(), certificate.key_file());
-        let flags = ["--ttl", &ttl, "--tls-cert", &file, "--tls-key", &key, "--data-path", lane];
+        let flags = ["--ttl", &ttl, "--tls-cert", &file, "--tls-key", &key, "--data-path", data_path];
         let server = arguments.program.start_secure(&flags)?;
-        anyhow::Ok(Arc::new(Soaked::new(lane, server, &certificate)))
+        anyhow::Ok(Arc::new(Soaked::new(data_path, server, &certificate)))
     };
-    let servers = [start("auto")?, start("portable")?];
+    let servers = [start("splice")?, start("copy")?];
     let before =
         servers.iter().map(|one| Sample::of(&one.server.process, 0.0, 0)).collect::<Result<Vec<_>, _>>()?;
 

@@ -21,7 +21,7 @@ pub(super) struct Io {
 impl Io {
     /// Wraps `wire` and takes over its read-ahead buffer.
     pub(super) fn new(wire: Arc<Wire>, traffic: Arc<Traffic>) -> Self {
-        let ahead = wire.inbound().lock().take_ahead();
+        let ahead = wire.input().lock().take_ahead();
         Self { wire, ahead, traffic }
     }
 }

@@ -9,32 +9,32 @@
 //! *Invariant.* Every wait in here ends when the client resets the stream or the connection ends, so that no side is kept
 //! waiting for one that has left.
 
-use std::future::poll_fn;
-use std::pin::pin;
+use std::future::{pending, poll_fn};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures_util::FutureExt;
-use futures_util::future::OptionFuture;
+use futures_util::{FutureExt, StreamExt};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONNECTION, CONTENT_LENGTH, COOKIE, DATE, EXPECT};
-use http::response::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
-use http_body_util::{BodyExt, Collected, Either};
+use http::header::{CONTENT_LENGTH, COOKIE, DATE, EXPECT};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use tokio::time::{Instant, timeout};
 
 use super::traffic::{ResponseWatch, Traffic};
 use super::upload::{Upload, Uploads};
+use crate::http::head::RequestHead;
 use crate::http::message::date;
-use crate::http::peer::Peer;
-use crate::http::reply::Reply;
-use crate::http::{App, answer, refuse};
+use crate::http::response::{Body, Download, Response, ResponseHead};
+use crate::http::{Action, App, RequestContext, json_body, refuse, route, transfer};
 use crate::outcome::Refusal;
-use crate::relay::{BodyStream, Piece, Relay, WholeBody};
-use crate::wire::head::{MAX_HEAD_FIELDS, expects_continue, too_many_fields};
+use crate::relay::{Piece, Relay, SourceBody, Transfer, WholeBody};
+use crate::server::connection::Connection;
+use crate::socket::Socket;
+use crate::wire::head::{HeadError, MAX_HEAD_FIELDS, expects_continue};
 
 /// How long an upload is discarded after its final response. Some clients read no response before they have sent all.
 const LINGER: Duration = Duration::from_secs(2);
@@ -51,75 +51,262 @@ pub(super) enum ConnectionState {
     ClientStillSending,
 }
 
-/// Answers `request`. With a `refusal`, that is the answer.
-///
-/// A waiting side is this future; what is needed only before or after that is boxed.
-pub(super) fn serve<'a>(
-    app: &'a App,
-    connection: &Peer,
-    traffic: &'a Arc<Traffic>,
-    uploads: &Uploads,
-    request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
-    refusal: Option<&'a Refusal>,
-) -> impl Future<Output = ConnectionState> + use<'a> {
-    let is_head = request.method() == Method::HEAD;
-    let has_body = !request.body().is_end_stream();
-    let mut expects = expects_continue(request.headers().get_all(EXPECT).iter().map(HeaderValue::as_bytes));
-    if expects && request.method() != Method::PUT && refusal.is_none() {
-        expects = false;
-        go_on(&mut respond);
-    }
-    let peer = Arc::new(connection.stream(expects));
-    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let (head, body) = request.into_parts();
-    let upload = uploads.add(body, length);
-    let request = Box::new(Request::from_parts(head, upload.clone().boxed_unsync()));
-    async move {
-        // An answer that is not sent resets the stream.
-        let Some(reply) = answered(app, &peer, request, &upload, &mut respond, expects, refusal).await else {
-            return ConnectionState::Reusable;
-        };
-        let upload = Some(upload).filter(|_| has_body);
-        Box::pin(send(app, &peer, traffic, respond, is_head, upload, reply)).await
+/// The head of an HTTP/2 request.
+struct Head {
+    parts: Parts,
+    /// The length of its body in bytes, where it is declared, or there is none.
+    body_length: Option<u64>,
+}
+
+impl Head {
+    fn new(parts: Parts, has_body: bool) -> Self {
+        let declared =
+            || parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let body_length = if has_body { declared() } else { Some(0) };
+        Self { parts, body_length }
     }
 }
 
-/// The answer; `None` where the client has gone.
-async fn answered(
-    app: &App,
-    peer: &Arc<Peer>,
-    request: Box<Request<BodyStream>>,
-    upload: &Upload,
-    respond: &mut SendResponse<Bytes>,
-    mut expects: bool,
+impl RequestHead for Head {
+    fn method(&self) -> &Method {
+        &self.parts.method
+    }
+
+    fn path(&self) -> &str {
+        self.parts.uri.path()
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.parts.uri.query()
+    }
+
+    fn target_authority(&self) -> Option<&Authority> {
+        self.parts.uri.authority()
+    }
+
+    fn version(&self) -> Version {
+        self.parts.version
+    }
+
+    fn body_length(&self) -> Option<u64> {
+        self.body_length
+    }
+
+    fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.parts.headers.get_all(name).iter().map(HeaderValue::as_bytes)
+    }
+}
+
+/// A request under way.
+struct Exchange<'a> {
+    connection: &'a Connection,
+    app: &'a App,
+    traffic: &'a Arc<Traffic>,
+    respond: SendResponse<Bytes>,
+    upload: Upload,
+    context: RequestContext,
+    is_head: bool,
+    has_body: bool,
+    /// The client waits for a `100 Continue`.
+    expects: bool,
+    body_length: Option<u64>,
+}
+
+/// Serves `request`. With a `refusal`, that is its response.
+///
+/// A side that waits is this future; what is needed only before or after that is boxed.
+pub(super) fn serve<'a>(
+    connection: &'a Connection,
+    app: &'a App,
+    traffic: &'a Arc<Traffic>,
+    uploads: &Uploads,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
     refusal: Option<&Refusal>,
-) -> Option<Reply> {
-    if let Some(refusal) = refusal {
-        return Some(refuse(app, peer, request.version(), refusal));
+) -> impl Future<Output = ConnectionState> + use<'a> {
+    let (parts, body) = request.into_parts();
+    let has_body = !body.is_end_stream();
+    let upload = uploads.add(body);
+    let head = Head::new(parts, has_body);
+    let refusal = refusal
+        .cloned()
+        .or_else(|| (fields(&head.parts.headers) > MAX_HEAD_FIELDS).then(|| HeadError::TooManyFields.into()));
+    let (context, action) = if let Some(refusal) = refusal {
+        refuse(app, connection.info, head.version(), &refusal)
+    } else {
+        let body = || SourceBody::Stream(upload.clone().boxed());
+        route(app, connection.info, &head, body, &connection.wire)
+    };
+    let exchange = Exchange {
+        connection,
+        app,
+        traffic,
+        respond,
+        upload,
+        context,
+        is_head: head.parts.method == Method::HEAD,
+        has_body,
+        expects: expects_continue(head.values(EXPECT.as_str())),
+        body_length: head.body_length,
+    };
+    carry_out(exchange, action)
+}
+
+/// Waits where a side has to, and does all else in a box.
+async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionState {
+    match action {
+        Action::Source(mut seat) => {
+            let met = tokio::select! {
+                biased;
+                met = seat.met() => met,
+                // A response that is not sent resets the stream.
+                () = exchange.reset() => return ConnectionState::Reusable,
+            };
+            Box::pin(async {
+                let response = match met {
+                    Ok(half) => {
+                        exchange.go_on();
+                        let Exchange { respond, upload, context, .. } = &mut exchange;
+                        tokio::select! {
+                            biased;
+                            response = transfer::conclude(half, &mut context.record) => response,
+                            () = abandoned(respond, upload) => return ConnectionState::Reusable,
+                        }
+                    }
+                    Err(refusal) => exchange.refuse(&refusal),
+                };
+                exchange.respond(response).await
+            })
+            .await
+        }
+        Action::Destination(mut seat) => {
+            let met = tokio::select! {
+                biased;
+                met = seat.met() => met,
+                () = exchange.reset() => return ConnectionState::Reusable,
+            };
+            Box::pin(async {
+                let response = match met {
+                    Ok(meeting) => {
+                        let Exchange { respond, context, .. } = &mut exchange;
+                        tokio::select! {
+                            biased;
+                            // A destination that leaves takes this with it.
+                            response = transfer::begin(meeting, pending(), &mut context.record) => response,
+                            () = wait_for_reset(|cx| respond.poll_reset(cx)) => None,
+                        }
+                    }
+                    Err(refusal) => Some(exchange.refuse(&refusal)),
+                };
+                match response {
+                    Some(response) => exchange.respond(response).await,
+                    None => ConnectionState::Reusable,
+                }
+            })
+            .await
+        }
+        Action::Respond(response) => Box::pin(exchange.respond(*response)).await,
+        Action::ReadJson(route) => Box::pin(async {
+            exchange.go_on();
+            let mut body = SourceBody::Stream(exchange.upload.clone().boxed());
+            let Exchange { app, respond, context, body_length, .. } = &mut exchange;
+            let read = tokio::select! {
+                biased;
+                read = json_body::read(&mut body, *body_length, app.request_timeout, &app.metadata) => read,
+                () = wait_for_reset(|cx| respond.poll_reset(cx)) => return ConnectionState::Reusable,
+            };
+            let answered = read.and_then(|json| route.respond(app, json, &mut context.record));
+            let response = answered.unwrap_or_else(|refusal| context.refuse(app, &refusal));
+            exchange.respond(response).await
+        })
+        .await,
     }
-    if fields(request.headers()) > MAX_HEAD_FIELDS {
-        return Some(refuse(app, peer, request.version(), &too_many_fields()));
+}
+
+/// Waits until a source of a pair has left inside its body. One that leaves behind its whole body spoils nothing: the destination still
+/// gets that.
+async fn abandoned(respond: &mut SendResponse<Bytes>, upload: &Upload) {
+    wait_for_reset(|cx| respond.poll_reset(cx)).await;
+    if upload.has_arrived() {
+        pending::<()>().await;
     }
-    let mut answering = pin!(answer(app, peer, request));
-    let mut body_wanted = OptionFuture::from(expects.then(|| Box::pin(peer.body_wanted())));
-    let mut has_left = false;
-    loop {
-        tokio::select! {
-            biased;
-            reply = &mut answering => return reply.ok(),
-            () = wait_for_reset(|cx| respond.poll_reset(cx)), if !has_left => {
-                // A source of a pair that leaves behind its whole body spoils nothing: the destination still gets that.
-                has_left = peer.feeds() && upload.has_arrived();
-                if !has_left {
-                    return None;
+}
+
+impl Exchange<'_> {
+    /// Waits until the client has reset the stream, or the connection has ended.
+    async fn reset(&mut self) {
+        wait_for_reset(|cx| self.respond.poll_reset(cx)).await;
+    }
+
+    /// The body is about to be read: a client that waits for that is told.
+    fn go_on(&mut self) {
+        if std::mem::take(&mut self.expects) {
+            let mut interim = http::Response::new(());
+            *interim.status_mut() = StatusCode::CONTINUE;
+            // On a stream that has been reset there is nobody to send it to.
+            let _ = self.respond.send_informational(interim);
+        }
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) -> Response {
+        self.context.refuse(self.app, refusal)
+    }
+
+    /// Sends the response, and sees the stream to its end.
+    async fn respond(self, mut response: Response) -> ConnectionState {
+        let Self { connection, app, traffic, mut respond, upload, mut context, is_head, has_body, .. } = self;
+        context.finish(&mut response);
+        drop(context);
+        let mut watch = traffic.watch(respond.stream_id().as_u32());
+        if let Ok(date) = HeaderValue::try_from(date()) {
+            response.head.headers.insert(DATE, date);
+        }
+        let Response { head: ResponseHead { status, headers, .. }, body } = response;
+        let mut head = http::Response::new(());
+        (*head.status_mut(), *head.headers_mut()) = (status, headers);
+        match body {
+            Body::Bytes(body) => {
+                // As in HTTP/1.
+                if status != StatusCode::NO_CONTENT && !(is_head && body.is_empty()) {
+                    declare(&mut head, body.len() as u64);
+                }
+                let body = if is_head { Bytes::new() } else { body };
+                match write_small(app, &mut respond, head, body).await {
+                    Some(send) if has_body => linger(send, upload).await,
+                    _ => ConnectionState::Reusable,
                 }
             }
-            _ = &mut body_wanted, if expects => {
-                expects = false;
-                go_on(respond);
+            Body::Download(download) => {
+                let Download { half, relay } = *download;
+                if let Some(length) = relay.length() {
+                    declare(&mut head, length);
+                }
+                let Ok(mut send) = respond.send_response(head, false) else {
+                    return ConnectionState::Reusable;
+                };
+                let transfer = Arc::clone(half.transfer());
+                let delivered = tokio::select! {
+                    biased;
+                    delivered = deliver(connection, app, &mut watch, &mut send, relay, &transfer) => delivered,
+                    () = cut(&transfer) => None,
+                };
+                match delivered {
+                    Some(body) => half.delivered(body),
+                    // A half that is dropped says that the destination has gone, if nothing has been said before.
+                    None => send.send_reset(Reason::INTERNAL_ERROR),
+                }
+                ConnectionState::Reusable
             }
         }
+    }
+}
+
+/// Waits until the transfer has failed elsewhere, or stands still. Whether the client has vanished, the connection's task sees.
+async fn cut(transfer: &Transfer) {
+    tokio::select! {
+        _ = transfer.failed() => {}
+        // What other streams of the connection move says nothing of this one.
+        fault = transfer.stalled(|| 0) => transfer.fail(fault),
     }
 }
 
@@ -129,69 +316,10 @@ fn fields(headers: &HeaderMap) -> usize {
     headers.len() - crumbs.saturating_sub(1)
 }
 
-fn go_on(respond: &mut SendResponse<Bytes>) {
-    let mut interim = Response::new(());
-    *interim.status_mut() = StatusCode::CONTINUE;
-    // On a stream that has been reset there is nobody to send it to.
-    let _ = respond.send_informational(interim);
-}
-
 /// Waits until the client has reset the stream, or the connection has ended.
 async fn wait_for_reset(poll_reset: impl FnMut(&mut Context<'_>) -> Poll<Result<Reason, h2::Error>>) {
     // Either way it is gone.
     let _ = poll_fn(poll_reset).await;
-}
-
-/// Sends the answer, and sees the stream to its end. With an `upload`, the client may still be sending that.
-async fn send(
-    app: &App,
-    peer: &Peer,
-    traffic: &Arc<Traffic>,
-    mut respond: SendResponse<Bytes>,
-    is_head: bool,
-    upload: Option<Upload>,
-    reply: Reply,
-) -> ConnectionState {
-    let mut watch = traffic.watch(respond.stream_id().as_u32());
-    let (mut parts, body) = reply.into_parts();
-    parts.version = Version::HTTP_2;
-    // It means nothing here, and is forbidden (RFC 9113, section 8.2.2).
-    parts.headers.remove(CONNECTION);
-    if let Ok(date) = HeaderValue::try_from(date()) {
-        parts.headers.insert(DATE, date);
-    }
-    match body {
-        Either::Left(body) => {
-            let body = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
-            if parts.status != StatusCode::NO_CONTENT {
-                declare(&mut parts, body.len() as u64);
-            }
-            let body = if is_head { Bytes::new() } else { body };
-            match (write_small(app, &mut respond, parts, body).await, upload) {
-                (Some(send), Some(upload)) => linger(send, upload).await,
-                _ => ConnectionState::Reusable,
-            }
-        }
-        Either::Right(relay) => {
-            if let Some(length) = relay.length() {
-                declare(&mut parts, length);
-            }
-            let Ok(mut send) = respond.send_response(Response::from_parts(parts, ()), false) else {
-                return ConnectionState::Reusable;
-            };
-            let delivered = tokio::select! {
-                biased;
-                delivered = deliver(app, peer, &mut watch, &mut send, relay) => delivered,
-                () = peer.cut() => None,
-            };
-            match (peer.take_half(), delivered) {
-                (Some(half), Some(body)) => half.delivered(body),
-                // A half that is dropped says that the destination has gone, if nothing has been said before.
-                _ => send.send_reset(Reason::INTERNAL_ERROR),
-            }
-            ConnectionState::Reusable
-        }
-    }
 }
 
 /// Takes for a while what a client still sends that has its answer, and then asks it to stop (RFC 9113, section 8.1).
@@ -203,18 +331,18 @@ async fn linger(mut send: SendStream<Bytes>, mut upload: Upload) -> ConnectionSt
     ConnectionState::ClientStillSending
 }
 
-fn declare(parts: &mut Parts, length: u64) {
-    parts.headers.entry(CONTENT_LENGTH).or_insert(length.into());
+fn declare(head: &mut http::Response<()>, length: u64) {
+    head.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
 }
 
 /// Writes an answer whose body is there. `None` where the client has gone.
 async fn write_small(
     app: &App,
     respond: &mut SendResponse<Bytes>,
-    parts: Parts,
+    head: http::Response<()>,
     body: Bytes,
 ) -> Option<SendStream<Bytes>> {
-    let mut send = respond.send_response(Response::from_parts(parts, ()), body.is_empty()).ok()?;
+    let mut send = respond.send_response(head, body.is_empty()).ok()?;
     if !body.is_empty() {
         match timeout(app.request_timeout, send_all(&mut send, body, true, || {})).await {
             Ok(taken) => taken?,
@@ -226,13 +354,13 @@ async fn write_small(
 
 /// Sends a stream to the destination. Returns the body's proof where the destination's kernel has acknowledged all of it.
 async fn deliver(
+    connection: &Connection,
     app: &App,
-    peer: &Peer,
     watch: &mut ResponseWatch,
     send: &mut SendStream<Bytes>,
     mut relay: Relay,
+    transfer: &Transfer,
 ) -> Option<WholeBody> {
-    let transfer = peer.receiving()?;
     loop {
         let next = tokio::select! {
             biased;
@@ -249,7 +377,7 @@ async fn deliver(
         }
     }
     let written = Instant::now();
-    if !acknowledged(app, peer, watch, || transfer.touch()).await {
+    if !acknowledged(app, connection.socket(), watch, || transfer.touch()).await {
         return None;
     }
     app.metrics.delivered(written.elapsed());
@@ -282,13 +410,18 @@ async fn gather(relay: &mut Relay) -> Option<Piece> {
 
 /// Waits until the client's kernel has acknowledged the last frame. False where the client reset the stream before, or the
 /// connection ended and nothing more was acknowledged for as long as a client may be silent.
-async fn acknowledged(app: &App, peer: &Peer, watch: &mut ResponseWatch, acknowledged: impl Fn()) -> bool {
+async fn acknowledged(
+    app: &App,
+    socket: &Socket,
+    watch: &mut ResponseWatch,
+    acknowledged: impl Fn(),
+) -> bool {
     let Some(sent) = watch.in_kernel().await else { return false };
     tokio::select! {
         biased;
-        delivered = peer.socket().delivered_to(sent, acknowledged) => delivered,
+        delivered = socket.delivered_to(sent, acknowledged) => delivered,
         // Whatever the client had received when it reset the stream has been acknowledged by now.
-        () = watch.given_up(app.peer_timeout) => peer.socket().is_acknowledged(sent),
+        () = watch.given_up(app.peer_timeout) => socket.is_acknowledged(sent),
     }
 }
 

@@ -18,7 +18,7 @@ use tokio::sync::{SetOnce, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::wire::frames::{Frame, FrameFollower, FrameKind};
-use crate::wire::inbound::HTTP2_PREFACE;
+use crate::wire::input::HTTP2_PREFACE;
 
 /// Idle frames that a client may send within each [`CALM`].
 const MAX_IDLE_FRAMES: u32 = 1000;

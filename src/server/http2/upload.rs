@@ -23,8 +23,8 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
 use h2::RecvStream;
-use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
 use crate::outcome::Fault;
@@ -43,8 +43,6 @@ pub(super) struct Upload(Arc<Mutex<Incoming>>);
 #[derive(Debug)]
 struct Incoming {
     body: RecvStream,
-    /// Bytes that are still to be read, where they were declared. h2 makes sure that the declaration is true.
-    left: Option<u64>,
     /// What a sweep has taken, but for `joined`, which is behind them.
     swept: VecDeque<Bytes>,
     joined: BytesMut,
@@ -55,16 +53,10 @@ struct Incoming {
 }
 
 impl Uploads {
-    /// Keeps an eye on `body`, of which `length` bytes are declared, if any.
-    pub(super) fn add(&self, body: RecvStream, length: Option<u64>) -> Upload {
-        let incoming = Incoming {
-            body,
-            left: length,
-            swept: VecDeque::new(),
-            joined: BytesMut::new(),
-            end: None,
-            reader: None,
-        };
+    /// Keeps an eye on `body`.
+    pub(super) fn add(&self, body: RecvStream) -> Upload {
+        let incoming =
+            Incoming { body, swept: VecDeque::new(), joined: BytesMut::new(), end: None, reader: None };
         let upload = Arc::new(Mutex::new(incoming));
         let uploads = &mut *self.0.lock();
         uploads.retain(|upload| upload.strong_count() > 0);
@@ -115,7 +107,6 @@ impl Incoming {
         if let Some(Ok(data)) = &taken {
             // Not more than was taken, and nothing at all of a stream that is over.
             let _ = self.body.flow_control().release_capacity(data.len());
-            self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
         }
         Poll::Ready(taken)
     }
@@ -185,28 +176,12 @@ impl Incoming {
         }
         self.swept.pop_front()
     }
-
-    fn is_end_stream(&self) -> bool {
-        let is_empty = self.swept.is_empty() && self.joined.is_empty();
-        is_empty && (self.end == Some(Ok(())) || self.end.is_none() && self.body.is_end_stream())
-    }
 }
 
-impl Body for Upload {
-    type Data = Bytes;
-    type Error = Fault;
+impl Stream for Upload {
+    type Item = Result<Bytes, Fault>;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
-        self.0.lock().poll_take(cx).map_ok(Frame::data)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.0.lock().is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let incoming = self.0.lock();
-        let left = if incoming.is_end_stream() { Some(0) } else { incoming.left };
-        left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+        self.0.lock().poll_take(cx)
     }
 }

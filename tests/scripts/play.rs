@@ -1,6 +1,7 @@
-//! Plays a script to a server, and compares what the clients see there with what they see elsewhere.
+//! Plays a script to a server, and compares what the clients see there with what they saw before.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::AssertUnwindSafe;
 
@@ -9,74 +10,83 @@ use http_rendezvous::config::DataPath;
 use serde_json::Value;
 
 use crate::client::{Client, End, Response, soon};
-use crate::script::{Forced, Script, Step, Who};
+use crate::script::{Script, Step, Targets, Who};
 use crate::server::{TestServer, get};
 
-/// A server with hyper only, and one with both lanes.
+/// A server that splices, and one that copies.
 pub struct Servers {
-    portable: TestServer,
-    auto: TestServer,
+    splicing: TestServer,
+    copying: TestServer,
 }
 
 /// The last thing seen of a script that waits in vain, or is answered by what is no HTTP.
-const HANGS: &str = "it hangs, or panics";
+pub const HANGS: &str = "it hangs, or panics";
 
 impl Servers {
     pub async fn start() -> Self {
-        let portable = TestServer::start_with(|config| config.data_path = DataPath::Portable).await;
-        let auto = TestServer::start_with(|config| config.data_path = DataPath::Auto).await;
-        Self { portable, auto }
+        let splicing = TestServer::start_with(|config| config.data_path = DataPath::Splice).await;
+        let copying = TestServer::start_with(|config| config.data_path = DataPath::Copy).await;
+        Self { splicing, copying }
     }
 
-    /// Plays the script in all combinations of lanes; says what differs, if anything does. `splits` says where the bytes
-    /// are split; 0 leaves them whole.
-    pub async fn compare(&self, script: &Script, splits: u64) -> Result<(), String> {
-        let expected = play(&self.portable, script, Forced::NONE, splits).await;
-        if expected.last().is_some_and(|end| end == HANGS) {
-            return Err(format!("{script:?}, split by {splits}, hangs without the fast lane"));
-        }
-        for forced in Forced::COMBINATIONS {
-            let seen = play(&self.auto, script, forced, splits).await;
-            if seen != expected {
-                let lines = seen.iter().zip(&expected).filter(|(seen, expected)| seen != expected);
-                let lines =
-                    lines.map(|(seen, expected)| format!("  auto:     {seen}\n  portable: {expected}\n"));
+    /// Plays the script in all ways, its bytes split at places that `splits` says, or whole where that is 0. Returns what was seen in
+    /// each, or what differs.
+    pub async fn play(&self, script: &Script, splits: u64) -> Result<Vec<String>, String> {
+        let seen = play(&self.splicing, script, Targets::Plain, 0).await;
+        let others = [
+            (&self.splicing, Targets::Rare, 0),
+            (&self.copying, Targets::Plain, splits),
+            (&self.copying, Targets::Rare, splits),
+        ];
+        for (server, targets, splits) in others {
+            let other = play(server, script, targets, splits).await;
+            if other != seen {
+                let lines = other.iter().zip(&seen).filter(|(other, seen)| other != seen);
+                let lines = lines.map(|(other, seen)| format!("  {other}\n  and not {seen}\n"));
                 let (lines, steps) = (lines.collect::<String>(), format!("{:?}", script.steps));
                 return Err(format!(
-                    "{steps:.3000}\n{}\n{forced:?}, split by {splits}\n{lines}",
+                    "{steps:.3000}\n{}\n{targets:?} targets, split by {splits}\n{lines}",
                     script.create
                 ));
             }
         }
-        Ok(())
+        Ok(seen)
     }
 }
 
-/// Holds that all lanes give the same for each of the scripts, whole and split.
-pub async fn same<S: AsRef<str>>(scripts: impl IntoIterator<Item = S>) {
+/// Holds that each of the scripts gives what stands in the file of this name, in all ways, whole and split.
+pub async fn same<S: AsRef<str>>(name: &str, scripts: impl IntoIterator<Item = S>) {
     let servers = Servers::start().await;
-    let mut differences = Vec::new();
-    for script in scripts {
-        let script = Script::parse(script.as_ref());
+    let (mut answers, mut differences) = (String::new(), Vec::new());
+    for text in scripts {
+        let script = Script::parse(text.as_ref());
+        let mut seen = Vec::new();
         for splits in 0..3 {
-            if let Err(difference) = servers.compare(&script, splits).await {
-                differences.push(difference);
-                break;
+            match servers.play(&script, splits).await {
+                Ok(all) => seen = all,
+                Err(difference) => differences.push(difference),
             }
         }
+        let text: String = text.as_ref().escape_debug().take(200).collect();
+        writeln!(answers, "{text}\n  {}\n", seen.join("\n  ")).unwrap();
     }
     assert!(differences.is_empty(), "{}", differences.join("\n\n"));
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("answers");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, answers));
 }
 
 /// Everything that the clients see, in the order of the script, and the stream's last status.
-async fn play(server: &TestServer, script: &Script, forced: Forced, splits: u64) -> Vec<String> {
+async fn play(server: &TestServer, script: &Script, targets: Targets, splits: u64) -> Vec<String> {
     let made = server.make(&script.create).await;
     let text = |name: &str| made[name].as_str().unwrap_or_default().to_owned();
     let (id, tokens) = (text("stream"), [text("upload_token"), text("download_token")]);
     let status_target = format!("/stream/{id}/status?token={}", tokens[0]);
     let (clients, open, seen) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
     let mut stage =
-        Stage { server, id, tokens, status_target, forced, splits, racy: script.racy, clients, open, seen };
+        Stage { server, id, tokens, status_target, targets, splits, racy: script.racy, clients, open, seen };
     let played = async {
         for step in &script.steps {
             stage.take(step).await;
@@ -99,7 +109,7 @@ struct Stage<'a> {
     /// For the source and for the destination; empty where the stream has none.
     tokens: [String; 2],
     status_target: String,
-    forced: Forced,
+    targets: Targets,
     splits: u64,
     racy: bool,
     clients: BTreeMap<Who, Client>,
@@ -140,7 +150,7 @@ impl Stage<'_> {
     }
 
     async fn say(&mut self, who: Who, bytes: &[u8]) {
-        let bytes = self.forced.fill(bytes, &self.id, &self.tokens);
+        let bytes = self.targets.fill(bytes, &self.id, &self.tokens);
         if !self.clients.contains_key(&who) {
             self.clients.insert(who, self.server.connect().await);
         }
@@ -206,12 +216,19 @@ impl Stage<'_> {
     }
 }
 
+/// Of every download, and told in the transcripts of `tests/transcripts`.
+const DEFAULTS: [&str; 5] = [
+    "cache-control: no-store",
+    "x-content-type-options: nosniff",
+    "x-robots-tag: none",
+    "accept-ranges: none",
+    "x-accel-buffering: no",
+];
+
 fn show(answer: &Response) -> String {
-    let lines = answer.head.split("\r\n").map(|line| match line.split_once(": ") {
-        Some((name, date)) if name.eq_ignore_ascii_case("date") && date.len() == 29 => format!("{name}: *"),
-        _ => line.to_owned(),
-    });
-    let head = lines.collect::<Vec<_>>().join("\r\n");
+    let is_date = |line: &str| line.len() == 35 && line.starts_with("date: ");
+    let lines = answer.head.trim_end().split("\r\n");
+    let head = lines.filter(|line| !DEFAULTS.contains(line) && !is_date(line)).collect::<Vec<_>>().join(", ");
     let body = match answer.body.len() {
         // A fresh id.
         _ if answer.status == 201 => String::from_utf8_lossy(&answer.body).split_at(10).0.to_owned(),
@@ -224,5 +241,5 @@ fn show(answer: &Response) -> String {
             format!("{length} bytes of hash {:x}", hasher.finish())
         }
     };
-    format!("{head:?}, body {body}, {:?}", answer.end)
+    format!("[{head}] {body}, {:?}", answer.end)
 }

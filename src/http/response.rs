@@ -1,24 +1,57 @@
-//! The one place where an ending becomes an answer: status, headers and body.
+//! A response, and the one place where an ending becomes one: status, headers and body.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
-use http_body_util::{Either, Full};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::Serialize;
 
 use super::cors;
+use super::head::RequestHead;
 use crate::budget::{Budget, Reservation, allocated};
+use crate::header_set::Spellings;
 use crate::outcome::{Fault, Outcome, Refusal, Side, TooMany};
-use crate::relay::Relay;
+use crate::relay::{DestinationHalf, Relay};
 
-/// The body of an answer: bytes that are there, or a stream.
-pub type Body = Either<Full<Bytes>, Relay>;
-/// An answer.
-pub type Reply = Response<Body>;
+/// A response.
+pub struct Response {
+    /// What comes before its body.
+    pub head: ResponseHead,
+    /// Its body.
+    pub body: Body,
+}
+
+/// The head of a response.
+#[derive(Debug, Default)]
+pub struct ResponseHead {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its fields, but for those that frame it or belong to the connection, and `Date`.
+    pub headers: HeaderMap,
+    /// How the stream's maker spelled the names of some fields.
+    pub spellings: Option<Spellings>,
+    /// An HTTP/1 connection is closed behind it.
+    pub closes: bool,
+}
+
+/// The body of a response.
+pub enum Body {
+    /// Bytes that are there.
+    Bytes(Bytes),
+    /// The body of a stream, to be delivered.
+    Download(Box<Download>),
+}
+
+/// What a destination is still to receive.
+pub struct Download {
+    /// Its hold on the transfer.
+    pub half: DestinationHalf,
+    /// The body.
+    pub relay: Relay,
+}
 
 /// When a client may try again that was told so.
 const RETRY: Duration = Duration::from_secs(5);
@@ -96,45 +129,45 @@ impl ErrorBody {
 
 /// `status` with an empty body.
 #[must_use]
-pub fn empty(status: StatusCode) -> Reply {
+pub fn empty(status: StatusCode) -> Response {
     with_body(status, Bytes::new())
 }
 
-/// The answer to the preflight of a page that may use the server.
+/// The response to the preflight of a page that may use the server.
 #[must_use]
-pub fn preflight(request: &HeaderMap) -> Reply {
-    let mut reply = empty(StatusCode::NO_CONTENT);
-    *reply.headers_mut() = cors::preflight(request);
-    reply
+pub fn preflight(request: &impl RequestHead) -> Response {
+    let mut response = empty(StatusCode::NO_CONTENT);
+    response.head.headers = cors::preflight(request);
+    response
 }
 
 /// `200 OK` with plain text.
 #[must_use]
-pub fn text(text: &'static str) -> Reply {
-    let mut reply = with_body(StatusCode::OK, Bytes::from_static(text.as_bytes()));
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    reply
+pub fn text(text: &'static str) -> Response {
+    let mut response = with_body(StatusCode::OK, Bytes::from_static(text.as_bytes()));
+    response.head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
 }
 
 /// `200 OK` with JSON that is written already.
 #[must_use]
-pub fn written_json(json: &'static str) -> Reply {
-    let mut reply = with_body(StatusCode::OK, Bytes::from_static(json.as_bytes()));
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    reply
+pub fn written_json(json: &'static str) -> Response {
+    let mut response = with_body(StatusCode::OK, Bytes::from_static(json.as_bytes()));
+    response.head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// `200 OK` with text that was made for this answer.
 #[must_use]
-pub fn made_text(content_type: &'static str, text: String) -> Reply {
-    let mut reply = with_body(StatusCode::OK, text.into());
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    reply
+pub fn made_text(content_type: &'static str, text: String) -> Response {
+    let mut response = with_body(StatusCode::OK, text.into());
+    response.head.headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
 }
 
 /// `status` with compact JSON.
 #[must_use]
-pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
+pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => json_body(status, body.into()),
         // Nothing here has a shape that JSON can not show.
@@ -147,7 +180,7 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Reply {
 ///
 /// # Errors
 /// [`Refusal::Busy`]
-pub fn large_json(value: &impl Serialize, budget: &Arc<Budget>) -> Result<Reply, Refusal> {
+pub fn large_json(value: &impl Serialize, budget: &Arc<Budget>) -> Result<Response, Refusal> {
     let mut length = Length(0);
     serde_json::to_writer(&mut length, value).map_err(|_| Refusal::Internal)?;
     let reserved = if length.0 > SMALL_JSON { allocated(length.0) } else { 0 };
@@ -187,10 +220,10 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-fn json_body(status: StatusCode, body: Bytes) -> Reply {
-    let mut reply = with_body(status, body);
-    reply.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    reply
+fn json_body(status: StatusCode, body: Bytes) -> Response {
+    let mut response = with_body(status, body);
+    response.head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// The name of an error that is the server's own, or `reported` for one that a client has named.
@@ -201,41 +234,44 @@ pub fn refusal_name(refusal: &Refusal) -> &'static str {
 
 /// The answer to a request that gets nothing of a stream.
 #[must_use]
-pub fn refusal(refusal: &Refusal) -> Reply {
+pub fn refusal(refusal: &Refusal) -> Response {
     let (status, body) = refusal_parts(refusal);
-    let mut reply = json(status, &body);
+    let mut response = json(status, &body);
     match refusal {
         Refusal::Busy(_) | Refusal::ShuttingDown => {
-            reply.headers_mut().insert(RETRY_AFTER, RETRY.as_secs().into());
+            response.head.headers.insert(RETRY_AFTER, RETRY.as_secs().into());
         }
         Refusal::Unauthorized => {
-            reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response.head.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         // It depends on request fields that are in no `Vary`.
         Refusal::Forbidden(_) => {
-            reply.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response.head.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         Refusal::TooMany(too_many) => {
             let seconds = match too_many {
                 TooMany::Creations { wait, .. } => wait.as_millis().div_ceil(1000),
                 TooMany::Connections(_) | TooMany::Streams(_) => RETRY.as_secs().into(),
             };
-            reply.headers_mut().insert(RETRY_AFTER, u64::try_from(seconds).unwrap_or(u64::MAX).into());
+            response.head.headers.insert(RETRY_AFTER, u64::try_from(seconds).unwrap_or(u64::MAX).into());
         }
-        // The connection's input is of no more use.
-        Refusal::HeadTooLarge(_) | Refusal::RequestTimeout(_) | Refusal::BadRequest(_) => close(&mut reply),
         _ => {}
     }
-    if *refusal == Refusal::ShuttingDown {
-        close(&mut reply);
-    }
-    reply
+    // The connection's input is of no more use, or its server.
+    response.head.closes = matches!(
+        refusal,
+        Refusal::HeadTooLarge(_)
+            | Refusal::RequestTimeout(_)
+            | Refusal::BadRequest(_)
+            | Refusal::ShuttingDown
+    );
+    response
 }
 
 /// The answer to the source of a transfer that has ended so.
 #[must_use]
-pub fn source_fault(fault: &Fault) -> Reply {
-    let mut reply = match fault {
+pub fn source_fault(fault: &Fault) -> Response {
+    let mut response = match fault {
         Fault::SourceBroke(_) => error(ErrorKind::BadRequest, fault),
         Fault::SourceDisconnected => {
             error(ErrorKind::BadRequest, "The connection ended before the upload did")
@@ -247,14 +283,14 @@ pub fn source_fault(fault: &Fault) -> Reply {
             error(fault_kind(fault), fault)
         }
     };
-    close(&mut reply);
-    reply
+    response.head.closes = true;
+    response
 }
 
 /// The answer to a destination that has got no byte of a transfer that has ended so.
 #[must_use]
-pub fn destination_fault(fault: &Fault) -> Reply {
-    let mut reply = match fault {
+pub fn destination_fault(fault: &Fault) -> Response {
+    let mut response = match fault {
         Fault::ShutDown => refusal(&Refusal::ShuttingDown),
         Fault::Stalled { .. } | Fault::TooSlow { .. } | Fault::DestinationDisconnected => {
             error(fault_kind(fault), fault)
@@ -265,22 +301,15 @@ pub fn destination_fault(fault: &Fault) -> Reply {
         | Fault::LengthMismatch(_)
         | Fault::TooLong { .. } => error(ErrorKind::SourceFailed, &Fault::SourceDisconnected),
     };
-    close(&mut reply);
-    reply
+    response.head.closes = true;
+    response
 }
 
-/// Says that this is the connection's last answer.
-pub fn close(reply: &mut Reply) {
-    reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+fn with_body(status: StatusCode, body: Bytes) -> Response {
+    Response { head: ResponseHead { status, ..ResponseHead::default() }, body: Body::Bytes(body) }
 }
 
-fn with_body(status: StatusCode, body: Bytes) -> Reply {
-    let mut reply = Response::new(Either::Left(Full::new(body)));
-    *reply.status_mut() = status;
-    reply
-}
-
-fn error(kind: ErrorKind, message: &(impl ToString + ?Sized)) -> Reply {
+fn error(kind: ErrorKind, message: &(impl ToString + ?Sized)) -> Response {
     let (status, name) = kind.parts();
     json(status, &ErrorBody::new(name, message))
 }

@@ -1,7 +1,9 @@
-//! The fast lane and hyper give the same, whatever clients say, and whichever lanes the two sides are in.
+//! What clients see stays the same: whatever they send, however it is split, and whichever way the body takes.
 //!
-//! A script is played to a server that has only hyper, and to one that has both lanes, there with each side in either. All
-//! that the clients see is compared, and the stream's last status; `script.rs` says what can not be.
+//! A script is played to a server that splices and to one that copies, its bytes whole and split. All must give what stands in
+//! `answers/`: what the clients see, and the stream's last status; `script.rs` says what can not be compared. What changed is accepted by
+//! `INSTA_UPDATE=always cargo test --test scripts`, and then read in the diff. The answers were first recorded when HTTP/1 had two
+//! implementations, which agreed on each of them.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -12,8 +12,8 @@ pub enum Who {
 
 #[derive(Debug, Clone)]
 pub enum Step {
-    /// `{src}` and `{dst}` become the stream's target, in the form for the lane that this side is to be in; `{id}` its id, `{up}`
-    /// and `{down}` its tokens.
+    /// `{src}` and `{dst}` become the stream's target, in the form that this side gives it; `{id}` its id, `{up}` and `{down}` its
+    /// tokens.
     Say(Who, Bytes),
     HalfClose(Who),
     /// Leaves by FIN.
@@ -30,28 +30,23 @@ pub enum Step {
     Answer(Who),
 }
 
-/// Which sides are forced into hyper by the form of their request target.
-#[derive(Debug, Clone, Copy)]
-pub struct Forced {
-    source: bool,
-    destination: bool,
+/// The form of the request targets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Targets {
+    /// The path.
+    Plain,
+    /// With a query, and in absolute form.
+    Rare,
 }
 
-impl Forced {
-    pub const NONE: Self = Self { source: false, destination: false };
-    pub const COMBINATIONS: [Self; 4] = [
-        Self::NONE,
-        Self { source: true, destination: false },
-        Self { source: false, destination: true },
-        Self { source: true, destination: true },
-    ];
-
+impl Targets {
     /// What is said in the words of [`Step::Say`] about the stream of this id, whose tokens are the source's and the
     /// destination's.
     pub fn fill(self, bytes: &[u8], id: &str, tokens: &[String; 2]) -> Vec<u8> {
-        let target = |forced: bool, form: String| if forced { form } else { format!("/stream/{id}") };
-        let source = target(self.source, format!("/stream/{id}?x"));
-        let destination = target(self.destination, format!("http://test/stream/{id}"));
+        let (source, destination) = match self {
+            Self::Plain => (format!("/stream/{id}"), format!("/stream/{id}")),
+            Self::Rare => (format!("/stream/{id}?x"), format!("http://test/stream/{id}")),
+        };
         let blanks: [(&[u8], &str); 5] = [
             (b"{src}", &source),
             (b"{dst}", &destination),

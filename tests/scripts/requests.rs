@@ -41,8 +41,9 @@ const DOWNLOADS: [&str; 8] = [
 
 #[tokio::test]
 async fn whole_transfers() {
-    for (uploads, downloads) in [(&UPLOADS[..], &DOWNLOADS[..1]), (&UPLOADS[..6], &DOWNLOADS[1..])] {
-        same(uploads.iter().flat_map(|(put, body, waits)| {
+    let pairs = [(&UPLOADS[..], &DOWNLOADS[..1]), (&UPLOADS[..6], &DOWNLOADS[1..])];
+    let scripts = pairs.into_iter().flat_map(|(uploads, downloads)| {
+        uploads.iter().flat_map(move |(put, body, waits)| {
             downloads.iter().flat_map(move |get| {
                 let (before, after) = if *waits {
                     (String::new(), format!(" | S 100 | S> {body}"))
@@ -54,16 +55,16 @@ async fn whole_transfers() {
                     format!("{get} | until DST_CONNECTED | {put}{before}{after} | both"),
                 ]
             })
-        }))
-        .await;
-    }
+        })
+    });
+    same("whole_transfers", scripts).await;
 }
 
 #[tokio::test]
 async fn targets_of_other_forms() {
     let forms =
         [("{src}/", "{dst}/"), ("/stream/{id}?a=b", "/stream/{id}/?"), ("/stream/{id}#x", "/stream/{id}/#x")];
-    same(forms.map(|(put, get)| {
+    same("targets_of_other_forms", forms.map(|(put, get)| {
         let get = format!("D> GET {get} HTTP/1.1\r\nHost: a\r\n\r\n");
         format!("{get} | until DST_CONNECTED | S> PUT {put} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi | both")
     }))
@@ -79,7 +80,7 @@ async fn header_sets_and_passed_headers() {
         r#"{"download_headers":{"content-length":"005"},"upload_headers":null}"#,
     ];
     let passed = "content-TYPE: text/a ~ Content-Type: text/b ~ Content-Encoding: gzip ~ Content-Language: de ~ Repr-Digest: b ~ Content-Disposition: inline; filename=\"\u{e9}\" ~ Content-Digest: a ~ Content-Location: c ~ X-Not: d";
-    same(sets.iter().flat_map(|set| {
+    same("header_sets_and_passed_headers", sets.iter().flat_map(|set| {
         [
             format!("create {set} | get | until DST_CONNECTED | put Content-Length: 5 | S> hello | both"),
             format!("create {set} | get | until DST_CONNECTED | put {passed} ~ Content-Length: 5 | S> hello | both"),
@@ -92,14 +93,17 @@ async fn header_sets_and_passed_headers() {
 #[tokio::test]
 async fn header_sets_with_a_length() {
     let set = r#"{"download_headers":{"X-A":1,"Content-LENGTH":5,"X-B":2}}"#;
-    same([format!("create {set} | get | until DST_CONNECTED | put Content-Length: 5 | S> hello | both")])
-        .await;
+    same(
+        "header_sets_with_a_length",
+        [format!("create {set} | get | until DST_CONNECTED | put Content-Length: 5 | S> hello | both")],
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn header_sets_with_a_length_of_nothing() {
     let set = r#"{"download_headers":{"x-a":1,"content-length":0,"x-b":2}}"#;
-    same([
+    same("header_sets_with_a_length_of_nothing", [
         format!("create {set} | get | until DST_CONNECTED | put | both"),
         format!(
             "create {set} | get | until DST_CONNECTED | put Transfer-Encoding: chunked | S> 0\r\n\r\n | both"
@@ -112,7 +116,7 @@ async fn header_sets_with_a_length_of_nothing() {
 async fn promised_lengths_kept_and_broken() {
     let promise = r#"create {"download_headers":{"content-length":5}} | "#;
     let chunked = "get | until DST_CONNECTED | put Transfer-Encoding: chunked";
-    same([
+    same("promised_lengths_kept_and_broken", [
         format!("{promise}{chunked} | S> 5\r\nhello\r\n0\r\n\r\n | both"),
         format!("{promise}{chunked} | S> 2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n | both"),
         format!("{promise}{chunked} | S> 0\r\n\r\n | both"),
@@ -131,7 +135,7 @@ async fn streams_behind_other_requests_of_their_connections() {
     let lost = "GET /stream/unknown HTTP/1.1\r\nHost: a\r\n\r\n";
     let expects = "PUT {src} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
     let exchange = format!("S> {lost} | S answer | ");
-    same([
+    same("streams_behind_other_requests_of_their_connections", [
         format!("{exchange}get | until DST_CONNECTED | S> {expects} | S 100 | S> hi | both"),
         format!("D> {lost}GET {{dst}} HTTP/1.1\r\nHost: a\r\n\r\n | D answer | put Content-Length: 2 | S> hi | both"),
         format!("O> {lost}{lost}GET /ping HTTP/1.1\r\nHost: a\r\n\r\n{lost} | O answer | O answer | O answer | O answer"),
@@ -142,10 +146,10 @@ async fn streams_behind_other_requests_of_their_connections() {
 }
 
 #[tokio::test]
-async fn requests_behind_a_stream_are_not_answered() {
+async fn requests_behind_a_stream_are_answered() {
     let ping = "GET /ping HTTP/1.1\r\nHost: a\r\n\r\n";
     let length = "put Content-Length: 2 | S> hi";
-    same([
+    same("requests_behind_a_stream_are_answered", [
         format!("get | until DST_CONNECTED | {length}{ping} | both"),
         format!("get | until DST_CONNECTED | put Transfer-Encoding: chunked | S> 2\r\nhi\r\n0\r\n\r\n{ping} | both"),
         format!("get | until DST_CONNECTED | D> {ping} | {length} | both"),
@@ -169,9 +173,13 @@ async fn streams_are_made() {
         "POST /stream HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n[]",
         "post /stream HTTP/1.1\r\nHost: a\r\n\r\n",
     ];
-    same(forms.iter().flat_map(|form| request(form))).await;
+    same("streams_are_made", forms.iter().flat_map(|form| request(form))).await;
     let (made, lost) = (forms[0], "GET /stream/unknown HTTP/1.1\r\nHost: a\r\n\r\n");
-    same([format!("O> {made}{lost}{made}{} | O answer | O answer | O answer | O answer", forms[2])]).await;
+    same(
+        "streams_are_made_one_behind_another",
+        [format!("O> {made}{lost}{made}{} | O answer | O answer | O answer | O answer", forms[2])],
+    )
+    .await;
 }
 
 /// Alone, and between requests that keep the connection open.
@@ -203,6 +211,7 @@ async fn heads_that_are_refused() {
         &"a: 1\r\n".repeat(100),
     ];
     same(
+        "heads_that_are_refused",
         fields
             .iter()
             .flat_map(|field| request(&format!("PUT {{src}} HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\nabc"))),
@@ -221,24 +230,21 @@ async fn heads_that_are_refused() {
         "\u{16}\u{3}\u{1}",
         " x",
     ];
-    same(heads.iter().flat_map(|head| request(head))).await;
+    same("request_lines_that_are_refused", heads.iter().flat_map(|head| request(head))).await;
 }
 
 #[tokio::test]
 async fn heads_at_the_limits() {
-    for fields in [format!("X: {}", "a".repeat(16_000)), vec!["a: 1"; 98].join(" ~ ")] {
-        same([format!(
-            "get {fields} | until DST_CONNECTED | put {fields} ~ Content-Length: 2 | S> hi | both"
-        )])
-        .await;
-    }
+    let fields = [format!("X: {}", "a".repeat(16_000)), vec!["a: 1"; 98].join(" ~ ")];
+    let script = |fields| {
+        format!("get {fields} | until DST_CONNECTED | put {fields} ~ Content-Length: 2 | S> hi | both")
+    };
+    same("heads_at_the_limits", fields.map(script)).await;
 }
 
 #[tokio::test]
-async fn the_longest_lengths_there_are() {
-    same(["get | until DST_CONNECTED | put Content-Length: 18446744073709551613 | S> hi | passed 2 | S close | D answer"]).await;
-    same(["get | until DST_CONNECTED | put Content-Length: 18446744073709551615 | S half-close | S answer"])
-        .await;
+async fn the_longest_length_there_is() {
+    same("the_longest_length_there_is", ["get | until DST_CONNECTED | put Content-Length: 18446744073709551615 | S> hi | passed 2 | S close | D answer"]).await;
 }
 
 #[tokio::test]
@@ -265,7 +271,7 @@ async fn requests_that_get_nothing_of_a_stream() {
         "GET {dst} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "PUT {src} HTTP/1.1\r\nHost: a\r\nContent-Range: bytes 0-1/2\r\nContent-Length: 2\r\n\r\nhi",
     ];
-    same(heads.iter().flat_map(|head| request(head))).await;
+    same("requests_that_get_nothing_of_a_stream", heads.iter().flat_map(|head| request(head))).await;
 }
 
 #[tokio::test]
@@ -283,9 +289,12 @@ async fn requests_that_browsers_make_by_themselves() {
         "Host: a\r\nPurpose: prefetch",
     ];
     let lines = ["GET /stream/unknown", "GET /stream/unknown/status", "PUT /stream/unknown", "POST /stream"];
-    same(fields.iter().flat_map(|fields| {
-        lines.iter().flat_map(move |line| request(&format!("{line} HTTP/1.1\r\n{fields}\r\n\r\n")))
-    }))
+    same(
+        "requests_that_browsers_make_by_themselves",
+        fields.iter().flat_map(|fields| {
+            lines.iter().flat_map(move |line| request(&format!("{line} HTTP/1.1\r\n{fields}\r\n\r\n")))
+        }),
+    )
     .await;
 }
 
@@ -304,19 +313,19 @@ async fn connections_that_clients_want_closed() {
         "closed",
         "\"close\"",
     ];
-    same(values.iter().flat_map(|value| closing(value))).await;
+    same("connections_that_clients_want_closed", values.iter().flat_map(|value| closing(value))).await;
 }
 
 #[tokio::test]
 async fn connections_to_be_closed_beside_bytes_that_are_no_text() {
-    same(closing("close, \u{e9}")).await;
+    same("connections_to_be_closed_beside_bytes_that_are_no_text", closing("close, \u{e9}")).await;
 }
 
 #[tokio::test]
 async fn two_expectations() {
     // hyper looks at the last field only: a list, or one before another, is the fast lane's alone.
     let values = ["x ~ Expect: 100-continue", "100-continue ~ Expect: 100-continue"];
-    same(values.map(|value| {
+    same("two_expectations", values.map(|value| {
         format!("get | until DST_CONNECTED | put Content-Length: 2 ~ Expect: {value} | until STREAMING | S> hi | both")
     }))
     .await;
@@ -337,28 +346,35 @@ async fn streams_with_tokens() {
     ];
     let get = format!("get {down} | until DST_CONNECTED");
     let put = format!("put {up} ~ Content-Length: 2");
-    same([
-        format!("{split}{get} | {put} | S> hi | both"),
-        format!("{split}{put} | S> hi | until SRC_CONNECTED | get {down} | both"),
-        format!("{split}put {down} ~ Content-Length: 2 | S answer"),
-        format!("{split}get {up} | D answer"),
-        format!("get {down} | until DST_CONNECTED | put {up} ~ Content-Length: 2 | S> hi | both"),
-    ])
-    .await;
-    same(refused.iter().flat_map(|fields| {
-        let fields = if fields.is_empty() { "X: 1" } else { fields };
-        let other = fields.replace(" ~ ", "\r\n");
-        let get_again = format!("O> GET /stream/{{id}} HTTP/1.1\r\nHost: a\r\n{other}\r\n\r\n | O answer");
+    same(
+        "streams_with_tokens",
         [
-            format!("{split}get {fields} | D answer | {put} | S> hi | until SRC_CONNECTED | {get_again}"),
-            format!("{split}put {fields} ~ Content-Length: 2 | S> hi | S answer"),
-            format!("{split}put {fields} ~ Content-Length: 2 ~ Expect: 100-continue | S answer"),
-            format!("{split}put {fields} ~ Transfer-Encoding: chunked | S> nonsense | S answer"),
-            format!("{split}put {fields} | S answer"),
-            format!("{split}get10 {fields} | D answer"),
-            format!("{split}{get} | {get_again} | {put} | S> hi | both"),
-        ]
-    }))
+            format!("{split}{get} | {put} | S> hi | both"),
+            format!("{split}{put} | S> hi | until SRC_CONNECTED | get {down} | both"),
+            format!("{split}put {down} ~ Content-Length: 2 | S answer"),
+            format!("{split}get {up} | D answer"),
+            format!("get {down} | until DST_CONNECTED | put {up} ~ Content-Length: 2 | S> hi | both"),
+        ],
+    )
+    .await;
+    same(
+        "streams_with_wrong_tokens",
+        refused.iter().flat_map(|fields| {
+            let fields = if fields.is_empty() { "X: 1" } else { fields };
+            let other = fields.replace(" ~ ", "\r\n");
+            let get_again =
+                format!("O> GET /stream/{{id}} HTTP/1.1\r\nHost: a\r\n{other}\r\n\r\n | O answer");
+            [
+                format!("{split}get {fields} | D answer | {put} | S> hi | until SRC_CONNECTED | {get_again}"),
+                format!("{split}put {fields} ~ Content-Length: 2 | S> hi | S answer"),
+                format!("{split}put {fields} ~ Content-Length: 2 ~ Expect: 100-continue | S answer"),
+                format!("{split}put {fields} ~ Transfer-Encoding: chunked | S> nonsense | S answer"),
+                format!("{split}put {fields} | S answer"),
+                format!("{split}get10 {fields} | D answer"),
+                format!("{split}{get} | {get_again} | {put} | S> hi | both"),
+            ]
+        }),
+    )
     .await;
 }
 
@@ -369,13 +385,16 @@ async fn taken_seats() {
     let get =
         "O> GET {dst} HTTP/1.1\r\nHost: a\r\n\r\nGET {dst} HTTP/1.1\r\nHost: a\r\n\r\n | O answer | O answer";
     let pair = "get | until DST_CONNECTED | put Content-Length: 2 | until STREAMING";
-    same([
-        format!("get | until DST_CONNECTED | {get} | put Content-Length: 2 | S> hi | both"),
-        format!("put Content-Length: 2 | until SRC_CONNECTED | {put} | get | S> hi | both"),
-        format!("{pair} | {get} | S> hi | both"),
-        format!("{pair} | {put} | S> hi | both"),
-        format!("{pair} | S> hi | both | {get}"),
-        format!("{pair} | S> hi | both | {put}"),
-    ])
+    same(
+        "taken_seats",
+        [
+            format!("get | until DST_CONNECTED | {get} | put Content-Length: 2 | S> hi | both"),
+            format!("put Content-Length: 2 | until SRC_CONNECTED | {put} | get | S> hi | both"),
+            format!("{pair} | {get} | S> hi | both"),
+            format!("{pair} | {put} | S> hi | both"),
+            format!("{pair} | S> hi | both | {get}"),
+            format!("{pair} | S> hi | both | {put}"),
+        ],
+    )
     .await;
 }

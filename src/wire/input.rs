@@ -1,0 +1,200 @@
+//! The input of an HTTP/1 connection: the one read-ahead buffer, and what comes next.
+//!
+//! ```text
+//!   Head ── take_head, begin_body ──► Body ── take_body ──► Taken ── end_body ──► Head
+//!     ▲                                 │
+//!     └──────── there is no body ───────┘
+//! ```
+//!
+//! A body stays in `Body` until somebody reads it: of a source that waits nothing is taken, so that nothing of it can reach anybody
+//! before the sides have met, and that the buffer and the kernel tell whether the source has left.
+//!
+//! *Bounds.* The buffer holds one head and what was read behind it, or 64 KiB of the body of a source that waits.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::body::{Arrival, BodyDecoder, Framing};
+use super::head::{HeadError, HeadScanner, MAX_HEAD_BYTES};
+use crate::socket::Socket;
+
+/// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
+pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Bytes that are held of the body of a source that waits, and of requests that are pipelined behind a body.
+pub const MAX_READ_AHEAD: usize = 64 * 1024;
+/// Room that is made for a read.
+const READ_SIZE: usize = 4 * 1024;
+
+/// The input of one connection.
+#[derive(Debug)]
+pub struct Input {
+    stage: Stage,
+    /// Read from the socket and not yet used.
+    ahead: BytesMut,
+    is_http11: bool,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The next byte belongs to a head.
+    Head(HeadScanner),
+    /// The next byte belongs to the body of the request at hand, which nobody reads yet.
+    Body(BodyDecoder),
+    /// Somebody reads the body of the request at hand, and has the buffer.
+    Taken,
+}
+
+impl Default for Input {
+    fn default() -> Self {
+        Self { stage: Stage::Head(HeadScanner::default()), ahead: BytesMut::new(), is_http11: false }
+    }
+}
+
+impl Input {
+    /// Whether bytes were read that nobody has used.
+    #[must_use]
+    pub fn has_read_ahead(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
+    /// Whether more was read ahead than a connection may hold while it waits.
+    #[must_use]
+    pub fn is_over_limit(&self) -> bool {
+        self.ahead.len() > MAX_READ_AHEAD
+    }
+
+    /// Reads what comes next, and returns how many bytes; 0 at the end.
+    pub fn poll_read(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        poll_fill(&mut self.ahead, socket, cx)
+    }
+
+    /// Whether a fresh connection begins with the preface of HTTP/2. Takes nothing of it.
+    pub fn poll_preface(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        while self.ahead.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&self.ahead) {
+            if ready!(poll_fill(&mut self.ahead, socket, cx))? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+        Poll::Ready(Ok(self.ahead.starts_with(HTTP2_PREFACE)))
+    }
+
+    /// Takes the next head, complete but not parsed.
+    pub fn poll_head(
+        &mut self,
+        socket: &Socket,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Result<Bytes, HeadError>>> {
+        if self.is_between_requests() && !matches!(self.stage, Stage::Head(_)) {
+            self.stage = Stage::Head(HeadScanner::default());
+        }
+        let Stage::Head(scanner) = &mut self.stage else {
+            return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
+        };
+        loop {
+            match scanner.scan(&self.ahead) {
+                Ok(Some(length)) => {
+                    let head = self.ahead.split_to(length).freeze();
+                    // A side that waits must not hold the buffer of its head.
+                    self.ahead = BytesMut::from(&*self.ahead);
+                    return Poll::Ready(Ok(Ok(head)));
+                }
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Ok(Err(error))),
+            }
+            if ready!(poll_fill(&mut self.ahead, socket, cx))? == 0 {
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
+        }
+    }
+
+    /// The head that was taken announces this body.
+    pub fn begin_body(&mut self, framing: Framing, is_http11: bool) {
+        self.stage = Stage::Body(BodyDecoder::new(framing));
+        self.is_http11 = is_http11;
+    }
+
+    /// Takes the body that nobody reads yet, with what was read ahead of it; the rest is in the socket.
+    #[must_use]
+    pub fn take_body(&mut self) -> (BodyDecoder, BytesMut) {
+        let ahead = self.take_ahead();
+        match std::mem::replace(&mut self.stage, Stage::Taken) {
+            Stage::Body(decoder) => (decoder, ahead),
+            Stage::Head(_) | Stage::Taken => (BodyDecoder::new(Framing::NONE), ahead),
+        }
+    }
+
+    /// The body was read to its end, and `rest` behind it.
+    pub fn end_body(&mut self, rest: &[u8]) {
+        self.stage = Stage::Head(HeadScanner::default());
+        self.ahead = BytesMut::from(rest);
+    }
+
+    /// Takes what was read ahead.
+    #[must_use]
+    pub fn take_ahead(&mut self) -> BytesMut {
+        std::mem::take(&mut self.ahead)
+    }
+
+    /// Whether nothing of the request at hand is still to be read.
+    #[must_use]
+    pub fn is_between_requests(&self) -> bool {
+        match &self.stage {
+            Stage::Head(_) => true,
+            Stage::Body(decoder) => decoder.is_done(),
+            Stage::Taken => false,
+        }
+    }
+
+    /// Whether the request at hand is one of HTTP/1.1.
+    #[must_use]
+    pub fn is_http11(&self) -> bool {
+        self.is_http11
+    }
+
+    /// Whether nobody reads the body of the request at hand yet.
+    #[must_use]
+    pub fn is_body_untouched(&self) -> bool {
+        matches!(self.stage, Stage::Body(_))
+    }
+
+    /// Whether the whole body that nobody reads yet has arrived; `None` where somebody does. Reads at most 64 KiB of it: where
+    /// that does not tell, the body counts as whole.
+    pub fn holds_whole_body(&mut self, socket: &Socket) -> Option<bool> {
+        let Stage::Body(decoder) = &self.stage else { return None };
+        let decoder = decoder.clone();
+        // Inside TLS, what is unread cannot be counted.
+        let can_count = socket.is_plain() && matches!(decoder, BodyDecoder::Length(_));
+        let may_be_more = !can_count && !self.look_ahead(socket);
+        Some(match decoder.arrival(&[&self.ahead], socket.unread()) {
+            Arrival::Whole => true,
+            Arrival::Partial => may_be_more,
+            Arrival::Broken => false,
+        })
+    }
+
+    /// Whether the body that nobody reads yet is of a declared length and complete with `unread` more bytes. Reads nothing.
+    #[must_use]
+    pub fn is_whole_with(&self, unread: usize) -> bool {
+        let Stage::Body(decoder @ BodyDecoder::Length(_)) = &self.stage else { return false };
+        decoder.arrival(&[&self.ahead], unread) == Arrival::Whole
+    }
+
+    /// Reads what has arrived, up to 64 KiB. True where that is all.
+    fn look_ahead(&mut self, socket: &Socket) -> bool {
+        while self.ahead.len() < MAX_READ_AHEAD {
+            self.ahead.reserve(READ_SIZE);
+            if !matches!(socket.try_read(&mut self.ahead), Ok(1..)) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn poll_fill(ahead: &mut BytesMut, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let room = READ_SIZE.min(MAX_HEAD_BYTES.saturating_sub(ahead.len()).max(1));
+    ahead.reserve(room);
+    socket.poll_read_buf(cx, &mut ahead.limit(room))
+}

@@ -1,0 +1,181 @@
+//! Sides that leave, break HTTP, or are told that nothing comes.
+
+use crate::play::same;
+
+/// A pair; half of its body; the rest.
+const FRAMINGS: [(&str, &str, &str); 3] = [
+    ("get | until DST_CONNECTED | put Content-Length: 9 | until STREAMING", "S> half", "S>  more"),
+    (PAIR, "S> 4\r\nhalf\r\n", "S> 5\r\n more\r\n0\r\n\r\n"),
+    (
+        "get10 | until DST_CONNECTED | put Transfer-Encoding: chunked | until STREAMING",
+        "S> 4\r\nhalf\r\n",
+        "S> 5\r\n more\r\n0\r\n\r\n",
+    ),
+];
+const PAIR: &str = "get | until DST_CONNECTED | put Transfer-Encoding: chunked | until STREAMING";
+
+/// With each framing, before the first byte and behind it.
+fn begun() -> impl Iterator<Item = String> {
+    FRAMINGS.iter().flat_map(|(pair, half, _)| [(*pair).to_owned(), format!("{pair} | {half} | passed 4")])
+}
+
+#[tokio::test]
+async fn sources_that_leave() {
+    let mut scripts = Vec::new();
+    for leaves in ["close | D answer", "reset | D answer", "half-close | both"] {
+        scripts.extend(begun().map(|begun| format!("{begun} | S {leaves} | until SRC_DISCONNECTED")));
+    }
+    for (leaves, (pair, half, rest)) in
+        ["close", "reset"].iter().flat_map(|leaves| FRAMINGS.map(|framing| (leaves, framing)))
+    {
+        scripts.push(format!("{pair} | {half} | S {leaves} | D answer | until SRC_DISCONNECTED | racy"));
+        scripts.push(format!("{pair} | {half} | {rest} | D answer | S {leaves} | until FINISHED"));
+    }
+    same("sources_that_leave", scripts).await;
+}
+
+#[tokio::test]
+async fn destinations_that_leave() {
+    let mut scripts = Vec::new();
+    for leaves in ["close", "reset", "half-close | D answer"] {
+        scripts
+            .extend(begun().map(|begun| format!("{begun} | D {leaves} | S answer | until DST_DISCONNECTED")));
+    }
+    let expects = "get | until DST_CONNECTED | put Expect: 100-continue";
+    scripts.extend([
+        format!("{} | S> half | passed 4 | D close | S> nonsense | S answer | racy", FRAMINGS[0].0),
+        format!("{expects} ~ Content-Length: 9 | until STREAMING | D close | S answer"),
+        format!("{expects} ~ Transfer-Encoding: chunked | until STREAMING | D close | S answer"),
+    ]);
+    same("destinations_that_leave", scripts).await;
+}
+
+#[tokio::test]
+async fn sources_that_close_their_sending_side_behind_a_whole_body() {
+    let bodies =
+        ["put Content-Length: 2 | S> hi", "put Transfer-Encoding: chunked | S> 2\r\nhi\r\n0\r\n\r\n"];
+    let scripts = bodies.iter().flat_map(|body| {
+        [
+            format!("get | until DST_CONNECTED | {body} | S half-close | both"),
+            // The server asks by a 100 whether it is still there.
+            format!("{body} | until SRC_CONNECTED | S half-close | S 100 | get | both"),
+        ]
+    });
+    same("sources_that_close_their_sending_side_behind_a_whole_body", scripts).await;
+}
+
+#[tokio::test]
+async fn sides_that_leave_while_they_wait_and_come_again() {
+    let puts =
+        ["Content-Length: 2", "Transfer-Encoding: chunked", "Content-Length: 2 ~ Expect: 100-continue"];
+    same(
+        "sides_that_leave_while_they_wait_and_come_again",
+        puts.iter().flat_map(|put| {
+            ["close", "reset", "half-close | S close"].map(|leaves| {
+                let left = format!("put {put} | until SRC_CONNECTED | S {leaves} | until CREATED");
+                format!("{left} | put Content-Length: 2 | S> hi | until SRC_CONNECTED | get | both")
+            })
+        }),
+    )
+    .await;
+    same("sides_that_leave_in_turn", ["close", "reset"].iter().flat_map(|leaves| {
+        let gets = format!("get | until DST_CONNECTED | D {leaves} | until CREATED | get | until DST_CONNECTED");
+        [
+            // Nothing of the first upload comes out of the second.
+            format!("put Content-Length: 4 | S> half | until SRC_CONNECTED | S {leaves} | until CREATED | {gets} | put Content-Length: 2 | S> hi | both"),
+            // A body that is there as a whole.
+            format!("put Content-Length: 2 | S> hi | until SRC_CONNECTED | S {leaves} | until CREATED"),
+        ]
+    }))
+    .await;
+    same(
+        "a_destination_that_half_closes_while_it_waits",
+        ["get | until DST_CONNECTED | D half-close | until CREATED | D answer"],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn reports_to_a_side_that_waits() {
+    let reports =
+        [r#"{"http_status":404,"name":"N","message":"m \u00e9"}"#, r#"{"http_status":599}"#, "{}", "", "[]"];
+    let scripts = reports.iter().flat_map(|json| {
+        let length = json.len();
+        let report = format!(
+            "O> POST /stream/{{id}}/error HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{json} | O answer"
+        );
+        let (told, sent) =
+            if length < 2 || *json == "[]" { ("put | both", "get | both") } else { ("D answer", "S answer") };
+        [
+            format!("get | until DST_CONNECTED | {report} | {told}"),
+            format!("get10 | until DST_CONNECTED | {report} | {told}"),
+            format!("put Content-Length: 4 | S> half | until SRC_CONNECTED | {report} | {sent}"),
+            format!("{report} | get | {told}"),
+            format!("{report} | put Content-Length: 0 | {sent}"),
+            format!("{PAIR} | {report} | S> 0\r\n\r\n | both"),
+        ]
+    });
+    same("reports_to_a_side_that_waits", scripts).await;
+}
+
+/// Bodies of one chunked upload each.
+fn chunks<S: std::fmt::Display>(bodies: impl IntoIterator<Item = S>) -> impl Iterator<Item = String> {
+    bodies.into_iter().map(|body| format!("{PAIR} | S> {body} | both | racy"))
+}
+
+#[tokio::test]
+async fn chunks_that_are_none() {
+    let starts = "zz\r\nabc\r\n|-1\r\n|0x5\r\nhello|;a\r\n|\r\n|5\nhello| 5\r\nhello|5;a\nhello|5\rhello|10000000000000000\r\n";
+    let firsts = starts.split('|').chain(["3\r\nabcX", "3\r\nabc\r\nzz\r\n", "5\r\nhello!\r\n"]);
+    let behind = ["zz\r\n", "5\r\nhello!\r\n", "5\r\nhello\n0\r\n\r\n"]
+        .map(|body| format!("{PAIR} | S> 2\r\nhi\r\n | passed 2 | S> {body} | both | racy"));
+    same("chunks_that_are_none", chunks(firsts).chain(behind)).await;
+}
+
+#[tokio::test]
+async fn chunks_that_end_too_early() {
+    let scripts = ["5", "5\r", "5\r\n", "0\r\n", "0\r\n\r"]
+        .map(|body| format!("{PAIR} | S> {body} | S half-close | both"));
+    same("chunks_that_end_too_early", scripts).await;
+}
+
+#[tokio::test]
+async fn chunk_sizes_of_many_forms() {
+    let bodies = ["1 5\r\nx\r\n0\r\n\r\n", "1 x\r\nx\r\n0\r\n\r\n", "00000000000000000001\r\nx\r\n0\r\n\r\n"];
+    same("chunk_sizes_of_many_forms", chunks(bodies)).await;
+}
+
+#[tokio::test]
+async fn chunk_extensions_that_are_very_long_or_very_many() {
+    let long = [16_000, 17_000].map(|length| format!("1;{}\r\nx\r\n0\r\n\r\n", "e".repeat(length)));
+    let many = [400, 5000].map(|count| format!("{}0\r\n\r\n", "1;extension=x\r\nx\r\n".repeat(count)));
+    let spaces = [16_000, 17_000].map(|length| format!("1{}\r\nx\r\n0\r\n\r\n", " ".repeat(length)));
+    let both = format!("{}1;{}\r\nx\r\n0\r\n\r\n", "1;e\r\nx\r\n".repeat(5000), "e".repeat(17_000));
+    let bodies = long.into_iter().chain(many).chain(spaces).chain([both]);
+    same("chunk_extensions_that_are_very_long_or_very_many", chunks(bodies)).await;
+}
+
+#[tokio::test]
+async fn trailers_that_are_very_long_or_very_many() {
+    // What counts of a field is not the end of its line.
+    let limits = [1, 50, 100].map(|count| {
+        let field = format!("X:{}\r\n", "a".repeat(16 * 1024 / count - 2));
+        format!("1\r\nx\r\n0\r\n{}\r\n", field.repeat(count))
+    });
+    let long = [16_000, 17_000].map(|length| format!("1\r\nx\r\n0\r\nX: {}\r\n\r\n", "a".repeat(length)));
+    let many = [99, 101].map(|count| format!("1\r\nx\r\n0\r\n{}\r\n", "X: 1\r\n".repeat(count)));
+    let bodies = limits.into_iter().chain(long).chain(many);
+    same("trailers_that_are_very_long_or_very_many", chunks(bodies)).await;
+}
+
+#[tokio::test]
+async fn trailers_that_are_no_fields() {
+    let bodies = [
+        "0\r\n\n",
+        "0\r\nno colon\r\n\r\n",
+        "0\r\nX : 1\r\n\r\n",
+        "0\r\n: 1\r\n\r\n",
+        "0\r\nX: a\0b\r\n\r\n",
+    ];
+    same("trailers_that_are_no_fields", chunks(bodies)).await;
+}
