@@ -17,7 +17,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
 
 use crate::budget::allocated;
-use crate::outcome::{Refusal, Side};
+use crate::outcome::Side;
 
 /// Names of a set.
 pub const MAX_NAMES: usize = 100;
@@ -27,6 +27,11 @@ pub const MAX_LINES: usize = 100;
 pub const MAX_LINES_BYTES: usize = 64 * 1024;
 /// Bytes that a set takes at most besides its text: its part of [`StreamHeaders`], and what the table keeps with it.
 const OVERHEAD: u64 = 192;
+
+/// A header set that is refused, with a sentence that says why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidHeaders(String);
 
 /// One validated header set.
 #[derive(Debug, Clone)]
@@ -96,8 +101,8 @@ impl HeaderSet {
     /// Validates the set for `side`'s answer.
     ///
     /// # Errors
-    /// [`Refusal::InvalidBody`] with a sentence that names the header, its value, its type or the limit.
-    pub fn parse(given: &Map<String, Value>, side: Side) -> Result<Self, Refusal> {
+    /// [`InvalidHeaders`] with a sentence that names the header, its value, its type or the limit.
+    pub fn parse(given: &Map<String, Value>, side: Side) -> Result<Self, InvalidHeaders> {
         if given.len() > MAX_NAMES {
             return Err(over_limit(MAX_NAMES, "names"));
         }
@@ -124,7 +129,7 @@ impl HeaderSet {
             return Err(over_limit(MAX_LINES_BYTES, "bytes"));
         }
         // The text has grown by doubling; its copy is in an allocation of its size.
-        let text = to_raw_value(given).map_err(|_| Refusal::Internal)?;
+        let text = to_raw_value(given).map_err(|error| invalid(error.to_string()))?;
         Ok(Self { given: (*text).to_owned(), content_length })
     }
 
@@ -161,11 +166,11 @@ impl HeaderSet {
     }
 }
 
-fn invalid(message: String) -> Refusal {
-    Refusal::InvalidBody(message)
+fn invalid(message: String) -> InvalidHeaders {
+    InvalidHeaders(message)
 }
 
-fn over_limit(limit: usize, of_what: &str) -> Refusal {
+fn over_limit(limit: usize, of_what: &str) -> InvalidHeaders {
     invalid(format!("The headers are over the limit of {limit} {of_what}"))
 }
 
@@ -194,7 +199,7 @@ fn text(value: &Value) -> Option<Cow<'_, str>> {
     }
 }
 
-fn line_value<'a>(name: &str, value: &'a Value) -> Result<Cow<'a, str>, Refusal> {
+fn line_value<'a>(name: &str, value: &'a Value) -> Result<Cow<'a, str>, InvalidHeaders> {
     let text = text(value).ok_or_else(|| {
         invalid(format!(
             "The value of the header {name} must be a string, a number, a boolean, or an array of those"
@@ -215,7 +220,7 @@ fn number_text(number: &serde_json::Number) -> String {
     }
 }
 
-fn promised_length(side: Side, values: &[Value]) -> Result<u64, Refusal> {
+fn promised_length(side: Side, values: &[Value]) -> Result<u64, InvalidHeaders> {
     if side == Side::Source {
         return Err(invalid(
             "The server sets the header Content-Length of the upload's answer itself".into(),

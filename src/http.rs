@@ -14,6 +14,7 @@ pub mod json_body;
 pub mod message;
 pub mod openapi;
 pub mod record;
+pub mod refusal;
 pub mod response;
 pub mod route;
 pub mod status;
@@ -30,18 +31,19 @@ use crate::budget::Budget;
 use crate::clients::Clients;
 use crate::id::StreamId;
 use crate::metrics::Metrics;
-use crate::outcome::{LengthMismatch, Refusal, Side, UploadLength};
+use crate::outcome::{LengthMismatch, SeatError, Side, UploadLength};
 use crate::proxies::TrustedProxies;
 use crate::relay::{Offer, SourceBody, SourceHalf};
 use crate::rendezvous::{Meeting, Presence, Rendezvous, Seat};
-use crate::token::Needed;
+use crate::token::{AuthError, Needed};
 use access::Access;
 use connection::ConnectionInfo;
 use cors::{Cors, Grant};
 use head::RequestHead;
 use hosts::Hosts;
-use json_body::Metadata;
+use json_body::{BodyError, Metadata};
 use record::Record;
+use refusal::Refusal;
 use response::Response;
 use route::Route;
 
@@ -80,7 +82,7 @@ impl App {
         connection: ConnectionInfo,
         route: &Route,
         head: &impl RequestHead,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), AuthError> {
         let entrance = connection.entrance;
         if !route.is_public() {
             // A proxy passes on the `Host` of its clients.
@@ -112,13 +114,6 @@ impl App {
             .then(|| self.trusted_proxies.client(head.values("forwarded"), head.values("x-forwarded-for")))
             .flatten();
         named.unwrap_or(connection.address)
-    }
-
-    /// The response to a request that gets nothing, counted and recorded.
-    fn refuse(&self, record: &mut Record, refusal: &Refusal) -> Response {
-        self.metrics.refused(refusal);
-        record.refused(refusal);
-        response::refusal(refusal)
     }
 }
 
@@ -159,9 +154,23 @@ impl RequestContext {
         self.record.answered(response);
     }
 
-    /// The response to a request that gets nothing.
-    pub fn refuse(&mut self, app: &App, refusal: &Refusal) -> Response {
-        app.refuse(&mut self.record, refusal)
+    /// The response to a request that is refused, counted and recorded.
+    pub fn refuse(&mut self, app: &App, refusal: impl Into<Refusal>) -> Response {
+        let refusal = refusal.into();
+        app.metrics.refused(response::refusal_name(&refusal));
+        self.record.refused(&refusal);
+        response::refusal(&refusal)
+    }
+
+    /// The response to a request whose JSON body was read.
+    pub fn answer_json(
+        &mut self,
+        app: &App,
+        route: JsonRoute,
+        read: Result<Metadata, BodyError>,
+    ) -> Response {
+        let answered = read.map_err(Refusal::from).and_then(|json| route.answer(app, json, &mut self.record));
+        answered.unwrap_or_else(|refusal| self.refuse(app, refusal))
     }
 }
 
@@ -178,7 +187,7 @@ pub fn route(
     let grant = app.cors.grant(connection.entrance, head).map(Box::new);
     let mut context = RequestContext { record, grant };
     let decided = guard(|| decide(app, connection, head, body, presence, &mut context));
-    let action = decided.unwrap_or_else(|refusal| respond(context.refuse(app, &refusal)));
+    let action = decided.unwrap_or_else(|refusal| respond(context.refuse(app, refusal)));
     (context, action)
 }
 
@@ -192,7 +201,7 @@ pub fn refuse(
     app: &App,
     connection: ConnectionInfo,
     version: Version,
-    refusal: &Refusal,
+    refusal: impl Into<Refusal>,
 ) -> (RequestContext, Action) {
     let mut context = RequestContext { record: Record::begin(connection.address, version), grant: None };
     let action = respond(context.refuse(app, refusal));
@@ -224,7 +233,7 @@ fn decide(
         Route::Source(id) => Action::Source(seat_source(app, head, &id, body, presence)?),
         Route::Destination(_) | Route::Probe(_) if has_body(head) => {
             let message = "A GET of a stream cannot have a body: to send, use PUT";
-            return Err(Refusal::BadRequest(message.into()));
+            return Err(Refusal::BadRequest(message));
         }
         Route::Destination(id) => {
             Action::Destination(app.rendezvous.seat_destination(&id, Arc::clone(presence) as _)?)
@@ -262,18 +271,14 @@ fn read_json(
     record: &mut Record,
 ) -> Result<Action, Refusal> {
     if head.body_length() == Some(0) {
-        route.respond(app, Metadata::default(), record).map(respond)
+        route.answer(app, Metadata::default(), record).map(respond)
     } else {
         Ok(Action::ReadJson(route))
     }
 }
 
 impl JsonRoute {
-    /// Answers the request by its body.
-    ///
-    /// # Errors
-    /// Why it gets nothing.
-    pub fn respond(self, app: &App, metadata: Metadata, record: &mut Record) -> Result<Response, Refusal> {
+    fn answer(self, app: &App, metadata: Metadata, record: &mut Record) -> Result<Response, Refusal> {
         guard(|| match self {
             Self::Create(client) => handlers::create(app, client, metadata, record),
             Self::Report(id) => handlers::report(app, &id, metadata),
@@ -290,20 +295,20 @@ fn seat_source(
 ) -> Result<Seat<SourceHalf>, Refusal> {
     if head.has("content-range") {
         let message = "A PUT with Content-Range is a part of something: streams carry whole bodies only";
-        return Err(Refusal::BadRequest(message.into()));
+        return Err(Refusal::BadRequest(message));
     }
     let length = head.body_length();
     if let (Some(promised), Some(declared)) = (app.rendezvous.promised_length(id)?, length)
         && promised != declared
     {
         let mismatch = LengthMismatch { promised, upload: UploadLength::Exactly(declared) };
-        return Err(mismatch.into());
+        return Err(SeatError::from(mismatch).into());
     }
     if let (Some(limit), Some(declared)) = (app.rendezvous.max_stream_bytes(), length)
         && declared > limit
     {
-        return Err(Refusal::BodyTooLarge { limit });
+        return Err(SeatError::TooLong { limit }.into());
     }
     let offer = Offer { body: body(), length, headers: transfer::passed_headers(head) };
-    app.rendezvous.seat_source(id, Box::new(offer), Arc::clone(presence) as _)
+    Ok(app.rendezvous.seat_source(id, Box::new(offer), Arc::clone(presence) as _)?)
 }

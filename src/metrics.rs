@@ -20,10 +20,11 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use self::durations::Durations;
+pub use self::families::REFUSALS;
 use self::families::{Connections, Outcomes, Refusals};
 pub use self::format::Format;
 use self::format::to_prometheus;
-use crate::outcome::{Outcome, Refusal};
+use crate::outcome::Outcome;
 
 /// Of every name.
 const PREFIX: &str = "rendezvous";
@@ -172,7 +173,7 @@ impl Metrics {
 
     /// A stream has ended.
     pub fn ended(&self, outcome: &Outcome) {
-        self.outcomes.of(outcome).inc();
+        self.outcomes.count(outcome);
     }
 
     /// A destination has acknowledged its last byte, so long after that was written.
@@ -180,9 +181,9 @@ impl Metrics {
         self.delivery_waits.observe(wait);
     }
 
-    /// A request, or a whole connection, is refused.
-    pub fn refused(&self, refusal: &Refusal) {
-        self.refusals.of(refusal).inc();
+    /// A request, or a whole connection, is refused, by an error of this name: one of [`REFUSALS`].
+    pub fn refused(&self, error: &str) {
+        self.refusals.count(error);
     }
 
     /// A connection was accepted. It is open as long as this is there.

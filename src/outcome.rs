@@ -1,11 +1,11 @@
 //! The vocabulary of endings. Pure: no I/O, no HTTP.
 //!
-//! - A [`Refusal`] is why a request gets nothing of a stream: no seat, or a seat that it loses while it
+//! - A [`SeatError`] is why a request gets nothing of a stream: no seat, or a seat that it loses while it
 //!   waits.
 //! - A [`Fault`] is why a transfer failed after the sides had paired.
 //! - An [`Outcome`] is how a stream ended; each stream has one, and the first one stands.
 //!
-//! The texts are the contract's (section 2); `http::reply` alone turns them into statuses.
+//! The texts are the contract's (section 2); `http::response` alone turns them into responses.
 
 use std::fmt;
 use std::sync::Arc;
@@ -83,18 +83,16 @@ impl fmt::Display for UploadLength {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooMany {
     /// Connections at a time.
-    #[error(
-        "Your address has {0} connections, as many as each may have here (--max-connections-per-client): try again later"
-    )]
+    #[error("Your address has {0} connections, as many as each may have here: try again later")]
     Connections(usize),
     /// Streams at a time that have not ended.
     #[error(
-        "Your address has {0} streams that have not ended, as many as each may have here (--max-streams-per-client): try again later"
+        "Your address has {0} streams that have not ended, as many as each may have here: try again later"
     )]
     Streams(usize),
     /// Streams made in a minute.
     #[error(
-        "Your address makes more streams than the {limit} a minute that each may make here (--max-creations-per-minute): try again later"
+        "Your address makes more streams than the {limit} a minute that each may make here: try again later"
     )]
     Creations {
         /// The limit.
@@ -104,25 +102,16 @@ pub enum TooMany {
     },
 }
 
-/// Why a request gets no seat, or loses the one it waits on, or is not understood at all.
+/// Why a request gets no stream or no seat, or loses the seat that it waits on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum SeatError {
     /// No stream of this id can be connected to: unknown, expired or ended.
     #[error("The specified session id does not exist")]
     NotFound,
-    /// Method and path name no endpoint.
-    #[error("No endpoint exists for the specified method and/or route")]
-    BadRoute,
-    /// A token is needed, and none was given.
-    #[error("This needs a token: send it as Authorization: Bearer TOKEN, or as ?token=TOKEN")]
-    Unauthorized,
-    /// What was given does not give this right.
-    #[error("{0}")]
-    Forbidden(&'static str),
     /// The seat is taken.
     #[error("A client has already connected to the {0} side of this stream")]
     AlreadyConnected(Side),
-    /// An error can not be reported any more.
+    /// An error cannot be reported any more.
     #[error("The specified session has already started streaming")]
     AlreadyStarted,
     /// The time to live passed before both sides had come.
@@ -134,36 +123,21 @@ pub enum Refusal {
     /// The upload's declared length is not the promised one.
     #[error(transparent)]
     LengthMismatch(#[from] LengthMismatch),
-    /// A JSON body that is not what the route takes.
-    #[error("{0}")]
-    InvalidBody(String),
-    /// A body over the limit, in bytes.
+    /// The upload's declared length is over the limit of a stream.
     #[error("The body is over the limit of {limit} bytes")]
-    BodyTooLarge {
+    TooLong {
         /// The limit, in bytes.
         limit: u64,
     },
-    /// A request that breaks HTTP, or asks for what can not be had.
-    #[error("{0}")]
-    BadRequest(String),
-    /// A request head over the limits.
-    #[error("{0}")]
-    HeadTooLarge(String),
-    /// A request head, or a JSON body, that took too long.
-    #[error("The request was not complete after {}", humantime::format_duration(*.0))]
-    RequestTimeout(Duration),
-    /// One of the server's limits is reached.
-    #[error("{0}")]
-    Busy(&'static str),
+    /// There are as many streams as there may be.
+    #[error("The server has as many streams as it may: try again later")]
+    TooManyStreams,
     /// The client has as much as each may have.
     #[error(transparent)]
     TooMany(#[from] TooMany),
     /// The server is about to end.
     #[error("The server is shutting down")]
     ShuttingDown,
-    /// A defect of the server. The text says nothing about the inside.
-    #[error("The server failed to answer this request")]
-    Internal,
 }
 
 /// Why a transfer failed after its sides had paired.
@@ -224,6 +198,66 @@ pub enum Outcome {
     Reported(Arc<Report>),
 }
 
+/// What a fault is, in every place that tells of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FaultTraits {
+    /// Its name in logs and metrics.
+    pub name: &'static str,
+    /// The state of a stream that has ended by it.
+    pub state: &'static str,
+    /// The error that the status object has.
+    pub error: &'static str,
+    /// The status and the error that the source is answered.
+    pub source: (u16, &'static str),
+    /// The same for a destination that has received nothing yet. How a source broke is between it and the server.
+    pub destination: (u16, &'static str),
+}
+
+macro_rules! row {
+    ($name:literal $state:literal $error:literal $source:tt $destination:tt) => {
+        FaultTraits { name: $name, state: $state, error: $error, source: $source, destination: $destination }
+    };
+}
+
+macro_rules! faults {
+    ($($fault:pat => $name:literal $state:literal $error:literal $source:tt $destination:tt,)*) => {
+        impl Fault {
+            /// Its row in the table of faults.
+            #[must_use]
+            pub fn traits(&self) -> FaultTraits {
+                match self {
+                    $($fault => row!($name $state $error $source $destination),)*
+                }
+            }
+        }
+
+        /// The table of faults.
+        pub const FAULTS: &[FaultTraits] = &[$(row!($name $state $error $source $destination),)*];
+    };
+}
+
+// Each fault is one row: its name, the state, the error of the status object; what the source is answered, and what the destination.
+faults! {
+    Self::SourceDisconnected => "source_disconnected" "SRC_DISCONNECTED" "StreamSourceError"
+        (400, "BadRequestError") (502, "StreamSourceError"),
+    Self::SourceBroke(_) => "source_broke" "SRC_ERROR" "StreamSourceError"
+        (400, "BadRequestError") (502, "StreamSourceError"),
+    Self::LengthMismatch(_) => "length_mismatch" "SRC_ERROR" "StreamSourceError"
+        (400, "LengthMismatchError") (502, "StreamSourceError"),
+    Self::TooLong { .. } => "too_long" "SRC_ERROR" "StreamSourceError"
+        (413, "BodyTooLargeError") (502, "StreamSourceError"),
+    Self::TooSlow { .. } => "too_slow" "SRC_ERROR" "StreamSourceError"
+        (502, "StreamSourceError") (502, "StreamSourceError"),
+    Self::DestinationDisconnected => "destination_disconnected" "DST_DISCONNECTED" "StreamDestinationError"
+        (502, "StreamDestinationError") (502, "StreamDestinationError"),
+    Self::Stalled { side: Side::Source, .. } => "source_stalled" "SRC_ERROR" "StreamSourceError"
+        (502, "StreamSourceError") (502, "StreamSourceError"),
+    Self::Stalled { side: Side::Destination, .. } => "destination_stalled" "DST_ERROR" "StreamDestinationError"
+        (502, "StreamDestinationError") (502, "StreamDestinationError"),
+    Self::ShutDown => "shut_down" "SRC_ERROR" "ShuttingDownError"
+        (503, "ShuttingDownError") (503, "ShuttingDownError"),
+}
+
 impl Outcome {
     /// Its name in logs and metrics.
     #[must_use]
@@ -232,17 +266,7 @@ impl Outcome {
             Self::Finished => "finished",
             Self::Expired { .. } => "expired",
             Self::Reported(_) => "reported",
-            Self::Failed(fault) => match fault {
-                Fault::SourceDisconnected => "source_disconnected",
-                Fault::SourceBroke(_) => "source_broke",
-                Fault::LengthMismatch(_) => "length_mismatch",
-                Fault::TooLong { .. } => "too_long",
-                Fault::TooSlow { .. } => "too_slow",
-                Fault::DestinationDisconnected => "destination_disconnected",
-                Fault::Stalled { side: Side::Source, .. } => "source_stalled",
-                Fault::Stalled { side: Side::Destination, .. } => "destination_stalled",
-                Fault::ShutDown => "shut_down",
-            },
+            Self::Failed(fault) => fault.traits().name,
         }
     }
 }

@@ -31,10 +31,10 @@ use crate::config::Size;
 use crate::header_set::StreamHeaders;
 use crate::id::StreamId;
 use crate::metrics::{Census, Metrics};
-use crate::outcome::{Fault, Outcome, Refusal, Report, Side, TooMany};
+use crate::outcome::{Fault, Outcome, Report, SeatError, Side, TooMany};
 use crate::relay::{self, DestinationHalf, Offer, SourceHalf, Transfer};
 use crate::slot::{self, Phase, Waiter};
-use crate::token::{Credential, Needed, Tokens};
+use crate::token::{AuthError, Credential, Needed, Tokens};
 use crate::wire::Wire;
 
 /// The limits of a rendezvous.
@@ -72,7 +72,7 @@ pub struct Meeting {
 }
 
 /// Told to a waiting side: whom it met, or why it waits no longer.
-type Verdict<M> = Result<M, Refusal>;
+type Verdict<M> = Result<M, SeatError>;
 
 /// The connection that a side comes by.
 pub trait Presence: Send + Sync {
@@ -184,7 +184,7 @@ fn has_given_up(party: PartyRef<'_>) -> bool {
 }
 
 impl Party {
-    fn sit(self, slot: &mut Slot) -> Result<Option<(WaitingSource, WaitingDestination)>, Refusal> {
+    fn sit(self, slot: &mut Slot) -> Result<Option<(WaitingSource, WaitingDestination)>, SeatError> {
         match self {
             Self::Source(source) => slot.seat_source(source),
             Self::Destination(destination) => slot.seat_destination(destination),
@@ -279,22 +279,22 @@ impl Rendezvous {
     /// of its maker's quotas. The stream keeps the place until it has ended.
     ///
     /// # Errors
-    /// [`Refusal::Busy`] at `max_streams`, [`Refusal::ShuttingDown`] after [`Rendezvous::drain`], and those of `place`.
+    /// [`SeatError::TooManyStreams`] at `max_streams`, [`SeatError::ShuttingDown`] after [`Rendezvous::drain`], and those of `place`.
     pub fn create(
         &self,
         new: NewStream,
         place: impl FnOnce() -> Result<Option<Place>, TooMany>,
-    ) -> Result<StreamId, Refusal> {
+    ) -> Result<StreamId, SeatError> {
         let NewStream { headers, tokens, reserved } = new;
         let id = StreamId::mint();
         let span = debug_span!(target: "access", "stream", id = %id.short());
         let headers = if headers.memory() == 0 { Arc::clone(&self.bare) } else { Arc::new(headers) };
         let mut table = self.table.lock();
         if table.doors != Doors::Open {
-            return Err(Refusal::ShuttingDown);
+            return Err(SeatError::ShuttingDown);
         }
         if table.expiring.len() + table.census.streaming >= self.limits.max_streams {
-            return Err(Refusal::Busy("The server has as many streams as it may: try again later"));
+            return Err(SeatError::TooManyStreams);
         }
         let place = place()?;
         table.created += 1;
@@ -326,13 +326,13 @@ impl Rendezvous {
     /// is touched. An unknown stream has no tokens: that it is unknown is told by what is asked next.
     ///
     /// # Errors
-    /// [`Refusal::Unauthorized`] or [`Refusal::Forbidden`].
+    /// [`AuthError`]
     pub fn authorize(
         &self,
         id: &StreamId,
         needed: Needed,
         given: Option<Credential<'_>>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), AuthError> {
         let table = self.table.lock();
         let tokens = table.entries.get(id).and_then(|entry| entry.more.as_ref()?.tokens.as_ref());
         tokens.map_or(Ok(()), |tokens| tokens.check(needed, given))
@@ -347,7 +347,7 @@ impl Rendezvous {
         id: &StreamId,
         offer: Box<Offer>,
         presence: Arc<dyn Presence>,
-    ) -> Result<Seat<SourceHalf>, Refusal> {
+    ) -> Result<Seat<SourceHalf>, SeatError> {
         let (tell, verdict) = oneshot::channel();
         self.seat(id, Waiter::Source(WaitingSource { offer, tell, presence }), verdict)
     }
@@ -360,7 +360,7 @@ impl Rendezvous {
         self: &Arc<Self>,
         id: &StreamId,
         presence: Arc<dyn Presence>,
-    ) -> Result<Seat<Meeting>, Refusal> {
+    ) -> Result<Seat<Meeting>, SeatError> {
         let (tell, verdict) = oneshot::channel();
         self.seat(id, Waiter::Destination(WaitingDestination { tell, presence }), verdict)
     }
@@ -370,15 +370,15 @@ impl Rendezvous {
         id: &StreamId,
         newcomer: Party,
         verdict: oneshot::Receiver<Verdict<M>>,
-    ) -> Result<Seat<M>, Refusal> {
+    ) -> Result<Seat<M>, SeatError> {
         let side = newcomer.side();
         let (id, span, left, pair) = {
             let mut guard = self.table.lock();
             let table = &mut *guard;
             if table.doors == Doors::Closed {
-                return Err(Refusal::ShuttingDown);
+                return Err(SeatError::ShuttingDown);
             }
-            let entry = table.entries.get_mut(id).ok_or(Refusal::NotFound)?;
+            let entry = table.entries.get_mut(id).ok_or(SeatError::NotFound)?;
             let left = dismiss(&mut table.census, &mut entry.slot, has_left);
             let meets = entry.slot.waiter().is_some_and(|waiter| waiter.side() != side);
             if meets && has_left(newcomer.as_ref()) {
@@ -404,7 +404,7 @@ impl Rendezvous {
                     Some((pair, halves, is_source_in_doubt))
                 }
                 Err(refusal) => {
-                    if matches!(refusal, Refusal::Reported(_)) {
+                    if matches!(refusal, SeatError::Reported(_)) {
                         self.retain(table, id);
                     }
                     return Err(refusal);
@@ -487,23 +487,23 @@ impl Rendezvous {
     /// Reports an error, for the side that waits or the first that comes. Its memory is `reserved` until the stream is forgotten.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`], or [`Refusal::AlreadyStarted`] while the stream is retained.
+    /// [`SeatError::NotFound`], or [`SeatError::AlreadyStarted`] while the stream is retained.
     pub fn report(
         &self,
         id: &StreamId,
         report: Report,
         reserved: Option<Reservation>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), SeatError> {
         let report = Arc::new(report);
         let (span, waiter) = {
             let mut guard = self.table.lock();
             let table = &mut *guard;
-            let entry = table.entries.get_mut(id).ok_or(Refusal::NotFound)?;
+            let entry = table.entries.get_mut(id).ok_or(SeatError::NotFound)?;
             let was_expired = matches!(entry.slot.phase(), Phase::Ended(Outcome::Expired { .. }));
             let waiter =
                 match follow(&mut table.census, &mut entry.slot, |slot| slot.report(Arc::clone(&report))) {
                     Ok(waiter) => waiter,
-                    Err(_) if was_expired => return Err(Refusal::NotFound),
+                    Err(_) if was_expired => return Err(SeatError::NotFound),
                     Err(refusal) => return Err(refusal),
                 };
             match &mut entry.more {
@@ -521,7 +521,7 @@ impl Rendezvous {
         self.abandoned.notify_one();
         debug!(target: "access", parent: &span, "error {} reported by a client", report.status);
         if let Some(waiter) = waiter {
-            refuse(waiter, Refusal::Reported(report));
+            refuse(waiter, SeatError::Reported(report));
         }
         Ok(())
     }
@@ -530,12 +530,12 @@ impl Rendezvous {
     ///
     /// # Errors
     /// As [`Rendezvous::report`].
-    pub fn check_reportable(&self, id: &StreamId) -> Result<(), Refusal> {
+    pub fn check_reportable(&self, id: &StreamId) -> Result<(), SeatError> {
         let table = self.table.lock();
         match table.entries.get(id).map(|entry| entry.slot.phase()) {
-            None | Some(Phase::Ended(Outcome::Expired { .. })) => Err(Refusal::NotFound),
+            None | Some(Phase::Ended(Outcome::Expired { .. })) => Err(SeatError::NotFound),
             Some(Phase::Created | Phase::Waiting(_)) => Ok(()),
-            Some(_) => Err(Refusal::AlreadyStarted),
+            Some(_) => Err(SeatError::AlreadyStarted),
         }
     }
 
@@ -548,12 +548,12 @@ impl Rendezvous {
     /// The body length promised to the stream's destination, in bytes.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`] also for a stream that has ended.
-    pub fn promised_length(&self, id: &StreamId) -> Result<Option<u64>, Refusal> {
+    /// [`SeatError::NotFound`] also for a stream that has ended.
+    pub fn promised_length(&self, id: &StreamId) -> Result<Option<u64>, SeatError> {
         let table = self.table.lock();
-        let entry = table.entries.get(id).ok_or(Refusal::NotFound)?;
+        let entry = table.entries.get(id).ok_or(SeatError::NotFound)?;
         if matches!(entry.slot.phase(), Phase::Ended(_)) {
-            return Err(Refusal::NotFound);
+            return Err(SeatError::NotFound);
         }
         Ok(entry.headers.promised_length())
     }
@@ -622,7 +622,7 @@ impl Rendezvous {
         for (span, outcome, waiter) in expired {
             debug!(target: "access", parent: &span, "{outcome}");
             if let Some(waiter) = waiter {
-                refuse(waiter, Refusal::Expired);
+                refuse(waiter, SeatError::Expired);
             }
         }
     }
@@ -663,7 +663,7 @@ impl Rendezvous {
             slots.filter_map(|slot| follow(&mut table.census, slot, leave)).collect()
         };
         for waiter in waiters {
-            refuse(waiter, Refusal::ShuttingDown);
+            refuse(waiter, SeatError::ShuttingDown);
         }
     }
 
@@ -717,7 +717,7 @@ fn pop_due(queue: &mut BTreeMap<Deadline, StreamId>, now: Instant) -> Option<Str
 }
 
 /// Tells a waiter that it waits no longer. One that has left does not hear it.
-fn refuse(waiter: Party, refusal: Refusal) {
+fn refuse(waiter: Party, refusal: SeatError) {
     match waiter {
         Waiter::Source(source) => drop(source.tell.send(Err(refusal))),
         Waiter::Destination(destination) => drop(destination.tell.send(Err(refusal))),

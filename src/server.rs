@@ -52,8 +52,9 @@ use crate::http::access::Access;
 use crate::http::connection::Audience;
 use crate::http::cors::Cors;
 use crate::http::hosts::Hosts;
+use crate::http::refusal::Refusal;
+use crate::http::response;
 use crate::metrics::{Census, Metrics};
-use crate::outcome::Refusal;
 use crate::relay;
 use crate::rendezvous::{Limits, Rendezvous};
 use crate::splice::Pipes;
@@ -321,7 +322,7 @@ impl Server {
                     accepted.caller.holds = Some(Hold::Told(permit));
                     Some(refusal)
                 }
-                Err(_) => return self.app().metrics.refused(&refusal),
+                Err(_) => return self.app().metrics.refused(response::refusal_name(&refusal)),
             },
         };
         let shared = Arc::clone(&self.shared);

@@ -16,7 +16,7 @@
 
 use std::sync::Arc;
 
-use crate::outcome::{Outcome, Refusal, Report, Side};
+use crate::outcome::{Outcome, Report, SeatError, Side};
 
 /// The state of one stream.
 #[derive(Debug)]
@@ -89,7 +89,7 @@ impl<S, D> Slot<S, D> {
     ///
     /// # Errors
     /// The seat is taken, the stream has ended, or an error was reported (this ends the stream).
-    pub fn seat_source(&mut self, source: S) -> Result<Option<(S, D)>, Refusal> {
+    pub fn seat_source(&mut self, source: S) -> Result<Option<(S, D)>, SeatError> {
         let (next, seated) = match std::mem::replace(&mut self.0, State::Created) {
             State::Created => (State::SourceWaits(source), Ok(None)),
             State::DestinationWaits(destination) => (State::Streaming, Ok(Some((source, destination)))),
@@ -103,7 +103,7 @@ impl<S, D> Slot<S, D> {
     ///
     /// # Errors
     /// The seat is taken, the stream has ended, or an error was reported (this ends the stream).
-    pub fn seat_destination(&mut self, destination: D) -> Result<Option<(S, D)>, Refusal> {
+    pub fn seat_destination(&mut self, destination: D) -> Result<Option<(S, D)>, SeatError> {
         let (next, seated) = match std::mem::replace(&mut self.0, State::Created) {
             State::Created => (State::DestinationWaits(destination), Ok(None)),
             State::SourceWaits(source) => (State::Streaming, Ok(Some((source, destination)))),
@@ -126,9 +126,9 @@ impl<S, D> Slot<S, D> {
     /// A client reports an error. `Ok(Some(_))`: this waiter is to be told, and the stream has ended.
     ///
     /// # Errors
-    /// [`Refusal::AlreadyStarted`] where the sides have paired, or the stream has ended or was reported
+    /// [`SeatError::AlreadyStarted`] where the sides have paired, or the stream has ended or was reported
     /// before.
-    pub fn report(&mut self, report: Arc<Report>) -> Result<Option<Waiter<S, D>>, Refusal> {
+    pub fn report(&mut self, report: Arc<Report>) -> Result<Option<Waiter<S, D>>, SeatError> {
         match &self.0 {
             State::Created => {
                 self.0 = State::Reported(report);
@@ -137,7 +137,7 @@ impl<S, D> Slot<S, D> {
             State::SourceWaits(_) | State::DestinationWaits(_) => {
                 Ok(self.take_waiter(State::Ended(Outcome::Reported(report))))
             }
-            State::Streaming | State::Reported(_) | State::Ended(_) => Err(Refusal::AlreadyStarted),
+            State::Streaming | State::Reported(_) | State::Ended(_) => Err(SeatError::AlreadyStarted),
         }
     }
 
@@ -192,13 +192,13 @@ impl<S, D> Waiter<S, D> {
 
 impl<S, D> State<S, D> {
     /// No seat here for `side`: the state that stays, and why.
-    fn refuse<T>(self, side: Side) -> (Self, Result<T, Refusal>) {
+    fn refuse<T>(self, side: Side) -> (Self, Result<T, SeatError>) {
         match self {
             Self::Reported(report) => {
-                (Self::Ended(Outcome::Reported(Arc::clone(&report))), Err(Refusal::Reported(report)))
+                (Self::Ended(Outcome::Reported(Arc::clone(&report))), Err(SeatError::Reported(report)))
             }
-            Self::Ended(_) => (self, Err(Refusal::NotFound)),
-            taken => (taken, Err(Refusal::AlreadyConnected(side))),
+            Self::Ended(_) => (self, Err(SeatError::NotFound)),
+            taken => (taken, Err(SeatError::AlreadyConnected(side))),
         }
     }
 }

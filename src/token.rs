@@ -8,7 +8,7 @@ use std::sync::Arc;
 use subtle::{Choice, ConstantTimeEq};
 use uuid::Uuid;
 
-use crate::outcome::{Refusal, Side};
+use crate::outcome::Side;
 
 /// The fewest bytes of a token that was chosen.
 const MIN_BYTES: usize = 16;
@@ -84,14 +84,25 @@ impl Token {
     /// Whether this is what was given.
     ///
     /// # Errors
-    /// [`Refusal::Unauthorized`] where nothing was given, [`Refusal::Forbidden`] where something else was.
-    pub fn check(&self, given: Option<Credential<'_>>) -> Result<(), Refusal> {
+    /// [`AuthError::Unauthorized`] where nothing was given, [`AuthError::Forbidden`] where something else was.
+    pub fn check(&self, given: Option<Credential<'_>>) -> Result<(), AuthError> {
         check(given, |given| self.matches(given))
     }
 
     fn matches(&self, given: Credential<'_>) -> Choice {
         self.0.as_bytes().ct_eq(given.0)
     }
+}
+
+/// Why a request may not do what it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AuthError {
+    /// A token is needed, and none was given.
+    #[error("This needs a token: send it as Authorization: Bearer TOKEN, or as ?token=TOKEN")]
+    Unauthorized,
+    /// What was given does not give this right.
+    #[error("{0}")]
+    Forbidden(&'static str),
 }
 
 impl Tokens {
@@ -105,7 +116,7 @@ impl Tokens {
     ///
     /// # Errors
     /// As [`Token::check`].
-    pub fn check(&self, needed: Needed, given: Option<Credential<'_>>) -> Result<(), Refusal> {
+    pub fn check(&self, needed: Needed, given: Option<Credential<'_>>) -> Result<(), AuthError> {
         match needed {
             Needed::Of(Side::Source) => self.upload.check(given),
             Needed::Of(Side::Destination) => self.download.check(given),
@@ -117,9 +128,13 @@ impl Tokens {
 fn check<'a>(
     given: Option<Credential<'a>>,
     matches: impl FnOnce(Credential<'a>) -> Choice,
-) -> Result<(), Refusal> {
-    let given = given.ok_or(Refusal::Unauthorized)?;
-    if matches(given).into() { Ok(()) } else { Err(Refusal::Forbidden("The token is not the one for this")) }
+) -> Result<(), AuthError> {
+    let given = given.ok_or(AuthError::Unauthorized)?;
+    if matches(given).into() {
+        Ok(())
+    } else {
+        Err(AuthError::Forbidden("The token is not the one for this"))
+    }
 }
 
 impl<'a> Credential<'a> {
@@ -203,11 +218,11 @@ mod tests {
             for needed in [source, destination, Needed::Either] {
                 let checked = tokens.check(needed, given);
                 assert_eq!(checked.is_ok(), rights.contains(&needed), "{needed:?}");
-                assert!(!matches!(checked, Err(Refusal::Unauthorized)));
+                assert!(!matches!(checked, Err(AuthError::Unauthorized)));
             }
         }
         for needed in [source, destination, Needed::Either] {
-            assert_eq!(tokens.check(needed, Credential::new(b"")), Err(Refusal::Unauthorized));
+            assert_eq!(tokens.check(needed, Credential::new(b"")), Err(AuthError::Unauthorized));
         }
     }
 }

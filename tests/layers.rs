@@ -58,7 +58,7 @@ const HOMES: [(&str, &[&str]); 25] = [
     ("ipnet", &["proxies.rs"]),
     ("serde_json", &["header_set.rs", "http/json_body.rs", "http/response.rs", "http/status.rs"]),
     ("serde", &["http/handlers.rs", "http/response.rs", "http/status.rs"]),
-    ("humantime", &["config.rs", "outcome.rs", "http/status.rs", "wire/head.rs"]),
+    ("humantime", &["config.rs", "outcome.rs", "http/json_body.rs", "http/status.rs", "wire/head.rs"]),
     (
         "parking_lot",
         &[

@@ -7,12 +7,12 @@ use std::time::Duration;
 use http::Version;
 use http_rendezvous::config::StreamLimits;
 use http_rendezvous::header_set::{MAX_LINES, MAX_LINES_BYTES, MAX_NAMES, StreamHeaders};
-use http_rendezvous::http::json_body::{self, StreamSettings};
+use http_rendezvous::http::json_body::{self, BodyError, StreamSettings};
 use http_rendezvous::http::message;
 use http_rendezvous::http::response::ResponseHead;
 use http_rendezvous::http::status::Status;
 use http_rendezvous::metrics::Metrics;
-use http_rendezvous::outcome::{Refusal, Side};
+use http_rendezvous::outcome::Side;
 use http_rendezvous::relay;
 use http_rendezvous::rendezvous::{Limits, NewStream, Rendezvous};
 use http_rendezvous::wire::body::Framing;
@@ -55,7 +55,7 @@ fn holds_as_report(data: &[u8], object: Option<&Map<String, Value>>) {
     match report {
         Ok(report) => assert_eq!(Some((report.status, report.name, report.message)), expected),
         Err(refusal) => {
-            assert!(matches!(refusal, Refusal::InvalidBody(_)), "{refusal:?}");
+            assert!(matches!(refusal, BodyError::Invalid(_)), "{refusal:?}");
             assert_eq!(expected, None, "{refusal}");
         }
     }
@@ -84,7 +84,7 @@ fn holds_as_settings(data: &[u8], object: Option<&Map<String, Value>>) {
     let settings = match json_body::stream_settings(data) {
         Ok(settings) => settings,
         Err(refusal) => {
-            assert!(matches!(refusal, Refusal::InvalidBody(_)), "{refusal:?}");
+            assert!(matches!(refusal, BodyError::Invalid(_)), "{refusal:?}");
             return assert!(!is_legal, "{refusal}");
         }
     };

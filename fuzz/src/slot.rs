@@ -1,6 +1,6 @@
 //! One stream's life: any list of operations obeys the rules of the seats, as their model tells them.
 
-use http_rendezvous::outcome::{Fault, Outcome, Refusal, Report, Side};
+use http_rendezvous::outcome::{Fault, Outcome, Report, SeatError, Side};
 use http_rendezvous::slot::{Phase, Slot, Waiter};
 
 #[path = "../../src/slot/model.rs"]

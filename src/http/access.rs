@@ -3,8 +3,7 @@
 use super::connection::{Audience, Entrance};
 use super::head::RequestHead;
 use super::route::Route;
-use crate::outcome::Refusal;
-use crate::token::{Credential, Token};
+use crate::token::{AuthError, Credential, Token};
 
 /// The rules of one server.
 #[derive(Debug, Default)]
@@ -88,12 +87,12 @@ impl Right<'_> {
     /// Whether a request that gives this has it.
     ///
     /// # Errors
-    /// [`Refusal::Unauthorized`] or [`Refusal::Forbidden`].
-    pub fn check(self, given: Option<Credential<'_>>) -> Result<(), Refusal> {
+    /// [`AuthError::Unauthorized`] or [`AuthError::Forbidden`].
+    pub fn check(self, given: Option<Credential<'_>>) -> Result<(), AuthError> {
         match self {
             Self::Everybody | Self::Machine => Ok(()),
             Self::Token(token) => token.check(given),
-            Self::Nobody(why) => Err(Refusal::Forbidden(why)),
+            Self::Nobody(why) => Err(AuthError::Forbidden(why)),
         }
     }
 }
@@ -101,11 +100,11 @@ impl Right<'_> {
 /// Refuses a prefetch: a browser that fetches what its user may open next would use the stream up.
 ///
 /// # Errors
-/// [`Refusal::Forbidden`]
-pub fn check_purpose(head: &impl RequestHead) -> Result<(), Refusal> {
+/// [`AuthError::Forbidden`]
+pub fn check_purpose(head: &impl RequestHead) -> Result<(), AuthError> {
     let mut purposes = ["sec-purpose", "purpose", "x-moz"].into_iter().flat_map(|name| head.values(name));
     if purposes.any(is_prefetch) {
-        return Err(Refusal::Forbidden(
+        return Err(AuthError::Forbidden(
             "A stream is used once, so it cannot be prefetched: send the request again without prefetching",
         ));
     }
@@ -174,7 +173,7 @@ mod tests {
             let given = credential(authorizations.iter().map(|value| value.as_bytes()), query);
             let seen = match token.check(given) {
                 Ok(()) => "right",
-                Err(Refusal::Unauthorized) => "none",
+                Err(AuthError::Unauthorized) => "none",
                 Err(_) => "wrong",
             };
             assert_eq!(seen, verdict, "{authorizations:?} {query:?}");
@@ -246,7 +245,7 @@ mod tests {
             assert_eq!(seen(open), (Ok(()), Ok(())));
             let held = Access { admin_token: Some(token.clone()), open_list: true, ..Access::default() };
             assert_eq!(held.list(entrance).check(Credential::new(b"secret-16-bytes-x")), Ok(()));
-            assert_eq!(seen(held), (Err(Refusal::Unauthorized), Err(Refusal::Unauthorized)));
+            assert_eq!(seen(held), (Err(AuthError::Unauthorized), Err(AuthError::Unauthorized)));
         }
     }
 }

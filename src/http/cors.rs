@@ -15,7 +15,7 @@ use super::connection::{Audience, Entrance};
 use super::head::RequestHead;
 use super::route::Route;
 use crate::config::CorsOrigin;
-use crate::outcome::Refusal;
+use crate::token::AuthError;
 
 /// How the page that sends the request relates to the server: `cross-site`, `same-site`, `same-origin`, or `none` for the user.
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
@@ -69,14 +69,14 @@ impl Cors {
     /// requests that change nothing but the use of an id, and the page must know the id.
     ///
     /// # Errors
-    /// [`Refusal::Forbidden`]
-    pub fn check(&self, entrance: Entrance, route: &Route, head: &impl RequestHead) -> Result<(), Refusal> {
+    /// [`AuthError::Forbidden`]
+    pub fn check(&self, entrance: Entrance, route: &Route, head: &impl RequestHead) -> Result<(), AuthError> {
         let is_allowed = || {
             let is_any = self.allows_any() && entrance.audience == Audience::Clients;
             is_any || self.grant(entrance, head).is_some()
         };
         if (is_of_another_site(route, head) || is_of_another_origin(head)) && !is_allowed() {
-            return Err(Refusal::Forbidden(
+            return Err(AuthError::Forbidden(
                 "This request is from a web page of another site: to allow it, start the server with --cors-origin ORIGIN. A proxy \
                  must pass on Host",
             ));

@@ -10,11 +10,12 @@ use super::App;
 use super::head::RequestHead;
 use super::json_body::{self, Metadata};
 use super::record::Record;
+use super::refusal::Refusal;
 use super::response::{self, Response};
 use super::status::{List, Status};
 use crate::id::StreamId;
 use crate::metrics::Format;
-use crate::outcome::Refusal;
+use crate::outcome::SeatError;
 use crate::rendezvous::NewStream;
 use crate::token::Tokens;
 
@@ -71,12 +72,16 @@ pub(super) fn metrics(app: &App, head: &impl RequestHead) -> Response {
 
 /// `GET /readyz`
 pub(super) fn ready(app: &App) -> Result<Response, Refusal> {
-    if app.rendezvous.is_draining() { Err(Refusal::ShuttingDown) } else { Ok(response::text("ready")) }
+    if app.rendezvous.is_draining() {
+        Err(SeatError::ShuttingDown.into())
+    } else {
+        Ok(response::text("ready"))
+    }
 }
 
 /// `GET /stream/:id/status`
 pub(super) fn status(app: &App, id: &StreamId) -> Result<Response, Refusal> {
-    let snapshot = app.rendezvous.snapshot(id).ok_or(Refusal::NotFound)?;
+    let snapshot = app.rendezvous.snapshot(id).ok_or(SeatError::NotFound)?;
     response::large_json(&Status::from(&snapshot), &app.answers)
 }
 
@@ -84,6 +89,6 @@ pub(super) fn status(app: &App, id: &StreamId) -> Result<Response, Refusal> {
 pub(super) fn probe(app: &App, id: &StreamId) -> Result<Response, Refusal> {
     match app.rendezvous.snapshot(id) {
         Some(snapshot) if snapshot.is_connectable() => Ok(response::empty(StatusCode::OK)),
-        _ => Err(Refusal::NotFound),
+        _ => Err(SeatError::NotFound.into()),
     }
 }

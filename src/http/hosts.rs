@@ -5,7 +5,7 @@
 
 use super::head::RequestHead;
 use crate::config::HostName;
-use crate::outcome::Refusal;
+use crate::token::AuthError;
 
 /// The accepted names, besides local ones.
 #[derive(Debug, Default)]
@@ -22,8 +22,8 @@ impl Hosts {
     /// passes.
     ///
     /// # Errors
-    /// [`Refusal::Forbidden`]
-    pub fn check(&self, head: &impl RequestHead) -> Result<(), Refusal> {
+    /// [`AuthError::Forbidden`]
+    pub fn check(&self, head: &impl RequestHead) -> Result<(), AuthError> {
         let is_ours = |host: HostName| host.is_local() || self.0.contains(&host);
         if head
             .authorities()
@@ -31,7 +31,7 @@ impl Hosts {
         {
             Ok(())
         } else {
-            Err(Refusal::Forbidden(
+            Err(AuthError::Forbidden(
                 "This listener is on loopback and does not accept this Host: use http://localhost, or start the server with \
                  --allow-host NAME, or, behind a proxy, with --trusted-proxy",
             ))

@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use crate::budget::{Budget, Exhausted, Reservation};
-use crate::header_set::{HeaderSet, StreamHeaders};
-use crate::outcome::{Refusal, Report, Side};
+use crate::header_set::{HeaderSet, InvalidHeaders, StreamHeaders};
+use crate::outcome::{Report, Side};
 use crate::relay::SourceBody;
 
 /// Bytes of a JSON body.
@@ -18,30 +18,55 @@ pub const MAX_BODY_BYTES: u64 = 64 * 1024;
 /// Bytes of a JSON body that are not reserved: a stream without header sets needs no more.
 const SMALL_BODY_BYTES: usize = 1024;
 
+/// Why a JSON body is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// It is not what the route takes; with a sentence that says why.
+    #[error("{0}")]
+    Invalid(String),
+    /// It has more than [`MAX_BODY_BYTES`].
+    #[error("The body is over the limit of {MAX_BODY_BYTES} bytes")]
+    TooLarge,
+    /// Its framing is broken, or its connection has ended.
+    #[error("The request body is broken off")]
+    BrokenOff,
+    /// It was not complete in time.
+    #[error("The request was not complete after {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    /// All header sets, error reports and JSON bodies together take as much memory as they may.
+    #[error(
+        "The header sets and error reports of all streams take as much memory as they may (--max-metadata-bytes): try again later"
+    )]
+    Busy,
+}
+
+impl From<InvalidHeaders> for BodyError {
+    fn from(invalid: InvalidHeaders) -> Self {
+        Self::Invalid(invalid.to_string())
+    }
+}
+
 /// Reads a body of `length` bytes, if that is declared, for which the client has `limit`. Its memory is reserved in `budget`.
 ///
 /// # Errors
-/// [`Refusal::BodyTooLarge`] over 64 KiB, also as soon as a declared length is;
-/// [`Refusal::RequestTimeout`]; [`Refusal::BadRequest`] where its framing is broken; [`Refusal::Busy`] where the budget is
-/// exhausted.
+/// [`BodyError`]; over 64 KiB as soon as a declared length is.
 pub async fn read(
     body: &mut SourceBody,
     length: Option<u64>,
     limit: Duration,
     budget: &Arc<Budget>,
-) -> Result<Metadata, Refusal> {
+) -> Result<Metadata, BodyError> {
     if length.is_some_and(|length| length > MAX_BODY_BYTES) {
-        return Err(Refusal::BodyTooLarge { limit: MAX_BODY_BYTES });
+        return Err(BodyError::TooLarge);
     }
     let mut metadata = Metadata { json: Vec::new(), reserved: Some(budget.reserve(0).map_err(busy)?) };
     let reading = async {
         while let Some(data) = poll_fn(|cx| body.poll_data(cx)).await {
-            metadata
-                .extend(&data.map_err(|_| Refusal::BadRequest("The request body is broken off".into()))?)?;
+            metadata.extend(&data.map_err(|_| BodyError::BrokenOff)?)?;
         }
         Ok(())
     };
-    timeout(limit, reading).await.unwrap_or(Err(Refusal::RequestTimeout(limit)))?;
+    timeout(limit, reading).await.unwrap_or(Err(BodyError::TimedOut(limit)))?;
     Ok(metadata)
 }
 
@@ -55,9 +80,9 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    fn extend(&mut self, data: &[u8]) -> Result<(), Refusal> {
+    fn extend(&mut self, data: &[u8]) -> Result<(), BodyError> {
         if (self.json.len() + data.len()) as u64 > MAX_BODY_BYTES {
-            return Err(Refusal::BodyTooLarge { limit: MAX_BODY_BYTES });
+            return Err(BodyError::TooLarge);
         }
         self.json.extend_from_slice(data);
         if self.json.len() > SMALL_BODY_BYTES {
@@ -66,24 +91,22 @@ impl Metadata {
         Ok(())
     }
 
-    fn reserve(&mut self, bytes: u64) -> Result<(), Refusal> {
+    fn reserve(&mut self, bytes: u64) -> Result<(), BodyError> {
         self.reserved.as_mut().map_or(Ok(()), |reserved| reserved.resize(bytes)).map_err(busy)
     }
 
     /// Drops the body and keeps a reservation of `bytes` for what was parsed from it; `None` for 0 bytes.
     ///
     /// # Errors
-    /// [`Refusal::Busy`]
-    pub fn into_reservation(mut self, bytes: u64) -> Result<Option<Reservation>, Refusal> {
+    /// [`BodyError::Busy`]
+    pub fn into_reservation(mut self, bytes: u64) -> Result<Option<Reservation>, BodyError> {
         self.reserve(bytes)?;
         Ok(self.reserved.filter(|_| bytes > 0))
     }
 }
 
-fn busy(_: Exhausted) -> Refusal {
-    Refusal::Busy(
-        "The header sets and error reports of all streams take as much memory as they may (--max-metadata-bytes): try again later",
-    )
+fn busy(_: Exhausted) -> BodyError {
+    BodyError::Busy
 }
 
 /// What a stream is to be made with.
@@ -98,18 +121,18 @@ pub struct StreamSettings {
 /// What a stream is to be made with.
 ///
 /// # Errors
-/// [`Refusal::InvalidBody`] with a sentence that says what is wrong.
-pub fn stream_settings(body: &[u8]) -> Result<StreamSettings, Refusal> {
+/// [`BodyError::Invalid`] with a sentence that says what is wrong.
+pub fn stream_settings(body: &[u8]) -> Result<StreamSettings, BodyError> {
     let mut object = object(body)?.unwrap_or_default();
     let is_split = match object.remove("access") {
         None | Some(Value::Null) => false,
         Some(Value::String(access)) if access == "split" => true,
-        Some(_) => return Err(Refusal::InvalidBody("access must be \"split\", or be left out".into())),
+        Some(_) => return Err(BodyError::Invalid("access must be \"split\", or be left out".into())),
     };
     let mut set = |key: &str, side| match object.remove(key) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::Object(given)) => HeaderSet::parse(&given, side).map(Some),
-        Some(_) => Err(Refusal::InvalidBody(format!("{key} must be an object of header names and values"))),
+        Some(Value::Object(given)) => Ok(Some(HeaderSet::parse(&given, side)?)),
+        Some(_) => Err(BodyError::Invalid(format!("{key} must be an object of header names and values"))),
     };
     let headers = StreamHeaders {
         download: set("download_headers", Side::Destination)?,
@@ -121,8 +144,8 @@ pub fn stream_settings(body: &[u8]) -> Result<StreamSettings, Refusal> {
 /// What a client reports.
 ///
 /// # Errors
-/// [`Refusal::InvalidBody`] with a sentence that says what is wrong.
-pub fn report(body: &[u8]) -> Result<Report, Refusal> {
+/// [`BodyError::Invalid`] with a sentence that says what is wrong.
+pub fn report(body: &[u8]) -> Result<Report, BodyError> {
     let mut object = object(body)?.unwrap_or_default();
     let status = match object.remove("http_status") {
         None | Some(Value::Null) => 0,
@@ -136,7 +159,7 @@ pub fn report(body: &[u8]) -> Result<Report, Refusal> {
     let mut text = |key: &str, default: &str| match object.remove(key) {
         None => Ok(default.to_owned()),
         Some(Value::String(text)) => Ok(text),
-        Some(_) => Err(Refusal::InvalidBody(format!("{key} must be a string"))),
+        Some(_) => Err(BodyError::Invalid(format!("{key} must be a string"))),
     };
     Ok(Report {
         status,
@@ -145,8 +168,8 @@ pub fn report(body: &[u8]) -> Result<Report, Refusal> {
     })
 }
 
-fn bad_status() -> Refusal {
-    Refusal::InvalidBody("http_status must be an integer from 400 to 599".into())
+fn bad_status() -> BodyError {
+    BodyError::Invalid("http_status must be an integer from 400 to 599".into())
 }
 
 /// JSON has one kind of number: `404.0` is 404, and `-0` is 0.
@@ -155,7 +178,7 @@ fn whole_number(value: &Value) -> Option<u16> {
 }
 
 /// The object that `body` is; `None` where it is empty or `null`.
-fn object(body: &[u8]) -> Result<Option<Map<String, Value>>, Refusal> {
+fn object(body: &[u8]) -> Result<Option<Map<String, Value>>, BodyError> {
     if body.is_empty() {
         return Ok(None);
     }
@@ -163,8 +186,8 @@ fn object(body: &[u8]) -> Result<Option<Map<String, Value>>, Refusal> {
     match serde_json::from_slice(body) {
         Ok(Value::Object(object)) => Ok(Some(object)),
         Ok(Value::Null) => Ok(None),
-        Ok(_) => Err(Refusal::InvalidBody("Invalid JSON: the body must be an object".into())),
-        Err(error) => Err(Refusal::InvalidBody(format!("Invalid JSON: {error}"))),
+        Ok(_) => Err(BodyError::Invalid("Invalid JSON: the body must be an object".into())),
+        Err(error) => Err(BodyError::Invalid(format!("Invalid JSON: {error}"))),
     }
 }
 
@@ -217,7 +240,7 @@ mod tests {
             "{\"name\":null}",
             "{\"message\":[\"a\"]}",
         ] {
-            assert!(matches!(report(body.as_bytes()), Err(Refusal::InvalidBody(_))), "{body}");
+            assert!(matches!(report(body.as_bytes()), Err(BodyError::Invalid(_))), "{body}");
         }
     }
 

@@ -15,6 +15,7 @@ mod tests {
     use super::super::response::ERRORS;
     use super::super::route::Route;
     use super::*;
+    use crate::outcome::FAULTS;
 
     const README: &str = include_str!("../../README.md");
 
@@ -81,7 +82,9 @@ mod tests {
     }
 
     fn errors_of_the_code() -> BTreeSet<(String, String)> {
-        ERRORS.iter().map(|(status, name)| (status.as_str().to_owned(), (*name).to_owned())).collect()
+        let refusals = ERRORS.iter().map(|(status, name)| (status.as_u16(), *name));
+        let faults = FAULTS.iter().flat_map(|fault| [fault.source, fault.destination]);
+        refusals.chain(faults).map(|(status, name)| (status.to_string(), name.to_owned())).collect()
     }
 
     #[test]

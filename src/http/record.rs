@@ -10,9 +10,10 @@ use http::Version;
 use tokio::time::Instant;
 use tracing::{Level, enabled, info};
 
+use super::refusal::Refusal;
 use super::response::{self, Body, Response};
 use crate::id::StreamId;
-use crate::outcome::{Outcome, Refusal};
+use crate::outcome::Outcome;
 use crate::relay::{DestinationHalf, Transfer};
 
 /// What is known of a request so far.

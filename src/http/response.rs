@@ -11,10 +11,14 @@ use serde::Serialize;
 
 use super::cors;
 use super::head::RequestHead;
+use super::json_body::BodyError;
+use super::refusal::Refusal;
 use crate::budget::{Budget, Reservation, allocated};
 use crate::header_set::Spellings;
-use crate::outcome::{Fault, Outcome, Refusal, Side, TooMany};
+use crate::outcome::{Fault, Outcome, SeatError, TooMany};
 use crate::relay::{DestinationHalf, Relay};
+use crate::token::AuthError;
+use crate::wire::head::HeadError;
 
 /// A response.
 pub struct Response {
@@ -58,7 +62,8 @@ const RETRY: Duration = Duration::from_secs(5);
 /// Bytes of an answer that are not reserved: a connection takes as much anyway.
 const SMALL_JSON: usize = 4 * 1024;
 
-/// The status and the `name` of every error that is the server's own; what a client reports has its own.
+/// The status and the `name` of every refusal that is the server's own; what a client reports has its own. Those of faults are in the table
+/// of [`crate::outcome`].
 macro_rules! error_kinds {
     ($($kind:ident = $status:ident $name:literal,)*) => {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,8 +101,6 @@ error_kinds! {
     TooMany = TOO_MANY_REQUESTS "TooManyRequestsError",
     HeadTooLarge = REQUEST_HEADER_FIELDS_TOO_LARGE "BadRequestError",
     Internal = INTERNAL_SERVER_ERROR "InternalError",
-    SourceFailed = BAD_GATEWAY "StreamSourceError",
-    DestinationFailed = BAD_GATEWAY "StreamDestinationError",
     Busy = SERVICE_UNAVAILABLE "ServerBusyError",
     ShuttingDown = SERVICE_UNAVAILABLE "ShuttingDownError",
     Expired = GATEWAY_TIMEOUT "SessionTimeoutError",
@@ -120,9 +123,9 @@ impl ErrorBody {
     pub fn of_outcome(outcome: &Outcome) -> Option<Self> {
         match outcome {
             Outcome::Finished => None,
-            Outcome::Failed(fault) => Some(Self::new(fault_kind(fault).parts().1, fault)),
-            Outcome::Expired { .. } => Some(refusal_parts(&Refusal::Expired).1),
-            Outcome::Reported(report) => Some(refusal_parts(&Refusal::Reported(Arc::clone(report))).1),
+            Outcome::Failed(fault) => Some(Self::new(fault.traits().error, fault)),
+            Outcome::Expired { .. } => Some(refusal_parts(&SeatError::Expired.into()).1),
+            Outcome::Reported(report) => Some(Self::new(&report.name, &report.message)),
         }
     }
 }
@@ -232,134 +235,136 @@ pub fn refusal_name(refusal: &Refusal) -> &'static str {
     refusal_kind(refusal).map_or("reported", |kind| kind.parts().1)
 }
 
-/// The answer to a request that gets nothing of a stream.
+/// The response to a request that is refused.
 #[must_use]
 pub fn refusal(refusal: &Refusal) -> Response {
     let (status, body) = refusal_parts(refusal);
-    let mut response = json(status, &body);
+    let mut response = error(status, &body);
+    let headers = &mut response.head.headers;
     match refusal {
-        Refusal::Busy(_) | Refusal::ShuttingDown => {
-            response.head.headers.insert(RETRY_AFTER, RETRY.as_secs().into());
-        }
-        Refusal::Unauthorized => {
-            response.head.headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        Refusal::Auth(AuthError::Unauthorized) => {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         // It depends on request fields that are in no `Vary`.
-        Refusal::Forbidden(_) => {
-            response.head.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Refusal::Auth(AuthError::Forbidden(_)) => {
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
-        Refusal::TooMany(too_many) => {
+        Refusal::Seat(SeatError::TooMany(too_many)) => {
             let seconds = match too_many {
                 TooMany::Creations { wait, .. } => wait.as_millis().div_ceil(1000),
                 TooMany::Connections(_) | TooMany::Streams(_) => RETRY.as_secs().into(),
             };
-            response.head.headers.insert(RETRY_AFTER, u64::try_from(seconds).unwrap_or(u64::MAX).into());
+            headers.insert(RETRY_AFTER, u64::try_from(seconds).unwrap_or(u64::MAX).into());
         }
         _ => {}
     }
     // The connection's input is of no more use, or its server.
     response.head.closes = matches!(
         refusal,
-        Refusal::HeadTooLarge(_)
-            | Refusal::RequestTimeout(_)
+        Refusal::Head(_)
             | Refusal::BadRequest(_)
-            | Refusal::ShuttingDown
+            | Refusal::Body(BodyError::BrokenOff | BodyError::TimedOut(_))
+            | Refusal::Seat(SeatError::ShuttingDown)
     );
     response
 }
 
-/// The answer to the source of a transfer that has ended so.
+/// The response to the source of a transfer that has ended so.
 #[must_use]
 pub fn source_fault(fault: &Fault) -> Response {
-    let mut response = match fault {
-        Fault::SourceBroke(_) => error(ErrorKind::BadRequest, fault),
-        Fault::SourceDisconnected => {
-            error(ErrorKind::BadRequest, "The connection ended before the upload did")
-        }
-        Fault::LengthMismatch(mismatch) => refusal(&Refusal::LengthMismatch(*mismatch)),
-        Fault::TooLong { limit } => refusal(&Refusal::BodyTooLarge { limit: *limit }),
-        Fault::ShutDown => refusal(&Refusal::ShuttingDown),
-        Fault::DestinationDisconnected | Fault::Stalled { .. } | Fault::TooSlow { .. } => {
-            error(fault_kind(fault), fault)
-        }
-    };
-    response.head.closes = true;
-    response
+    let (status, name) = fault.traits().source;
+    match fault {
+        Fault::SourceDisconnected => last_error(status, name, "The connection ended before the upload did"),
+        _ => last_error(status, name, fault),
+    }
 }
 
-/// The answer to a destination that has got no byte of a transfer that has ended so.
+/// The response to a destination that has received no byte of a transfer that has ended so.
 #[must_use]
 pub fn destination_fault(fault: &Fault) -> Response {
-    let mut response = match fault {
-        Fault::ShutDown => refusal(&Refusal::ShuttingDown),
-        Fault::Stalled { .. } | Fault::TooSlow { .. } | Fault::DestinationDisconnected => {
-            error(fault_kind(fault), fault)
-        }
+    let (status, name) = fault.traits().destination;
+    match fault {
         // How the source broke is between it and the server.
-        Fault::SourceDisconnected
-        | Fault::SourceBroke(_)
-        | Fault::LengthMismatch(_)
-        | Fault::TooLong { .. } => error(ErrorKind::SourceFailed, &Fault::SourceDisconnected),
-    };
-    response.head.closes = true;
-    response
+        Fault::SourceBroke(_) | Fault::LengthMismatch(_) | Fault::TooLong { .. } => {
+            last_error(status, name, &Fault::SourceDisconnected)
+        }
+        _ => last_error(status, name, fault),
+    }
 }
 
 fn with_body(status: StatusCode, body: Bytes) -> Response {
     Response { head: ResponseHead { status, ..ResponseHead::default() }, body: Body::Bytes(body) }
 }
 
-fn error(kind: ErrorKind, message: &(impl ToString + ?Sized)) -> Response {
-    let (status, name) = kind.parts();
-    json(status, &ErrorBody::new(name, message))
+/// An error behind which the connection is of no more use.
+fn last_error(status: u16, name: &str, message: &(impl ToString + ?Sized)) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = error(status, &ErrorBody::new(name, message));
+    response.head.closes = true;
+    response
 }
 
-fn fault_kind(fault: &Fault) -> ErrorKind {
-    match fault {
-        Fault::SourceDisconnected
-        | Fault::SourceBroke(_)
-        | Fault::LengthMismatch(_)
-        | Fault::TooLong { .. }
-        | Fault::TooSlow { .. }
-        | Fault::Stalled { side: Side::Source, .. } => ErrorKind::SourceFailed,
-        Fault::DestinationDisconnected | Fault::Stalled { side: Side::Destination, .. } => {
-            ErrorKind::DestinationFailed
-        }
-        Fault::ShutDown => ErrorKind::ShuttingDown,
+fn error(status: StatusCode, body: &ErrorBody) -> Response {
+    let mut response = json(status, body);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.head.headers.insert(RETRY_AFTER, RETRY.as_secs().into());
     }
+    response
 }
 
 /// Which error it is; `None` for one that a client reported.
 fn refusal_kind(refusal: &Refusal) -> Option<ErrorKind> {
     Some(match refusal {
-        Refusal::Reported(_) => return None,
-        Refusal::NotFound => ErrorKind::NotFound,
+        Refusal::Head(HeadError::Malformed(_)) | Refusal::BadRequest(_) => ErrorKind::BadRequest,
+        Refusal::Head(HeadError::TooLong | HeadError::TooManyFields) => ErrorKind::HeadTooLarge,
+        Refusal::Head(HeadError::TimedOut(_)) => ErrorKind::RequestTimeout,
+        Refusal::Auth(AuthError::Unauthorized) => ErrorKind::Unauthorized,
+        Refusal::Auth(AuthError::Forbidden(_)) => ErrorKind::Forbidden,
+        Refusal::Seat(error) => match error {
+            SeatError::Reported(_) => return None,
+            SeatError::NotFound => ErrorKind::NotFound,
+            SeatError::AlreadyConnected(_) => ErrorKind::AlreadyConnected,
+            SeatError::AlreadyStarted => ErrorKind::AlreadyStarted,
+            SeatError::Expired => ErrorKind::Expired,
+            SeatError::LengthMismatch(_) => ErrorKind::LengthMismatch,
+            SeatError::TooLong { .. } => ErrorKind::BodyTooLarge,
+            SeatError::TooManyStreams => ErrorKind::Busy,
+            SeatError::TooMany(_) => ErrorKind::TooMany,
+            SeatError::ShuttingDown => ErrorKind::ShuttingDown,
+        },
+        Refusal::Body(error) => match error {
+            BodyError::Invalid(_) => ErrorKind::InvalidBody,
+            BodyError::TooLarge => ErrorKind::BodyTooLarge,
+            BodyError::BrokenOff => ErrorKind::BadRequest,
+            BodyError::TimedOut(_) => ErrorKind::RequestTimeout,
+            BodyError::Busy => ErrorKind::Busy,
+        },
         Refusal::BadRoute => ErrorKind::BadRoute,
-        Refusal::Unauthorized => ErrorKind::Unauthorized,
-        Refusal::Forbidden(_) => ErrorKind::Forbidden,
-        Refusal::AlreadyConnected(_) => ErrorKind::AlreadyConnected,
-        Refusal::AlreadyStarted => ErrorKind::AlreadyStarted,
-        Refusal::Expired => ErrorKind::Expired,
-        Refusal::LengthMismatch(_) => ErrorKind::LengthMismatch,
-        Refusal::InvalidBody(_) => ErrorKind::InvalidBody,
-        Refusal::BodyTooLarge { .. } => ErrorKind::BodyTooLarge,
-        Refusal::BadRequest(_) => ErrorKind::BadRequest,
-        Refusal::HeadTooLarge(_) => ErrorKind::HeadTooLarge,
-        Refusal::RequestTimeout(_) => ErrorKind::RequestTimeout,
         Refusal::Busy(_) => ErrorKind::Busy,
-        Refusal::TooMany(_) => ErrorKind::TooMany,
-        Refusal::ShuttingDown => ErrorKind::ShuttingDown,
         Refusal::Internal => ErrorKind::Internal,
     })
 }
 
 fn refusal_parts(refusal: &Refusal) -> (StatusCode, ErrorBody) {
-    let (status, name) = match (refusal, refusal_kind(refusal)) {
-        (Refusal::Reported(report), _) => {
-            let status = StatusCode::from_u16(report.status).unwrap_or(StatusCode::BAD_REQUEST);
-            (status, report.name.as_str())
-        }
-        (_, kind) => kind.unwrap_or(ErrorKind::Internal).parts(),
+    if let Refusal::Seat(SeatError::Reported(report)) = refusal {
+        let status = StatusCode::from_u16(report.status).unwrap_or(StatusCode::BAD_REQUEST);
+        return (status, ErrorBody::new(&report.name, &report.message));
+    }
+    let (status, name) = refusal_kind(refusal).unwrap_or(ErrorKind::Internal).parts();
+    let message = match refusal.flag() {
+        Some(flag) => format!("{refusal} ({flag})"),
+        None => refusal.to_string(),
     };
-    (status, ErrorBody::new(name, refusal))
+    (status, ErrorBody { name: name.to_owned(), message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::REFUSALS;
+
+    #[test]
+    fn every_refusal_is_counted_by_its_name() {
+        assert!(ERRORS.iter().all(|(_, name)| REFUSALS.contains(name)), "{ERRORS:?}");
+    }
 }

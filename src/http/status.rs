@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::response::ErrorBody;
 use crate::header_set::HeaderSet;
-use crate::outcome::{Fault, Outcome, Side};
+use crate::outcome::{Outcome, Side};
 use crate::rendezvous::{Snapshot, SnapshotState};
 
 /// All of them, as `GET /stream` shows them.
@@ -70,17 +70,7 @@ fn state_name(state: &SnapshotState) -> &'static str {
             Outcome::Expired { present: Some(Side::Destination) } => "TIMEOUT_NO_SRC",
             Outcome::Expired { present: Some(Side::Source) } => "TIMEOUT_NO_DST",
             Outcome::Reported(_) => "CLIENT_ERROR",
-            Outcome::Failed(fault) => match fault {
-                Fault::SourceDisconnected => "SRC_DISCONNECTED",
-                Fault::DestinationDisconnected => "DST_DISCONNECTED",
-                Fault::SourceBroke(_)
-                | Fault::LengthMismatch(_)
-                | Fault::TooLong { .. }
-                | Fault::TooSlow { .. }
-                | Fault::Stalled { side: Side::Source, .. }
-                | Fault::ShutDown => "SRC_ERROR",
-                Fault::Stalled { side: Side::Destination, .. } => "DST_ERROR",
-            },
+            Outcome::Failed(fault) => fault.traits().state,
         },
     }
 }

@@ -91,7 +91,7 @@ impl Line {
 #[derive(Debug)]
 enum Event {
     Visit(Visit),
-    Reported(Result<(), Refusal>),
+    Reported(Result<(), SeatError>),
     Nothing,
 }
 
@@ -107,7 +107,7 @@ struct Visit {
 
 #[derive(Debug)]
 enum End {
-    Refused(Refusal),
+    Refused(SeatError),
     /// It left. `unmet`: and was seen to have left before it met anybody.
     Left {
         unmet: bool,
@@ -255,7 +255,7 @@ impl Stage {
         conduct: Conduct,
         tag: u8,
         line: &Line,
-        seat: Result<Seat<M>, Refusal>,
+        seat: Result<Seat<M>, SeatError>,
         transfer: impl FnOnce(M) -> End,
     ) -> Visit {
         let mut seat = match seat {
@@ -405,7 +405,8 @@ fn judge_report(events: &[Event], visits: &[&Visit], text: &str) {
         _ => None,
     });
     let taken = reports.filter(|result| result.is_ok()).count();
-    let told = visits.iter().filter(|visit| matches!(visit.end, End::Refused(Refusal::Reported(_)))).count();
+    let told =
+        visits.iter().filter(|visit| matches!(visit.end, End::Refused(SeatError::Reported(_)))).count();
     assert!(told <= taken && taken <= 1, "{told} told of {taken} reports");
     assert_eq!(total(text, "streams_ended_total{outcome=\"reported\"}"), taken);
 }
@@ -413,20 +414,20 @@ fn judge_report(events: &[Event], visits: &[&Visit], text: &str) {
 /// Who is refused is refused for what has happened.
 fn judge_visit(visit: &Visit, visits: &[&Visit], text: &str) -> u32 {
     match &visit.end {
-        End::Refused(Refusal::AlreadyConnected(side)) => {
+        End::Refused(SeatError::AlreadyConnected(side)) => {
             assert_eq!((*side, visit.seated), (visit.side, false));
             let has_seat = |other: &&&Visit| other.side == visit.side && other.seated;
             assert!(visits.iter().any(|other| has_seat(&other)), "nobody had the seat");
             sight::SEAT_TAKEN
         }
-        End::Refused(Refusal::Expired) => {
+        End::Refused(SeatError::Expired) => {
             assert!(visit.seated);
             assert_eq!(total(text, "streams_ended_total{outcome=\"expired\"}"), 1);
             sight::EXPIRED
         }
-        End::Refused(Refusal::Reported(_)) => sight::REPORT_TOLD,
-        End::Refused(Refusal::ShuttingDown) => sight::SHUT_DOWN,
-        End::Refused(Refusal::NotFound) => {
+        End::Refused(SeatError::Reported(_)) => sight::REPORT_TOLD,
+        End::Refused(SeatError::ShuttingDown) => sight::SHUT_DOWN,
+        End::Refused(SeatError::NotFound) => {
             assert!(!visit.seated, "who waits is told why it waits no longer");
             0
         }

@@ -16,8 +16,8 @@ use super::http2;
 use crate::clients::Place;
 use crate::http::App;
 use crate::http::connection::{ConnectionInfo, Entrance};
+use crate::http::refusal::Refusal;
 use crate::metrics::OpenConnection;
-use crate::outcome::Refusal;
 use crate::socket::Socket;
 use crate::splice::Pipes;
 use crate::wire::Wire;
@@ -105,7 +105,7 @@ pub(super) async fn serve_tls(
             Ok((Box::pin(Socket::secure(stream, silence, &acceptor)).await?, refusal))
         } else {
             let message = "This port speaks HTTPS: use https:// in place of http://";
-            Ok::<_, io::Error>((Socket::new(stream, silence), Some(Refusal::BadRequest(message.into()))))
+            Ok::<_, io::Error>((Socket::new(stream, silence), Some(Refusal::BadRequest(message))))
         }
     };
     let (socket, refusal) = match timeout(shared.app.request_timeout, shaking).await {

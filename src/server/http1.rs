@@ -29,10 +29,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 use super::connection::{Connection, Shared};
+use crate::http::json_body::{self, BodyError, Metadata};
+use crate::http::refusal::Refusal;
 use crate::http::response::{Body, Response};
-use crate::http::{Action, App, RequestContext, json_body, refuse, route, transfer};
+use crate::http::{Action, App, RequestContext, refuse, route, transfer};
 use crate::metrics::Protocol;
-use crate::outcome::Refusal;
 use crate::relay::{SocketBody, SourceBody};
 use crate::wire::head::{self, Head, HeadError};
 
@@ -77,7 +78,7 @@ pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Opt
         };
         let exchange = match next {
             Next::Head(head) => Exchange::begin(connection, shared, &head),
-            Next::Refused(refusal) => Exchange::refused(connection, shared, &refusal),
+            Next::Refused(refusal) => Exchange::refused(connection, shared, refusal),
             Next::Http2 => return Ended::Http2,
             Next::End => {
                 Box::pin(close(connection)).await;
@@ -207,10 +208,10 @@ impl<'a> Exchange<'a> {
             let (context, action) = route(&shared.app, connection.info, head, body, wire);
             Self { connection, shared, request: Request::of(head), context, action }
         });
-        parsed.unwrap_or_else(|error| Self::refused(connection, shared, &error.into()))
+        parsed.unwrap_or_else(|error| Self::refused(connection, shared, error))
     }
 
-    fn refused(connection: &'a Connection, shared: &'a Shared, refusal: &Refusal) -> Self {
+    fn refused(connection: &'a Connection, shared: &'a Shared, refusal: impl Into<Refusal>) -> Self {
         connection.open.taken_by(Protocol::Http1);
         let request = Request::refused();
         let (context, action) = refuse(&shared.app, connection.info, request.version, refusal);
@@ -231,7 +232,7 @@ impl<'a> Exchange<'a> {
                 Box::pin(async {
                     let response = match met {
                         Ok(half) => transfer::conclude(half, &mut context.record).await,
-                        Err(refusal) => context.refuse(&shared.app, &refusal),
+                        Err(refusal) => context.refuse(&shared.app, refusal),
                     };
                     responder.respond(context, response).await
                 })
@@ -250,7 +251,7 @@ impl<'a> Exchange<'a> {
                             let departure = async move { wire.destination_left().await };
                             transfer::begin(meeting, departure, &mut context.record).await
                         }
-                        Err(refusal) => Some(context.refuse(&shared.app, &refusal)),
+                        Err(refusal) => Some(context.refuse(&shared.app, refusal)),
                     };
                     match response {
                         Some(response) => responder.respond(context, response).await,
@@ -271,9 +272,7 @@ impl<'a> Exchange<'a> {
             Action::ReadJson(route) => {
                 Box::pin(async {
                     let read = responder.read_json().await;
-                    let answered =
-                        read.and_then(|json| route.respond(&shared.app, json, &mut context.record));
-                    let response = answered.unwrap_or_else(|refusal| context.refuse(&shared.app, &refusal));
+                    let response = context.answer_json(&shared.app, route, read);
                     responder.respond(context, response).await
                 })
                 .await
@@ -305,7 +304,7 @@ impl Responder<'_> {
         }
     }
 
-    async fn read_json(&self) -> Result<json_body::Metadata, Refusal> {
+    async fn read_json(&self) -> Result<Metadata, BodyError> {
         let app = &self.shared.app;
         let mut body = SourceBody::Socket(self.body());
         json_body::read(&mut body, self.request.length, app.request_timeout, &app.metadata).await

@@ -31,8 +31,8 @@ use self::stream::ConnectionState;
 use self::traffic::{Tolerance, Traffic};
 use self::upload::Uploads;
 use super::connection::{Connection as Client, Shared};
+use crate::http::refusal::Refusal;
 use crate::metrics::Protocol;
-use crate::outcome::Refusal;
 use crate::wire::head::MAX_HEAD_BYTES;
 
 /// Concurrent streams of a connection. RFC 9113 (section 6.5.2) advises no fewer than 100.

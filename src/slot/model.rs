@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Outcome, Phase, Refusal, Report, Side, Slot, Waiter};
+use super::{Outcome, Phase, Report, SeatError, Side, Slot, Waiter};
 
 /// What happens to a stream.
 #[derive(Debug, Clone)]
@@ -55,20 +55,20 @@ impl Default for Model {
 }
 
 impl Model {
-    fn come(&mut self, side: Side, party: u32) -> Result<Option<(u32, u32)>, Refusal> {
+    fn come(&mut self, side: Side, party: u32) -> Result<Option<(u32, u32)>, SeatError> {
         if std::mem::take(&mut self.untold) {
             self.ending = Some(Outcome::Reported(report()));
-            return Err(Refusal::Reported(report()));
+            return Err(SeatError::Reported(report()));
         }
         if self.ending.is_some() {
-            return Err(Refusal::NotFound);
+            return Err(SeatError::NotFound);
         }
         let seat = match side {
             Side::Source => &mut self.source,
             Side::Destination => &mut self.destination,
         };
         if seat.is_some() {
-            return Err(Refusal::AlreadyConnected(side));
+            return Err(SeatError::AlreadyConnected(side));
         }
         *seat = Some(party);
         let pair = self.source.zip(self.destination);
@@ -82,9 +82,9 @@ impl Model {
         Some(leaver)
     }
 
-    fn report(&mut self) -> Result<Option<(Side, u32)>, Refusal> {
+    fn report(&mut self) -> Result<Option<(Side, u32)>, SeatError> {
         if self.paired || self.untold || self.ending.is_some() {
-            return Err(Refusal::AlreadyStarted);
+            return Err(SeatError::AlreadyStarted);
         }
         if self.waiting().is_none() {
             self.untold = true;

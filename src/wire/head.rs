@@ -9,7 +9,6 @@ use http::uri::Authority;
 use http::{Method, Uri, Version};
 
 use super::body::Framing;
-use crate::outcome::Refusal;
 
 /// Bytes of a head, from the first of the request line to the empty line's last.
 pub const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -49,16 +48,6 @@ pub enum HeadError {
     /// It was not complete in time.
     #[error("The request was not complete after {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
-}
-
-impl From<HeadError> for Refusal {
-    fn from(error: HeadError) -> Self {
-        match error {
-            HeadError::Malformed(_) => Self::BadRequest(error.to_string()),
-            HeadError::TooLong | HeadError::TooManyFields => Self::HeadTooLarge(error.to_string()),
-            HeadError::TimedOut(limit) => Self::RequestTimeout(limit),
-        }
-    }
 }
 
 /// Looks for the end of a head in a growing buffer, and never at one byte twice.

@@ -28,9 +28,10 @@ use super::traffic::{ResponseWatch, Traffic};
 use super::upload::{Upload, Uploads};
 use crate::http::head::RequestHead;
 use crate::http::message::date;
+use crate::http::refusal::Refusal;
 use crate::http::response::{Body, Download, Response, ResponseHead};
 use crate::http::{Action, App, RequestContext, json_body, refuse, route, transfer};
-use crate::outcome::Refusal;
+use crate::outcome::SeatError;
 use crate::relay::{Piece, Relay, SourceBody, Transfer, WholeBody};
 use crate::server::connection::Connection;
 use crate::socket::Socket;
@@ -132,7 +133,7 @@ pub(super) fn serve<'a>(
         .cloned()
         .or_else(|| (fields(&head.parts.headers) > MAX_HEAD_FIELDS).then(|| HeadError::TooManyFields.into()));
     let (context, action) = if let Some(refusal) = refusal {
-        refuse(app, connection.info, head.version(), &refusal)
+        refuse(app, connection.info, head.version(), refusal)
     } else {
         let body = || SourceBody::Stream(upload.clone().boxed());
         route(app, connection.info, &head, body, &connection.wire)
@@ -173,7 +174,7 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
                             () = abandoned(respond, upload) => return ConnectionState::Reusable,
                         }
                     }
-                    Err(refusal) => exchange.refuse(&refusal),
+                    Err(refusal) => exchange.refuse(refusal),
                 };
                 exchange.respond(response).await
             })
@@ -196,7 +197,7 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
                             () = wait_for_reset(|cx| respond.poll_reset(cx)) => None,
                         }
                     }
-                    Err(refusal) => Some(exchange.refuse(&refusal)),
+                    Err(refusal) => Some(exchange.refuse(refusal)),
                 };
                 match response {
                     Some(response) => exchange.respond(response).await,
@@ -215,8 +216,7 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
                 read = json_body::read(&mut body, *body_length, app.request_timeout, &app.metadata) => read,
                 () = wait_for_reset(|cx| respond.poll_reset(cx)) => return ConnectionState::Reusable,
             };
-            let answered = read.and_then(|json| route.respond(app, json, &mut context.record));
-            let response = answered.unwrap_or_else(|refusal| context.refuse(app, &refusal));
+            let response = context.answer_json(app, route, read);
             exchange.respond(response).await
         })
         .await,
@@ -248,8 +248,8 @@ impl Exchange<'_> {
         }
     }
 
-    fn refuse(&mut self, refusal: &Refusal) -> Response {
-        self.context.refuse(self.app, refusal)
+    fn refuse(&mut self, error: SeatError) -> Response {
+        self.context.refuse(self.app, error)
     }
 
     /// Sends the response, and sees the stream to its end.
