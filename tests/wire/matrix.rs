@@ -31,7 +31,7 @@ use crate::transport::is_tls;
 const SMALL: usize = 4002;
 /// The size of an unread body that the source can send to its end: too large for the destination's buffers, and not for those of
 /// the server (see [`Client::connect_cramped`]).
-const HELD: usize = 100_000;
+const HELD: usize = 40_000;
 /// The size of an unread body that is too large for all buffers on the way.
 const HUGE: usize = 16 << 20;
 /// Bodies are of letters that neither framing nor hexadecimal numbers contain. The last byte is [`Body::LAST`].
