@@ -292,16 +292,21 @@ impl Responder<'_> {
     async fn respond(&self, mut context: RequestContext, mut response: Response) -> ConnectionOutcome {
         context.finish(&mut response);
         drop(context);
-        let must_close = {
-            let input = self.connection.wire.input().lock();
-            !input.is_between_requests() || input.is_over_limit()
-        };
         let Response { mut head, body } = response;
-        head.closes |= must_close || self.request.closes || self.shared.draining.is_cancelled();
+        head.closes |= self.must_close() || self.request.closes || self.shared.draining.is_cancelled();
         match body {
             Body::Bytes(body) => self.write(&head, &body).await,
             Body::Download(download) => self.deliver(&head, *download).await,
         }
+    }
+
+    /// Whether the input is of no more use: a part of the body is still to come, or bytes have come behind an upload. Those may be too many
+    /// of the upload, or a request that somebody has hidden there, and nobody can tell.
+    fn must_close(&self) -> bool {
+        let (input, socket) = (self.connection.wire.input().lock(), self.connection.socket());
+        let is_upload = self.request.method == Method::PUT && self.request.length != Some(0);
+        let is_followed = || input.has_read_ahead() || socket.unread() > 0;
+        !input.is_between_requests() || is_upload && is_followed()
     }
 
     async fn read_json(&self) -> Result<Metadata, BodyError> {

@@ -22,8 +22,8 @@ use crate::socket::Socket;
 
 /// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
 pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Bytes that are held of the body of a source that waits, and of requests that are pipelined behind a body.
-pub const MAX_READ_AHEAD: usize = 64 * 1024;
+/// Bytes that are held of the body of a source that waits.
+const MAX_READ_AHEAD: usize = 64 * 1024;
 /// Room that is made for a read.
 const READ_SIZE: usize = 4 * 1024;
 
@@ -57,12 +57,6 @@ impl Input {
     #[must_use]
     pub fn has_read_ahead(&self) -> bool {
         !self.ahead.is_empty()
-    }
-
-    /// Whether more was read ahead than a connection may hold while it waits.
-    #[must_use]
-    pub fn is_over_limit(&self) -> bool {
-        self.ahead.len() > MAX_READ_AHEAD
     }
 
     /// Reads what comes next, and returns how many bytes; 0 at the end.

@@ -661,6 +661,25 @@ fn curl_moves_a_file_in_every_way() {
 }
 
 #[test]
+fn curl_uses_one_connection_for_one_stream_after_another() {
+    let program = Program::start(&[]);
+    let file = file();
+    let path = file.path().to_str().unwrap();
+    let streams = [program.create(), program.create(), program.create()];
+    let connects = ["-w", "%{http_code} %{num_connects}\n"];
+    let downloads = streams.iter().flat_map(|stream| ["-o", "/dev/null", stream]);
+    let download = spawn(curl(&connects).args(downloads));
+    let uploads = streams.iter().flat_map(|stream| ["-T", path, stream]);
+    let upload = spawn(curl(&connects).args(uploads));
+    for mut side in [upload, download] {
+        assert!(side.wait().success());
+        let mut said = String::new();
+        side.0.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(said, "200 1\n200 0\n200 0\n");
+    }
+}
+
+#[test]
 fn curl_sees_a_cut_on_either_side() {
     let program = Program::start(&[]);
     let file = file();

@@ -146,10 +146,10 @@ async fn streams_behind_other_requests_of_their_connections() {
 }
 
 #[tokio::test]
-async fn requests_behind_a_stream_are_answered() {
+async fn requests_behind_a_stream() {
     let ping = "GET /ping HTTP/1.1\r\nHost: a\r\n\r\n";
     let length = "put Content-Length: 2 | S> hi";
-    same("requests_behind_a_stream_are_answered", [
+    same("requests_behind_a_stream", [
         format!("get | until DST_CONNECTED | {length}{ping} | both"),
         format!("get | until DST_CONNECTED | put Transfer-Encoding: chunked | S> 2\r\nhi\r\n0\r\n\r\n{ping} | both"),
         format!("get | until DST_CONNECTED | D> {ping} | {length} | both"),

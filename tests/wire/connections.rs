@@ -173,3 +173,37 @@ async fn clients_that_come_and_go_harm_nobody() {
     }
     assert_eq!(server.ask(get("/ping")).await.body, b"pong");
 }
+
+#[tokio::test]
+async fn one_connection_carries_one_side_after_another() {
+    let server = TestServer::start().await;
+    let (mut source, mut destination) = (server.connect().await, server.connect().await);
+    for (fields, said) in [
+        ("Content-Length: 5\r\n", &["hel", "lo"][..]),
+        ("Transfer-Encoding: chunked\r\n", &["3\r\nhel\r\n", "2\r\nlo\r\n0\r\n\r\n"]),
+        ("Content-Length: 5\r\nExpect: 100-continue\r\n", &["hel", "lo"]),
+        ("Content-Length: 0\r\n", &[]),
+    ] {
+        let id = server.create().await;
+        destination.send(get(&format!("/stream/{id}"))).await;
+        server.until(&id, "DST_CONNECTED").await;
+        source.send(put_head(&id, fields)).await;
+        server.until(&id, "STREAMING").await;
+        for piece in said {
+            // Each in a write of its own.
+            let before = server.status(&id).await["bytes_transferred"].clone();
+            source.send(piece).await;
+            while server.status(&id).await["bytes_transferred"] == before {}
+        }
+        let (download, upload) = (destination.response().await, source.final_response().await);
+        let expected: &[u8] = if said.is_empty() { b"" } else { b"hello" };
+        assert_eq!((download.end, &download.body[..]), (End::Whole, expected), "{fields:?}");
+        assert_eq!((upload.status, upload.closes(), download.closes()), (200, false, false), "{fields:?}");
+    }
+    // What ends a cut download by a reset is taken back behind a whole one.
+    for mut kept in [source, destination] {
+        kept.send("GET /ping HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await;
+        assert_eq!(kept.response().await.body, b"pong");
+        assert_eq!(kept.ending().await, Err(End::Short), "a FIN");
+    }
+}
