@@ -644,8 +644,6 @@ class Known:
 
 
 ERROR_STATUS = (Ending.EARLY, Ending.UNKNOWN)
-RESETS = "until a cut resets the connection"
-KEPT = "until connections are kept open"
 
 KNOWN = (
     Known(
@@ -665,62 +663,18 @@ KNOWN = (
     Known(
         "node ??: http.get().pipe()",
         Verdict.UNSEEN,
-        (Ending.CUT, *ERROR_STATUS),
-        "the program ends with 0, and the file has half of the body or an error's JSON: `pipe()` passes no failure on",
+        ERROR_STATUS,
+        "the program ends with 0, and the file has an error's JSON: `pipe()` asks for no status",
         "`pipeline()`, and the status",
     ),
     Known(
-        "node 20: fetch",
+        "node ??: http.get().pipe()",
         Verdict.UNSEEN,
         (Ending.CUT,),
-        "a chunked body that is cut counts as whole: any end of the connection is taken for the last chunk",
-        f"`http.get` with `pipeline()`, or a newer Node; {RESETS}",
-        transports=HTTP_1,
-        framing="chunked",
-    ),
-    Known(
-        "node 2[24]: fetch",
-        Verdict.BROKEN,
-        (Ending.WHOLE,),
-        "now and then the process ends by an `AssertionError` that cannot be caught, after a whole body: "
-        "the connection has ended while the body was paused",
-        f"`http.get` with `pipeline()`; {KEPT}",
-        transports=HTTP_1,
+        "now and then the program ends with 0, and the file has half of the body: `pipe()` passes no failure on",
+        "`pipeline()`",
+        transports=(PLAIN,),
         always=False,
-    ),
-    Known(
-        "python: urlopen, copyfileobj()",
-        Verdict.UNSEEN,
-        (Ending.CUT,),
-        "a body shorter than its length counts as whole: `read(n)` does not compare them",
-        f"`read()` without a size, requests, or httpx; {RESETS}",
-        framing="length",
-    ),
-    Known(
-        "java: URL.openStream()",
-        Verdict.UNSEEN,
-        (Ending.CUT,),
-        "a body shorter than its length counts as whole",
-        f"`java.net.http.HttpClient`; {RESETS}",
-        framing="length",
-    ),
-    Known(
-        "ruby: Net::HTTP",
-        Verdict.UNSEEN,
-        (Ending.CUT,),
-        "a body shorter than its length counts as whole: the end of the connection is ignored",
-        f"compare the length; {RESETS}",
-        transports=(PLAIN,),
-        framing="length",
-    ),
-    Known(
-        "ruby: URI.open, IO.copy_stream",
-        Verdict.UNSEEN,
-        (Ending.CUT,),
-        "the same: it is built on `Net::HTTP`",
-        f"`Net::HTTP`, and compare the length; {RESETS}",
-        transports=(PLAIN,),
-        framing="length",
     ),
     Known(
         "perl: is_success",
@@ -735,6 +689,7 @@ KNOWN = (
         (Ending.CUT,),
         "it returns true: PHP's streams do not tell a failure from an end",
         "the curl extension",
+        always=False,
     ),
 )
 

@@ -38,6 +38,13 @@ use tcp::Tcp;
 
 /// First and longest pause between two looks at what is unacknowledged.
 const ACK_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(64));
+/// For a client to read what its kernel has acknowledged.
+const UNTIL_READ: Duration = Duration::from_millis(50);
+/// A record of application data (RFC 8446, section 5.1) that nobody has encrypted.
+const BROKEN_RECORD: &[u8] = &[
+    23, 3, 3, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    0, 0, 0,
+];
 /// Taken at a time when input is thrown away, in bytes.
 const DISCARD_BUFFER: usize = 16 * 1024;
 /// Keepalives in a row, in the second half of the time that a peer may be silent.
@@ -373,6 +380,24 @@ impl Socket {
         // Fails only on a connection that is broken already.
         let _ = self.tcp.stream().set_zero_linger();
         self.armed.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends what is written in the middle of a message: any end of this connection is an RST from now on. What was written before has
+    /// `patience` to arrive, because a reset takes what has not.
+    ///
+    /// Over TLS some clients take a reset for a good end. None takes a record for one that it cannot decrypt, so such a record comes before,
+    /// where all else is with the kernel already; and a little later, because some clients then throw away what they have not read.
+    pub async fn cut(&self, patience: Duration) {
+        self.arm_reset();
+        let arrival = || timeout(patience, self.delivered_to(self.sent(), || {}));
+        let has_arrived = arrival().await == Ok(true);
+        let Some(session) = self.session.as_ref().filter(|_| has_arrived) else { return };
+        sleep(UNTIL_READ).await;
+        let is_flushed = matches!(at_once(|cx| session.poll_flush(cx)), Poll::Ready(Ok(())));
+        if is_flushed && at_once(|cx| self.tcp.poll_write(cx, &[IoSlice::new(BROKEN_RECORD)])).is_ready() {
+            // Past it, the reset comes without.
+            let _ = arrival().await;
+        }
     }
 
     /// Takes [`Socket::arm_reset`] back: the body is whole.

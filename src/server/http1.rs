@@ -303,10 +303,9 @@ impl Responder<'_> {
     /// Whether the input is of no more use: a part of the body is still to come, or bytes have come behind an upload. Those may be too many
     /// of the upload, or a request that somebody has hidden there, and nobody can tell.
     fn must_close(&self) -> bool {
-        let (input, socket) = (self.connection.wire.input().lock(), self.connection.socket());
+        let mut input = self.connection.wire.input().lock();
         let is_upload = self.request.method == Method::PUT && self.request.length != Some(0);
-        let is_followed = || input.has_read_ahead() || socket.unread() > 0;
-        !input.is_between_requests() || is_upload && is_followed()
+        !input.is_between_requests() || is_upload && input.is_followed(self.connection.socket())
     }
 
     async fn read_json(&self) -> Result<Metadata, BodyError> {

@@ -59,6 +59,20 @@ impl Input {
         !self.ahead.is_empty()
     }
 
+    /// Whether anything has come behind the request at hand, whose body was read to its end.
+    pub fn is_followed(&mut self, socket: &Socket) -> bool {
+        if self.ahead.is_empty() {
+            self.ahead.reserve(READ_SIZE);
+            // What ends the connection shows again.
+            let _ = socket.try_read(&mut self.ahead);
+        }
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new();
+        }
+        // What is unread of TLS may be its own.
+        !self.ahead.is_empty() || socket.is_plain() && socket.unread() > 0
+    }
+
     /// Reads what comes next, and returns how many bytes; 0 at the end.
     pub fn poll_read(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         poll_fill(&mut self.ahead, socket, cx)

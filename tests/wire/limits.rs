@@ -599,7 +599,7 @@ async fn a_source_that_is_too_slow_is_ended_and_named() {
         let sentence = format!("it brought {brought} bytes per second, and the least is 100");
         assert!(upload.message().contains(&sentence), "{}", upload.message());
         if each_second > 0 {
-            assert_eq!(destination.response().await.end, End::Reset);
+            assert_eq!(clock.resumed(destination.response()).await.end, End::Reset);
         } else {
             let download = destination.response().await;
             assert_eq!((download.error(), download.message()), (upload.error(), upload.message()));

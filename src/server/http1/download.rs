@@ -24,7 +24,7 @@ use tokio::time::{Instant, timeout};
 use super::{ConnectionOutcome, Responder};
 use crate::http::message;
 use crate::http::response::{Download, ResponseHead};
-use crate::outcome::Fault;
+use crate::outcome::{Fault, Side};
 use crate::relay::{Piece, Relay, Transfer, WholeBody};
 use crate::socket::Socket;
 use crate::splice::{Filled, Pipe, Pipes};
@@ -36,6 +36,8 @@ const SPLICE_FROM: u64 = 64 * 1024;
 const MAX_BATCH: usize = 48;
 /// Bytes of a body that are gathered before they are written.
 const MAX_BATCH_BYTES: usize = 256 * 1024;
+/// How long a reset waits for the acknowledgement of what was written before the cut.
+const UNTIL_RESET: Duration = Duration::from_secs(1);
 /// How long a connection that closes waits for the acknowledgement before its FIN (contract, section 4).
 const UNTIL_FIN: Duration = Duration::from_millis(50);
 
@@ -59,7 +61,14 @@ impl Responder<'_> {
             () = self.cut(&transfer) => None,
         };
         let Some(body) = delivered else {
-            socket.arm_reset();
+            drop(half);
+            match transfer.fault() {
+                // It takes nothing: the kernel is not to hold the rest for it.
+                Some(Fault::DestinationDisconnected | Fault::Stalled { side: Side::Destination, .. }) => {
+                    socket.arm_reset();
+                }
+                _ => socket.cut(UNTIL_RESET).await,
+            }
             return ConnectionOutcome::Dropped;
         };
         socket.disarm_reset();
