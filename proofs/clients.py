@@ -775,8 +775,9 @@ class Page:
             return "–"
         if not failed:
             return right
-        seen = {self.seen[case].verdict for case in failed}
-        wrong = "**not noticed**" if Verdict.UNSEEN in seen else "**may fail**"
+        verdicts = {known.verdict for known in KNOWN for case in failed if known.covers(case)}
+        verdicts |= {self.seen[case].verdict for case in failed} - {Verdict.RIGHT}
+        wrong = "**not noticed**" if Verdict.UNSEEN in verdicts else "**may fail**"
         where = [
             words[values.pop()]
             for words, of in DIMENSIONS
@@ -795,15 +796,17 @@ class Page:
         return f"{listed(clients[0][0], [version for *_, version in clients])}: `{apis[0].name}`"
 
     def cuts(self) -> str:
-        """What each API that notices a cut says of one: an example, for a large body with a length."""
+        """What each API that notices a cut says of one: an example, for a large body, without TLS where the API can."""
         rows = []
         for api in self.apis:
-            said = [
-                self.seen[case].said.split(";")[0]
+            cases = [
+                case
                 for case in self.seen
                 if (case.api, case.ending, case.late, case.size) == (api, Ending.CUT, True, LARGE)
                 and self.seen[case].verdict is Verdict.RIGHT
             ]
+            plain = [case for case in cases if not case.transport.encrypted]
+            said = [self.seen[case].said.split(";")[0] for case in plain or cases]
             if api.role == "receive" and said:
                 text = CHANGING.sub("…", min(said)).replace("|", "\\|")[:120]
                 family, _, version = api.client.partition(" ")

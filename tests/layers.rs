@@ -36,6 +36,7 @@ const HOMES: [(&str, &[&str]); 25] = [
         "futures_util",
         &[
             "relay/source.rs",
+            "rendezvous/interleavings.rs",
             "server/http1/download.rs",
             "server/http2.rs",
             "server/http2/stream.rs",

@@ -31,7 +31,10 @@ const receive = {
   async "http.get, pipeline()"() {
     // snippet: http.get, pipeline()
     const [response] = await once(get(url), "response");
-    if (response.statusCode !== 200) throw new Error(`status ${response.statusCode}`);
+    if (response.statusCode !== 200) {
+      response.destroy(); // or the program waits for the kept connection
+      throw new Error(`status ${response.statusCode}`);
+    }
     await pipeline(response, createWriteStream(file)); // rejects at a cut
     // snippet end
   },

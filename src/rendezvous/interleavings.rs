@@ -13,8 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
-use hyper::body::{Body, Frame};
+use futures_util::{Stream, StreamExt};
 use shuttle::rand::Rng;
 use shuttle::scheduler::{DfsScheduler, PctScheduler, RandomScheduler, Scheduler};
 use shuttle::sync::atomic::{AtomicBool, AtomicUsize};
@@ -151,16 +150,12 @@ struct Frames {
     _share: Arc<()>,
 }
 
-impl Body for Frames {
-    type Data = Bytes;
-    type Error = Fault;
+impl Stream for Frames {
+    type Item = Result<Bytes, Fault>;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         match self.left.pop_front() {
-            Some(frame) => Poll::Ready(Some(Ok(Frame::data(frame)))),
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
             None if self.ends => Poll::Ready(None),
             None => Poll::Pending,
         }
@@ -230,8 +225,8 @@ impl Stage {
     fn put(&self, conduct: Conduct, tag: u8) -> Visit {
         let ends = conduct != Conduct::Breaks;
         let left = [vec![tag; BODY - 2], vec![tag; 2]].map(Bytes::from).into();
-        let body = Frames { left, ends, _share: Arc::clone(&self.bodies) }.boxed_unsync();
-        let offer = Offer { body: SourceBody::Stream(body, None), length: None, headers: None };
+        let body = Frames { left, ends, _share: Arc::clone(&self.bodies) }.boxed();
+        let offer = Offer { body: SourceBody::Stream(body), length: None, headers: None };
         let line = Line::of(conduct);
         let seat = self.rendezvous.seat_source(&self.id, Box::new(offer), Arc::clone(&line) as _);
         self.visit(Side::Source, conduct, tag, &line, seat, |half| {
