@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -79,12 +80,13 @@ pub enum TlsError {
 pub(super) struct Certificate {
     files: TlsFiles,
     current: Mutex<Arc<CertifiedKey>>,
-    /// How old the files were when they were read.
+    /// What the files were like when they were read.
     read_at: Mutex<Modified>,
 }
 
-/// When the certificate and the key were written, where that can be told.
-type Modified = [Option<SystemTime>; 2];
+/// What the certificate and the key were like, where that can be told: when they were written, and their inode and size, because a file may
+/// take another's place within one tick of the clock.
+type Modified = [Option<(SystemTime, u64, u64)>; 2];
 
 impl Certificate {
     pub(super) async fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
@@ -177,7 +179,10 @@ impl ResolvesServerCert for Certificate {
 }
 
 fn modified(files: &TlsFiles) -> Modified {
-    let modified = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let modified = |path: &Path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some((metadata.modified().ok()?, metadata.ino(), metadata.len()))
+    };
     [modified(&files.certificate), modified(&files.key)]
 }
 
