@@ -1,4 +1,4 @@
-//! HTTP: from a request to a response. [`route`] decides what a request gets, for both versions of HTTP and without I/O; the
+//! HTTP: from a request to a response. [`route()`] decides what a request gets, for both versions of HTTP and without I/O; the
 //! driver of its connection carries that [`Action`] out.
 //!
 //! Knows nothing of listeners and connections but what [`ConnectionInfo`] shows. Every refusal and every ending
@@ -196,7 +196,7 @@ fn guard<T>(answer: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
     catch_unwind(AssertUnwindSafe(answer)).unwrap_or(Err(Refusal::Internal))
 }
 
-/// As [`route`], for a request that is refused whatever it asks.
+/// As [`route()`], for a request that is refused whatever it asks.
 pub fn refuse(
     app: &App,
     connection: ConnectionInfo,
