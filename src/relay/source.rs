@@ -14,8 +14,9 @@ use crate::wire::{CONTINUE, Wire};
 
 /// Read at a time from a source's socket, in bytes. Held only while the body is relayed.
 const BUFFER: usize = 256 * 1024;
-/// Read the first time: a body of at most this goes out in one write with its head.
-const FIRST_BUFFER: usize = 64 * 1024;
+/// Read the first time: a body of at most this goes out in one write with its head. And of any other body, because what was read behind it
+/// is held until the next request.
+const SMALL_BUFFER: usize = 64 * 1024;
 
 /// The body of a request. Untouched until somebody reads it: of a source, when the sides have paired.
 pub enum SourceBody {
@@ -30,6 +31,8 @@ pub struct SocketBody {
     wire: Arc<Wire>,
     /// What is still to be written of the `100 Continue` that the client waits for.
     interim: &'static [u8],
+    /// Read at a time, from the second time on.
+    room: usize,
     progress: Progress,
 }
 
@@ -85,11 +88,17 @@ impl SourceBody {
 }
 
 impl SocketBody {
-    /// The body of the request at hand. With `expects_continue`, its client is sent a `100 Continue` when it is read.
+    /// The body of a stream: that of the request at hand. With `expects_continue`, its client is sent a `100 Continue` when it is read.
     #[must_use]
     pub fn new(wire: Arc<Wire>, expects_continue: bool) -> Self {
         let interim = if expects_continue { CONTINUE } else { b"" };
-        Self { wire, interim, progress: Progress::Untouched }
+        Self { wire, interim, room: BUFFER, progress: Progress::Untouched }
+    }
+
+    /// As [`SocketBody::new`], of a request that is answered by itself.
+    #[must_use]
+    pub fn small(wire: Arc<Wire>, expects_continue: bool) -> Self {
+        Self { room: SMALL_BUFFER, ..Self::new(wire, expects_continue) }
     }
 
     /// The connection, and how many bytes of the body are still in its kernel or to come. `None` where they have
@@ -135,7 +144,7 @@ impl SocketBody {
             let data = match &mut self.progress {
                 Progress::Untouched => {
                     let (decoder, buffer) = self.wire.input().lock().take_body();
-                    self.progress = Progress::Reading { decoder, buffer, room: FIRST_BUFFER };
+                    self.progress = Progress::Reading { decoder, buffer, room: SMALL_BUFFER };
                     continue;
                 }
                 Progress::Ended => return Poll::Ready(None),
@@ -183,7 +192,7 @@ impl SocketBody {
         };
         buffer.reserve(most);
         let read = ready!(socket.poll_read_buf(cx, &mut buffer.limit(most)));
-        *room = BUFFER;
+        *room = self.room;
         Poll::Ready(read)
     }
 }

@@ -324,6 +324,6 @@ impl Responder<'_> {
     }
 
     fn body(&self) -> SocketBody {
-        SocketBody::new(Arc::clone(&self.connection.wire), self.request.expects_continue)
+        SocketBody::small(Arc::clone(&self.connection.wire), self.request.expects_continue)
     }
 }
