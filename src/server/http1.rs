@@ -213,6 +213,8 @@ impl<'a> Exchange<'a> {
 
     fn refused(connection: &'a Connection, shared: &'a Shared, refusal: impl Into<Refusal>) -> Self {
         connection.open.taken_by(Protocol::Http1);
+        // Whatever follows is not read: the client may still send.
+        connection.wire.input().lock().give_up();
         let request = Request::refused();
         let (context, action) = refuse(&shared.app, connection.info, request.version, refusal);
         Self { connection, shared, request, context, action }

@@ -139,6 +139,12 @@ impl Input {
         self.ahead = BytesMut::from(rest);
     }
 
+    /// What comes next cannot be understood: nobody reads on.
+    pub fn give_up(&mut self) {
+        self.stage = Stage::Taken;
+        self.ahead = BytesMut::new();
+    }
+
     /// Takes what was read ahead.
     #[must_use]
     pub fn take_ahead(&mut self) -> BytesMut {

@@ -8,7 +8,7 @@
 //!                          └─ cut ────► RST
 //! ```
 //!
-//! *Invariant.* From the first write that is not the last until the body is acknowledged, any end of the connection is a reset, also that by the
+//! *Invariant.* From the first write that may not be the last until the body is acknowledged, any end of the connection is a reset, also that by the
 //! death of this process: a part of a body never ends like a whole one.
 
 use std::io::IoSlice;
@@ -32,6 +32,8 @@ use crate::wire::body::Framing;
 
 /// Below this many bytes a splice is not worth its system calls.
 const SPLICE_FROM: u64 = 64 * 1024;
+/// Bytes that a fresh socket takes in one write: the smallest send buffer that Linux begins with.
+const SMALL: usize = 16 * 1024;
 /// Pieces of a body that are written at a time.
 const MAX_BATCH: usize = 48;
 /// Bytes of a body that are gathered before they are written.
@@ -113,7 +115,12 @@ impl Responder<'_> {
             }
             let batch = Batch::gather(relay, &by_kernel).await?;
             relay.awaits_destination();
-            if head.is_some() && (batch.end.is_none() || framing.is_none()) {
+            let is_whole = matches!(batch.end, Some(Ok(())));
+            // What has failed elsewhere is not to look whole.
+            if let Some(fault) = transfer.fault().filter(|_| is_whole) {
+                return Err(fault.clone());
+            }
+            if head.is_some() && !(is_whole && batch.bytes <= SMALL && framing.is_some()) {
                 socket.arm_reset();
             }
             batch.write(socket, head.take().as_deref().unwrap_or_default(), framing).await?;
