@@ -135,6 +135,9 @@ impl Wire {
     /// Whether a source is still there once its whole body was read, so that nothing hides its FIN any more. A client that has
     /// closed its sending side is probed, if it speaks HTTP/1.1.
     pub async fn is_still_there(&self) -> bool {
+        if !self.has_nothing_to_hide_behind() {
+            return false;
+        }
         match self.socket.departure() {
             None => true,
             Some(Departure::Reset) => false,
@@ -147,6 +150,14 @@ impl Wire {
                 }
             }
         }
+    }
+
+    /// What follows the body is never used, and hides a FIN as the body did.
+    fn has_nothing_to_hide_behind(&self) -> bool {
+        let mut input = self.input.lock();
+        self.socket.departure().is_some()
+            || !input.is_between_requests()
+            || input.skip_what_follows(&self.socket)
     }
 
     async fn all_is_acknowledged(&self) -> bool {

@@ -188,11 +188,28 @@ impl Input {
         })
     }
 
-    /// Whether the body that nobody reads yet is of a declared length and complete with `unread` more bytes. Reads nothing.
+    /// Whether the body that nobody reads yet is of a declared length and complete with `unread` more bytes, behind which nothing comes.
+    /// Reads nothing.
     #[must_use]
     pub fn is_whole_with(&self, unread: usize) -> bool {
-        let Stage::Body(decoder @ BodyDecoder::Length(_)) = &self.stage else { return false };
-        decoder.arrival(&[&self.ahead], unread) == Arrival::Whole
+        matches!(&self.stage, Stage::Body(BodyDecoder::Length(left)) if (self.ahead.len() + unread) as u64 == *left)
+    }
+
+    /// Throws away what has come behind a body that was read to its end, but for its beginning: a FIN shows behind that. False where it is
+    /// more than a head may have, and may hide a FIN for as long as its client likes.
+    pub fn skip_what_follows(&mut self, socket: &Socket) -> bool {
+        let (mut skipped, mut scratch) = (self.ahead.len(), BytesMut::with_capacity(MAX_HEAD_BYTES));
+        while skipped <= MAX_HEAD_BYTES {
+            scratch.clear();
+            match socket.try_read(&mut scratch) {
+                Ok(count @ 1..) => skipped += count,
+                Ok(0) | Err(_) => return true,
+            }
+            if self.ahead.is_empty() {
+                self.ahead.extend_from_slice(scratch.get(..1).unwrap_or_default());
+            }
+        }
+        false
     }
 
     /// Reads what has arrived, up to 64 KiB. True where that is all.

@@ -151,6 +151,7 @@ impl Control {
                 return status;
             }
             assert!(begun.elapsed() < PATIENCE, "it stays so: {status}");
+            // Between two looks, and for nothing else: a status is no event that could be waited for.
             sleep(pause).await;
         }
     }

@@ -462,3 +462,22 @@ async fn a_source_that_only_half_closed_behind_a_full_buffer_is_delivered() {
         server.until(&id, "FINISHED").await;
     }
 }
+
+/// Its FIN is stuck behind what follows its body.
+#[tokio::test]
+async fn a_source_that_left_behind_much_more_than_its_body_never_looks_whole() {
+    let server = TestServer::start().await;
+    for (fields, said) in
+        [("Content-Length: 5\r\n", "hello"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n")]
+    {
+        let id = server.create().await;
+        let mut source = server.say(put_head(&id, fields) + said).await;
+        server.until(&id, "SRC_CONNECTED").await;
+        // More than the server's kernel takes, less than the client's own does.
+        source.send(vec![b'x'; 1 << 20]).await;
+        source.close();
+        let download = server.get(&id).await.response().await;
+        assert_ne!((download.status, download.end), (200, End::Whole), "{fields:?}");
+        server.until(&id, "SRC_DISCONNECTED").await;
+    }
+}
