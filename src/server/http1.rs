@@ -32,7 +32,7 @@ use super::connection::{Connection, Shared};
 use crate::http::json_body::{self, BodyError, Metadata};
 use crate::http::refusal::Refusal;
 use crate::http::response::{Body, Response};
-use crate::http::{Action, App, RequestContext, refuse, route, transfer};
+use crate::http::{Action, RequestContext, refuse, route, transfer};
 use crate::metrics::Protocol;
 use crate::relay::{SocketBody, SourceBody};
 use crate::wire::head::{self, Head, HeadError};
@@ -70,13 +70,7 @@ enum ConnectionOutcome {
 pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Option<&Refusal>) -> Ended {
     let mut is_first = true;
     loop {
-        let next = tokio::select! {
-            biased;
-            next = next(connection, &shared.app, is_first, refusal) => next,
-            // A fresh connection is still to say what it wants.
-            () = shared.draining.cancelled(), if !is_first => Next::End,
-        };
-        let exchange = match next {
+        let exchange = match next(connection, shared, is_first, refusal).await {
             Next::Head(head) => Exchange::begin(connection, shared, &head),
             Next::Refused(refusal) => Exchange::refused(connection, shared, refusal),
             Next::Http2 => return Ended::Http2,
@@ -97,15 +91,19 @@ pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Opt
     }
 }
 
-/// Waits for the next head.
-async fn next(connection: &Connection, app: &App, is_first: bool, refusal: Option<&Refusal>) -> Next {
-    let (wire, socket) = (&connection.wire, connection.socket());
-    if !wire.input().lock().has_read_ahead() {
-        let patience = if is_first { app.request_timeout } else { app.keep_alive };
-        let first_byte = poll_fn(|cx| wire.input().lock().poll_read(socket, cx));
-        if !matches!(timeout(patience, first_byte).await, Ok(Ok(1..))) {
-            return Next::End;
-        }
+/// Waits for the next head. A connection that waits for one ends when the server drains, but a head that has begun is answered.
+async fn next(connection: &Connection, shared: &Shared, is_first: bool, refusal: Option<&Refusal>) -> Next {
+    let (wire, socket, app) = (&connection.wire, connection.socket(), &shared.app);
+    let patience = if is_first { app.request_timeout } else { app.keep_alive };
+    let beginning = poll_fn(|cx| wire.input().lock().poll_beginning(socket, cx));
+    let begins = tokio::select! {
+        biased;
+        begins = timeout(patience, beginning) => matches!(begins, Ok(Ok(true))),
+        // A fresh connection is still to say what it wants.
+        () = shared.draining.cancelled(), if !is_first => false,
+    };
+    if !begins {
+        return Next::End;
     }
     let deadline = Instant::now() + app.request_timeout;
     let head = async {
@@ -180,8 +178,8 @@ impl Request {
         }
     }
 
-    /// Whether the body of a request that is answered without it is little, and arrives by itself: then it is read, and the
-    /// connection kept.
+    /// Whether the body of a request that is answered without it is little, and arrives by itself: then the connection is kept, and goes
+    /// on behind it.
     fn has_little_body(&self) -> bool {
         self.method != Method::PUT
             && !self.expects_continue
@@ -262,15 +260,7 @@ impl<'a> Exchange<'a> {
                 })
                 .await
             }
-            Action::Respond(response) => {
-                Box::pin(async {
-                    if responder.request.has_little_body() && !response.head.closes {
-                        responder.discard_body().await;
-                    }
-                    responder.respond(context, *response).await
-                })
-                .await
-            }
+            Action::Respond(response) => Box::pin(responder.respond(context, *response)).await,
             Action::ReadJson(route) => {
                 Box::pin(async {
                     let read = responder.read_json().await;
@@ -296,18 +286,24 @@ impl Responder<'_> {
         drop(context);
         let Response { mut head, body } = response;
         head.closes |= self.must_close() || self.request.closes || self.shared.draining.is_cancelled();
-        match body {
+        let outcome = match body {
             Body::Bytes(body) => self.write(&head, &body).await,
             Body::Download(download) => self.deliver(&head, *download).await,
+        };
+        match outcome {
+            ConnectionOutcome::Kept => self.discard_body().await,
+            ConnectionOutcome::Closed | ConnectionOutcome::Dropped => outcome,
         }
     }
 
-    /// Whether the input is of no more use: a part of the body is still to come, or bytes have come behind an upload. Those may be too many
-    /// of the upload, or a request that somebody has hidden there, and nobody can tell.
+    /// Whether the input is of no more use: more of the body is still to come than is waited for, or bytes have come behind an upload.
+    /// Those may be too many of the upload, or a request that somebody has hidden there, and nobody can tell.
     fn must_close(&self) -> bool {
         let mut input = self.connection.wire.input().lock();
+        let is_at_end =
+            input.is_between_requests() || input.is_body_untouched() && self.request.has_little_body();
         let is_upload = self.request.method == Method::PUT && self.request.length != Some(0);
-        !input.is_between_requests() || is_upload && input.is_followed(self.connection.socket())
+        !is_at_end || is_upload && input.is_followed(self.connection.socket())
     }
 
     async fn read_json(&self) -> Result<Metadata, BodyError> {
@@ -316,13 +312,17 @@ impl Responder<'_> {
         json_body::read(&mut body, self.request.length, app.request_timeout, &app.metadata).await
     }
 
-    /// Reads the rest of a small body, so that the connection can go on behind it. Where that fails, it cannot.
-    async fn discard_body(&self) {
-        let mut body = SourceBody::Socket(self.body());
-        let reading = async { while let Some(Ok(_)) = poll_fn(|cx| body.poll_data(cx)).await {} };
-        if timeout(self.shared.app.request_timeout, reading).await.is_err() {
-            debug!("the rest of a small body has not come in time");
+    /// Reads a small body that nobody has needed, so that the connection can go on behind it. Where it does not come, the connection ends.
+    async fn discard_body(&self) -> ConnectionOutcome {
+        let is_between_requests = || self.connection.wire.input().lock().is_between_requests();
+        if !is_between_requests() {
+            let mut body = SourceBody::Socket(self.body());
+            let reading = async { while let Some(Ok(_)) = poll_fn(|cx| body.poll_data(cx)).await {} };
+            if timeout(self.shared.app.request_timeout, reading).await.is_err() {
+                debug!("the rest of a small body has not come in time");
+            }
         }
+        if is_between_requests() { ConnectionOutcome::Kept } else { ConnectionOutcome::Closed }
     }
 
     fn body(&self) -> SocketBody {

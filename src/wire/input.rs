@@ -41,9 +41,21 @@ enum Stage {
     /// The next byte belongs to a head.
     Head(HeadScanner),
     /// The next byte belongs to the body of the request at hand, which nobody reads yet.
-    Body(BodyDecoder),
+    Body {
+        decoder: BodyDecoder,
+        /// What the last look ahead has found: small chunks take a while to follow, and a client may have the server look often.
+        look: Option<Look>,
+    },
     /// Somebody reads the body of the request at hand, and has the buffer.
     Taken,
+}
+
+/// What so many bytes in the buffer and in the kernel say.
+#[derive(Debug)]
+struct Look {
+    ahead: usize,
+    unread: usize,
+    arrival: Arrival,
 }
 
 impl Default for Input {
@@ -73,9 +85,15 @@ impl Input {
         !self.ahead.is_empty() || socket.is_plain() && socket.unread() > 0
     }
 
-    /// Reads what comes next, and returns how many bytes; 0 at the end.
-    pub fn poll_read(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        poll_fill(&mut self.ahead, socket, cx)
+    /// Waits for the beginning of a head: empty lines are none (RFC 9112, section 2.2). False at the end of the connection.
+    pub fn poll_beginning(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        while self.ahead.len() < MAX_HEAD_BYTES && self.ahead.chunks(2).all(|line| b"\r\n".starts_with(line))
+        {
+            if ready!(poll_fill(&mut self.ahead, socket, cx))? == 0 {
+                return Poll::Ready(Ok(false));
+            }
+        }
+        Poll::Ready(Ok(true))
     }
 
     /// Whether a fresh connection begins with the preface of HTTP/2. Takes nothing of it.
@@ -119,7 +137,7 @@ impl Input {
 
     /// The head that was taken announces this body.
     pub fn begin_body(&mut self, framing: Framing, is_http11: bool) {
-        self.stage = Stage::Body(BodyDecoder::new(framing));
+        self.stage = Stage::Body { decoder: BodyDecoder::new(framing), look: None };
         self.is_http11 = is_http11;
     }
 
@@ -128,7 +146,7 @@ impl Input {
     pub fn take_body(&mut self) -> (BodyDecoder, BytesMut) {
         let ahead = self.take_ahead();
         match std::mem::replace(&mut self.stage, Stage::Taken) {
-            Stage::Body(decoder) => (decoder, ahead),
+            Stage::Body { decoder, .. } => (decoder, ahead),
             Stage::Head(_) | Stage::Taken => (BodyDecoder::new(Framing::NONE), ahead),
         }
     }
@@ -156,7 +174,7 @@ impl Input {
     pub fn is_between_requests(&self) -> bool {
         match &self.stage {
             Stage::Head(_) => true,
-            Stage::Body(decoder) => decoder.is_done(),
+            Stage::Body { decoder, .. } => decoder.is_done(),
             Stage::Taken => false,
         }
     }
@@ -170,18 +188,21 @@ impl Input {
     /// Whether nobody reads the body of the request at hand yet.
     #[must_use]
     pub fn is_body_untouched(&self) -> bool {
-        matches!(self.stage, Stage::Body(_))
+        matches!(self.stage, Stage::Body { .. })
     }
 
     /// Whether the whole body that nobody reads yet has arrived; `None` where somebody does. Reads at most 64 KiB of it: where
     /// that does not tell, the body counts as whole.
     pub fn holds_whole_body(&mut self, socket: &Socket) -> Option<bool> {
-        let Stage::Body(decoder) = &self.stage else { return None };
-        let decoder = decoder.clone();
+        let Stage::Body { decoder, look } = &mut self.stage else { return None };
         // Inside TLS, what is unread cannot be counted.
         let can_count = socket.is_plain() && matches!(decoder, BodyDecoder::Length(_));
-        let may_be_more = !can_count && !self.look_ahead(socket);
-        Some(match decoder.arrival(&[&self.ahead], socket.unread()) {
+        let may_be_more = !can_count && !look_ahead(&mut self.ahead, socket);
+        let (ahead, unread) = (self.ahead.len(), socket.unread());
+        let known = look.take().filter(|look| (look.ahead, look.unread) == (ahead, unread));
+        let arrival = known.map_or_else(|| decoder.arrival(&[&self.ahead], unread), |look| look.arrival);
+        *look = Some(Look { ahead, unread, arrival });
+        Some(match arrival {
             Arrival::Whole => true,
             Arrival::Partial => may_be_more,
             Arrival::Broken => false,
@@ -192,7 +213,8 @@ impl Input {
     /// Reads nothing.
     #[must_use]
     pub fn is_whole_with(&self, unread: usize) -> bool {
-        matches!(&self.stage, Stage::Body(BodyDecoder::Length(left)) if (self.ahead.len() + unread) as u64 == *left)
+        let Stage::Body { decoder: BodyDecoder::Length(left), .. } = &self.stage else { return false };
+        (self.ahead.len() + unread) as u64 == *left
     }
 
     /// Throws away what has come behind a body that was read to its end, but for its beginning: a FIN shows behind that. False where it is
@@ -211,17 +233,17 @@ impl Input {
         }
         false
     }
+}
 
-    /// Reads what has arrived, up to 64 KiB. True where that is all.
-    fn look_ahead(&mut self, socket: &Socket) -> bool {
-        while self.ahead.len() < MAX_READ_AHEAD {
-            self.ahead.reserve(READ_SIZE);
-            if !matches!(socket.try_read(&mut self.ahead), Ok(1..)) {
-                return true;
-            }
+/// Reads what has arrived, up to 64 KiB. True where that is all.
+fn look_ahead(ahead: &mut BytesMut, socket: &Socket) -> bool {
+    while ahead.len() < MAX_READ_AHEAD {
+        ahead.reserve(READ_SIZE);
+        if !matches!(socket.try_read(ahead), Ok(1..)) {
+            return true;
         }
-        false
     }
+    false
 }
 
 fn poll_fill(ahead: &mut BytesMut, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

@@ -33,6 +33,15 @@ async fn answers_keep_the_connection_open_and_pipelined_requests_are_answered_in
 }
 
 #[tokio::test]
+async fn a_small_body_that_nobody_needs_may_come_behind_its_response() {
+    let server = TestServer::start().await;
+    let mut client = server.say("POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n").await;
+    assert_eq!(client.response().await.status, 404);
+    client.send(format!("hello{}", get("/ping"))).await;
+    assert_eq!(client.response().await.status, 200);
+}
+
+#[tokio::test]
 async fn a_connection_closes_when_either_side_says_so() {
     let server = TestServer::start().await;
     for request in [

@@ -317,6 +317,31 @@ async fn a_connection_is_kept_between_two_requests_for_the_time_that_is_set() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn empty_lines_between_two_requests_begin_no_head() {
+    let clock = Clock::stopped();
+    let server = TestServer::start().await;
+    let mut kept = server.say([&post("/nowhere", "body"), &b"\r\n\r\n\r"[..]].concat()).await;
+    assert_eq!(kept.response().await.status, 404);
+    assert_eq!(server.ask(get("/ping")).await.status, 200);
+    clock.advance(Duration::from_secs(10) + A_MOMENT).await;
+    kept.send("\n").await;
+    kept.send(get("/ping")).await;
+    assert_eq!(kept.response().await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_small_body_that_nobody_needs_and_that_does_not_come_ends_its_connection() {
+    let clock = Clock::stopped();
+    let server = TestServer::start().await;
+    let mut slow = server.say("POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhell").await;
+    let response = slow.response().await;
+    assert_eq!((response.status, response.closes()), (404, false), "at once");
+    assert_eq!(server.ask(get("/ping")).await.status, 200);
+    clock.advance(Duration::from_secs(10) + A_MOMENT).await;
+    assert_eq!(slow.head().await, Err(End::Short));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_json_body_that_takes_too_long_is_408() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
@@ -356,13 +381,16 @@ async fn while_it_drains_streams_go_on_and_sides_meet_but_no_stream_begins() {
     idle.response().await;
     let mut busy = server.say("POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n{").await;
     let mut fresh = server.connect().await;
+    let mut speaking = server.say([&get("/ping").into_bytes(), &post("/stream", "")[..9]].concat()).await;
+    speaking.response().await;
     assert_eq!(server.ask(get("/ping")).await.status, 200);
 
     server.stop().await;
     assert_eq!(idle.head().await, Err(End::Short), "idle connections are closed");
     busy.send("}").await;
     fresh.send(post("/stream", "")).await;
-    for client in [&mut busy, &mut fresh, &mut server.say(post("/stream", "{}")).await] {
+    speaking.send(&post("/stream", "")[9..]).await;
+    for client in [&mut busy, &mut fresh, &mut speaking, &mut server.say(post("/stream", "{}")).await] {
         let refused = client.response().await;
         assert_eq!(refused.error(), "503 ShuttingDownError");
         assert_eq!(refused.fields("retry-after").len(), 1);
