@@ -262,6 +262,9 @@ mod tests {
         assert!(!wire.source_has_left());
         // Nothing has been read meanwhile, or this would be no test.
         assert_eq!(wire.input().lock().holds_whole_body(wire.socket()), Some(false));
+
+        assert_eq!(wire.socket().departed().await, Departure::Closed);
+        assert_eq!(wire.input().lock().holds_whole_body(wire.socket()), Some(true));
     }
 
     /// A failed read or write has returned the reset before tokio saw it.
