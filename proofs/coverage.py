@@ -28,7 +28,7 @@ def find_llvm(environment):
 
 def not_over_tls():
     """The tests that ./check leaves out over TLS."""
-    lines = (ROOT / "tests/wire/not-over-tls.txt").read_text().splitlines()
+    lines = (ROOT / "crates/server/tests/wire/not-over-tls.txt").read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 

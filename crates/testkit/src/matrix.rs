@@ -422,8 +422,9 @@ const DESTINATION_LEFT: Expected = Expected {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::collections::HashSet;
+
+    use super::*;
 
     #[test]
     fn every_cell_is_there_once_and_every_value_is_in_one() {

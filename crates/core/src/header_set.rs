@@ -1,0 +1,379 @@
+//! The header sets that a stream's maker gives: `download_headers` for the GET, `upload_headers` for the PUT.
+//!
+//! A set is validated once, here, so that whatever is put on the wire later is well-formed and can not
+//! contradict the framing, which is the server's alone.
+//!
+//! A set is kept as one text, the JSON of the status object. Its lines are made from that when a response is written, so a set
+//! takes about the memory of its text, however many names and values it has.
+//!
+//! Bounds: [`MAX_NAMES`], [`MAX_LINES`] and [`MAX_LINES_BYTES`] for each set.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use rendezvous_protocol::Side;
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value};
+
+use crate::budget::allocated;
+
+/// Names of a set.
+pub const MAX_NAMES: usize = 100;
+/// Lines that a set makes.
+pub const MAX_LINES: usize = 100;
+/// Bytes of the lines that a set makes: without it a long name with many values would make a huge head of a small body.
+pub const MAX_LINES_BYTES: usize = 64 * 1024;
+/// Bytes that a set takes at most besides its text: its part of [`StreamHeaders`], and what the table keeps with it.
+const OVERHEAD: u64 = 192;
+
+/// A header set that is refused, with a sentence that says why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidHeaders(String);
+
+/// One validated header set.
+#[derive(Debug, Clone)]
+pub struct HeaderSet {
+    /// Compact, in an allocation of its size.
+    given: Box<RawValue>,
+    content_length: Option<u64>,
+}
+
+/// Both header sets of a stream; `None` where none was given.
+#[derive(Debug, Default, Clone)]
+pub struct StreamHeaders {
+    /// `download_headers`: for the destination's answer.
+    pub download: Option<HeaderSet>,
+    /// `upload_headers`: for the source's answer.
+    pub upload: Option<HeaderSet>,
+}
+
+impl StreamHeaders {
+    /// The set for this side's answer.
+    #[must_use]
+    pub fn of(&self, side: Side) -> Option<&HeaderSet> {
+        match side {
+            Side::Source => self.upload.as_ref(),
+            Side::Destination => self.download.as_ref(),
+        }
+    }
+
+    /// The body length that `Content-Length` in `download_headers` promises, in bytes.
+    #[must_use]
+    pub fn promised_length(&self) -> Option<u64> {
+        self.download.as_ref().and_then(|set| set.content_length)
+    }
+
+    /// Bytes of memory that the sets take at most; 0 without sets.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let sets = [&self.download, &self.upload].into_iter().flatten();
+        sets.map(|set| OVERHEAD + allocated(set.given.get().len())).sum()
+    }
+}
+
+/// The names of a set as they were given: an extension of a response, for a wire that keeps the spelling.
+#[derive(Debug, Clone)]
+pub struct Spellings(Arc<HashMap<HeaderName, Spelling>>);
+
+#[derive(Debug)]
+struct Spelling {
+    text: String,
+    lines: usize,
+}
+
+impl Spellings {
+    /// The name as it was given, if the set has it.
+    #[must_use]
+    pub fn of(&self, name: &HeaderName) -> Option<&str> {
+        self.0.get(name).map(|spelling| spelling.text.as_str())
+    }
+
+    /// The names as they were given, each as often as it has lines.
+    pub fn of_lines(&self) -> impl Iterator<Item = &str> {
+        self.0.values().flat_map(|Spelling { text, lines }| std::iter::repeat_n(text.as_str(), *lines))
+    }
+}
+
+impl HeaderSet {
+    /// Validates the set for `side`'s answer.
+    ///
+    /// # Errors
+    /// [`InvalidHeaders`] with a sentence that names the header, its value, its type or the limit.
+    pub fn parse(given: &Map<String, Value>, side: Side) -> Result<Self, InvalidHeaders> {
+        if given.len() > MAX_NAMES {
+            return Err(over_limit(MAX_NAMES, "names"));
+        }
+        let (mut lines, mut bytes, mut content_length) = (0, 0, None);
+        for (spelling, value) in given {
+            let name = HeaderName::from_bytes(spelling.as_bytes())
+                .map_err(|_| invalid(format!("Not a valid HTTP header name: {spelling}")))?;
+            if is_the_servers(&name) {
+                return Err(invalid(format!("The server sets the header {spelling} itself")));
+            }
+            let values = values(value);
+            lines += values.len();
+            if lines > MAX_LINES {
+                return Err(over_limit(MAX_LINES, "lines"));
+            }
+            for value in values {
+                bytes += spelling.len() + ": \r\n".len() + line_value(spelling, value)?.len();
+            }
+            if name == header::CONTENT_LENGTH {
+                content_length = Some(promised_length(side, values)?);
+            }
+        }
+        if bytes > MAX_LINES_BYTES {
+            return Err(over_limit(MAX_LINES_BYTES, "bytes"));
+        }
+        // The text has grown by doubling; its copy is in an allocation of its size.
+        let text = to_raw_value(given).map_err(|error| invalid(error.to_string()))?;
+        Ok(Self { given: (*text).to_owned(), content_length })
+    }
+
+    /// The set as it was given, as JSON for the status object.
+    #[must_use]
+    pub fn given(&self) -> &RawValue {
+        &self.given
+    }
+
+    /// Puts the set over `headers`; what has the same name there is replaced. Returns how the names are spelled.
+    pub fn override_in(&self, headers: &mut HeaderMap) -> Spellings {
+        // The text was serialized from such a map, whose names and values were validated.
+        let given: Map<String, Value> = serde_json::from_str(self.given.get()).unwrap_or_default();
+        let mut spellings = HashMap::with_capacity(given.len());
+        let mut fields = Vec::with_capacity(given.len());
+        // Of names that differ in case only, the last wins.
+        for (spelling, value) in given.iter().rev() {
+            let Ok(name) = HeaderName::from_bytes(spelling.as_bytes()) else { continue };
+            if spellings.contains_key(&name) {
+                continue;
+            }
+            let values = values(value);
+            let spelled = Spelling { text: spelling.clone(), lines: values.len() };
+            spellings.insert(name.clone(), spelled);
+            fields.push((name, values));
+        }
+        for (name, values) in fields.into_iter().rev() {
+            headers.remove(&name);
+            for value in values.iter().filter_map(|value| HeaderValue::from_str(&text(value)?).ok()) {
+                headers.append(&name, value);
+            }
+        }
+        Spellings(Arc::new(spellings))
+    }
+}
+
+fn invalid(message: String) -> InvalidHeaders {
+    InvalidHeaders(message)
+}
+
+fn over_limit(limit: usize, of_what: &str) -> InvalidHeaders {
+    invalid(format!("The headers are over the limit of {limit} {of_what}"))
+}
+
+/// Headers that frame a message or belong to a connection (RFC 9110, section 7.6.1), and the clock's.
+fn is_the_servers(name: &HeaderName) -> bool {
+    const NAMES: [&str; 7] =
+        ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "date"];
+    NAMES.contains(&name.as_str()) || name.as_str().starts_with("proxy-")
+}
+
+/// The values of a name: a line for each.
+fn values(value: &Value) -> &[Value] {
+    match value {
+        Value::Array(items) => items,
+        single => std::slice::from_ref(single),
+    }
+}
+
+/// The value as it stands in a line; `None` for what can not be one.
+fn text(value: &Value) -> Option<Cow<'_, str>> {
+    match value {
+        Value::String(text) => Some(Cow::Borrowed(text)),
+        Value::Number(number) => Some(Cow::Owned(number_text(number))),
+        Value::Bool(flag) => Some(Cow::Borrowed(if *flag { "true" } else { "false" })),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+fn line_value<'a>(name: &str, value: &'a Value) -> Result<Cow<'a, str>, InvalidHeaders> {
+    let text = text(value).ok_or_else(|| {
+        invalid(format!(
+            "The value of the header {name} must be a string, a number, a boolean, or an array of those"
+        ))
+    })?;
+    if text.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte)) {
+        Ok(text)
+    } else {
+        Err(invalid(format!("Not a valid HTTP header value: \"{text}\"")))
+    }
+}
+
+/// JSON has one kind of number: `1.0` is 1.
+fn number_text(number: &serde_json::Number) -> String {
+    match number.as_f64() {
+        Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 1e15 => format!("{float:.0}"),
+        _ => number.to_string(),
+    }
+}
+
+fn promised_length(side: Side, values: &[Value]) -> Result<u64, InvalidHeaders> {
+    if side == Side::Source {
+        return Err(invalid(
+            "The server sets the header Content-Length of the upload's answer itself".into(),
+        ));
+    }
+    let decimal = |value: &Value| {
+        let text = text(value)?;
+        text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+    };
+    match values {
+        [value] => decimal(value),
+        _ => None,
+    }
+    .ok_or_else(|| invalid("Content-Length in download_headers must be one decimal number of bytes".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(json: &str, side: Side) -> Result<HeaderSet, String> {
+        HeaderSet::parse(&serde_json::from_str(json).unwrap(), side).map_err(|refusal| refusal.to_string())
+    }
+
+    fn lines(json: &str) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-a", HeaderValue::from_static("default"));
+        parse(json, Side::Destination).unwrap().override_in(&mut headers);
+        headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
+    }
+
+    #[test]
+    fn every_legal_value_becomes_lines() {
+        for (json, expected) in [
+            ("{}", vec!["x-a: default"]),
+            (r#"{"X-A":"b"}"#, vec!["x-a: b"]),
+            (r#"{"X-A":"a\tb c"}"#, vec!["x-a: a\tb c"]),
+            (r#"{"X-A":1}"#, vec!["x-a: 1"]),
+            (r#"{"X-A":1.0}"#, vec!["x-a: 1"]),
+            (r#"{"X-A":1.5}"#, vec!["x-a: 1.5"]),
+            (r#"{"X-A":999999999999999.0}"#, vec!["x-a: 999999999999999"]),
+            (r#"{"X-A":1e15}"#, vec!["x-a: 1000000000000000.0"]),
+            (r#"{"X-A":12e30}"#, vec!["x-a: 1.2e+31"]),
+            (r#"{"X-A":true}"#, vec!["x-a: true"]),
+            (r#"{"X-A":["1",2]}"#, vec!["x-a: 1", "x-a: 2"]),
+            (r#"{"X-A":[]}"#, vec![]),
+            (r#"{"X-A":"1","x-a":"2"}"#, vec!["x-a: 2"]),
+            (r#"{"x!#$%&'*+-.^_`|~9":1}"#, vec!["x-a: default", "x!#$%&'*+-.^_`|~9: 1"]),
+            (r#"{"Content-Length":"007"}"#, vec!["x-a: default", "content-length: 007"]),
+        ] {
+            assert_eq!(lines(json), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_could_break_the_wire_is_refused_by_name() {
+        for (json, message) in [
+            (r#"{"@{}[].<>":1}"#, "Not a valid HTTP header name: @{}[].<>"),
+            (r#"{"":1}"#, "Not a valid HTTP header name: "),
+            (r#"{"é":1}"#, "Not a valid HTTP header name: é"),
+            (r#"{"aa":"\b"}"#, "Not a valid HTTP header value: \"\u{8}\""),
+            (r#"{"aa":"x\r\nEvil: 1"}"#, "Not a valid HTTP header value: \"x\r\nEvil: 1\""),
+            (r#"{"aa":"é"}"#, "Not a valid HTTP header value: \"é\""),
+            (r#"{"Connection":"close"}"#, "The server sets the header Connection itself"),
+            (r#"{"proxy-connection":"x"}"#, "The server sets the header proxy-connection itself"),
+            (r#"{"Transfer-Encoding":"chunked"}"#, "The server sets the header Transfer-Encoding itself"),
+            (r#"{"DATE":"x"}"#, "The server sets the header DATE itself"),
+        ] {
+            assert_eq!(parse(json, Side::Destination).unwrap_err(), message, "{json}");
+            assert_eq!(parse(json, Side::Source).unwrap_err(), message, "{json}");
+        }
+        for json in [r#"{"aa":null}"#, r#"{"aa":{}}"#, r#"{"aa":[["b"]]}"#, r#"{"aa":[null]}"#] {
+            assert!(parse(json, Side::Source).unwrap_err().contains("header aa must be a string"), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_set_makes_no_more_than_64_kib_of_lines() {
+        // Each line has 1019 bytes of name, 1 of value, and 4 around that.
+        let set = |lines: usize| {
+            let values = vec!["1"; lines].join(",");
+            format!(r#"{{"x":[],"{}":[{values}]}}"#, "a".repeat(1019))
+        };
+        assert!(parse(&set(64), Side::Source).is_ok());
+        let error = parse(&set(65), Side::Source).unwrap_err();
+        assert_eq!(error, "The headers are over the limit of 65536 bytes");
+    }
+
+    #[test]
+    fn a_set_has_no_more_than_100_names_and_100_lines() {
+        let names = |count: usize, value: &str| {
+            let names: Vec<_> = (0..count).map(|number| format!(r#""x-{number}":{value}"#)).collect();
+            format!("{{{}}}", names.join(","))
+        };
+        let lines = |count: usize| format!(r#"{{"a":[{}]}}"#, vec!["1"; count].join(","));
+        for legal in [names(MAX_NAMES, "[]"), names(MAX_NAMES, "1"), lines(MAX_LINES), names(50, "[1,2]")] {
+            assert!(parse(&legal, Side::Source).is_ok(), "{legal}");
+        }
+        for (over, message) in [
+            (names(MAX_NAMES + 1, "[]"), "The headers are over the limit of 100 names"),
+            (names(2600, "1"), "The headers are over the limit of 100 names"),
+            (lines(MAX_LINES + 1), "The headers are over the limit of 100 lines"),
+            (lines(10_900), "The headers are over the limit of 100 lines"),
+            (names(51, "[1,2]"), "The headers are over the limit of 100 lines"),
+        ] {
+            assert_eq!(parse(&over, Side::Source).unwrap_err(), message);
+        }
+    }
+
+    #[test]
+    fn the_last_of_names_that_differ_in_case_is_spelled_as_it_was_given() {
+        let json = r#"{"X-A":"1","X-B":["b","c"],"X-C":"3","x-a":["4","5","6"],"X-b":[]}"#;
+        let mut headers = HeaderMap::new();
+        let spellings = parse(json, Side::Source).unwrap().override_in(&mut headers);
+        let lines: Vec<_> =
+            headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        assert_eq!(lines, [("x-c", "3"), ("x-a", "4"), ("x-a", "5"), ("x-a", "6")]);
+        let spelling = |name: &'static str| spellings.of(&HeaderName::from_static(name));
+        assert_eq!(["x-a", "x-b", "x-c", "x-d"].map(spelling), [Some("x-a"), Some("X-b"), Some("X-C"), None]);
+        let mut of_lines: Vec<_> = spellings.of_lines().collect();
+        of_lines.sort_unstable();
+        assert_eq!(of_lines, ["X-C", "x-a", "x-a", "x-a"]);
+    }
+
+    #[test]
+    fn a_set_is_shown_as_it_was_given_and_takes_the_memory_of_its_text() {
+        for (given, shown) in [
+            (r#"{ "X-A" : 1.0, "x-b":[ true,"\u0041" ] }"#, r#"{"X-A":1.0,"x-b":[true,"A"]}"#),
+            (r#"{"b":1,"a":2,"B":3}"#, r#"{"b":1,"a":2,"B":3}"#),
+            (r#"{"n":12345678901234567890}"#, r#"{"n":12345678901234567890}"#),
+            ("{}", "{}"),
+        ] {
+            let set = parse(given, Side::Source).unwrap();
+            assert_eq!(set.given().get(), shown);
+            let headers = StreamHeaders { upload: Some(set), ..StreamHeaders::default() };
+            assert!(
+                (shown.len() as u64..shown.len() as u64 * 2 + 256).contains(&headers.memory()),
+                "{shown}"
+            );
+        }
+        assert_eq!(StreamHeaders::default().memory(), 0);
+    }
+
+    #[test]
+    fn a_content_length_is_a_promise_of_the_download_only() {
+        let promised = |json: &str| parse(json, Side::Destination).map(|set| set.content_length);
+        assert_eq!(promised(r#"{"Content-Length":10}"#), Ok(Some(10)));
+        assert_eq!(promised(r#"{"content-length":"18446744073709551615"}"#), Ok(Some(u64::MAX)));
+        for bad in [r#""abc""#, r#""""#, r#""+1""#, "-1", "1.5", r#"["1","1"]"#, r#""18446744073709551616""#]
+        {
+            let error = promised(&format!(r#"{{"Content-Length":{bad}}}"#)).unwrap_err();
+            assert!(error.contains("must be one decimal number"), "{bad}: {error}");
+        }
+        assert!(parse(r#"{"Content-Length":10}"#, Side::Source).unwrap_err().contains("Content-Length"));
+    }
+}

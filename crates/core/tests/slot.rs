@@ -1,0 +1,25 @@
+//! One stream's life obeys the rules of the seats, as their model tells them.
+
+use proptest::prelude::*;
+use rendezvous_core::outcome::{Fault, Outcome};
+use rendezvous_protocol::Side;
+use testkit::slot_model::{Operation, hold};
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let side = prop_oneof![Just(Side::Source), Just(Side::Destination)];
+    prop_oneof![
+        4 => side.clone().prop_map(Operation::Come),
+        2 => side.prop_map(Operation::Leave),
+        1 => Just(Operation::Report),
+        1 => Just(Operation::Expire),
+        1 => Just(Operation::Settle(Outcome::Finished)),
+        1 => Just(Operation::Settle(Outcome::Failed(Fault::SourceDisconnected))),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn any_history_obeys_the_rules_of_the_seats(history in prop::collection::vec(operation(), 0..40)) {
+        hold(history);
+    }
+}

@@ -1,0 +1,54 @@
+//! What a client has said, as requests.
+
+use http::Method;
+use rendezvous_codec::body::Framing;
+use rendezvous_codec::head::{HeadScanner, parse};
+
+use super::super::chunked::{Body, End};
+
+/// A request whose head is whole.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub is_head: bool,
+    pub is_put: bool,
+    /// As far as it was said.
+    pub body: Vec<u8>,
+    /// Where that starts, if it is chunked.
+    pub chunked_from: Option<usize>,
+}
+
+/// The requests in `said`, up to the first that is refused or incomplete.
+pub(super) fn requests(said: &[u8]) -> Vec<Request> {
+    let (mut requests, mut at) = (Vec::new(), 0);
+    while let Ok(Some(length)) = HeadScanner::default().scan(&said[at..]) {
+        let Ok((method, framing)) = parse(&said[at..at + length], |head| (head.method.clone(), head.framing))
+        else {
+            break;
+        };
+        at += length;
+        let rest = &said[at..];
+        let (body, next) = match framing {
+            Framing::Length(length) => {
+                let here = usize::try_from(length).unwrap_or(usize::MAX).min(rest.len());
+                (rest[..here].to_vec(), Some(at + here))
+            }
+            Framing::Chunked => {
+                let body = Body::read(rest);
+                let next = if let End::Whole(length) = body.end { Some(at + length) } else { None };
+                (body.data, next)
+            }
+        };
+        let chunked_from = (framing == Framing::Chunked).then_some(at);
+        requests.push(Request {
+            is_head: method == Method::HEAD,
+            is_put: method == Method::PUT,
+            body,
+            chunked_from,
+        });
+        match next {
+            Some(next) => at = next,
+            None => break,
+        }
+    }
+    requests
+}

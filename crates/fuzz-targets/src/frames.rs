@@ -1,0 +1,41 @@
+//! The frames of HTTP/2: each is told once, with its last byte, however the bytes come.
+
+use rendezvous_codec::frames::{Frame, FrameFollower, FrameKind};
+
+/// One direction of a connection.
+pub fn hold(data: &[u8]) {
+    let expected = read(data);
+    for split in [1, 2, 7, data.len().max(1)] {
+        let (mut follower, mut told, mut came) = (FrameFollower::default(), Vec::new(), 0);
+        for piece in data.chunks(split) {
+            came += piece.len();
+            follower.follow(piece, |frame| told.push((came, frame)));
+        }
+        // Told with the piece that their last byte came in.
+        let in_pieces = |end: usize| (end.div_ceil(split) * split).min(data.len());
+        let expected: Vec<_> = expected.iter().map(|(end, frame)| (in_pieces(*end), *frame)).collect();
+        assert_eq!(told, expected, "in pieces of {split}");
+    }
+}
+
+/// The whole frames of `data`, each with where it ends.
+fn read(data: &[u8]) -> Vec<(usize, Frame)> {
+    let (mut frames, mut at) = (Vec::new(), 0);
+    while let Some((head, rest)) = data[at..].split_first_chunk::<9>() {
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        if rest.len() < length {
+            break;
+        }
+        at += head.len() + length;
+        let kind = match head[3] {
+            0 => FrameKind::Data,
+            1 => FrameKind::Headers,
+            2 | 4 | 6 => FrameKind::Control,
+            3 => FrameKind::Reset,
+            _ => FrameKind::Other,
+        };
+        let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
+        frames.push((at, Frame { kind, flags: head[4], stream, payload: length }));
+    }
+    frames
+}

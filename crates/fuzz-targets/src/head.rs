@@ -1,0 +1,143 @@
+//! Request heads: what is accepted is unambiguous, within the limits, and read alike by hyper.
+
+use http::Version;
+use rendezvous_codec::body::Framing;
+use rendezvous_codec::head::{Head, HeadError, HeadScanner, MAX_HEAD_BYTES, MAX_HEAD_FIELDS, parse};
+
+use super::hyper_reads;
+
+/// The longest body that hyper can count, in bytes.
+const MAX_LENGTH_OF_HYPER: u64 = u64::MAX - 2;
+
+/// What comes first on a connection.
+pub fn hold(data: &[u8]) {
+    // A connection holds no more of it.
+    let data = &data[..data.len().min(MAX_HEAD_BYTES)];
+    let at_once = HeadScanner::default().scan(data);
+    let mut scanner = HeadScanner::default();
+    let verdict = (0..=data.len()).map(|end| scanner.scan(&data[..end])).find(|verdict| *verdict != Ok(None));
+    assert_eq!(verdict.unwrap_or(Ok(None)), at_once, "it depends on how the bytes come");
+
+    if let Ok(Some(length)) = at_once {
+        let bytes = &data[..length];
+        // What is refused is no misunderstanding.
+        let _ = parse(bytes, |head| {
+            let seen = Seen::read(bytes);
+            seen.agrees(head);
+            is_what_others_see(head, bytes, &seen);
+            keeps_the_limits(bytes, &seen);
+        });
+    }
+}
+
+/// An accepted head, read naively: lines, a colon in each, nothing else.
+struct Seen<'a> {
+    method: &'a str,
+    target: &'a str,
+    version: &'a str,
+    fields: Vec<(String, &'a [u8])>,
+}
+
+impl<'a> Seen<'a> {
+    fn read(bytes: &'a [u8]) -> Self {
+        for (at, byte) in bytes.iter().enumerate() {
+            assert!(*byte != 0, "a NUL");
+            assert!(*byte != b'\r' || bytes.get(at + 1) == Some(&b'\n'), "a CR alone");
+            assert!(*byte != b'\n' || at > 0 && bytes[at - 1] == b'\r', "a LF alone");
+        }
+        let lines = bytes.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        let lines: Vec<&[u8]> = lines.skip_while(|line| line.is_empty()).collect();
+        let [line, fields @ .., b"", b""] = &lines[..] else { panic!("it does not end in an empty line") };
+        let line: Vec<&str> = std::str::from_utf8(line).unwrap().split(' ').collect();
+        let [method, target, version] = line[..] else { panic!("a request line of {line:?}") };
+        let fields = fields.iter().map(|line| {
+            let colon = line.iter().position(|byte| *byte == b':').expect("a line without a colon");
+            let name = std::str::from_utf8(&line[..colon]).unwrap();
+            assert!(is_token(name), "a field's name {name:?}, or a line that goes on");
+            (name.to_ascii_lowercase(), line[colon + 1..].trim_ascii())
+        });
+        Self { method, target, version, fields: fields.collect() }
+    }
+
+    fn all(&self, name: &str) -> Vec<&'a [u8]> {
+        self.fields.iter().filter(|(field, _)| field == name).map(|(_, value)| *value).collect()
+    }
+
+    /// The framing rules of RFC 9112, section 6.3, with all that is doubtful refused.
+    fn agrees(&self, head: &Head<'_>) {
+        assert!(is_token(self.method), "{:?} is no method", self.method);
+        assert!(["HTTP/1.0", "HTTP/1.1"].contains(&self.version));
+        let is_http11 = head.version == Version::HTTP_11;
+        assert_eq!(is_http11, self.version == "HTTP/1.1");
+        assert_eq!(head.method.as_str(), self.method);
+        let hosts = self.all("host").len();
+        assert!(hosts == 1 || hosts == 0 && !is_http11, "{hosts} Host fields");
+        let expectations = self.all("expect");
+        let mut expectations = expectations.iter().flat_map(|value| value.split(|byte| *byte == b','));
+        let expects = expectations.any(|value| value.trim_ascii().eq_ignore_ascii_case(b"100-continue"));
+        assert_eq!(head.expects_continue, expects && is_http11);
+        let connection = self.all("connection");
+        let mut options = connection.iter().flat_map(|value| value.split(|byte| *byte == b','));
+        let closes = options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
+        assert_eq!(head.closes, closes || !is_http11);
+        let expected = match (&self.all("content-length")[..], &self.all("transfer-encoding")[..]) {
+            ([], []) => Framing::NONE,
+            ([length], []) => {
+                assert!(
+                    !length.is_empty() && length.iter().all(u8::is_ascii_digit),
+                    "a length of {length:?}"
+                );
+                Framing::Length(std::str::from_utf8(length).unwrap().parse().unwrap())
+            }
+            ([], [coding]) if coding.eq_ignore_ascii_case(b"chunked") && is_http11 => Framing::Chunked,
+            both => panic!("accepted, with lengths and codings of {both:?}"),
+        };
+        assert_eq!(head.framing, expected);
+    }
+}
+
+fn is_what_others_see(head: &Head<'_>, bytes: &[u8], seen: &Seen<'_>) {
+    assert_eq!(head.target, seen.target.parse::<http::Uri>().unwrap());
+    for (name, _) in &seen.fields {
+        assert_eq!(head.values(name).collect::<Vec<_>>(), seen.all(name), "{name}");
+    }
+    if head.framing.length().is_some_and(|length| length > MAX_LENGTH_OF_HYPER) {
+        return;
+    }
+    let read = hyper_reads::request(bytes).expect("hyper refuses it");
+    assert_eq!((read.method.as_str(), read.length), (seen.method, head.framing.length()));
+    assert_eq!(read.uri, head.target);
+}
+
+/// Filled up to a limit it is still accepted, and one more is too much.
+fn keeps_the_limits(bytes: &[u8], seen: &Seen<'_>) {
+    let read_with = |more: &[u8]| {
+        let filled = [&bytes[..bytes.len() - 2], more, b"\r\n"].concat();
+        let length = HeadScanner::default().scan(&filled)?;
+        assert!(length.is_none_or(|length| length == filled.len()));
+        parse(&filled, |_| ())
+    };
+    let length = bytes.len();
+    assert!(length <= MAX_HEAD_BYTES && seen.fields.len() <= MAX_HEAD_FIELDS);
+
+    let fields = b"X:\r\n".repeat(MAX_HEAD_FIELDS - seen.fields.len());
+    if length + fields.len() + 4 <= MAX_HEAD_BYTES {
+        assert_eq!(read_with(&fields), Ok(()), "{MAX_HEAD_FIELDS} fields");
+        let more = [&fields[..], b"X:\r\n"].concat();
+        assert_eq!(read_with(&more), Err(HeadError::TooManyFields));
+    }
+    if length + 4 <= MAX_HEAD_BYTES && seen.fields.len() < MAX_HEAD_FIELDS {
+        let value = "a".repeat(MAX_HEAD_BYTES - length - 4);
+        assert_eq!(read_with(format!("X:{value}\r\n").as_bytes()), Ok(()));
+        assert_eq!(read_with(format!("X:{value}a\r\n").as_bytes()), Err(HeadError::TooLong));
+    }
+}
+
+/// RFC 9110, section 5.6.2.
+pub fn is_tchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+pub fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(is_tchar)
+}

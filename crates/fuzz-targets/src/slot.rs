@@ -1,0 +1,19 @@
+//! One stream's life: any list of operations obeys the rules of the seats, as their model tells them.
+
+use rendezvous_core::outcome::{Fault, Outcome};
+use rendezvous_protocol::Side;
+use testkit::slot_model::{self, Operation};
+
+/// Each byte is an operation.
+pub fn hold(data: &[u8]) {
+    slot_model::hold(data.iter().map(|byte| match byte % 9 {
+        0 | 1 => Operation::Come(Side::Source),
+        2 | 3 => Operation::Come(Side::Destination),
+        4 => Operation::Leave(Side::Source),
+        5 => Operation::Leave(Side::Destination),
+        6 => Operation::Report,
+        7 => Operation::Expire,
+        _ if byte % 2 == 0 => Operation::Settle(Outcome::Finished),
+        _ => Operation::Settle(Outcome::Failed(Fault::SourceDisconnected)),
+    }));
+}

@@ -1,0 +1,85 @@
+//! One function for each route that is answered without the other side.
+
+use std::net::IpAddr;
+
+use http::StatusCode;
+use http::header::ACCEPT;
+use rendezvous_core::outcome::SeatError;
+use rendezvous_core::rendezvous::{Cursor, NewStream};
+use rendezvous_core::token::Tokens;
+use rendezvous_protocol::CreatedStream;
+use rendezvous_protocol::StreamId;
+
+use super::App;
+use super::head::RequestHead;
+use super::json_body::{self, Metadata};
+use super::record::Record;
+use super::refusal::Refusal;
+use super::response::{self, Response};
+use super::status::{List, status as status_of};
+use crate::metrics::Format;
+
+/// `POST /stream`
+pub(super) fn create(
+    app: &App,
+    client: IpAddr,
+    metadata: Metadata,
+    record: &mut Record,
+) -> Result<Response, Refusal> {
+    let settings = json_body::stream_settings(&metadata.json)?;
+    let reserved = metadata.into_reservation(settings.headers.memory())?;
+    let tokens = settings.is_split.then(Tokens::mint);
+    let new = NewStream { headers: settings.headers, tokens: tokens.clone(), reserved };
+    let id = app.rendezvous.create(new, || app.clients.create(client))?;
+    record.concerns(&id);
+    let created = CreatedStream {
+        stream: id.as_str(),
+        upload_token: tokens.as_ref().map(|tokens| tokens.upload.as_str()),
+        download_token: tokens.as_ref().map(|tokens| tokens.download.as_str()),
+    };
+    Ok(response::json(StatusCode::CREATED, &created))
+}
+
+/// `POST /stream/:id/error`
+pub(super) fn report(app: &App, id: &StreamId, metadata: Metadata) -> Result<Response, Refusal> {
+    let report = json_body::report(&metadata.json)?;
+    let reserved = metadata.into_reservation(report.memory())?;
+    app.rendezvous.report(id, report, reserved)?;
+    Ok(response::empty(StatusCode::OK))
+}
+
+/// `GET /stream`
+pub(super) fn list(app: &App) -> Result<Response, Refusal> {
+    let mut cursor = Cursor::default();
+    response::large_json(&List(&app.rendezvous.snapshots(&mut cursor, usize::MAX)), &app.answers)
+}
+
+/// `GET /metrics`
+pub(super) fn metrics(app: &App, head: &impl RequestHead) -> Response {
+    let accepted = head.values(ACCEPT.as_str()).filter_map(|value| std::str::from_utf8(value).ok());
+    let format = Format::of_accept(accepted);
+    response::made_text(format.content_type(), app.metrics.text(app.gauges(), format))
+}
+
+/// `GET /readyz`
+pub(super) fn ready(app: &App) -> Result<Response, Refusal> {
+    if app.rendezvous.is_draining() {
+        Err(SeatError::ShuttingDown.into())
+    } else {
+        Ok(response::text("ready"))
+    }
+}
+
+/// `GET /stream/:id/status`
+pub(super) fn status(app: &App, id: &StreamId) -> Result<Response, Refusal> {
+    let snapshot = app.rendezvous.snapshot(id).ok_or(SeatError::NotFound)?;
+    response::large_json(&status_of(&snapshot), &app.answers)
+}
+
+/// `HEAD /stream/:id`
+pub(super) fn probe(app: &App, id: &StreamId) -> Result<Response, Refusal> {
+    match app.rendezvous.snapshot(id) {
+        Some(snapshot) if snapshot.is_connectable() => Ok(response::empty(StatusCode::OK)),
+        _ => Err(SeatError::NotFound.into()),
+    }
+}

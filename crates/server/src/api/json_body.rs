@@ -1,0 +1,287 @@
+//! The JSON bodies of `POST /stream` and `POST /stream/:id/error`: how they are read, and what may be in
+//! them.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rendezvous_core::budget::{Budget, Exhausted, Reservation};
+use rendezvous_core::header_set::{HeaderSet, InvalidHeaders, StreamHeaders};
+use rendezvous_core::outcome::Report;
+use rendezvous_core::transfer::SourceBody;
+use rendezvous_protocol::Side;
+use serde_json::{Map, Value};
+use tokio::time::timeout;
+
+use crate::request_body::RequestBody;
+
+/// Bytes of a JSON body.
+pub const MAX_BODY_BYTES: u64 = 64 * 1024;
+/// Bytes of a JSON body that are not reserved: a stream without header sets needs no more.
+const SMALL_BODY_BYTES: usize = 1024;
+
+/// Why a JSON body is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// It is not what the route takes; with a sentence that says why.
+    #[error("{0}")]
+    Invalid(String),
+    /// It has more than [`MAX_BODY_BYTES`].
+    #[error("The body is over the limit of {MAX_BODY_BYTES} bytes")]
+    TooLarge,
+    /// Its framing is broken, or its connection has ended.
+    #[error("The request body is broken off")]
+    BrokenOff,
+    /// It was not complete in time.
+    #[error("The request was not complete after {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    /// All header sets, error reports and JSON bodies together take as much memory as they may.
+    #[error(
+        "The header sets and error reports of all streams take as much memory as they may (--max-metadata-bytes): try again later"
+    )]
+    Busy,
+}
+
+impl From<InvalidHeaders> for BodyError {
+    fn from(invalid: InvalidHeaders) -> Self {
+        Self::Invalid(invalid.to_string())
+    }
+}
+
+/// Reads a body of `length` bytes, if that is declared, for which the client has `limit`. Its memory is reserved in `budget`.
+///
+/// # Errors
+/// [`BodyError`]; over 64 KiB as soon as a declared length is.
+pub async fn read(
+    body: &mut RequestBody,
+    length: Option<u64>,
+    limit: Duration,
+    budget: &Arc<Budget>,
+) -> Result<Metadata, BodyError> {
+    if length.is_some_and(|length| length > MAX_BODY_BYTES) {
+        return Err(BodyError::TooLarge);
+    }
+    let mut metadata = Metadata { json: Vec::new(), reserved: Some(budget.reserve(0).map_err(busy)?) };
+    let reading = async {
+        while let Some(data) = poll_fn(|cx| body.poll_data(cx)).await {
+            metadata.extend(&data.map_err(|_| BodyError::BrokenOff)?)?;
+        }
+        Ok(())
+    };
+    timeout(limit, reading).await.unwrap_or(Err(BodyError::TimedOut(limit)))?;
+    Ok(metadata)
+}
+
+/// A JSON body that was read, with the reservation of its memory.
+#[derive(Default)]
+pub struct Metadata {
+    /// The body.
+    pub json: Vec<u8>,
+    /// `None` where there was nothing to read.
+    reserved: Option<Reservation>,
+}
+
+impl Metadata {
+    fn extend(&mut self, data: &[u8]) -> Result<(), BodyError> {
+        if (self.json.len() + data.len()) as u64 > MAX_BODY_BYTES {
+            return Err(BodyError::TooLarge);
+        }
+        self.json.extend_from_slice(data);
+        if self.json.len() > SMALL_BODY_BYTES {
+            self.reserve(self.json.capacity() as u64)?;
+        }
+        Ok(())
+    }
+
+    fn reserve(&mut self, bytes: u64) -> Result<(), BodyError> {
+        self.reserved.as_mut().map_or(Ok(()), |reserved| reserved.resize(bytes)).map_err(busy)
+    }
+
+    /// Drops the body and keeps a reservation of `bytes` for what was parsed from it; `None` for 0 bytes.
+    ///
+    /// # Errors
+    /// [`BodyError::Busy`]
+    pub fn into_reservation(mut self, bytes: u64) -> Result<Option<Reservation>, BodyError> {
+        self.reserve(bytes)?;
+        Ok(self.reserved.filter(|_| bytes > 0))
+    }
+}
+
+fn busy(_: Exhausted) -> BodyError {
+    BodyError::Busy
+}
+
+/// What a stream is to be made with.
+#[derive(Debug, Default)]
+pub struct StreamSettings {
+    /// The header sets.
+    pub headers: StreamHeaders,
+    /// Each side is to have a token of its own.
+    pub is_split: bool,
+}
+
+/// What a stream is to be made with.
+///
+/// # Errors
+/// [`BodyError::Invalid`] with a sentence that says what is wrong.
+pub fn stream_settings(body: &[u8]) -> Result<StreamSettings, BodyError> {
+    let mut object = object(body)?.unwrap_or_default();
+    let is_split = match object.remove("access") {
+        None | Some(Value::Null) => false,
+        Some(Value::String(access)) if access == "split" => true,
+        Some(_) => return Err(BodyError::Invalid("access must be \"split\", or be left out".into())),
+    };
+    let mut set = |key: &str, side| match object.remove(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(given)) => Ok(Some(HeaderSet::parse(&given, side)?)),
+        Some(_) => Err(BodyError::Invalid(format!("{key} must be an object of header names and values"))),
+    };
+    let headers = StreamHeaders {
+        download: set("download_headers", Side::Destination)?,
+        upload: set("upload_headers", Side::Source)?,
+    };
+    Ok(StreamSettings { headers, is_split })
+}
+
+/// What a client reports.
+///
+/// # Errors
+/// [`BodyError::Invalid`] with a sentence that says what is wrong.
+pub fn report(body: &[u8]) -> Result<Report, BodyError> {
+    let mut object = object(body)?.unwrap_or_default();
+    let status = match object.remove("http_status") {
+        None | Some(Value::Null) => 0,
+        Some(value) => whole_number(&value).ok_or_else(bad_status)?,
+    };
+    let status = match status {
+        0 => 400,
+        status @ 400..=599 => status,
+        _ => return Err(bad_status()),
+    };
+    let mut text = |key: &str, default: &str| match object.remove(key) {
+        None => Ok(default.to_owned()),
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => Err(BodyError::Invalid(format!("{key} must be a string"))),
+    };
+    Ok(Report {
+        status,
+        name: text("name", "Error")?,
+        message: text("message", "The other side encountered an unspecified error")?,
+    })
+}
+
+fn bad_status() -> BodyError {
+    BodyError::Invalid("http_status must be an integer from 400 to 599".into())
+}
+
+/// JSON has one kind of number: `404.0` is 404, and `-0` is 0.
+fn whole_number(value: &Value) -> Option<u16> {
+    (value.as_f64()? + 0.0).to_string().parse().ok()
+}
+
+/// The object that `body` is; `None` where it is empty or `null`.
+fn object(body: &[u8]) -> Result<Option<Map<String, Value>>, BodyError> {
+    if body.is_empty() {
+        return Ok(None);
+    }
+    // The parser bounds the depth of nesting, so that no body can exhaust the stack.
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(object)) => Ok(Some(object)),
+        Ok(Value::Null) => Ok(None),
+        Ok(_) => Err(BodyError::Invalid("Invalid JSON: the body must be an object".into())),
+        Err(error) => Err(BodyError::Invalid(format!("Invalid JSON: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_has_defaults_for_what_it_leaves_out() {
+        let vague = Report {
+            status: 400,
+            name: "Error".into(),
+            message: "The other side encountered an unspecified error".into(),
+        };
+        for body in [
+            "",
+            "null",
+            "{}",
+            r#"{"http_status":0}"#,
+            r#"{"http_status":-0}"#,
+            r#"{"http_status":null,"other":1}"#,
+        ] {
+            assert_eq!(report(body.as_bytes()), Ok(vague.clone()), "{body}");
+        }
+        let full = report(r#"{"http_status":404.0,"name":"","message":"日本"}"#.as_bytes()).unwrap();
+        assert_eq!(full, Report { status: 404, name: String::new(), message: "日本".into() });
+    }
+
+    #[test]
+    fn what_is_no_report_is_refused() {
+        for body in [
+            "nope",
+            "  ",
+            "[]",
+            "\"x\"",
+            "5",
+            "true",
+            "{",
+            "{}{}",
+            "{\"http_status\":99}",
+            "{\"http_status\":600}",
+            "{\"http_status\":200}",
+            "{\"http_status\":-1}",
+            "{\"http_status\":404.5}",
+            "{\"http_status\":\"404\"}",
+            "{\"http_status\":1e300}",
+            "{\"http_status\":true}",
+            "{\"http_status\":[404]}",
+            "{\"name\":5}",
+            "{\"name\":null}",
+            "{\"message\":[\"a\"]}",
+        ] {
+            assert!(matches!(report(body.as_bytes()), Err(BodyError::Invalid(_))), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_stream_is_made_with_header_sets_or_without() {
+        let access = |body: &str| {
+            stream_settings(body.as_bytes()).map(|settings| (settings.headers.memory(), settings.is_split))
+        };
+        for body in
+            ["", "null", "{}", r#"{"download_headers":null,"upload_headers":null,"__proto__":{"a":1}}"#]
+        {
+            assert_eq!(access(body), Ok((0, false)), "{body}");
+        }
+        let made =
+            stream_settings(br#"{"download_headers":{"Content-Length":5},"upload_headers":{}}"#).unwrap();
+        assert_eq!(made.headers.promised_length(), Some(5));
+        assert!(made.headers.upload.is_some() && !made.is_split);
+        assert_eq!(access(r#"{"access":"split"}"#), Ok((0, true)));
+        assert_eq!(access(r#"{"access":null}"#), Ok((0, false)));
+    }
+
+    #[test]
+    fn a_body_that_makes_no_stream_says_why() {
+        let nested = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
+        for (body, reason) in [
+            (&b"\xff\xfe{}"[..], "Invalid JSON: "),
+            (b"   ", "Invalid JSON: "),
+            (b"{'a':1}", "Invalid JSON: "),
+            (b"[]", "Invalid JSON: the body must be an object"),
+            (nested.as_bytes(), "Invalid JSON: recursion limit"),
+            (br#"{"download_headers":[]}"#, "download_headers must be an object"),
+            (br#"{"upload_headers":"x"}"#, "upload_headers must be an object"),
+            (br#"{"access":"SPLIT"}"#, "access must be \"split\", or be left out"),
+            (br#"{"access":true}"#, "access must be \"split\""),
+            (br#"{"access":{}}"#, "access must be \"split\""),
+            (br#"{"upload_headers":{"Date":"x"}}"#, "The server sets the header Date itself"),
+        ] {
+            let message = stream_settings(body).unwrap_err().to_string();
+            assert!(message.starts_with(reason), "{message}");
+        }
+    }
+}

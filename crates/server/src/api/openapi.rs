@@ -1,0 +1,177 @@
+//! The description of the API for programs. Pure.
+//!
+//! It is written by hand; the tests hold its routes, errors and version against the code, and those of the README.
+
+/// The document, as `GET /openapi.json` shows it.
+pub const DOCUMENT: &str = include_str!("openapi.json").trim_ascii_end();
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use http::Method;
+    use rendezvous_core::outcome::FAULTS;
+    use rendezvous_protocol::ErrorKind;
+    use serde_json::{Map, Value};
+
+    use super::super::route::Route;
+    use super::*;
+
+    const README: &str = include_str!("../../../../README.md");
+
+    /// Gives each route the operation that it is in the documents, and lists these; a route without one does not compile.
+    macro_rules! operations {
+        ($($route:pat => $operation:literal,)*) => {
+            fn operation(route: &Route) -> &'static str {
+                match route {
+                    $($route => $operation,)*
+                }
+            }
+
+            const OPERATIONS: &[&str] = &[$($operation,)*];
+        };
+    }
+
+    operations! {
+        Route::Create => "POST /stream",
+        Route::List => "GET /stream",
+        Route::Source(_) => "PUT /stream/{id}",
+        Route::Destination(_) => "GET /stream/{id}",
+        Route::Probe(_) => "HEAD /stream/{id}",
+        Route::Report(_) => "POST /stream/{id}/error",
+        Route::Status(_) => "GET /stream/{id}/status",
+        Route::Ping => "GET /ping",
+        Route::Health => "GET /healthz",
+        Route::Ready => "GET /readyz",
+        Route::Metrics => "GET /metrics",
+        Route::Describe => "GET /openapi.json",
+    }
+
+    fn document() -> Value {
+        serde_json::from_str(DOCUMENT).unwrap()
+    }
+
+    fn object(value: &Value) -> &Map<String, Value> {
+        value.as_object().unwrap()
+    }
+
+    /// What `value` refers to, or else itself.
+    fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+        let Some(reference) = value["$ref"].as_str() else { return value };
+        document.pointer(reference.strip_prefix('#').unwrap()).unwrap_or_else(|| panic!("no {reference}"))
+    }
+
+    /// Every operation, as its method and its path.
+    fn operations(document: &Value) -> Vec<(String, String, &Value)> {
+        let mut operations = Vec::new();
+        for (path, item) in object(&document["paths"]) {
+            let methods = object(item).iter().filter(|(method, _)| *method != "parameters");
+            operations
+                .extend(methods.map(|(method, operation)| (method.to_uppercase(), path.clone(), operation)));
+        }
+        operations
+    }
+
+    /// The names that an answer's schema lists.
+    fn names<'a>(document: &'a Value, schema: &'a Value) -> Vec<&'a str> {
+        let schema = resolve(document, schema);
+        let listed = schema["properties"]["name"]["enum"].as_array();
+        let any_of = schema["anyOf"].as_array().into_iter().flatten();
+        let own = listed.into_iter().flatten().map(|name| name.as_str().unwrap());
+        own.chain(any_of.flat_map(|schema| names(document, schema))).collect()
+    }
+
+    fn errors_of_the_code() -> BTreeSet<(String, String)> {
+        let refusals = ErrorKind::ALL.iter().map(|kind| (kind.status(), kind.name()));
+        let faults = FAULTS.iter().flat_map(|fault| [fault.source, fault.destination]);
+        refusals.chain(faults).map(|(status, name)| (status.to_string(), name.to_owned())).collect()
+    }
+
+    #[test]
+    fn the_document_has_every_route_and_no_other() {
+        let document = document();
+        let documented = operations(&document);
+        let is_there = |method: &str, path: &str| documented.iter().any(|(m, p, _)| m == method && p == path);
+        for operation in OPERATIONS {
+            let (method, path) = operation.split_once(' ').unwrap();
+            assert!(is_there(method, path), "{operation} is not documented");
+            assert!(method != "GET" || is_there("HEAD", path), "HEAD {path} is not documented");
+        }
+        for (method, path, _) in &documented {
+            let route = Route::parse(&method.parse::<Method>().unwrap(), &path.replace("{id}", "a"));
+            let route = route.unwrap_or_else(|| panic!("{method} {path} is no route"));
+            let of_get = operation(&route).replacen("GET", method, 1);
+            assert_eq!(of_get, format!("{method} {path}"));
+        }
+    }
+
+    #[test]
+    fn the_document_has_every_error_and_no_other() {
+        let document = document();
+        let mut found = BTreeSet::new();
+        for (method, path, operation) in operations(&document) {
+            for (status, answer) in object(&operation["responses"]) {
+                let schema = &resolve(&document, answer)["content"]["application/json"]["schema"];
+                let listed = names(&document, schema);
+                assert!(
+                    method == "HEAD"
+                        || !status.starts_with(['4', '5'])
+                        || status.ends_with("XX")
+                        || !listed.is_empty(),
+                    "{method} {path} has a {status} without a name"
+                );
+                found.extend(listed.into_iter().map(|name| (status.clone(), name.to_owned())));
+            }
+        }
+        assert_eq!(found, errors_of_the_code());
+    }
+
+    #[test]
+    fn every_component_of_the_document_is_there_and_used() {
+        fn references<'a>(value: &'a Value, found: &mut BTreeSet<&'a str>) {
+            match value {
+                Value::Object(fields) => {
+                    found.extend(fields.get("$ref").and_then(Value::as_str));
+                    fields.values().for_each(|value| references(value, found));
+                }
+                Value::Array(items) => items.iter().for_each(|value| references(value, found)),
+                _ => {}
+            }
+        }
+        let document = document();
+        let mut used = BTreeSet::new();
+        references(&document, &mut used);
+        let kinds = object(&document["components"]).iter().filter(|(kind, _)| *kind != "securitySchemes");
+        let there = kinds.flat_map(|(kind, components)| {
+            object(components).keys().map(move |name| format!("#/components/{kind}/{name}"))
+        });
+        assert_eq!(used.into_iter().map(str::to_owned).collect::<BTreeSet<_>>(), there.collect());
+    }
+
+    #[test]
+    fn the_document_is_of_this_version() {
+        assert_eq!(document()["info"]["version"], env!("CARGO_PKG_VERSION"));
+    }
+
+    #[test]
+    fn the_readme_has_every_route_and_no_other() {
+        let rows = README.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+        let methods = ["GET ", "HEAD ", "PUT ", "POST "];
+        let rows = rows.filter(|(first, _)| methods.iter().any(|method| first.starts_with(method)));
+        let found: BTreeSet<_> = rows.map(|(operation, _)| operation.replace(":id", "{id}")).collect();
+        assert_eq!(found, OPERATIONS.iter().map(|operation| (*operation).to_owned()).collect());
+    }
+
+    #[test]
+    fn the_readme_has_every_error_and_no_other() {
+        let mut found = BTreeSet::new();
+        for row in README.lines() {
+            let [status, names, _] = row.split(" | ").collect::<Vec<_>>()[..] else { continue };
+            if let Ok(status) = status.trim_start_matches("| ").parse::<u16>() {
+                let names = names.split('`').filter(|name| name.ends_with("Error"));
+                found.extend(names.map(|name| (status.to_string(), name.to_owned())));
+            }
+        }
+        assert_eq!(found, errors_of_the_code());
+    }
+}

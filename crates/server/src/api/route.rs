@@ -1,0 +1,188 @@
+//! The routes of the contract (section 2), from a method and a path.
+
+use http::Method;
+use rendezvous_protocol::StreamId;
+
+/// What a request asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// `POST /stream`
+    Create,
+    /// `GET /stream`
+    List,
+    /// `PUT /stream/:id`
+    Source(StreamId),
+    /// `GET /stream/:id`
+    Destination(StreamId),
+    /// `HEAD /stream/:id`
+    Probe(StreamId),
+    /// `POST /stream/:id/error`
+    Report(StreamId),
+    /// `GET /stream/:id/status`
+    Status(StreamId),
+    /// `GET /ping`
+    Ping,
+    /// `GET /healthz`
+    Health,
+    /// `GET /readyz`
+    Ready,
+    /// `GET /openapi.json`
+    Describe,
+    /// `GET /metrics`
+    Metrics,
+}
+
+impl Route {
+    /// Reads the route; `None` where there is none. `HEAD` finds every route of `GET`.
+    #[must_use]
+    pub(crate) fn parse(method: &Method, path: &str) -> Option<Self> {
+        let path = path.strip_prefix('/')?;
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let id = StreamId::parse;
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        match *path.split('/').collect::<Vec<_>>() {
+            ["ping"] if reads => Some(Self::Ping),
+            ["healthz"] if reads => Some(Self::Health),
+            ["readyz"] if reads => Some(Self::Ready),
+            ["openapi.json"] if reads => Some(Self::Describe),
+            ["metrics"] if reads => Some(Self::Metrics),
+            ["stream"] if reads => Some(Self::List),
+            ["stream"] if method == Method::POST => Some(Self::Create),
+            ["stream", name] if method == Method::PUT => id(name).map(Self::Source),
+            ["stream", name] if method == Method::GET => id(name).map(Self::Destination),
+            ["stream", name] if method == Method::HEAD => id(name).map(Self::Probe),
+            ["stream", name, "status"] if reads => id(name).map(Self::Status),
+            ["stream", name, "error"] if method == Method::POST => id(name).map(Self::Report),
+            _ => None,
+        }
+    }
+
+    /// What logs call it: no id, and no path that a client made up.
+    #[must_use]
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Create => "POST /stream",
+            Self::List => "GET /stream",
+            Self::Source(_) => "PUT /stream/:id",
+            Self::Destination(_) => "GET /stream/:id",
+            Self::Probe(_) => "HEAD /stream/:id",
+            Self::Report(_) => "POST /stream/:id/error",
+            Self::Status(_) => "GET /stream/:id/status",
+            Self::Ping => "GET /ping",
+            Self::Health => "GET /healthz",
+            Self::Ready => "GET /readyz",
+            Self::Describe => "GET /openapi.json",
+            Self::Metrics => "GET /metrics",
+        }
+    }
+
+    /// The stream that it concerns.
+    #[must_use]
+    pub(crate) fn stream(&self) -> Option<&StreamId> {
+        match self {
+            Self::Source(id)
+            | Self::Destination(id)
+            | Self::Probe(id)
+            | Self::Report(id)
+            | Self::Status(id) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// Whether it says nothing about streams, so that any web page may use it.
+    #[must_use]
+    pub(crate) fn is_public(&self) -> bool {
+        matches!(self, Self::Ping | Self::Health | Self::Ready | Self::Describe)
+    }
+
+    /// Whether its method is `GET` or `HEAD`.
+    #[must_use]
+    pub(crate) fn is_read(&self) -> bool {
+        !matches!(self, Self::Create | Self::Source(_) | Self::Report(_))
+    }
+
+    /// Whether it makes a stream, takes a seat or ends a stream.
+    #[must_use]
+    pub(crate) fn has_effect(&self) -> bool {
+        matches!(self, Self::Create | Self::Source(_) | Self::Destination(_) | Self::Report(_))
+    }
+
+    /// The routes of a path, one for each method that it takes, but for `HEAD`.
+    pub(crate) fn of_path(path: &str) -> impl Iterator<Item = Self> {
+        [Method::GET, Method::PUT, Method::POST]
+            .into_iter()
+            .filter_map(move |method| Self::parse(&method, path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_found_with_and_without_a_trailing_slash() {
+        let id = || StreamId::parse("a-B_1").unwrap();
+        for (method, path, route) in [
+            (Method::POST, "/stream", Route::Create),
+            (Method::GET, "/stream", Route::List),
+            (Method::HEAD, "/stream", Route::List),
+            (Method::PUT, "/stream/a-B_1", Route::Source(id())),
+            (Method::GET, "/stream/a-B_1", Route::Destination(id())),
+            (Method::HEAD, "/stream/a-B_1", Route::Probe(id())),
+            (Method::POST, "/stream/a-B_1/error", Route::Report(id())),
+            (Method::GET, "/stream/a-B_1/status", Route::Status(id())),
+            (Method::HEAD, "/stream/a-B_1/status", Route::Status(id())),
+            (Method::GET, "/ping", Route::Ping),
+            (Method::HEAD, "/ping", Route::Ping),
+            (Method::GET, "/healthz", Route::Health),
+            (Method::HEAD, "/readyz", Route::Ready),
+            (Method::GET, "/openapi.json", Route::Describe),
+            (Method::GET, "/metrics", Route::Metrics),
+            (Method::HEAD, "/metrics", Route::Metrics),
+        ] {
+            assert_eq!(Route::parse(&method, path), Some(route.clone()), "{method} {path}");
+            assert_eq!(Route::parse(&method, &format!("{path}/")), Some(route), "{method} {path}/");
+        }
+    }
+
+    #[test]
+    fn a_path_has_a_route_for_each_of_its_methods() {
+        let id = || StreamId::parse("a").unwrap();
+        for (path, routes) in [
+            ("/stream", vec![Route::List, Route::Create]),
+            ("/stream/a", vec![Route::Destination(id()), Route::Source(id())]),
+            ("/stream/a/error", vec![Route::Report(id())]),
+            ("/ping/", vec![Route::Ping]),
+            ("/nowhere", vec![]),
+        ] {
+            assert_eq!(Route::of_path(path).collect::<Vec<_>>(), routes, "{path}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_no_route() {
+        for (method, path) in [
+            (Method::GET, "/"),
+            (Method::GET, ""),
+            (Method::GET, "*"),
+            (Method::GET, "//ping"),
+            (Method::GET, "/ping//"),
+            (Method::GET, "/PING"),
+            (Method::GET, "/%70ing"),
+            (Method::POST, "/ping"),
+            (Method::PUT, "/stream"),
+            (Method::DELETE, "/stream/a"),
+            (Method::POST, "/stream/a"),
+            (Method::GET, "/stream//"),
+            (Method::GET, "/stream/a.b"),
+            (Method::GET, "/stream/%00"),
+            (Method::GET, "/stream/a/error"),
+            (Method::POST, "/stream/a/status"),
+            (Method::GET, "/stream/a/foo"),
+            (Method::GET, "/x/stream"),
+            (Method::OPTIONS, "/stream"),
+        ] {
+            assert_eq!(Route::parse(&method, path), None, "{method} {path}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The status object of the contract (section 7).
+
+use rendezvous_core::header_set::HeaderSet;
+use rendezvous_core::outcome::Outcome;
+use rendezvous_core::rendezvous::{Snapshot, SnapshotState};
+use rendezvous_protocol::status::Timestamp;
+use rendezvous_protocol::{Side, StreamStatus};
+use serde::{Serialize, Serializer};
+
+use super::response;
+
+/// All of them, as `GET /stream` shows them.
+pub(crate) struct List<'a>(pub &'a [Snapshot]);
+
+impl Serialize for List<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(status))
+    }
+}
+
+/// One stream, as `GET /stream/:id/status` shows it.
+#[must_use]
+pub fn status(snapshot: &Snapshot) -> StreamStatus<'_> {
+    let ended = match &snapshot.state {
+        SnapshotState::Ended(outcome) => Some(outcome),
+        _ => None,
+    };
+    StreamStatus {
+        id: snapshot.id.as_str(),
+        created_at: Timestamp(snapshot.created_at),
+        deactivated_at: snapshot.deactivated_at.map(Timestamp),
+        state: state_name(&snapshot.state),
+        active: ended.is_none(),
+        error: ended.and_then(response::error_of_outcome),
+        download_headers: snapshot.headers.download.as_ref().map(HeaderSet::given),
+        upload_headers: snapshot.headers.upload.as_ref().map(HeaderSet::given),
+        bytes_transferred: snapshot.bytes_transferred,
+    }
+}
+
+fn state_name(state: &SnapshotState) -> &'static str {
+    match state {
+        SnapshotState::Created => "CREATED",
+        SnapshotState::Waiting(Side::Source) => "SRC_CONNECTED",
+        SnapshotState::Waiting(Side::Destination) => "DST_CONNECTED",
+        SnapshotState::Streaming => "STREAMING",
+        SnapshotState::Ended(outcome) => match outcome {
+            Outcome::Finished => "FINISHED",
+            Outcome::Expired { present: None } => "TIMEOUT_NO_SRC_NO_DST",
+            Outcome::Expired { present: Some(Side::Destination) } => "TIMEOUT_NO_SRC",
+            Outcome::Expired { present: Some(Side::Source) } => "TIMEOUT_NO_DST",
+            Outcome::Reported(_) => "CLIENT_ERROR",
+            Outcome::Failed(fault) => fault.traits().state,
+        },
+    }
+}

@@ -1,0 +1,110 @@
+//! The responses of a pair: the source's, which is the outcome, and the destination's, which carries the body.
+
+use std::sync::Arc;
+
+use http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use rendezvous_core::header_set::StreamHeaders;
+use rendezvous_core::outcome::{Fault, Outcome};
+use rendezvous_core::transfer::SourceHalf;
+use rendezvous_protocol::Side;
+
+use super::head::RequestHead;
+use super::record::Record;
+use super::response::{self, Body, Download, Response, ResponseHead};
+use crate::request_body::Meeting;
+use crate::request_body::Relay;
+
+/// Those of a source's headers that describe the body it sends, and go to the destination.
+const PASSED_HEADERS: [HeaderName; 6] = [
+    CONTENT_TYPE,
+    CONTENT_ENCODING,
+    CONTENT_LANGUAGE,
+    CONTENT_DISPOSITION,
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+];
+
+/// Waits for the outcome of the source's transfer, which is its response.
+pub(crate) async fn conclude(half: SourceHalf, record: &mut Record) -> Response {
+    let transfer = half.transfer();
+    let outcome = transfer.outcome().await;
+    record.transferred(transfer);
+    if let Outcome::Failed(fault) = outcome {
+        return response::source_fault(fault);
+    }
+    let mut response = response::empty(StatusCode::OK);
+    override_by(&mut response.head, transfer.headers(), Side::Source);
+    response
+}
+
+/// Begins the download. Its response waits for the first byte of the body, so that until then a failure can be told as
+/// a status. `departure` resolves when the destination has left; `None` where it has.
+pub(crate) async fn begin(
+    meeting: Meeting,
+    departure: impl Future<Output = ()> + Send + 'static,
+    record: &mut Record,
+) -> Option<Response> {
+    let Meeting { mut half, offer, is_source_in_doubt } = meeting;
+    let transfer = Arc::clone(half.transfer());
+    let mut headers = default_headers();
+    headers.extend(offer.headers.as_deref().cloned().unwrap_or_default());
+    let mut relay = Relay::new(*offer, is_source_in_doubt, Arc::clone(&transfer), departure);
+
+    let begun = tokio::select! {
+        biased;
+        begun = relay.first() => begun,
+        fault = transfer.failed() => Err(fault.clone()),
+        fault = transfer.stalled(|| 0) => Err(fault),
+    };
+    if let Err(fault) = begun {
+        transfer.fail(fault);
+        // The first fault stands, and it may be another.
+        let fault = transfer.failed().await;
+        record.transferred(&transfer);
+        return (*fault != Fault::DestinationDisconnected).then(|| response::destination_fault(fault));
+    }
+
+    record.downloads(&mut half);
+    let mut head = ResponseHead { headers, ..ResponseHead::default() };
+    override_by(&mut head, transfer.headers(), Side::Destination);
+    declare_type(&mut head.headers);
+    Some(Response { head, body: Body::Download(Box::new(Download { half, relay })) })
+}
+
+/// Of a source's headers those that go to the destination.
+pub(super) fn passed_headers(head: &impl RequestHead) -> Option<Box<HeaderMap>> {
+    let mut passed = HeaderMap::new();
+    for name in PASSED_HEADERS {
+        for value in head.values(name.as_str()).filter_map(|value| HeaderValue::from_bytes(value).ok()) {
+            passed.append(name.clone(), value);
+        }
+    }
+    (!passed.is_empty()).then(|| Box::new(passed))
+}
+
+/// A stream is nobody's to keep, to guess at, to index, to resume or to hold back.
+fn default_headers() -> HeaderMap {
+    HeaderMap::from_iter([
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (HeaderName::from_static("x-robots-tag"), HeaderValue::from_static("none")),
+        (ACCEPT_RANGES, HeaderValue::from_static("none")),
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ])
+}
+
+/// Puts the header set of the stream's maker over the response's own, to be spelled as it was given.
+fn override_by(head: &mut ResponseHead, headers: &StreamHeaders, side: Side) {
+    head.spellings = headers.of(side).map(|set| set.override_in(&mut head.headers));
+}
+
+/// Sets the default `Content-Type`. Without a type, browsers show a download as text, and the stream is used up.
+fn declare_type(headers: &mut HeaderMap) {
+    if headers.get(CONTENT_TYPE).is_none_or(HeaderValue::is_empty) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    }
+}

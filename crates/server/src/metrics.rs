@@ -1,0 +1,245 @@
+//! What the server has done and what it holds, in numbers, and how they are told: as `OpenMetrics`, or in the text format of
+//! Prometheus that is older.
+//!
+//! To count an event costs an atomic or two, and nothing for each byte: labels are resolved once, at the start. No label says
+//! whom a number is about: each is one of a few words that stand here.
+
+mod durations;
+mod families;
+mod format;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+use rendezvous_core::events::{Change, Event, Subscriber};
+use rendezvous_core::rendezvous::Census;
+
+use self::durations::Durations;
+pub(crate) use self::families::REPORTED;
+use self::families::{Connections, Outcomes, Refusals};
+pub(crate) use self::format::Format;
+use self::format::to_prometheus;
+
+/// Of every name.
+const PREFIX: &str = "rendezvous";
+/// From the creation of a stream to its pairing, in seconds: up to a `--ttl`.
+const PAIRING_WAITS: &[f64] = &[0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0, 3600.0];
+/// From the pairing to the outcome, in seconds: they may run for ever.
+const TRANSFER_DURATIONS: &[f64] =
+    &[0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0];
+/// From the last byte written to its acknowledgement, in seconds: a way to the client and back, and what its kernel adds.
+const DELIVERY_WAITS: &[f64] =
+    &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+/// All that is counted of a server.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    registry: Registry,
+    outcomes: Outcomes,
+    pairing_waits: Durations,
+    transfer_durations: Durations,
+    delivery_waits: Durations,
+    connections: Connections,
+    open_connections: Gauge,
+    refusals: Refusals,
+}
+
+/// What is counted elsewhere, at one moment.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Gauges {
+    /// Streams by state.
+    pub(crate) streams: Census,
+    /// Body bytes that all transfers have passed on.
+    pub(crate) body_bytes: u64,
+    /// Pipes that bodies pass through.
+    pub(crate) pipes_in_use: usize,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix(PREFIX);
+        let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The program that runs", build);
+        let mut durations = |name, help, bounds| {
+            let durations = Durations::new(bounds);
+            registry.register_with_unit(name, help, Unit::Seconds, durations.clone());
+            durations
+        };
+        let pairing_waits = durations(
+            "pairing_wait",
+            "From the creation of a stream to the pairing of its sides",
+            PAIRING_WAITS,
+        );
+        let transfer_durations =
+            durations("transfer_duration", "From the pairing of a stream to its outcome", TRANSFER_DURATIONS);
+        let delivery_waits = durations(
+            "delivery_wait",
+            "From the last byte written to a destination to its acknowledgement",
+            DELIVERY_WAITS,
+        );
+        let open_connections = Gauge::default();
+        registry.register("open_connections", "Connections that are open", open_connections.clone());
+        Self {
+            outcomes: Outcomes::new(&mut registry),
+            pairing_waits,
+            transfer_durations,
+            delivery_waits,
+            connections: Connections::new(&mut registry),
+            open_connections,
+            refusals: Refusals::new(&mut registry),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// All numbers as text.
+    #[must_use]
+    pub(crate) fn text(&self, gauges: Gauges, format: Format) -> String {
+        let Gauges { streams, body_bytes, pipes_in_use } = gauges;
+        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let mut now = Registry::with_prefix(PREFIX);
+        let states = Family::<Labels<1>, Gauge>::default();
+        for (state, count) in [
+            ("created", streams.created),
+            ("source_waits", streams.source_waits),
+            ("destination_waits", streams.destination_waits),
+            ("streaming", streams.streaming),
+            ("ended", streams.ended + streams.reported),
+        ] {
+            states.get_or_create(&[("state", state)]).set(gauge(count));
+        }
+        now.register("streams", "Streams that are known, those that have ended among them", states);
+        let pipes = ConstGauge::new(gauge(pipes_in_use));
+        now.register("pipes_in_use", "Pipes that bodies pass through", pipes);
+        let body_bytes = ConstCounter::new(body_bytes);
+        now.register_with_unit("body", "Bytes of bodies passed on to destinations", Unit::Bytes, body_bytes);
+
+        let mut text = String::new();
+        // A string takes all that is written.
+        let _ = encode_registry(&mut text, &now);
+        let _ = encode_registry(&mut text, &self.registry);
+        let _ = encode_eof(&mut text);
+        match format {
+            Format::OpenMetrics => text,
+            Format::Prometheus => to_prometheus(&text),
+        }
+    }
+
+    /// A destination has acknowledged its last byte, so long after that was written.
+    pub(crate) fn delivered(&self, wait: Duration) {
+        self.delivery_waits.observe(wait);
+    }
+
+    /// A request, or a whole connection, is refused, by an error of this name: that of an [`rendezvous_protocol::ErrorKind`], or [`REPORTED`].
+    pub(crate) fn refused(&self, error: &str) {
+        self.refusals.count(error);
+    }
+
+    /// A connection was accepted. It is open as long as this is there.
+    #[must_use]
+    pub(crate) fn accepted(self: &Arc<Self>, is_tls: bool) -> OpenConnection {
+        self.open_connections.inc();
+        OpenConnection { metrics: Arc::clone(self), is_tls, is_counted: AtomicBool::new(false) }
+    }
+}
+
+impl Subscriber for Metrics {
+    fn publish(&self, event: &Event) {
+        match &event.change {
+            Change::Paired { wait } => self.pairing_waits.observe(*wait),
+            Change::Ended { outcome, duration } => {
+                self.outcomes.count(outcome);
+                if let Some(duration) = duration {
+                    self.transfer_durations.observe(*duration);
+                }
+            }
+            Change::Created | Change::Waiting(_) | Change::Left(_) | Change::Reported { .. } => {}
+        }
+    }
+}
+
+/// What a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1, or HTTP/1.0.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+/// A connection that is open.
+#[derive(Debug)]
+pub(crate) struct OpenConnection {
+    metrics: Arc<Metrics>,
+    is_tls: bool,
+    is_counted: AtomicBool,
+}
+
+impl OpenConnection {
+    /// The first request is one of this protocol, which the connection is counted by.
+    pub(crate) fn taken_by(&self, protocol: Protocol) {
+        self.count(Some(protocol));
+    }
+
+    fn count(&self, protocol: Option<Protocol>) {
+        if !self.is_counted.swap(true, Ordering::Relaxed) {
+            self.metrics.connections.of(protocol, self.is_tls).inc();
+        }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.count(None);
+        self.metrics.open_connections.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rendezvous_core::outcome::{Fault, Outcome, LengthMismatch, Report, UploadLength};
+    use rendezvous_protocol::Side;
+
+    use super::*;
+
+    #[test]
+    fn an_outcome_is_counted_under_the_name_that_the_log_gives_it() {
+        let report = Report { status: 418, name: "N".into(), message: "M".into() };
+        let stalled = |side| Fault::Stalled { side, limit: Duration::from_secs(1) };
+        let mismatch = LengthMismatch { promised: 5, upload: UploadLength::Exactly(6) };
+        let faults = [
+            Fault::SourceDisconnected,
+            Fault::SourceBroke("how".into()),
+            Fault::LengthMismatch(mismatch),
+            Fault::TooLong { limit: 1 },
+            Fault::TooSlow { rate: 1, limit: 2 },
+            Fault::DestinationDisconnected,
+            stalled(Side::Source),
+            stalled(Side::Destination),
+            Fault::ShutDown,
+        ];
+        let others =
+            [Outcome::Finished, Outcome::Expired { present: None }, Outcome::Reported(Arc::new(report))];
+        for outcome in faults.into_iter().map(Outcome::Failed).chain(others) {
+            let metrics = Metrics::default();
+            metrics.outcomes.count(&outcome);
+            let text = metrics.text(Gauges::default(), Format::OpenMetrics);
+            let counted: Vec<_> = text
+                .lines()
+                .filter(|line| line.starts_with("rendezvous_streams_ended_total") && line.ends_with(" 1"))
+                .collect();
+            let expected = format!("rendezvous_streams_ended_total{{outcome=\"{}\"}} 1", outcome.name());
+            assert_eq!(counted, [expected], "{outcome}");
+        }
+    }
+}

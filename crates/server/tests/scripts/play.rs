@@ -1,0 +1,244 @@
+//! Plays a script to a server, and compares what the clients see there with what they saw before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt;
+use rendezvous_server::config::DataPath;
+use serde_json::Value;
+use testkit::client::{Client, End, Response, soon};
+use testkit::script::{Script, Step, Targets, Who};
+use testkit::server::{TestServer, get};
+
+/// A server that splices, and one that copies.
+pub(crate) struct Servers {
+    splicing: TestServer,
+    copying: TestServer,
+}
+
+/// The last thing seen of a script that waits in vain, or is answered by what is no HTTP.
+pub(crate) const HANGS: &str = "it hangs, or panics";
+
+impl Servers {
+    pub(crate) async fn start() -> Self {
+        let splicing = TestServer::start_with(|config| config.data_path = DataPath::Splice).await;
+        let copying = TestServer::start_with(|config| config.data_path = DataPath::Copy).await;
+        Self { splicing, copying }
+    }
+
+    /// Plays the script in all ways, its bytes split at places that `splits` says, or whole where that is 0. Returns what was seen in
+    /// each, or what differs.
+    pub(crate) async fn play(&self, script: &Script, splits: u64) -> Result<Vec<String>, String> {
+        let seen = play(&self.splicing, script, Targets::Plain, 0).await;
+        let others = [
+            (&self.splicing, Targets::Rare, 0),
+            (&self.copying, Targets::Plain, splits),
+            (&self.copying, Targets::Rare, splits),
+        ];
+        for (server, targets, splits) in others {
+            let other = play(server, script, targets, splits).await;
+            if other != seen {
+                let lines = other.iter().zip(&seen).filter(|(other, seen)| other != seen);
+                let lines = lines.map(|(other, seen)| format!("  {other}\n  and not {seen}\n"));
+                let (lines, steps) = (lines.collect::<String>(), format!("{:?}", script.steps));
+                return Err(format!(
+                    "{steps:.3000}\n{}\n{targets:?} targets, split by {splits}\n{lines}",
+                    script.create
+                ));
+            }
+        }
+        Ok(seen)
+    }
+}
+
+/// Holds that each of the scripts gives what stands in the file of this name, in all ways, whole and split.
+pub(crate) async fn same<S: AsRef<str>>(name: &str, scripts: impl IntoIterator<Item = S>) {
+    let servers = Servers::start().await;
+    let (mut answers, mut differences) = (String::new(), Vec::new());
+    for text in scripts {
+        let script = Script::parse(text.as_ref());
+        let mut seen = Vec::new();
+        for splits in 0..3 {
+            match servers.play(&script, splits).await {
+                Ok(all) => seen = all,
+                Err(difference) => differences.push(difference),
+            }
+        }
+        let text: String = text.as_ref().escape_debug().take(200).collect();
+        writeln!(answers, "{text}\n  {}\n", seen.join("\n  ")).unwrap();
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n\n"));
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("answers");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, answers));
+}
+
+/// Everything that the clients see, in the order of the script, and the stream's last status.
+async fn play(server: &TestServer, script: &Script, targets: Targets, splits: u64) -> Vec<String> {
+    let made = server.make(&script.create).await;
+    let text = |name: &str| made[name].as_str().unwrap_or_default().to_owned();
+    let (id, tokens) = (text("stream"), [text("upload_token"), text("download_token")]);
+    let status_target = format!("/stream/{id}/status?token={}", tokens[0]);
+    let (clients, open, seen) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
+    let mut stage =
+        Stage { server, id, tokens, status_target, targets, splits, racy: script.racy, clients, open, seen };
+    let played = async {
+        for step in &script.steps {
+            stage.take(step).await;
+        }
+        // Whether the connections whose answers did not close them are really open.
+        for who in std::mem::take(&mut stage.open) {
+            stage.take(&Step::Say(who, get("/ping").into())).await;
+            stage.take(&Step::Answer(who)).await;
+        }
+    };
+    let played = AssertUnwindSafe(played).catch_unwind().await;
+    let end = if played.is_ok() { stage.status().await } else { HANGS.into() };
+    stage.seen.push(end);
+    stage.seen
+}
+
+struct Stage<'a> {
+    server: &'a TestServer,
+    id: String,
+    /// For the source and for the destination; empty where the stream has none.
+    tokens: [String; 2],
+    status_target: String,
+    targets: Targets,
+    splits: u64,
+    racy: bool,
+    clients: BTreeMap<Who, Client>,
+    /// Their last answer did not close them.
+    open: BTreeSet<Who>,
+    seen: Vec<String>,
+}
+
+impl Stage<'_> {
+    async fn take(&mut self, step: &Step) {
+        match step {
+            Step::Say(who, bytes) => self.say(*who, bytes).await,
+            Step::HalfClose(who) => self.client(*who).half_close().await,
+            Step::Close(who) => self.leaving(*who).close(),
+            Step::Reset(who) => self.leaving(*who).reset(),
+            Step::Until(state) => drop(self.server.until_at(&self.status_target, state).await),
+            Step::Passed(bytes) => {
+                soon(async {
+                    while self.server.status_at(&self.status_target).await["bytes_transferred"] != *bytes {}
+                })
+                .await;
+            }
+            Step::Interim(who) => {
+                let head = self.client(*who).head().await;
+                self.seen.push(format!("{who:?} is told {head:?}"));
+            }
+            Step::Answer(who) => self.answer(*who).await,
+        }
+    }
+
+    fn client(&mut self, who: Who) -> &mut Client {
+        self.clients.get_mut(&who).unwrap()
+    }
+
+    fn leaving(&mut self, who: Who) -> Client {
+        self.open.remove(&who);
+        self.clients.remove(&who).unwrap()
+    }
+
+    async fn say(&mut self, who: Who, bytes: &[u8]) {
+        let bytes = self.targets.fill(bytes, &self.id, &self.tokens);
+        if !self.clients.contains_key(&who) {
+            self.clients.insert(who, self.server.connect().await);
+        }
+        let mut random = self.splits;
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let mut at = rest.len();
+            if self.splits != 0 {
+                random =
+                    random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                at = 1 + usize::try_from(random >> 33).unwrap() % rest.len();
+            }
+            // The server may have closed already: what it answered is what counts.
+            soon(self.client(who).push(&rest[..at])).await;
+            rest = &rest[at..];
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    async fn answer(&mut self, who: Who) {
+        self.open.remove(&who);
+        let head = loop {
+            match self.client(who).head().await {
+                Ok(head) if head.starts_with("HTTP/1.1 100 ") => {
+                    self.seen.push(format!("{who:?} is told {head:?}"));
+                }
+                Ok(head) => break head,
+                Err(_) if self.racy && who == Who::Destination => return self.see_failure(),
+                Err(end) => return self.seen.push(format!("{who:?} gets no answer: {end:?}")),
+            }
+        };
+        let answer = self.client(who).rest(head).await;
+        let cut = matches!(answer.end, End::Short | End::Reset);
+        if self.racy && who == Who::Destination && (cut || answer.status == 502) {
+            return self.see_failure();
+        }
+        let mut afterwards = String::new();
+        if !cut && answer.closes() {
+            afterwards = format!(", then {:?}", self.client(who).ending().await);
+        } else if !cut {
+            self.open.insert(who);
+        }
+        self.seen.push(format!("{who:?} gets {}{afterwards}", show(&answer)));
+    }
+
+    fn see_failure(&mut self) {
+        self.seen.push("Destination sees a failure".into());
+    }
+
+    async fn status(&self) -> String {
+        let mut status = self.server.status_at(&self.status_target).await;
+        for name in ["id", "created_at", "deactivated_at"] {
+            if let Some(value) = status.get_mut(name) {
+                *value = Value::from("*");
+            }
+        }
+        if self.racy {
+            status["bytes_transferred"] = Value::from("*");
+        }
+        status.to_string()
+    }
+}
+
+/// Of every download, and told in the transcripts of `tests/transcripts`.
+const DEFAULTS: [&str; 5] = [
+    "cache-control: no-store",
+    "x-content-type-options: nosniff",
+    "x-robots-tag: none",
+    "accept-ranges: none",
+    "x-accel-buffering: no",
+];
+
+fn show(answer: &Response) -> String {
+    let is_date = |line: &str| line.len() == 35 && line.starts_with("date: ");
+    let lines = answer.head.trim_end().split("\r\n");
+    let head = lines.filter(|line| !DEFAULTS.contains(line) && !is_date(line)).collect::<Vec<_>>().join(", ");
+    let body = match answer.body.len() {
+        // A fresh id.
+        _ if answer.status == 201 => String::from_utf8_lossy(&answer.body).split_at(10).0.to_owned(),
+        // A reset takes what was not read.
+        _ if answer.end == End::Reset => "some".into(),
+        0..1000 => format!("{:?}", String::from_utf8_lossy(&answer.body)),
+        length => {
+            let mut hasher = DefaultHasher::new();
+            answer.body.hash(&mut hasher);
+            format!("{length} bytes of hash {:x}", hasher.finish())
+        }
+    };
+    format!("[{head}] {body}, {:?}", answer.end)
+}

@@ -1,0 +1,100 @@
+//! HTTP/2's answers: their fields in order, and their bodies. The bytes themselves are compressed, and the library's.
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use http::Request;
+use testkit::client::soon;
+use testkit::server::TestServer;
+use tokio::net::TcpStream;
+
+use crate::hold;
+use crate::redact::show;
+
+struct Connection {
+    send: SendRequest<Bytes>,
+    seen: String,
+}
+
+impl Connection {
+    async fn open(server: &TestServer) -> Self {
+        let stream = TcpStream::connect(server.address()).await.unwrap();
+        let (send, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        Self { send, seen: String::new() }
+    }
+
+    /// Asks, with a body where there is one.
+    async fn ask(&mut self, method: &str, path: &str, body: Option<&'static str>) -> ResponseFuture {
+        self.seen += &show(">", format!("{method} {path}\n{}", body.unwrap_or_default()).as_bytes());
+        let request = Request::builder().method(method).uri(format!("http://test{path}")).body(()).unwrap();
+        let mut send = soon(self.send.clone().ready()).await.unwrap();
+        let (response, mut stream) = send.send_request(request, body.is_none()).unwrap();
+        if let Some(body) = body {
+            stream.send_data(Bytes::from_static(body.as_bytes()), true).unwrap();
+        }
+        response
+    }
+
+    async fn hear(&mut self, response: ResponseFuture) -> Vec<u8> {
+        let (parts, mut stream) = soon(response).await.unwrap().into_parts();
+        let fields =
+            parts.headers.iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap()));
+        let fields = fields.collect::<Vec<_>>().concat();
+        let head = format!(":status: {}\r\n{fields}\r\n", parts.status.as_u16());
+        self.seen += &show("<", head.as_bytes());
+        let mut body = Vec::new();
+        while let Some(data) = soon(stream.data()).await {
+            body.extend(data.unwrap());
+        }
+        self.seen += &show("<", &body);
+        body
+    }
+
+    async fn exchange(&mut self, method: &str, path: &str, body: Option<&'static str>) -> Vec<u8> {
+        let response = self.ask(method, path, body).await;
+        let body = self.hear(response).await;
+        self.seen += "\n";
+        body
+    }
+
+    async fn create(&mut self, body: Option<&'static str>) -> String {
+        let made: serde_json::Value =
+            serde_json::from_slice(&self.exchange("POST", "/stream", body).await).unwrap();
+        made["stream"].as_str().unwrap().to_owned()
+    }
+}
+
+#[tokio::test]
+async fn http2() {
+    let server = TestServer::start_with(|config| config.tls = None).await;
+    let mut connection = Connection::open(&server).await;
+    let id = connection
+        .create(Some(r#"{"download_headers":{"X-Down":"1"},"upload_headers":{"X-Up":[2,true]}}"#))
+        .await;
+    for (method, path) in [
+        ("GET", "/ping".to_owned()),
+        ("HEAD", "/ping".to_owned()),
+        ("GET", "/nothing".to_owned()),
+        ("GET", "/openapi.json".to_owned()),
+        ("HEAD", format!("/stream/{id}")),
+        ("GET", format!("/stream/{id}/status")),
+        ("GET", "/stream".to_owned()),
+        ("GET", "/stream/unknown".to_owned()),
+    ] {
+        connection.exchange(method, &path, None).await;
+    }
+    let path = format!("/stream/{id}");
+    let download = connection.ask("GET", &path, None).await;
+    let upload = connection.ask("PUT", &path, Some("hello")).await;
+    connection.hear(download).await;
+    connection.hear(upload).await;
+    connection.exchange("POST", &format!("{path}/error"), Some("{}")).await;
+
+    let path = format!("/stream/{}", connection.create(None).await);
+    let first = connection.ask("GET", &path, None).await;
+    server.until(path.rsplit('/').next().unwrap(), "DST_CONNECTED").await;
+    connection.exchange("GET", &path, None).await;
+    connection.exchange("POST", &format!("{path}/error"), Some(r#"{"http_status":418,"name":"N"}"#)).await;
+    connection.hear(first).await;
+    hold("http2", &connection.seen);
+}

@@ -1,0 +1,358 @@
+//! What browsers do without their users: pages of other sites, names that lead here by DNS rebinding, prefetches.
+//!
+//! Each rule is asked over HTTP/1 and over HTTP/2; the whole suite runs through either lane.
+
+use rendezvous_server::config::{ClientLimits, Config};
+use testkit::client::{End, Response};
+use testkit::server::{TestServer, get, put_head};
+
+use crate::http2::Http2;
+
+type Fields<'a> = &'a [(&'a str, &'a str)];
+
+const NAVIGATION: Fields = &[("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate")];
+
+/// What a stream can be asked for, with the body that goes with it.
+fn requests_of(id: &str) -> [(&'static str, String, &'static str); 7] {
+    [
+        ("POST", "/stream".into(), r#"{"download_headers":{"x":"1"}}"#),
+        ("GET", "/stream".into(), ""),
+        ("HEAD", format!("/stream/{id}"), ""),
+        ("GET", format!("/stream/{id}"), ""),
+        ("PUT", format!("/stream/{id}"), "hi"),
+        ("POST", format!("/stream/{id}/error"), "{}"),
+        ("GET", format!("/stream/{id}/status"), ""),
+    ]
+}
+
+/// The status, and the body of an answer that has one.
+async fn ask(
+    server: &TestServer,
+    version: u8,
+    (method, path, body): (&str, &str, &str),
+    host: &str,
+    fields: Fields<'_>,
+) -> (u16, String) {
+    let length = body.len().to_string();
+    let length = [("Content-Length", length.as_str())];
+    let fields = [if body.is_empty() { &[] } else { &length[..] }, fields].concat();
+    if version == 2 {
+        let connection = Http2::connect(server).await;
+        let (response, mut send) =
+            connection.request_to(&format!("http://{host}{path}"), method, &fields, body.is_empty()).await;
+        if !body.is_empty() {
+            // What is refused at once may be so before its body.
+            let _ = send.send_data(body.to_owned().into(), true);
+        }
+        let answer = crate::http2::answer(response).await;
+        return (answer.status.as_u16(), String::from_utf8(answer.body).unwrap());
+    }
+    let fields = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
+    let fields = fields.collect::<Vec<_>>().concat();
+    let mut client =
+        server.say(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n{body}")).await;
+    let head = client.head().await.unwrap();
+    if method == "HEAD" {
+        return (head[9..12].parse().unwrap(), String::new());
+    }
+    let response = client.rest(head).await;
+    (response.status, String::from_utf8(response.body).unwrap())
+}
+
+/// Asks for everything that changes or tells something: each is refused with this in its message, and nothing has happened.
+async fn assert_refused(server: &TestServer, host: &str, fields: Fields<'_>, message: &str) {
+    for version in [1, 2] {
+        let id = server.create().await;
+        let before = server.ask(get("/stream")).await.body;
+        for (method, path, body) in &requests_of(&id) {
+            let (status, text) = ask(server, version, (method, path, body), host, fields).await;
+            let case = format!("HTTP/{version} {method} {path} {host} {fields:?}: {text}");
+            assert_eq!(status, 403, "{case}");
+            assert!(*method == "HEAD" || text.contains(r#""name":"ForbiddenError""#), "{case}");
+            assert!(*method == "HEAD" || text.contains(message), "{case}");
+        }
+        assert_eq!(
+            server.ask(get("/stream")).await.body,
+            before,
+            "no seat was taken, and no stream made or ended"
+        );
+    }
+}
+
+/// Asks for the same: nothing is refused because of who asks.
+async fn assert_served(server: &TestServer, host: &str, fields: Fields<'_>) {
+    for version in [1, 2] {
+        for number in 0..7 {
+            // A stream that an error was reported of, so that its sides get that and do not wait.
+            let id = server.create().await;
+            let (method, path, body) = &requests_of(&id)[number];
+            if matches!(*method, "PUT") || (*method == "GET" && path.ends_with(&id)) {
+                server.post(&format!("/stream/{id}/error"), r#"{"http_status":418}"#).await;
+            }
+            let (status, text) = ask(server, version, (method, path, body), host, fields).await;
+            assert!(
+                matches!(status, 200 | 201 | 418),
+                "HTTP/{version} {method} {path} {host} {fields:?}: {status} {text}"
+            );
+        }
+    }
+}
+
+async fn public_routes_answer(server: &TestServer, host: &str, fields: Fields<'_>) {
+    for version in [1, 2] {
+        for path in ["/ping", "/healthz", "/readyz", "/openapi.json"] {
+            let (status, _) = ask(server, version, ("GET", path, ""), host, fields).await;
+            assert_eq!(status, 200, "HTTP/{version} {path} {host} {fields:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_listener_on_loopback_is_asked_by_names_of_this_machine_only() {
+    let server = TestServer::start().await;
+    for host in ["evil.example", "evil.example:9999", "localhost.evil.example", "10.0.0.5"] {
+        // As a rebound page would: its own site, as far as its browser knows.
+        let origin = format!("http://{host}");
+        let fields = [("Origin", origin.as_str()), ("Sec-Fetch-Site", "same-origin")];
+        assert_refused(&server, host, &fields, "--allow-host").await;
+        assert_refused(&server, host, &[], "--allow-host").await;
+        public_routes_answer(&server, host, &fields).await;
+    }
+    for host in ["localhost", "LocalHost:9999", "a.localhost", "127.0.0.1", "127.8.0.1:1", "[::1]:9999"] {
+        assert_served(&server, host, &[]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_name_that_was_allowed_or_that_is_the_host_is_answered() {
+    let server = TestServer::start_with(|config| {
+        config.allowed_hosts.extend(["relay.example", "10.0.0.5"].map(|name| name.parse().unwrap()));
+        config.host = "localhost".into();
+    })
+    .await;
+    for host in ["Relay.example:80", "10.0.0.5"] {
+        assert_served(&server, host, &[]).await;
+    }
+    assert_refused(&server, "other.example", &[], "--allow-host").await;
+}
+
+#[tokio::test]
+async fn the_name_in_an_absolute_target_counts_as_the_one_in_host_does() {
+    let server = TestServer::start().await;
+    for (target, host, status) in [
+        ("http://evil.example/stream", "localhost", 403),
+        ("http://localhost/stream", "evil.example", 403),
+        ("http://localhost/stream", "localhost", 200),
+        ("http://127.0.0.1:9/stream", "localhost", 200),
+    ] {
+        let (seen, text) = ask(&server, 1, ("GET", target, ""), host, &[]).await;
+        assert_eq!(seen, status, "{target} {host}: {text}");
+    }
+    // Over HTTP/2 both may be there.
+    let rebound = [("Host", "evil.example")];
+    assert_eq!(ask(&server, 2, ("GET", "/stream", ""), "localhost", &rebound).await.0, 403);
+    // No browser leaves it out.
+    assert_eq!(server.ask("GET /stream HTTP/1.0\r\n\r\n").await.status, 200);
+    assert_eq!(server.ask("GET /stream HTTP/1.1\r\nHost:\r\n\r\n").await.status, 200);
+}
+
+#[tokio::test]
+async fn elsewhere_than_on_loopback_and_behind_a_trusted_proxy_any_name_is_answered() {
+    let anywhere = |config: &mut Config| {
+        config.host = "0.0.0.0".into();
+        config.open_list = true;
+    };
+    let behind_a_proxy = |config: &mut Config| {
+        config.trusted_proxies = ["127.0.0.1".parse().unwrap()].into_iter().collect();
+        config.open_list = true;
+    };
+    let adjusts: [&dyn Fn(&mut Config); 2] = [&anywhere, &behind_a_proxy];
+    for adjust in adjusts {
+        let server = TestServer::start_with(|config| adjust(config)).await;
+        assert_served(&server, "relay.example", &[]).await;
+        assert_served(&server, "relay.example", &[("Origin", "https://relay.example")]).await;
+        assert_refused(&server, "relay.example", &[("Origin", "https://evil.example")], "--cors-origin")
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn the_operators_listener_has_the_same_rules() {
+    let server =
+        TestServer::start_with(|config| config.admin_listen = Some("127.0.0.1:0".parse().unwrap())).await;
+    let request =
+        |path: &str, host: &str, fields: &str| format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n");
+    for path in ["/stream", "/metrics"] {
+        for (host, fields) in [
+            ("evil.example", ""),
+            ("localhost", "Origin: https://evil.example\r\n"),
+            ("localhost", "Sec-Fetch-Site: cross-site\r\n"),
+        ] {
+            assert_eq!(
+                server.ask_admin(request(path, host, fields)).await.error(),
+                "403 ForbiddenError",
+                "{path} {host} {fields}"
+            );
+        }
+        assert_eq!(server.ask_admin(request(path, "localhost", "")).await.status, 200, "{path}");
+    }
+    assert_eq!(server.ask_admin(request("/readyz", "evil.example", "")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_page_of_another_site_changes_nothing_and_is_told_nothing() {
+    let server = TestServer::start().await;
+    for fields in [
+        &[("Origin", "https://evil.example")][..],
+        &[("Origin", "null")],
+        &[("Origin", "")],
+        &[("Origin", "http://test:81")],
+        &[("Sec-Fetch-Site", "cross-site")],
+        &[("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "no-cors")],
+        &[("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Site", "cross-site")],
+        &[("Origin", "http://test"), ("Origin", "https://evil.example")],
+        &[("Origin", "https://evil.example"), ("Origin", "http://test")],
+        // Neither of the two excuses the other.
+        &[("Origin", "https://evil.example"), ("Sec-Fetch-Site", "same-origin")],
+        &[("Origin", "http://test"), ("Sec-Fetch-Site", "cross-site")],
+    ] {
+        assert_refused(&server, "test", fields, "--cors-origin").await;
+        public_routes_answer(&server, "test", fields).await;
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_the_server_itself_and_whoever_is_no_page_notice_nothing() {
+    let server = TestServer::start().await;
+    for fields in [
+        &[][..],
+        &[("Origin", "http://test")],
+        &[("Origin", "https://test")],
+        &[("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Mode", "cors"), ("Origin", "http://test")],
+        &[("Sec-Fetch-Site", "same-site"), ("Sec-Fetch-Mode", "no-cors")],
+        &[("Sec-Fetch-Site", "none"), ("Sec-Fetch-Mode", "navigate")],
+        &[("Referer", "https://evil.example/")],
+    ] {
+        assert_served(&server, "test", fields).await;
+    }
+}
+
+#[tokio::test]
+async fn who_follows_a_link_of_another_site_gets_the_download() {
+    let server = TestServer::start().await;
+    for version in [1, 2] {
+        let id = server.create().await;
+        let mut source = server.put(&id, "Content-Length: 2\r\n").await;
+        source.send("hi").await;
+        let path = format!("/stream/{id}");
+        // A form that the page posts is no link.
+        for target in ["/stream".to_owned(), format!("{path}/error")] {
+            assert_eq!(
+                ask(&server, version, ("POST", &target, "{}"), "test", NAVIGATION).await.0,
+                403,
+                "{target}"
+            );
+        }
+        assert_eq!(ask(&server, version, ("GET", &path, ""), "test", NAVIGATION).await, (200, "hi".into()));
+        assert_eq!(source.response().await.status, 200);
+        let status = format!("{path}/status");
+        assert_eq!(ask(&server, version, ("GET", &status, ""), "test", NAVIGATION).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_page_whose_origin_was_allowed_may_and_no_other() {
+    let far = ("Sec-Fetch-Site", "cross-site");
+    let [app, evil] = ["https://app.example", "https://evil.example"].map(|origin| ("Origin", origin));
+    for (origins, allowed, refused) in [
+        (
+            &["https://app.example"][..],
+            &[&[app, far][..], &[app]][..],
+            &[&[evil, far][..], &[far], &[app, evil], &[evil, app]][..],
+        ),
+        // Then also what its browser sends without an origin.
+        (&["*"], &[&[app, far], &[evil, far], &[far], &[("Origin", "null"), far]], &[]),
+    ] {
+        let server = TestServer::start_with(|config| {
+            config.cors_origins = origins.iter().map(|origin| origin.parse().unwrap()).collect();
+        })
+        .await;
+        for fields in allowed {
+            assert_served(&server, "test", fields).await;
+        }
+        for fields in refused {
+            assert_refused(&server, "test", fields, "--cors-origin").await;
+        }
+        // The rule of names holds for all of them.
+        assert_refused(&server, "evil.example", &[app, far], "--allow-host").await;
+    }
+}
+
+#[tokio::test]
+async fn who_is_refused_has_used_up_nothing_of_what_its_address_may() {
+    let server = TestServer::start_with(|config| {
+        config.clients = ClientLimits {
+            max_creations_per_minute: Some(1),
+            max_streams: Some(1),
+            ..ClientLimits::default()
+        };
+    })
+    .await;
+    for version in [1, 2] {
+        for (host, fields) in [
+            ("evil.example", &[][..]),
+            ("test", &[("Origin", "https://evil.example")]),
+            ("test", &[("Sec-Purpose", "prefetch")]),
+        ] {
+            assert_eq!(ask(&server, version, ("POST", "/stream", ""), host, fields).await.0, 403);
+        }
+    }
+    server.create().await;
+}
+
+/// The answer to a request that fetches in advance.
+async fn prefetch(server: &TestServer, request: &str, field: &str) -> Response {
+    server.ask(request.replacen("\r\n", &format!("\r\n{field}\r\n"), 1)).await
+}
+
+#[tokio::test]
+async fn a_prefetch_takes_no_seat_and_ends_nothing() {
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    let path = format!("/stream/{id}");
+    for field in [
+        "Sec-Purpose: prefetch",
+        "sec-purpose: prefetch;prerender",
+        "Sec-Purpose: PREFETCH; anonymous-client-ip",
+        "Sec-Purpose: x, prefetch",
+        "Sec-Purpose: x\r\nSec-Purpose: prefetch",
+        "Purpose: prefetch",
+        "X-Moz: prefetch",
+    ] {
+        for request in [get(&path), put_head(&id, ""), get(&format!("{path}/error")).replace("GET", "POST")] {
+            let refused = prefetch(&server, &request, field).await;
+            assert_eq!(refused.error(), "403 ForbiddenError", "{field}: {request}");
+            assert_eq!(refused.fields("cache-control"), ["no-store"], "{field}: or it would be shown later");
+            assert_eq!(server.status(&id).await["state"], "CREATED", "{field}: {request}");
+        }
+        for told in [format!("{path}/status"), "/stream".into(), "/ping".into()] {
+            assert_eq!(prefetch(&server, &get(&told), field).await.status, 200, "{field}: {told}");
+        }
+        let refused = ask(
+            &server,
+            2,
+            ("GET", &path, ""),
+            "test",
+            &[field.split("\r\n").last().unwrap().split_once(": ").unwrap()],
+        )
+        .await;
+        assert_eq!(refused.0, 403, "{field}");
+    }
+    // Who wants it then gets it.
+    let mut destination =
+        server.say(get(&path).replacen("\r\n", "\r\nSec-Purpose: x\r\nPurpose: \r\n", 1)).await;
+    let mut source = server.put(&id, "Content-Length: 2\r\n").await;
+    source.send("hi").await;
+    let download = destination.response().await;
+    assert_eq!((download.body.as_slice(), download.end), (&b"hi"[..], End::Whole));
+}

@@ -1,0 +1,218 @@
+//! Connections: what is refused, what keeps them open, and their limit.
+
+use testkit::client::End;
+use testkit::server::{TestServer, get, post, put_head};
+
+#[tokio::test]
+async fn answers_keep_the_connection_open_and_pipelined_requests_are_answered_in_order() {
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    let status = format!("/stream/{id}/status");
+    let mut client = server
+        .say(
+            [
+                get("/ping").into_bytes(),
+                post("/nowhere", "some body"),
+                get("/ping/?x=1").into_bytes(),
+                get("http://test/ping").into_bytes(),
+                get(&status).into_bytes(),
+                get("/stream/unknown").into_bytes(),
+                post("/stream/unknown/error", "{}"),
+                post("/stream", "not json"),
+                b"PUT /ping HTTP/1.1\r\nHost: test\r\n\r\n".into(),
+                put_head("unknown", "Content-Length: 0\r\n").into(),
+                get("/ping").into_bytes(),
+            ]
+            .concat(),
+        )
+        .await;
+    for expected in [200, 404, 200, 200, 200, 404, 404, 400, 404, 404, 200] {
+        let response = client.response().await;
+        assert_eq!((response.status, response.closes()), (expected, false), "{response:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_small_body_that_nobody_needs_may_come_behind_its_response() {
+    let server = TestServer::start().await;
+    let mut client = server.say("POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n").await;
+    assert_eq!(client.response().await.status, 404);
+    client.send(format!("hello{}", get("/ping"))).await;
+    assert_eq!(client.response().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_connection_closes_when_either_side_says_so() {
+    let server = TestServer::start().await;
+    for request in [
+        "GET /ping HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".to_owned(),
+        "GET /ping HTTP/1.0\r\n\r\n".to_owned(),
+        "GET /ping HTTP/1.0\r\nConnection: keep-alive\r\n\r\n".to_owned(),
+        put_head("unknown", "Content-Length: 3\r\n"),
+        "PUT /ping HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc".to_owned(),
+    ] {
+        let mut client = server.say(&request).await;
+        assert!(client.response().await.closes(), "{request:?}");
+        assert_eq!(client.ending().await, Err(End::Short), "a FIN, and no more bytes: {request:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_ambiguous_is_refused_and_the_connection_ends() {
+    let server = TestServer::start().await;
+    for request in [
+        "GET /ping HTTP/1.1\r\n\r\n",
+        "GET /ping HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        "GET /ping HTTP/1.1\r\nHost: a\r\nX: 1\r\n 2\r\n\r\n",
+        "GET /ping HTTP/1.1\nHost: a\n\n",
+        "GET /ping HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
+        "GET /ping HTTP/1.1\r\nHost: a\r\nX : 1\r\n\r\n",
+        "POST /stream HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        "POST /stream HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        "PUT /stream/x HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "PUT /stream/x HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "GET http://[ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        "\u{16}\u{3}\u{1}",
+    ] {
+        let mut client = server.say([get("/ping"), request.into(), get("/ping")].concat()).await;
+        assert_eq!(client.response().await.status, 200, "the request before it");
+        let refused = client.response().await;
+        assert_eq!(refused.error(), "400 BadRequestError", "{request:?}");
+        assert!(refused.closes());
+        assert_eq!(client.ending().await, Err(End::Short), "nothing behind it is answered: {request:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_hidden_behind_a_broken_body_is_not_answered() {
+    let server = TestServer::start().await;
+    let mut client = server
+        .say("POST /stream HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\n{}\r\n0\r\n\r\nGET /ping HTTP/1.1\r\nHost: a\r\n\r\n")
+        .await;
+    let refused = client.response().await;
+    assert_eq!(refused.error(), "400 BadRequestError");
+    assert_eq!(client.ending().await, Err(End::Short));
+}
+
+#[tokio::test]
+async fn a_head_over_the_limits_is_431() {
+    let server = TestServer::start().await;
+    let head = |fields: String| format!("GET /ping HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+    for request in [
+        head(format!("X: {}\r\n", "a".repeat(16 * 1024))),
+        head("X: 1\r\n".repeat(100)),
+        format!("GET /{} HTTP/1.1\r\n", "a".repeat(65_536)),
+    ] {
+        let mut client = server.connect().await;
+        client.push(request.as_bytes()).await;
+        let refused = client.response().await;
+        assert_eq!(refused.error(), "431 BadRequestError");
+        assert!(refused.closes());
+    }
+    let around = head("X: \r\n".into()).len();
+    for (bytes, status) in [(16 * 1024, 200), (16 * 1024 + 1, 431)] {
+        let request = head(format!("X: {}\r\n", "a".repeat(bytes - around)));
+        assert_eq!((request.len(), server.ask(request).await.status), (bytes, status));
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_route_is_a_bad_route() {
+    let server = TestServer::start().await;
+    for request in
+        [get("/"), get("//ping"), get("/PING"), get("*"), "DELETE /stream HTTP/1.1\r\nHost: a\r\n\r\n".into()]
+    {
+        let refused = server.ask(&request).await;
+        assert_eq!(refused.error(), "404 BadRouteError", "{request:?}");
+        assert_eq!(refused.message(), "No endpoint exists for the specified method and/or route");
+    }
+}
+
+#[tokio::test]
+async fn over_the_limit_of_connections_a_client_is_told_so() {
+    let server = TestServer::start_with(|config| config.max_connections = 1).await;
+    let mut first = server.say(get("/ping")).await;
+    assert_eq!(first.response().await.status, 200);
+    let refused = server.ask(get("/ping")).await;
+    assert_eq!(refused.error(), "503 ServerBusyError");
+    assert!(refused.fields("retry-after").len() == 1);
+    first.send(get("/ping")).await;
+    assert_eq!(first.response().await.status, 200, "who is in stays in");
+}
+
+#[tokio::test]
+async fn a_full_server_answers_every_probe_of_its_operators_however_many_of_them_are_idle() {
+    let server = TestServer::start_with(|config| {
+        config.max_connections = 1;
+        config.clients.max_connections = Some(1);
+        config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
+        // Of so few, operators have 16 connections.
+        config.descriptors = Some(256);
+    })
+    .await;
+    let mut first = server.say(get("/ping")).await;
+    assert_eq!(first.response().await.status, 200);
+    let mut idle = Vec::new();
+    for number in 0..40 {
+        let mut client = server.connect_admin().await;
+        client.send(&get("/healthz")[..number % 20]).await;
+        idle.push(client);
+    }
+    for number in 0..100 {
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            assert_eq!(server.ask_admin(get(path)).await.status, 200, "{path}, {number}");
+        }
+    }
+    assert_eq!(server.ask(get("/ping")).await.error(), "503 ServerBusyError");
+    assert!(idle[0].ending().await.is_err(), "the oldest has made room");
+    let metrics = String::from_utf8(server.ask_admin(get("/metrics")).await.body).unwrap();
+    let open = metrics.lines().find_map(|line| line.strip_prefix("rendezvous_open_connections ")).unwrap();
+    assert!(open.parse::<usize>().unwrap() <= 1 + 16 + 1, "{open}");
+    first.send(get("/ping")).await;
+    assert_eq!(first.response().await.status, 200, "who is in stays in");
+}
+
+#[tokio::test]
+async fn clients_that_come_and_go_harm_nobody() {
+    let server = TestServer::start().await;
+    for number in 0..100 {
+        let client = server.say(&put_head("x", "")[..number % 20]).await;
+        if number % 3 == 0 { client.close() } else { client.reset() }
+    }
+    assert_eq!(server.ask(get("/ping")).await.body, b"pong");
+}
+
+#[tokio::test]
+async fn one_connection_carries_one_side_after_another() {
+    let server = TestServer::start().await;
+    let (mut source, mut destination) = (server.connect().await, server.connect().await);
+    for (fields, said) in [
+        ("Content-Length: 5\r\n", &["hel", "lo"][..]),
+        ("Transfer-Encoding: chunked\r\n", &["3\r\nhel\r\n", "2\r\nlo\r\n0\r\n\r\n"]),
+        ("Content-Length: 5\r\nExpect: 100-continue\r\n", &["hel", "lo"]),
+        ("Content-Length: 0\r\n", &[]),
+    ] {
+        let id = server.create().await;
+        destination.send(get(&format!("/stream/{id}"))).await;
+        server.until(&id, "DST_CONNECTED").await;
+        source.send(put_head(&id, fields)).await;
+        server.until(&id, "STREAMING").await;
+        for piece in said {
+            // Each in a write of its own.
+            let before = server.status(&id).await["bytes_transferred"].clone();
+            source.send(piece).await;
+            while server.status(&id).await["bytes_transferred"] == before {}
+        }
+        let (download, upload) = (destination.response().await, source.final_response().await);
+        let expected: &[u8] = if said.is_empty() { b"" } else { b"hello" };
+        assert_eq!((download.end, &download.body[..]), (End::Whole, expected), "{fields:?}");
+        assert_eq!((upload.status, upload.closes(), download.closes()), (200, false, false), "{fields:?}");
+    }
+    // What ends a cut download by a reset is taken back behind a whole one.
+    for mut kept in [source, destination] {
+        kept.send("GET /ping HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await;
+        assert_eq!(kept.response().await.body, b"pong");
+        assert_eq!(kept.ending().await, Err(End::Short), "a FIN");
+    }
+}

@@ -1,0 +1,822 @@
+//! HTTP/2: the same answers and endings as HTTP/1, on streams that do not stall each other.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, Request, Response, StatusCode};
+use rendezvous_server::internal::HTTP2_PREFACE;
+use rendezvous_server::config::{Config, Period};
+use serde_json::Value;
+use testkit::client::{Client, End, soon};
+use testkit::server::{TestServer, get, put_head};
+use testkit::transport::{CERTIFICATE, is_tls};
+use tokio::net::TcpStream;
+
+use crate::metrics::Exposition;
+
+/// A connection.
+pub(crate) struct Http2 {
+    send: SendRequest<Bytes>,
+    driver: tokio::task::JoinHandle<Result<(), h2::Error>>,
+}
+
+/// An answer that was read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub status: StatusCode,
+    headers: HeaderMap,
+    pub body: Vec<u8>,
+    /// How the stream was cut, if it was.
+    pub cut: Option<Cut>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    Reset(Reason),
+    Lost,
+}
+
+impl Http2 {
+    pub(crate) async fn connect(server: &TestServer) -> Self {
+        Self::connect_with(server, &mut h2::client::Builder::new()).await
+    }
+
+    pub(crate) async fn connect_with(server: &TestServer, builder: &mut h2::client::Builder) -> Self {
+        if is_tls() {
+            let stream = CERTIFICATE.connect(server.address(), &["h2"]).await.unwrap();
+            Self::begin(builder.handshake(stream).await.unwrap())
+        } else {
+            let stream = TcpStream::connect(server.address()).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            Self::begin(builder.handshake(stream).await.unwrap())
+        }
+    }
+
+    fn begin<T>((send, connection): (SendRequest<Bytes>, h2::client::Connection<T, Bytes>)) -> Self
+    where
+        T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        Self { send, driver: tokio::spawn(connection) }
+    }
+
+    /// Sends a head; what is to come of it, and the body's sender.
+    pub(crate) async fn request(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &[(&str, &str)],
+        ends: bool,
+    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+        self.request_to(&format!("http://test{path}"), method, fields, ends).await
+    }
+
+    /// The same, to this authority too.
+    pub(crate) async fn request_to(
+        &self,
+        uri: &str,
+        method: &str,
+        fields: &[(&str, &str)],
+        ends: bool,
+    ) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let mut send = soon(self.send.clone().ready()).await.unwrap();
+        send.send_request(request.body(()).unwrap(), ends).unwrap()
+    }
+
+    pub(crate) async fn ask(&self, method: &str, path: &str) -> Answer {
+        let (response, _) = self.request(method, path, &[], true).await;
+        answer(response).await
+    }
+
+    async fn create(&self) -> String {
+        self.ask("POST", "/stream").await.json()["stream"].as_str().unwrap().to_owned()
+    }
+
+    pub(crate) async fn get(&self, id: &str) -> h2::client::ResponseFuture {
+        self.request("GET", &format!("/stream/{id}"), &[], true).await.0
+    }
+
+    /// Closes the connection, whatever is under way.
+    pub(crate) async fn close(self) {
+        self.driver.abort();
+        // Dropped with its task, the connection is closed.
+        let _ = self.driver.await;
+    }
+
+    async fn put(&self, id: &str) -> (h2::client::ResponseFuture, SendStream<Bytes>) {
+        self.request("PUT", &format!("/stream/{id}"), &[], false).await
+    }
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        assert_eq!(self.cut, None, "{self:?}");
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    pub(crate) fn error(&self) -> String {
+        format!("{} {}", self.status.as_u16(), self.json()["name"].as_str().unwrap())
+    }
+}
+
+pub(crate) async fn answer(response: h2::client::ResponseFuture) -> Answer {
+    rest(soon(response).await.unwrap()).await
+}
+
+pub(crate) async fn rest(response: Response<RecvStream>) -> Answer {
+    let (parts, mut stream) = response.into_parts();
+    let mut answer = Answer { status: parts.status, headers: parts.headers, body: Vec::new(), cut: None };
+    while let Some(data) = soon(stream.data()).await {
+        match data {
+            Ok(data) => {
+                stream.flow_control().release_capacity(data.len()).unwrap();
+                answer.body.extend_from_slice(&data);
+            }
+            Err(error) => {
+                answer.cut = Some(error.reason().map_or(Cut::Lost, Cut::Reset));
+                break;
+            }
+        }
+    }
+    answer
+}
+
+/// Its connection has ended before the server reads what the other asks for.
+#[tokio::test]
+async fn a_side_whose_connection_has_just_ended_is_not_met_and_its_seat_is_free() {
+    let server = TestServer::start().await;
+    for resets in [true, false] {
+        for waits in ["SRC_CONNECTED", "DST_CONNECTED"] {
+            let stream = TcpStream::connect(server.address()).await.unwrap();
+            if resets {
+                stream.set_zero_linger().unwrap();
+            }
+            let gone = if is_tls() {
+                let stream = CERTIFICATE.secure(stream, &["h2"]).await.unwrap();
+                Http2::begin(h2::client::handshake(stream).await.unwrap())
+            } else {
+                Http2::begin(h2::client::handshake(stream).await.unwrap())
+            };
+            let id = server.create().await;
+            let (method, target) = match waits {
+                "SRC_CONNECTED" => ("PUT", format!("/stream/{id}")),
+                _ => ("GET", format!("/stream/{id}")),
+            };
+            let _asked = gone.request(method, &target, &[], true).await;
+            server.until(&id, waits).await;
+            let mut next = server.say(get("/stream/unknown")).await;
+            next.response().await;
+            let put = put_head(&id, "Content-Length: 5\r\n") + "right";
+            next.send(if method == "PUT" { get(&target) } else { put.clone() }).await;
+            gone.driver.abort();
+            let other = if method == "PUT" {
+                server.until(&id, "DST_CONNECTED").await;
+                server.say(put).await
+            } else {
+                server.until(&id, "SRC_CONNECTED").await;
+                server.get(&id).await
+            };
+            let (mut source, mut destination) = if method == "PUT" { (other, next) } else { (next, other) };
+            assert_eq!(destination.response().await.body, b"right", "{waits}, resets: {resets}");
+            assert_eq!(source.response().await.status, 200, "{waits}, resets: {resets}");
+        }
+    }
+}
+
+/// Sends as the server takes it.
+async fn send_all(send: &mut SendStream<Bytes>, bytes: &[u8], ends: bool) {
+    send_bytes(send, Bytes::copy_from_slice(bytes)).await;
+    if ends {
+        send.send_data(Bytes::new(), true).unwrap();
+    }
+}
+
+pub(crate) async fn send_bytes(send: &mut SendStream<Bytes>, mut data: Bytes) {
+    while !data.is_empty() {
+        send.reserve_capacity(data.len());
+        let room = soon(poll_fn(|cx| send.poll_capacity(cx))).await.unwrap().unwrap();
+        send.send_data(data.split_to(room.min(data.len())), false).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn every_route_answers() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let id = client.create().await;
+    for (method, path, status, body) in [
+        ("GET", "/ping".to_owned(), 200, "pong"),
+        ("HEAD", "/ping".to_owned(), 200, ""),
+        ("HEAD", format!("/stream/{id}"), 200, ""),
+        ("HEAD", "/stream/unknown".to_owned(), 404, ""),
+        ("GET", "/stream/unknown?x".to_owned(), 404, "SessionNotFoundError"),
+        ("PUT", "/stream/unknown".to_owned(), 404, "SessionNotFoundError"),
+        ("GET", "/nothing".to_owned(), 404, "BadRouteError"),
+        ("GET", format!("/stream/{id}/status/"), 200, "CREATED"),
+        ("GET", "/stream".to_owned(), 200, &id),
+        ("GET", "/metrics".to_owned(), 200, "rendezvous_build_info"),
+        ("HEAD", "/metrics".to_owned(), 200, ""),
+        ("POST", format!("/stream/{id}/error"), 200, ""),
+        ("GET", format!("/stream/{id}"), 400, "The other side encountered an unspecified error"),
+    ] {
+        let answer = client.ask(method, &path).await;
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        assert_eq!(answer.status.as_u16(), status, "{method} {path}: {text}");
+        assert!(text.contains(body) && (body.is_empty() == text.is_empty()), "{method} {path}: {text}");
+        assert!(answer.headers.contains_key("date") && !answer.headers.contains_key("connection"));
+    }
+}
+
+#[tokio::test]
+async fn a_connection_and_what_is_delivered_over_it_are_counted() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    for _ in 0..2 {
+        let id = client.create().await;
+        let (upload, mut send) = client.put(&id).await;
+        let download = client.get(&id).await;
+        let (answer, ()) = tokio::join!(answer(download), send_all(&mut send, b"hello", true));
+        assert_eq!(answer.body, b"hello");
+        assert_eq!(soon(upload).await.unwrap().status(), StatusCode::OK);
+    }
+    let told = Exposition::of(&server).await;
+    let labels = [("protocol", "http2"), ("tls", if is_tls() { "yes" } else { "no" })];
+    assert_eq!(told.count("connections_total", &labels), 1);
+    assert_eq!(told.count("delivery_wait_seconds_count", &[]), 2);
+    assert_eq!(told.count("body_bytes_total", &[]), 10);
+}
+
+#[tokio::test]
+async fn streams_reach_every_other_version_of_http() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let body: Vec<u8> = (0..3_000_000u32).map(|at| (at % 251) as u8).collect();
+
+    // Both sides on one connection, and in either order.
+    for get_first in [true, false] {
+        let id = client.create().await;
+        let (download, (upload, mut send)) = if get_first {
+            let download = client.get(&id).await;
+            (download, client.put(&id).await)
+        } else {
+            let put = client.put(&id).await;
+            (client.get(&id).await, put)
+        };
+        let (answer, ()) = tokio::join!(answer(download), send_all(&mut send, &body, true));
+        assert_eq!((answer.status, answer.cut), (StatusCode::OK, None));
+        assert!(answer.body == body);
+        assert_eq!(answer.headers["cache-control"], "no-store");
+        assert_eq!(soon(upload).await.unwrap().status(), StatusCode::OK);
+    }
+
+    // From HTTP/1 to HTTP/2, with a length.
+    let id = client.create().await;
+    let download = client.get(&id).await;
+    let mut source = server.put(&id, &format!("Content-Length: {}\r\n", body.len())).await;
+    let (seen, _) = tokio::join!(answer(download), source.push(&body));
+    assert!(seen.body == body && seen.cut.is_none());
+    assert_eq!(seen.headers["content-length"], body.len().to_string());
+    assert_eq!(source.response().await.status, 200);
+
+    // From HTTP/2 to HTTP/1, with a length.
+    let id = client.create().await;
+    let mut destination = server.get(&id).await;
+    let length = body.len().to_string();
+    let fields = [("content-length", &*length), ("content-type", "text/x")];
+    let (upload, mut send) = client.request("PUT", &format!("/stream/{id}"), &fields, false).await;
+    let (seen, ()) = tokio::join!(destination.response(), send_all(&mut send, &body, true));
+    assert!(seen.body == body && seen.end == End::Whole);
+    assert_eq!(
+        (seen.fields("content-length"), seen.fields("content-type")),
+        (vec![&*length], vec!["text/x"])
+    );
+    assert_eq!(soon(upload).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(server.status(&id).await["state"], "FINISHED");
+}
+
+#[tokio::test]
+async fn an_empty_body_is_a_whole_one() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let id = client.create().await;
+    let download = client.get(&id).await;
+    let (upload, _) = client.request("PUT", &format!("/stream/{id}"), &[], true).await;
+    let seen = answer(download).await;
+    assert_eq!((seen.status, seen.body.len(), seen.cut), (StatusCode::OK, 0, None));
+    assert_eq!(soon(upload).await.unwrap().status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_side_that_leaves_while_it_waits_frees_its_seat() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let id = client.create().await;
+    let (upload, mut send) = client.put(&id).await;
+    send_all(&mut send, b"never delivered", false).await;
+    server.until(&id, "SRC_CONNECTED").await;
+    send.send_reset(Reason::CANCEL);
+    drop(upload);
+    server.until(&id, "CREATED").await;
+
+    let other = Http2::connect(&server).await;
+    let _download = other.get(&id).await;
+    server.until(&id, "DST_CONNECTED").await;
+    other.driver.abort();
+    server.until(&id, "CREATED").await;
+
+    let download = client.get(&id).await;
+    let (_, mut send) = client.put(&id).await;
+    send_all(&mut send, b"delivered", true).await;
+    assert_eq!(answer(download).await.body, b"delivered");
+}
+
+#[tokio::test]
+async fn a_taken_seat_is_refused_and_its_holder_unharmed() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let id = client.create().await;
+    let (_upload, mut send) = client.put(&id).await;
+    server.until(&id, "SRC_CONNECTED").await;
+    let (second, _body) = client.put(&id).await;
+    assert_eq!(answer(second).await.error(), "429 AlreadyConnectedError");
+    let download = client.get(&id).await;
+    send_all(&mut send, b"hello", true).await;
+    assert_eq!(answer(download).await.body, b"hello");
+}
+
+#[tokio::test]
+async fn a_100_comes_only_when_the_sides_have_paired() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let id = client.create().await;
+    let fields = [("expect", "100-continue"), ("content-length", "2")];
+    let (mut upload, mut send) = client.request("PUT", &format!("/stream/{id}"), &fields, false).await;
+    server.until(&id, "SRC_CONNECTED").await;
+    // Whatever was sent before this answer has been received with it.
+    assert_eq!(client.ask("GET", "/ping").await.status, StatusCode::OK);
+    assert!(futures_util::poll!(poll_fn(|cx| upload.poll_informational(cx))).is_pending());
+    let download = client.get(&id).await;
+    let interim = soon(poll_fn(|cx| upload.poll_informational(cx))).await.unwrap().unwrap();
+    assert_eq!(interim.status(), StatusCode::CONTINUE);
+    send_all(&mut send, b"hi", true).await;
+    assert_eq!(answer(download).await.body, b"hi");
+    assert_eq!(answer(upload).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_waiting_source_is_held_by_its_window() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let id = client.create().await;
+    let (_upload, mut send) = client.put(&id).await;
+    send.reserve_capacity(1 << 20);
+    let room = soon(poll_fn(|cx| send.poll_capacity(cx))).await.unwrap().unwrap();
+    assert!(room <= 64 * 1024, "{room}");
+}
+
+#[tokio::test]
+async fn a_stalled_destination_does_not_stall_its_neighbours() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let mut stalled = Vec::new();
+    for _ in 0..20 {
+        let id = server.create().await;
+        let download = client.get(&id).await;
+        let (upload, mut send) = client.put(&id).await;
+        // As much as goes without anybody reading it.
+        let mut taken = 0;
+        while taken < 4 << 20 {
+            send.reserve_capacity(1 << 16);
+            let room = tokio::time::timeout(Duration::from_millis(100), poll_fn(|cx| send.poll_capacity(cx)));
+            let Ok(Some(Ok(room))) = room.await else { break };
+            send.send_data(Bytes::from(vec![0; room]), false).unwrap();
+            taken += room;
+        }
+        stalled.push((download, upload, send));
+    }
+    // What the client takes of all its streams together is used up by now; so its neighbour is an upload.
+    let id = server.create().await;
+    let mut destination = server.get(&id).await;
+    let (upload, mut send) = client.put(&id).await;
+    let body = vec![7; 1 << 20];
+    let (seen, ()) = tokio::join!(destination.response(), send_all(&mut send, &body, true));
+    assert!(seen.body == body);
+    assert_eq!(answer(upload).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_connection_is_told_to_calm_down_by_frames_that_move_nothing() {
+    let server = TestServer::start().await;
+    let mut client = Http2::connect(&server).await;
+    for _ in 0..1100 {
+        let Ok(mut send) = soon(client.send.clone().ready()).await else { break };
+        let request = Request::builder().method("GET").uri("http://test/stream/unknown").body(()).unwrap();
+        let Ok((_, mut stream)) = send.send_request(request, false) else { break };
+        stream.send_reset(Reason::CANCEL);
+        // Lets it go out, and the next stream be opened.
+        tokio::task::yield_now().await;
+    }
+    let ended = soon(&mut client.driver).await.unwrap();
+    assert_eq!(ended.unwrap_err().reason(), Some(Reason::ENHANCE_YOUR_CALM));
+    assert_eq!(Http2::connect(&server).await.ask("GET", "/ping").await.status, StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_closed() {
+    let server = TestServer::start_with(|config| config.keep_alive = Period::from_secs(12)).await;
+    let client = Http2::connect(&server).await;
+    assert_eq!(client.ask("GET", "/ping").await.status, StatusCode::OK);
+    let begun = tokio::time::Instant::now();
+    assert!(soon(client.driver).await.unwrap().is_ok());
+    assert_eq!(begun.elapsed().as_secs(), 12);
+}
+
+#[tokio::test]
+async fn a_drain_says_goaway_and_lets_streams_meet_and_finish() {
+    let mut server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let (running, waiting) = (client.create().await, client.create().await);
+    let download = client.get(&running).await;
+    let (upload, mut send) = client.put(&running).await;
+    send_all(&mut send, b"hello", false).await;
+    let download = soon(download).await.unwrap();
+    let waits = client.get(&waiting).await;
+    server.until(&waiting, "DST_CONNECTED").await;
+    server.stop().await;
+    let late = Http2::connect(&server).await;
+    let (late_upload, mut late_send) = late.put(&waiting).await;
+    send_all(&mut late_send, b"met", true).await;
+    assert_eq!(answer(waits).await.body, b"met");
+    assert_eq!(answer(late_upload).await.status, StatusCode::OK);
+    send_all(&mut send, b", world", true).await;
+    assert_eq!(rest(download).await.body, b"hello, world");
+    assert_eq!(answer(upload).await.status, StatusCode::OK);
+    // A connection that was told to go away is over when its streams are.
+    assert!(soon(late.driver).await.unwrap().is_ok());
+    assert!(soon(client.driver).await.unwrap().is_ok());
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn a_destination_that_goes_while_it_takes_nothing_leaves_nobody_waiting() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let other = Http2::connect(&server).await;
+    let id = client.create().await;
+    let download = other.get(&id).await;
+    let (upload, mut send) = client.put(&id).await;
+    let download = {
+        // Until the windows of both are full.
+        let body = vec![0; 1 << 20];
+        let mut sending = std::pin::pin!(send_all(&mut send, &body, false));
+        let download = tokio::select! {
+            () = &mut sending => panic!("nobody takes it"),
+            download = soon(download) => download.unwrap(),
+        };
+        let full = tokio::time::timeout(Duration::from_millis(200), sending);
+        assert!(full.await.is_err());
+        download
+    };
+    other.driver.abort();
+    drop(download);
+    assert_eq!(answer(upload).await.error(), "502 StreamDestinationError");
+}
+
+#[tokio::test]
+async fn a_refused_upload_is_not_reset_behind_its_answer() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let (upload, mut send) = client.put("unknown").await;
+    assert_eq!(answer(upload).await.error(), "404 SessionNotFoundError");
+    let reset = tokio::time::timeout(Duration::from_millis(500), poll_fn(|cx| send.poll_reset(cx)));
+    assert!(reset.await.is_err(), "the client had no time to read it");
+    send.send_reset(Reason::CANCEL);
+    assert_eq!(client.ask("GET", "/ping").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_head_of_too_many_fields_is_431() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let names: Vec<String> = (0..101).map(|number| format!("x-{number}")).collect();
+    for (count, status) in [(100, 200), (101, 431)] {
+        let fields: Vec<_> = names[..count].iter().map(|name| (&**name, "1")).collect();
+        let (response, _) = client.request("GET", "/ping", &fields, true).await;
+        assert_eq!(answer(response).await.status.as_u16(), status);
+    }
+}
+
+/// A frame of a stream, or of the connection (RFC 9113, section 4.1).
+fn frame(stream: u32, kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags][..], &stream.to_be_bytes(), payload].concat()
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+const CANCEL: [u8; 4] = [0, 0, 0, 8];
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// A request's head. By hand, as what follows, because the library sends no frames in an order that it would not choose.
+fn head(stream: u32, flags: u8, method: &str, path: &str) -> Vec<u8> {
+    let fields = [(":method", method), (":scheme", "http"), (":authority", "test"), (":path", path)];
+    let fields = fields.into_iter().flat_map(|(name, value)| {
+        let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+        [vec![0], text(name), text(value)].concat()
+    });
+    frame(stream, HEADERS, END_HEADERS | flags, &fields.collect::<Vec<_>>())
+}
+
+#[tokio::test]
+async fn what_came_with_a_reset_is_passed_on_before_the_cut() {
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    let mut destination = server.get(&id).await;
+    server.until(&id, "DST_CONNECTED").await;
+    let mut source = server.connect().await;
+    let request = [frame(0, SETTINGS, 0, &[]), head(1, 0, "PUT", &format!("/stream/{id}"))].concat();
+    source.send([HTTP2_PREFACE, &request].concat()).await;
+    server.until(&id, "STREAMING").await;
+    source.send([frame(1, DATA, 0, b"hello"), frame(1, RST_STREAM, 0, &CANCEL)].concat()).await;
+    let head = destination.head().await.unwrap();
+    let response = destination.rest(head).await;
+    assert_eq!((response.status, &response.body[..]), (200, &b"hello"[..]));
+    assert_eq!(response.end, End::Reset);
+}
+
+/// Lets `client` ask for `ids` on streams 1, 3, … with all the room that HTTP/2 can give, and read nothing.
+pub(crate) async fn ask_deafly(client: &mut Client, server: &TestServer, ids: &[&str]) {
+    let window = (i32::MAX as u32).to_be_bytes();
+    let settings = [&[0, 4][..], &window].concat();
+    let room = (i32::MAX as u32 - 65_535).to_be_bytes();
+    let begin = [frame(0, SETTINGS, 0, &settings), frame(0, WINDOW_UPDATE, 0, &room)].concat();
+    client.send([HTTP2_PREFACE, &begin].concat()).await;
+    for (stream, id) in [1, 3].into_iter().zip(ids) {
+        client.send(head(stream, END_STREAM, "GET", &format!("/stream/{id}"))).await;
+        server.until(id, "DST_CONNECTED").await;
+    }
+}
+
+/// Lets a client that has asked so reset one of the streams.
+pub(crate) async fn reset_deafly(client: &mut Client, stream: u32) {
+    client.send(frame(stream, RST_STREAM, 0, &CANCEL)).await;
+}
+
+#[tokio::test]
+async fn a_reset_behind_the_last_frame_ends_the_transfer_at_once() {
+    for (length, of_the_connection) in [(1, false), (1000, false), (50_000, false), (1000, true)] {
+        let server = TestServer::start().await;
+        let (full, last) = (server.create().await, server.create().await);
+        let mut client = Client::connect_narrow(server.address()).await;
+        ask_deafly(&mut client, &server, &[&full, &last]).await;
+        // Until the connection takes no more.
+        let mut filler = server.put(&full, "Content-Length: 100000000\r\n").await;
+        let body = vec![0; 100_000_000];
+        let pushing = tokio::time::timeout(Duration::from_millis(300), filler.push(&body));
+        assert!(pushing.await.is_err(), "nobody reads it");
+
+        let mut source = server.put(&last, &format!("Content-Length: {length}\r\n")).await;
+        source.send(vec![7; length]).await;
+        while server.status(&last).await["bytes_transferred"] != length {}
+        if of_the_connection {
+            client.reset();
+        } else {
+            reset_deafly(&mut client, 3).await;
+        }
+        assert_eq!(source.response().await.error(), "502 StreamDestinationError", "{length} bytes");
+        server.until(&last, "DST_DISCONNECTED").await;
+    }
+}
+
+#[tokio::test]
+async fn a_download_that_is_with_the_kernel_is_not_delivered_before_it_is_acknowledged() {
+    // More than the client's kernel takes, and less than the server's.
+    const LENGTH: usize = 200_000;
+    let server = TestServer::start().await;
+    let (id, other) = (server.create().await, server.create().await);
+    let mut client = Client::connect_narrow(server.address()).await;
+    ask_deafly(&mut client, &server, &[&id, &other]).await;
+    let mut source = server.put(&id, &format!("Content-Length: {LENGTH}\r\n")).await;
+    source.send(vec![7; LENGTH]).await;
+    server.until_passed_on(&id, LENGTH).await;
+    // Behind so many exchanges whatever could be written is.
+    for _ in 0..50 {
+        assert_eq!(server.status(&id).await["state"], "STREAMING");
+    }
+    client.reset();
+    assert_eq!(source.response().await.error(), "502 StreamDestinationError");
+    server.until(&id, "DST_DISCONNECTED").await;
+}
+
+/// Their streams have ended for the library, which limits only those that have not.
+#[tokio::test]
+async fn requests_whose_answers_are_not_acknowledged_are_bounded() {
+    const MAX_REQUESTS: u32 = 200;
+    let server = TestServer::start().await;
+    let (filler, other) = (server.create().await, server.create().await);
+    // These are two of them.
+    let mut client = Client::connect_narrow(server.address()).await;
+    ask_deafly(&mut client, &server, &[&filler, &other]).await;
+    let mut source = server.put(&filler, "Content-Length: 200000\r\n").await;
+    source.send(vec![7; 200_000]).await;
+    server.until_passed_on(&filler, 200_000).await;
+    let mut sources = vec![source];
+    for number in 2..MAX_REQUESTS {
+        let id = server.create().await;
+        client.send(head(2 * number + 1, END_STREAM, "GET", &format!("/stream/{id}"))).await;
+        server.until(&id, "DST_CONNECTED").await;
+        sources.push(server.say(put_head(&id, "Content-Length: 1\r\n") + "x").await);
+        server.until_passed_on(&id, 1).await;
+    }
+    let id = server.create().await;
+    client.send(head(2 * MAX_REQUESTS + 1, END_STREAM, "GET", &format!("/stream/{id}"))).await;
+    for _ in 0..50 {
+        assert_eq!(server.status(&id).await["state"], "CREATED", "it is one too many");
+    }
+    client.reset();
+    for mut source in sources {
+        assert_eq!(source.response().await.error(), "502 StreamDestinationError");
+    }
+}
+
+/// Waits until the server has read all that this client has sent, which reads nothing else.
+async fn until_all_is_read(client: &mut Client) {
+    const PAYLOAD: &[u8; 8] = b"all read";
+    client.send(frame(0, PING, 0, PAYLOAD)).await;
+    let mut bytes = 0;
+    while !client.body_bytes(bytes).await.ends_with(PAYLOAD) {
+        bytes += 1;
+    }
+}
+
+#[tokio::test]
+async fn small_frames_of_a_waiting_upload_are_all_passed_on() {
+    let server = TestServer::start().await;
+    // As many as the window takes.
+    let body: Vec<u8> = (0..65_535u32).map(|at| (at % 251) as u8).collect();
+    let frames: Vec<u8> = body.iter().flat_map(|byte| frame(1, DATA, 0, &[*byte])).collect();
+    for to_http2 in [false, true] {
+        let id = server.create().await;
+        let mut source = server.connect().await;
+        let begin = [frame(0, SETTINGS, 0, &[]), head(1, 0, "PUT", &format!("/stream/{id}"))].concat();
+        source.send([HTTP2_PREFACE, &begin].concat()).await;
+        server.until(&id, "SRC_CONNECTED").await;
+        source.send(&frames).await;
+        source.send(frame(1, DATA, END_STREAM, &[])).await;
+        until_all_is_read(&mut source).await;
+        let (received, is_whole) = if to_http2 {
+            // The library ends a connection that sends it many small frames.
+            let seen = answer(Http2::connect(&server).await.get(&id).await).await;
+            (seen.body, seen.cut.is_none())
+        } else {
+            let seen = server.get(&id).await.response().await;
+            (seen.body, seen.end == End::Whole)
+        };
+        assert_eq!((received.len(), is_whole), (body.len(), true), "{to_http2}");
+        assert!(received == body, "{to_http2}");
+        server.until(&id, "FINISHED").await;
+    }
+}
+
+#[tokio::test]
+async fn a_100_is_asked_for_in_any_case_and_in_a_list() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    for (fields, is_asked) in [
+        (&["100-continue"][..], true),
+        (&["100-Continue"], true),
+        (&["100-CONTINUE"], true),
+        (&["x, 100-continue"], true),
+        (&["100-continue", "x"], true),
+        (&["x"], false),
+        (&["100-continue-not"], false),
+    ] {
+        let id = client.create().await;
+        let _download = client.get(&id).await;
+        let fields: Vec<_> = fields.iter().map(|value| ("expect", *value)).collect();
+        let (mut upload, mut send) = client.request("PUT", &format!("/stream/{id}"), &fields, false).await;
+        if is_asked {
+            let interim = soon(poll_fn(|cx| upload.poll_informational(cx))).await.unwrap().unwrap();
+            assert_eq!(interim.status(), StatusCode::CONTINUE, "{fields:?}");
+        }
+        send_all(&mut send, b"hi", true).await;
+        assert_eq!(answer(upload).await.status, StatusCode::OK, "{fields:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_over_a_limit_is_refused_in_http2() {
+    for (adjust, refusal) in [
+        ((|config| config.clients.max_connections = Some(1)) as fn(&mut Config), "429 TooManyRequestsError"),
+        (|config| config.max_connections = 1, "503 ServerBusyError"),
+    ] {
+        let server = TestServer::start_with(adjust).await;
+        let first = Http2::connect(&server).await;
+        assert_eq!(first.ask("GET", "/ping").await.status, StatusCode::OK);
+        let second = Http2::connect(&server).await;
+        let seen = second.ask("GET", "/ping").await;
+        assert_eq!(seen.error(), refusal);
+        assert!(seen.headers.contains_key("retry-after"), "{seen:?}");
+        assert!(soon(second.driver).await.unwrap().is_ok(), "the connection ends well");
+        assert_eq!(first.ask("GET", "/ping").await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn cancelled_requests_of_a_proxy_end_nobody_elses() {
+    let proxies = ["127.0.0.1/32".parse().unwrap()].into_iter().collect();
+    let server = TestServer::start_with(|config| config.trusted_proxies = proxies).await;
+    let client = Http2::connect(&server).await;
+    let (kept, cancelled) = (client.create().await, client.create().await);
+    let download = client.get(&kept).await;
+    for _ in 0..1100 {
+        let mut waiting = soon(client.send.clone().ready()).await.unwrap();
+        let request = Request::builder().uri(format!("http://test/stream/{cancelled}")).body(()).unwrap();
+        let (_, mut stream) = waiting.send_request(request, true).unwrap();
+        stream.send_reset(Reason::CANCEL);
+        tokio::task::yield_now().await;
+    }
+    let (upload, mut send) = client.put(&kept).await;
+    send_all(&mut send, b"hello", true).await;
+    assert_eq!(answer(download).await.body, b"hello");
+    assert_eq!(answer(upload).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_crumbs_of_a_cookie_count_as_one_field() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let names: Vec<String> = (0..100).map(|number| format!("x-{number}")).collect();
+    for (others, crumbs, status) in [(0, 150, 200), (99, 2, 200), (100, 2, 431)] {
+        let fields = names[..others].iter().map(|name| (&**name, "1"));
+        let fields: Vec<_> = fields.chain((0..crumbs).map(|_| ("cookie", "a=b"))).collect();
+        let (response, _) = client.request("GET", "/ping", &fields, true).await;
+        assert_eq!(answer(response).await.status.as_u16(), status, "{others} and {crumbs}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_all_before_it_reads_gets_its_refusal() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let (upload, mut send) = client.put("unknown").await;
+    send_all(&mut send, &vec![0; 1 << 20], true).await;
+    assert_eq!(answer(upload).await.error(), "404 SessionNotFoundError");
+    assert_eq!(client.ask("GET", "/ping").await.status, StatusCode::OK, "the connection goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_on_sending_what_is_refused_is_stopped() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let begun = tokio::time::Instant::now();
+    let (upload, mut send) = client.put("unknown").await;
+    assert_eq!(answer(upload).await.error(), "404 SessionNotFoundError");
+    let reset = soon(poll_fn(|cx| send.poll_reset(cx))).await.unwrap();
+    assert_eq!((reset, begun.elapsed().as_secs()), (Reason::NO_ERROR, 2));
+    assert!(soon(client.driver).await.unwrap().is_ok());
+    assert_eq!(begun.elapsed().as_secs(), 2, "a connection that nobody else uses ends with it");
+}
+
+#[tokio::test]
+async fn a_get_that_announces_a_body_is_refused_and_one_that_leaves_it_open_is_served() {
+    let server = TestServer::start().await;
+    let client = Http2::connect(&server).await;
+    let id = client.create().await;
+    let path = format!("/stream/{id}");
+    for method in ["GET", "HEAD"] {
+        let (response, _unsent) = client.request(method, &path, &[("content-length", "5")], false).await;
+        assert_eq!(answer(response).await.status, 400, "{method}");
+        assert_eq!(server.status(&id).await["state"], "CREATED", "{method}");
+    }
+    // As proxies do: nothing announces that there is no body but its end, sooner or later, or never.
+    for (ends, length) in [(true, None), (false, None), (true, Some("0")), (false, Some("0"))] {
+        let id = client.create().await;
+        let fields: Vec<_> = length.map(|length| ("content-length", length)).into_iter().collect();
+        let (download, mut send) = client.request("GET", &format!("/stream/{id}"), &fields, false).await;
+        server.until(&id, "DST_CONNECTED").await;
+        if ends {
+            send.send_data(Bytes::new(), true).unwrap();
+        }
+        let (upload, mut body) = client.put(&id).await;
+        send_all(&mut body, b"hello", true).await;
+        let download = answer(download).await;
+        assert_eq!(
+            (download.status, download.body.as_slice(), download.cut),
+            (StatusCode::OK, &b"hello"[..], None)
+        );
+        assert_eq!(download.headers["content-type"], "application/octet-stream");
+        assert_eq!(answer(upload).await.status, StatusCode::OK);
+    }
+}

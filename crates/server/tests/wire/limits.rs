@@ -1,0 +1,662 @@
+//! What one client may have, and what one stream may carry, and how fast.
+
+use std::time::Duration;
+
+use rendezvous_server::config::{ClientLimits, Period, Size, StreamLimits};
+use testkit::client::{Client, End, Response, soon};
+use testkit::server::{TestServer, get, post};
+
+use crate::time::{A_MOMENT, Clock};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn limited(clients: ClientLimits) -> TestServer {
+    TestServer::start_with(|config| config.clients = clients).await
+}
+
+/// A server whose clients are told apart by what a proxy says of them.
+async fn behind_a_proxy(clients: ClientLimits) -> TestServer {
+    TestServer::start_with(|config| {
+        config.clients = clients;
+        config.trusted_proxies = ["127.0.0.0/8".parse().unwrap()].into_iter().collect();
+    })
+    .await
+}
+
+async fn create_for(server: &TestServer, field: &str) -> Response {
+    server.ask(format!("POST /stream HTTP/1.1\r\nHost: test\r\n{field}\r\n\r\n")).await
+}
+
+fn assert_too_many(refused: &Response, flag: &str) {
+    assert_eq!(refused.error(), "429 TooManyRequestsError");
+    assert!(refused.message().contains(flag), "{}", refused.message());
+    assert_eq!(refused.fields("retry-after").len(), 1, "{refused:?}");
+}
+
+#[tokio::test]
+async fn over_its_limit_of_connections_a_client_is_told_so_and_others_are_served() {
+    let server = limited(ClientLimits { max_connections: Some(2), ..ClientLimits::default() }).await;
+    let mut first = server.say(get("/ping")).await;
+    assert_eq!(first.response().await.status, 200);
+    let mut second = server.say(get("/ping")).await;
+    assert_eq!(second.response().await.status, 200);
+
+    let refused = server.ask(get("/ping")).await;
+    assert_too_many(&refused, "--max-connections-per-client");
+    assert!(refused.message().contains('2') && refused.closes());
+    let mut other = Client::connect_from("127.0.0.2", server.address()).await;
+    other.send(get("/ping")).await;
+    assert_eq!(other.response().await.status, 200);
+    first.send(get("/ping")).await;
+    assert_eq!(first.response().await.status, 200, "who is in stays in");
+
+    second.close();
+    let served_again = async { while server.ask(get("/ping")).await.status != 200 {} };
+    soon(served_again).await;
+}
+
+#[tokio::test]
+async fn who_is_over_a_limit_is_told_so_or_closed_but_never_takes_a_place() {
+    let server = TestServer::start_with(|config| {
+        config.clients.max_connections = Some(1);
+        // Of so few, four connections may be told at a time.
+        config.descriptors = Some(64);
+    })
+    .await;
+    let mut first = server.say(get("/ping")).await;
+    assert_eq!(first.response().await.status, 200);
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        told.push(server.connect().await);
+    }
+    assert_eq!(server.connect().await.ending().await, Err(End::Short), "closed without a word");
+    for client in &mut told {
+        client.send(get("/ping")).await;
+        assert_too_many(&client.response().await, "--max-connections-per-client");
+    }
+    let mut other = Client::connect_from("127.0.0.2", server.address()).await;
+    other.send(get("/ping")).await;
+    assert_eq!(other.response().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_client_is_told_of_its_limit_as_often_as_it_comes() {
+    let server = TestServer::start_with(|config| {
+        config.clients.max_connections = Some(1);
+        // Of so few, four connections may be told at a time.
+        config.descriptors = Some(64);
+    })
+    .await;
+    let mut first = server.say(get("/ping")).await;
+    assert_eq!(first.response().await.status, 200);
+    for _ in 0..10 {
+        assert_too_many(&server.ask(get("/ping")).await, "--max-connections-per-client");
+    }
+}
+
+#[tokio::test]
+async fn streams_that_have_not_ended_are_counted_by_client() {
+    let server = behind_a_proxy(ClientLimits { max_streams: Some(2), ..ClientLimits::default() }).await;
+    for (name, fields) in [
+        // One client each, however it is written.
+        (
+            "IPv4",
+            ["X-Forwarded-For: 192.0.2.1", "Forwarded: for=192.0.2.1", "X-Forwarded-For: 9.9.9.9, 192.0.2.1"],
+        ),
+        (
+            "IPv6, by its /64",
+            [
+                "Forwarded: for=\"[2001:db8::1]:4711\"",
+                "X-Forwarded-For: 2001:db8::2",
+                "Forwarded: for=\"[2001:db8::3]\", for=127.0.0.1",
+            ],
+        ),
+        ("the proxy itself", ["X-Forwarded-For: unknown", "Forwarded: by=192.0.2.1", "X-Other: 192.0.2.1"]),
+    ] {
+        let first = create_for(&server, fields[0]).await;
+        assert_eq!(first.status, 201, "{name}");
+        assert_eq!(create_for(&server, fields[1]).await.status, 201, "{name}");
+        assert_too_many(&create_for(&server, fields[2]).await, "--max-streams-per-client");
+
+        // An error that somebody was told ends a stream.
+        let id = first.json()["stream"].as_str().unwrap().to_owned();
+        assert_eq!(server.post(&format!("/stream/{id}/error"), "{}").await.status, 200);
+        assert_too_many(&create_for(&server, fields[2]).await, "--max-streams-per-client");
+        assert_eq!(server.get(&id).await.response().await.error(), "400 Error");
+        assert_eq!(create_for(&server, fields[2]).await.status, 201, "{name}");
+    }
+    for _ in 0..5 {
+        assert_eq!(server.ask(get("/ping")).await.status, 200);
+    }
+}
+
+/// What keeps the waiting uploads of one client below 256 MiB.
+#[tokio::test]
+async fn a_client_that_is_not_on_this_machine_has_1500_streams_at_most() {
+    let server = behind_a_proxy(ClientLimits::default()).await;
+    let request = "POST /stream HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n";
+    let mut client = server.connect().await;
+    for number in 0..1500 {
+        client.send(request).await;
+        assert_eq!(client.response().await.status, 201, "{number}");
+    }
+    client.send(request).await;
+    assert_too_many(&client.response().await, "--max-streams-per-client");
+}
+
+#[tokio::test]
+async fn whom_a_stranger_names_does_not_count() {
+    let server = limited(ClientLimits { max_streams: Some(1), ..ClientLimits::default() }).await;
+    assert_eq!(create_for(&server, "X-Forwarded-For: 192.0.2.1").await.status, 201);
+    assert_too_many(&create_for(&server, "X-Forwarded-For: 192.0.2.2").await, "--max-streams-per-client");
+    assert_too_many(&create_for(&server, "Forwarded: for=192.0.2.2").await, "--max-streams-per-client");
+}
+
+#[tokio::test]
+async fn connections_of_a_trusted_proxy_are_not_limited_by_client() {
+    let server = behind_a_proxy(ClientLimits { max_connections: Some(1), ..ClientLimits::default() }).await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let mut client = server.say(get("/ping")).await;
+        assert_eq!(client.response().await.status, 200);
+        clients.push(client);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_makes_so_many_streams_a_minute_and_is_told_when_it_may_make_more() {
+    for (limit, wait) in [(2, 30), (60, 1), (600, 1)] {
+        let clock = Clock::stopped();
+        let limits = ClientLimits { max_creations_per_minute: Some(limit), ..ClientLimits::default() };
+        let server = limited(limits).await;
+        for number in 0..limit {
+            // By either lane.
+            let made = server.post("/stream", if number % 2 == 0 { "" } else { "{}" }).await;
+            assert_eq!(made.status, 201, "{number} of {limit}");
+        }
+        let refused = server.post("/stream", "").await;
+        assert_too_many(&refused, "--max-creations-per-minute");
+        assert_eq!(refused.fields("retry-after"), [wait.to_string()]);
+        assert!(!refused.closes(), "its other requests are welcome");
+        assert_too_many(&server.post("/stream", "{}").await, "--max-creations-per-minute");
+
+        clock.advance(Duration::from_secs(wait)).await;
+        let mut made = 0;
+        while server.post("/stream", "").await.status == 201 {
+            made += 1;
+        }
+        assert_eq!(made, (limit * usize::try_from(wait).unwrap() / 60).max(1), "{limit}");
+    }
+}
+
+#[tokio::test]
+async fn a_creation_that_is_refused_for_another_reason_is_none_of_the_clients() {
+    let clients = |creations: usize| ClientLimits {
+        max_creations_per_minute: Some(creations),
+        max_streams: Some(2),
+        ..ClientLimits::default()
+    };
+    let set = r#"{"download_headers":{"x":"1"}}"#;
+
+    let server = TestServer::start_with(|config| {
+        config.clients = clients(2);
+        config.max_streams = 1;
+    })
+    .await;
+    let id = server.create().await;
+    for body in ["", set, "", "{}", ""] {
+        assert_eq!(server.post("/stream", body).await.error(), "503 ServerBusyError");
+    }
+    assert_eq!(server.post(&format!("/stream/{id}/error"), "{}").await.status, 200);
+    assert_eq!(server.get(&id).await.response().await.status, 400);
+    server.create().await;
+    assert_eq!(
+        server.post("/stream", "").await.error(),
+        "503 ServerBusyError",
+        "of its two creations none was lost"
+    );
+
+    let server = TestServer::start_with(|config| {
+        config.clients = clients(1);
+        config.max_metadata_bytes = Size::bytes(1);
+    })
+    .await;
+    for _ in 0..3 {
+        assert_eq!(server.post("/stream", set).await.error(), "503 ServerBusyError");
+    }
+    server.create().await;
+
+    let server = limited(clients(3)).await;
+    let (first, _) = (server.create().await, server.create().await);
+    for body in ["", set, "", "{}", ""] {
+        assert_too_many(&server.post("/stream", body).await, "--max-streams-per-client");
+    }
+    assert_eq!(server.post(&format!("/stream/{first}/error"), "{}").await.status, 200);
+    assert_eq!(server.get(&first).await.response().await.status, 400);
+    server.create().await;
+    assert_too_many(&server.post("/stream", "").await, "--max-streams-per-client");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_expired_is_none_of_its_clients_any_more() {
+    let clock = Clock::stopped();
+    let server = limited(ClientLimits { max_streams: Some(1), ..ClientLimits::default() }).await;
+    let id = server.create().await;
+    assert_too_many(&server.post("/stream", "").await, "--max-streams-per-client");
+    clock.advance(60 * SECOND + A_MOMENT).await;
+    server.until(&id, "TIMEOUT_NO_SRC_NO_DST").await;
+    server.create().await;
+}
+
+#[tokio::test]
+async fn a_stream_is_one_of_its_clients_until_its_transfer_has_ended() {
+    let server = limited(ClientLimits { max_streams: Some(1), ..ClientLimits::default() }).await;
+    let (_, mut source, mut destination) = pair(&server, "Content-Length: 2\r\n", "1.1").await;
+    assert_too_many(&server.post("/stream", "").await, "--max-streams-per-client");
+    source.send("h").await;
+    destination.head().await.unwrap();
+    assert_too_many(&server.post("/stream", "").await, "--max-streams-per-client");
+    source.send("i").await;
+    assert_eq!(destination.body_bytes(2).await, b"hi");
+    assert_eq!(source.response().await.status, 200);
+    server.create().await;
+}
+
+/// JSON of a header set of so many bytes.
+fn set_of(bytes: usize) -> String {
+    format!(r#"{{"upload_headers":{{"x":"{}"}}}}"#, "x".repeat(bytes))
+}
+
+fn assert_busy(refused: &Response) {
+    assert_eq!(refused.error(), "503 ServerBusyError");
+    assert!(refused.message().contains("--max-metadata-bytes"), "{}", refused.message());
+    assert_eq!(refused.fields("retry-after").len(), 1, "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn header_sets_and_reports_of_all_streams_share_a_limit_until_they_are_forgotten() {
+    let clock = Clock::stopped();
+    let ttl = 60 * SECOND;
+    let server = TestServer::start_with(|config| config.max_metadata_bytes = "200k".parse().unwrap()).await;
+    for round in 0..3 {
+        let mut made = Vec::new();
+        let refused = loop {
+            let answer = server.post("/stream", set_of(40_000)).await;
+            if answer.status != 201 {
+                break answer;
+            }
+            made.push(answer.json()["stream"].as_str().unwrap().to_owned());
+            assert!(made.len() < 10, "{round}");
+        };
+        assert_busy(&refused);
+        // Of 45 KB each with what an allocation takes besides; the next also needs room for its body while it comes.
+        assert!((3..=4).contains(&made.len()), "{round}: {}", made.len());
+
+        // Others do not notice, and who has got in is served.
+        let bare = server.create_with("{}").await;
+        server.create_with(r#"{"access":"split"}"#).await;
+        let report = format!(r#"{{"message":"{}"}}"#, "m".repeat(40_000));
+        assert_busy(&server.post(&format!("/stream/{bare}/error"), &report).await);
+        assert_eq!(
+            server.status(&bare).await["state"],
+            "CREATED",
+            "a report that is refused changes nothing"
+        );
+        assert_eq!(server.status(&made[2]).await["upload_headers"]["x"].as_str().unwrap().len(), 40_000);
+
+        // Half of them end; they are still shown, so they still count.
+        for id in &made[..2] {
+            server.post(&format!("/stream/{id}/error"), "{}").await;
+            assert_eq!(server.get(id).await.response().await.status, 400);
+        }
+        assert_busy(&server.post("/stream", set_of(40_000)).await);
+        clock.advance(ttl + A_MOMENT).await;
+        for id in &made[..2] {
+            server.until_gone(id).await;
+        }
+        let again = server.make(&set_of(40_000)).await;
+        // Reports count as sets do.
+        let id = again["stream"].as_str().unwrap();
+        assert_eq!(server.post(&format!("/stream/{id}/error"), &report).await.status, 200);
+        assert_busy(&server.post("/stream", set_of(40_000)).await);
+        assert_eq!(server.get(id).await.response().await.status, 400);
+        clock.advance(ttl + A_MOMENT).await;
+        while server.ask(get("/stream")).await.body != b"[]" {}
+    }
+}
+
+#[tokio::test]
+async fn json_that_still_arrives_counts_and_small_json_does_not() {
+    let server = TestServer::start_with(|config| config.max_metadata_bytes = "100k".parse().unwrap()).await;
+    let slow = async |bytes: usize| {
+        let head = format!("POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", bytes + 1);
+        server.say(head + &" ".repeat(bytes)).await
+    };
+    let mut slow_ones = Vec::new();
+    // What has been sent need not have been read yet.
+    while slow_ones.len() < 5 {
+        slow_ones.push(slow(60_000).await);
+    }
+    let refused = async {
+        loop {
+            let answer = server.post("/stream", format!("{{}}{}", " ".repeat(50_000))).await;
+            if answer.status != 201 {
+                return answer;
+            }
+        }
+    };
+    assert_busy(&soon(refused).await);
+    drop(slow_ones);
+    let server = TestServer::start_with(|config| config.max_metadata_bytes = Size::bytes(1)).await;
+    server.create_with(r#"{"access":"split"}"#).await;
+    server.create_with(&format!("{{}}{}", " ".repeat(1000))).await;
+    server.create().await;
+}
+
+#[tokio::test]
+async fn large_lists_are_sent_one_at_a_time_and_small_answers_always() {
+    let server = TestServer::start_with(|config| config.max_metadata_bytes = "16m".parse().unwrap()).await;
+    for _ in 0..200 {
+        server.create_with(&set_of(60_000)).await;
+    }
+    let bare = server.create().await;
+    let mut reads_nothing = Client::connect_narrow(server.address()).await;
+    reads_nothing.send(get("/stream")).await;
+    // The first is sent, though it alone takes more than half of the limit; another waits for nobody.
+    let head = reads_nothing.head().await.unwrap();
+    assert_busy(&server.ask(get("/stream")).await);
+    for small in ["/ping".to_owned(), format!("/stream/{bare}/status"), "/metrics".into()] {
+        assert_eq!(server.ask(get(&small)).await.status, 200, "{small}");
+    }
+    let list = reads_nothing.rest(head).await;
+    assert_eq!((list.status, list.json().as_array().unwrap().len()), (200, 201));
+    let again = async { while server.ask(get("/stream")).await.status != 200 {} };
+    soon(again).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_declares_more_than_the_limit_takes_no_seat() {
+    let server =
+        streams(StreamLimits { max_bytes: Some(Size::bytes(1000)), ..StreamLimits::default() }).await;
+    let id = server.create().await;
+    for fields in ["Content-Length: 1001\r\n", "Content-Length: 9000000000\r\nExpect: 100-continue\r\n"] {
+        let refused = server.put(&id, fields).await.response().await;
+        assert_eq!(refused.error(), "413 BodyTooLargeError");
+        assert!(refused.message().contains("1000 bytes") && refused.closes(), "{}", refused.message());
+        assert_eq!(server.status(&id).await["state"], "CREATED");
+    }
+    let mut source = server.put(&id, "Content-Length: 1000\r\n").await;
+    source.send([7; 1000]).await;
+    assert_eq!(server.get(&id).await.response().await.body, [7; 1000], "as much as the limit is not over it");
+    assert_eq!(source.response().await.status, 200);
+}
+
+async fn streams(limits: StreamLimits) -> TestServer {
+    TestServer::start_with(|config| config.streams = limits).await
+}
+
+/// A pair of which nothing has been sent.
+async fn pair(server: &TestServer, fields: &str, version: &str) -> (String, Client, Client) {
+    let id = server.create().await;
+    let destination = server.say(format!("GET /stream/{id} HTTP/{version}\r\nHost: test\r\n\r\n")).await;
+    server.until(&id, "DST_CONNECTED").await;
+    let source = server.put(&id, fields).await;
+    server.until(&id, "STREAMING").await;
+    (id, source, destination)
+}
+
+const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
+
+#[tokio::test]
+async fn a_chunked_upload_over_the_limit_is_cut_and_no_byte_over_it_is_passed_on() {
+    let server =
+        streams(StreamLimits { max_bytes: Some(Size::bytes(1000)), ..StreamLimits::default() }).await;
+    let chunk = [&b"1f4\r\n"[..], &[7; 500], b"\r\n"].concat();
+    for version in ["1.1", "1.0"] {
+        let (id, mut source, mut destination) = pair(&server, CHUNKED, version).await;
+        source.send([&chunk[..], &chunk].concat()).await;
+        let head = destination.head().await.unwrap();
+        while server.status(&id).await["bytes_transferred"] != 1000 {}
+        source.send("1\r\nx\r\n0\r\n\r\n").await;
+        let refused = source.response().await;
+        assert_eq!(refused.error(), "413 BodyTooLargeError", "{version}");
+        assert!(refused.message().contains("1000 bytes") && refused.closes());
+        let download = destination.rest(head).await;
+        assert_eq!(download.end, End::Reset, "{version}");
+        assert!(download.body.len() <= 1000);
+        let status = server.status(&id).await;
+        assert_eq!((&status["state"], &status["bytes_transferred"]), (&"SRC_ERROR".into(), &1000.into()));
+
+        let (id, mut source, mut destination) = pair(&server, CHUNKED, version).await;
+        source.send([&b"3e9\r\n"[..], &[7; 1001], b"\r\n0\r\n\r\n"].concat()).await;
+        let download = destination.response().await;
+        assert!(download.status == 502 || download.end == End::Reset, "{download:?}");
+        assert_eq!(source.response().await.error(), "413 BodyTooLargeError", "{version}");
+        server.until(&id, "SRC_ERROR").await;
+
+        let (_, mut source, mut destination) = pair(&server, CHUNKED, version).await;
+        source.send([&chunk[..], &chunk, b"0\r\n\r\n"].concat()).await;
+        assert_eq!(destination.response().await.body, [7; 1000], "as much as the limit is not over it");
+        assert_eq!(source.response().await.status, 200);
+    }
+}
+
+/// A chunked body, or one with a length, in the fields and the bytes of its upload.
+fn encoded(body: &[u8], chunked: bool) -> (String, Vec<u8>) {
+    if chunked {
+        let size = format!("{:x}\r\n", body.len());
+        (CHUNKED.into(), [size.as_bytes(), body, b"\r\n0\r\n\r\n"].concat())
+    } else {
+        (format!("Content-Length: {}\r\n", body.len()), body.to_vec())
+    }
+}
+
+async fn passed_on(server: &TestServer, id: &str) -> u64 {
+    server.status(id).await["bytes_transferred"].as_u64().unwrap()
+}
+
+/// A transfer of `body` at `rate` bytes a second, by a clock that moves a few milliseconds at a time.
+async fn paced(rate: u64, body: &[u8], chunked: bool) {
+    const STEP: Duration = Duration::from_millis(5);
+    let clock = Clock::stopped();
+    let server = streams(StreamLimits { max_rate: Some(Size::bytes(rate)), ..StreamLimits::default() }).await;
+    let (fields, bytes) = encoded(body, chunked);
+    let (id, mut source, mut destination) = pair(&server, &fields, "1.1").await;
+    let steps = async {
+        let mut time = Duration::ZERO;
+        loop {
+            // Half of what may be passed on at once is waited for at a time.
+            let millis = u64::try_from(time.as_millis()).unwrap();
+            let least = (rate * millis.saturating_sub(30) / 1000).min(body.len() as u64);
+            let mut seen = passed_on(&server, &id).await;
+            while seen < least {
+                seen = passed_on(&server, &id).await;
+            }
+            let most = rate * (millis + 50) / 1000;
+            assert!(seen <= most, "{seen} bytes in {time:?}, and not {most}");
+            clock.advance(STEP).await;
+            time += STEP;
+            if seen == body.len() as u64 && server.status(&id).await["active"] == false {
+                return;
+            }
+        }
+    };
+    let (_, download, ()) = tokio::join!(source.push(&bytes), destination.response(), soon(steps));
+    assert_eq!(download.end, End::Whole);
+    assert!(download.body == body, "the bytes differ");
+    assert_eq!(source.response().await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_is_paced_evenly_and_wholly() {
+    let body: Vec<u8> = (0..251).cycle().take(300_000).collect();
+    for chunked in [false, true] {
+        paced(500_000, &body, chunked).await;
+        paced(10_000, &body[..5000], chunked).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paced_stream_takes_no_more_of_its_source_than_buffers_hold() {
+    let _clock = Clock::stopped();
+    let server = streams(StreamLimits { max_rate: Some(Size::bytes(1000)), ..StreamLimits::default() }).await;
+    for chunked in [false, true] {
+        let (fields, bytes) = encoded(&vec![7; 64 << 20], chunked);
+        let (id, mut source, _destination) = pair(&server, &fields, "1.1").await;
+        tokio::select! {
+            _ = source.push(&bytes) => panic!("64 MiB were taken for a stream of 1000 bytes a second"),
+            () = async { for _ in 0..200 { assert!(passed_on(&server, &id).await <= 50) } } => {}
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn being_paced_is_no_stall() {
+    let clock = Clock::stopped();
+    for chunked in [false, true] {
+        let server = TestServer::start_with(|config| {
+            config.idle_timeout = "60ms".parse::<Period>().unwrap();
+            config.streams.max_rate = Some(Size::bytes(10));
+            config.streams.min_upload_rate = Some(Size::bytes(1000));
+        })
+        .await;
+        let (fields, bytes) = encoded(&[7; 40], chunked);
+        let id = server.create().await;
+        let mut source = server.put(&id, &fields).await;
+        source.send(&bytes).await;
+        server.until(&id, "SRC_CONNECTED").await;
+        let _destination = server.get(&id).await;
+        while passed_on(&server, &id).await == 0 {}
+        let steps = async {
+            while passed_on(&server, &id).await < 40 {
+                assert_eq!(server.status(&id).await["active"], true, "chunked: {chunked}");
+                clock.advance(Duration::from_millis(5)).await;
+            }
+        };
+        soon(steps).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_a_paced_stream_is_missed_at_once() {
+    let _clock = Clock::stopped();
+    let server = streams(StreamLimits { max_rate: Some(Size::bytes(1000)), ..StreamLimits::default() }).await;
+    for chunked in [false, true] {
+        for reset in [false, true] {
+            for source_leaves in [false, true] {
+                let case = format!("chunked: {chunked}, reset: {reset}, source: {source_leaves}");
+                let (fields, bytes) = encoded(&vec![7; 50_000], chunked);
+                let (id, mut source, mut destination) = pair(&server, &fields, "1.1").await;
+                // No more than the kernel takes: a FIN behind a full buffer can not come in.
+                source.send(&bytes[..30_000]).await;
+                let head = destination.head().await.unwrap();
+                while passed_on(&server, &id).await != 50 {}
+                let (leaver, state) = if source_leaves {
+                    (source, "SRC_DISCONNECTED")
+                } else {
+                    (std::mem::replace(&mut destination, source), "DST_DISCONNECTED")
+                };
+                if reset {
+                    leaver.reset();
+                } else {
+                    leaver.close();
+                }
+                server.until(&id, state).await;
+                if source_leaves {
+                    let download = destination.rest(head).await;
+                    assert_eq!((download.end, download.body.len()), (End::Reset, 50), "{case}");
+                } else {
+                    let upload = destination.response().await;
+                    assert_eq!(upload.error(), "502 StreamDestinationError", "{case}");
+                }
+            }
+        }
+    }
+}
+
+async fn at_least(rate: u64) -> TestServer {
+    streams(StreamLimits { min_upload_rate: Some(Size::bytes(rate)), ..StreamLimits::default() }).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_too_slow_is_ended_and_named() {
+    for each_second in [0, 5] {
+        let clock = Clock::stopped();
+        let server = at_least(100).await;
+        let (id, mut source, mut destination) = pair(&server, CHUNKED, "1.0").await;
+        for second in 1..10 {
+            if each_second > 0 {
+                source.send("5\r\nhello\r\n").await;
+                while passed_on(&server, &id).await != second * each_second {}
+            }
+            clock.advance(SECOND).await;
+            assert_eq!(server.status(&id).await["active"], true, "not yet");
+        }
+        clock.advance(2 * SECOND).await;
+        let upload = source.response().await;
+        assert_eq!(upload.error(), "502 StreamSourceError");
+        let brought = each_second * 9 / 10;
+        let sentence = format!("it brought {brought} bytes per second, and the least is 100");
+        assert!(upload.message().contains(&sentence), "{}", upload.message());
+        if each_second > 0 {
+            assert_eq!(clock.resumed(destination.response()).await.end, End::Reset);
+        } else {
+            let download = destination.response().await;
+            assert_eq!((download.error(), download.message()), (upload.error(), upload.message()));
+        }
+        assert_eq!(server.status(&id).await["state"], "SRC_ERROR");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_is_fast_enough_is_let_be() {
+    let clock = Clock::stopped();
+    let server = at_least(100).await;
+    let (id, mut source, mut destination) = pair(&server, "Content-Length: 6000\r\n", "1.1").await;
+    for second in 1..=30 {
+        source.send([7; 200]).await;
+        while passed_on(&server, &id).await != second * 200 {}
+        clock.advance(SECOND).await;
+        assert!(second == 30 || server.status(&id).await["active"] == true, "after {second} s");
+    }
+    clock.resume();
+    assert_eq!(destination.response().await.end, End::Whole);
+    assert_eq!(source.response().await.status, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_of_a_slow_destination_is_not_its_sources() {
+    let clock = Clock::stopped();
+    let server = at_least(1 << 20).await;
+    for chunked in [false, true] {
+        let (fields, bytes) = encoded(&vec![7; 64 << 20], chunked);
+        let id = server.create().await;
+        let mut destination = Client::connect_narrow(server.address()).await;
+        destination.send(get(&format!("/stream/{id}"))).await;
+        server.until(&id, "DST_CONNECTED").await;
+        let mut source = server.put(&id, &fields).await;
+        let watch = async {
+            let mut still = (0, 0);
+            while still.1 < 100 {
+                let moved = passed_on(&server, &id).await;
+                still = (moved, if moved > 0 && moved == still.0 { still.1 + 1 } else { 0 });
+            }
+            for _ in 0..60 {
+                clock.advance(SECOND).await;
+                assert_eq!(server.status(&id).await["active"], true);
+            }
+            destination.reset();
+        };
+        tokio::join!(source.push(&bytes), watch);
+        assert_eq!(source.response().await.error(), "502 StreamDestinationError", "chunked: {chunked}");
+    }
+}
+
+#[tokio::test]
+async fn an_explicit_limit_on_streams_holds_in_either_lane() {
+    let server = limited(ClientLimits { max_streams: Some(1), ..ClientLimits::default() }).await;
+    server.create().await;
+    for request in [post("/stream", ""), post("/stream", "{}")] {
+        assert_too_many(&server.ask(request).await, "--max-streams-per-client");
+    }
+}

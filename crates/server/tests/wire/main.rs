@@ -1,0 +1,30 @@
+//! The contract through real sockets, against a server in the test's own runtime.
+//!
+//! `RENDEZVOUS_DATA_PATH=portable` runs the suite without the fast lane, `RENDEZVOUS_TRANSPORT=tls` over TLS.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test fails loudly"
+)]
+#![allow(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
+
+mod access;
+mod browsers;
+mod connections;
+mod creation;
+mod endings;
+mod http2;
+mod limits;
+mod matrix;
+mod metrics;
+mod operators;
+mod races;
+mod reports;
+mod streaming;
+mod time;
+mod tls;
+mod urgent;
+mod waiting;

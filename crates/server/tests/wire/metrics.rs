@@ -1,0 +1,531 @@
+//! The metrics: they agree with what was done, say nothing of whom, and can be read by whoever reads such texts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rendezvous_server::config::Config;
+use rendezvous_server::config::Token;
+use testkit::client::Client;
+use testkit::server::{PATIENCE, TestServer, get, is_copied, post};
+use testkit::transport::is_tls;
+
+const OPEN_METRICS: &str = "Accept: application/openmetrics-text\r\n";
+
+/// A text of metrics, read strictly.
+#[derive(Debug, Default)]
+pub(crate) struct Exposition {
+    /// Types by name.
+    pub families: BTreeMap<String, String>,
+    /// Values by name and labels, as they were written.
+    pub samples: BTreeMap<Sample, String>,
+}
+
+/// A name and labels.
+pub(crate) type Sample = (String, BTreeMap<String, String>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    OpenMetrics,
+    Prometheus,
+}
+
+impl Exposition {
+    /// What the server tells now.
+    pub(crate) async fn of(server: &TestServer) -> Self {
+        Self::told(server, OPEN_METRICS, Format::OpenMetrics).await
+    }
+
+    /// The same in the older format, where every name is that of its samples.
+    pub(crate) async fn older_of(server: &TestServer) -> Self {
+        Self::told(server, "", Format::Prometheus).await
+    }
+
+    async fn told(server: &TestServer, fields: &str, format: Format) -> Self {
+        let response = server.ask(request("GET", "/metrics", fields)).await;
+        assert_eq!(response.status, 200, "{response:?}");
+        Self::parse(std::str::from_utf8(&response.body).unwrap(), format)
+    }
+
+    /// The whole number of the sample that has these labels, and no others.
+    pub(crate) fn count(&self, name: &str, labels: &[(&str, &str)]) -> usize {
+        self.written(name, labels).parse().unwrap()
+    }
+
+    fn written(&self, name: &str, labels: &[(&str, &str)]) -> &str {
+        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let key = (format!("rendezvous_{name}"), labels);
+        self.samples.get(&key).unwrap_or_else(|| panic!("no {key:?}: {self:#?}"))
+    }
+
+    /// The whole numbers of a metric by its one label, without those that are 0.
+    fn by_label(&self, name: &str) -> BTreeMap<String, usize> {
+        let name = format!("rendezvous_{name}");
+        let ours = self.samples.iter().filter(|((sample, _), value)| *sample == name && *value != "0");
+        ours.map(|((_, labels), value)| (labels.values().next().unwrap().clone(), value.parse().unwrap()))
+            .collect()
+    }
+
+    fn parse(text: &str, format: Format) -> Self {
+        let mut read = Self::default();
+        let text = match format {
+            Format::OpenMetrics => text.strip_suffix("# EOF\n").unwrap(),
+            Format::Prometheus => text,
+        };
+        assert!(text.ends_with('\n'));
+        let (mut family, mut helped) = (String::new(), String::new());
+        for line in text.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                let (name, help) = help.split_once(' ').unwrap();
+                assert!(is_name(name) && !help.is_empty() && !help.contains(['\\', '"']), "{line}");
+                name.clone_into(&mut helped);
+            } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = kind.split_once(' ').unwrap();
+                assert_eq!(name, helped, "{line}");
+                assert!(is_kind(kind, format), "{line}");
+                assert!(read.families.insert(name.to_owned(), kind.to_owned()).is_none(), "{line}: twice");
+                name.clone_into(&mut family);
+            } else if let Some(unit) = line.strip_prefix("# UNIT ") {
+                let (name, unit) = unit.split_once(' ').unwrap();
+                assert_eq!((name, format), (family.as_str(), Format::OpenMetrics), "{line}");
+                assert!(
+                    name.ends_with(&format!("_{unit}")) && ["seconds", "bytes"].contains(&unit),
+                    "{line}"
+                );
+            } else {
+                let (sample, value) = parse_sample(line);
+                let suffix = sample.0.strip_prefix(&family).unwrap_or_else(|| panic!("{line}: in {family}"));
+                assert!(is_suffix(&read.families[&family], suffix, &family, format), "{line}");
+                assert!(read.samples.insert(sample, value).is_none(), "{line}: twice");
+            }
+        }
+        for (name, kind) in &read.families {
+            assert!(name.starts_with("rendezvous_"), "{name}");
+            assert!(read.samples.keys().any(|(sample, _)| is_of(sample, name)), "{name} has no sample");
+            if kind == "histogram" {
+                read.check_histogram(name);
+            }
+        }
+        read
+    }
+
+    fn check_histogram(&self, name: &str) {
+        let buckets = self.samples.iter().filter(|((sample, _), _)| *sample == format!("{name}_bucket"));
+        let mut buckets: Vec<_> = buckets
+            .map(|((_, labels), count)| (number(&labels["le"]), count.parse::<usize>().unwrap()))
+            .collect();
+        buckets.sort_by(|(one, _), (other, _)| one.total_cmp(other));
+        assert!(buckets.is_sorted_by(|(_, one), (_, other)| one <= other), "{name}: {buckets:?}");
+        let (last, all) = buckets.last().unwrap();
+        assert!(last.is_infinite(), "{name}: {buckets:?}");
+        assert_eq!(self.samples[&(format!("{name}_count"), BTreeMap::new())], all.to_string(), "{name}");
+        assert!(self.samples.contains_key(&(format!("{name}_sum"), BTreeMap::new())), "{name}");
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+fn is_kind(kind: &str, format: Format) -> bool {
+    matches!(kind, "counter" | "gauge" | "histogram") || (kind == "info" && format == Format::OpenMetrics)
+}
+
+/// Whether a sample of such a metric may be called by its name and this.
+fn is_suffix(kind: &str, suffix: &str, name: &str, format: Format) -> bool {
+    match (kind, format) {
+        ("counter", Format::OpenMetrics) => suffix == "_total",
+        ("counter", Format::Prometheus) => suffix.is_empty() && name.ends_with("_total"),
+        ("info", _) => suffix == "_info",
+        ("histogram", _) => ["_bucket", "_sum", "_count"].contains(&suffix),
+        _ => suffix.is_empty(),
+    }
+}
+
+/// Whether a sample that is called so is one of this metric.
+pub(crate) fn is_of(sample: &str, metric: &str) -> bool {
+    let suffix = sample.strip_prefix(metric);
+    suffix.is_some_and(|suffix| ["", "_total", "_info", "_bucket", "_sum", "_count"].contains(&suffix))
+}
+
+/// `name{label="value",…} number`
+fn parse_sample(line: &str) -> (Sample, String) {
+    let (sample, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
+    let (name, labels) = match sample.split_once('{') {
+        None => (sample, ""),
+        Some((name, labels)) => (name, labels.strip_suffix('}').unwrap_or_else(|| panic!("{line}"))),
+    };
+    assert!(is_name(name), "{line}");
+    let mut read = BTreeMap::new();
+    for label in labels.split(',').filter(|_| !labels.is_empty()) {
+        let (name, value) = label.split_once('=').unwrap();
+        let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap();
+        assert!(is_name(name) && !value.contains(['"', '\\']), "{line}");
+        assert!(read.insert(name.to_owned(), value.to_owned()).is_none(), "{line}");
+    }
+    number(value);
+    ((name.to_owned(), read), value.to_owned())
+}
+
+fn number(text: &str) -> f64 {
+    let number = if text == "+Inf" { f64::INFINITY } else { text.parse().unwrap_or(f64::NAN) };
+    assert!(number >= 0.0 && (number.is_finite() || text == "+Inf"), "{text:?} is no number here");
+    number
+}
+
+fn request(method: &str, target: &str, fields: &str) -> String {
+    format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{fields}\r\n")
+}
+
+/// Waits until this sample has this value.
+pub(crate) async fn until(server: &TestServer, name: &str, labels: &[(&str, &str)], count: usize) {
+    let reached = async { while Exposition::of(server).await.count(name, labels) != count {} };
+    let reached = tokio::time::timeout(PATIENCE, reached).await;
+    assert!(reached.is_ok(), "{name} is {}", Exposition::of(server).await.count(name, labels));
+}
+
+#[tokio::test]
+async fn the_numbers_agree_with_the_load_to_the_byte() {
+    let server = TestServer::start().await;
+    let mut passed_on = 0;
+    let sizes = [0, 1, 1000, 65_536, 1_000_003];
+    for (turn, size) in sizes.into_iter().enumerate() {
+        let body = vec![b'x'; size];
+        for chunked in [false, true] {
+            let id = server.create().await;
+            let field = if chunked {
+                "Transfer-Encoding: chunked\r\n".to_owned()
+            } else {
+                format!("Content-Length: {size}\r\n")
+            };
+            let upload = match (chunked, size) {
+                (false, _) => body.clone(),
+                (true, 0) => b"0\r\n\r\n".to_vec(),
+                (true, _) => [format!("{size:x}\r\n").as_bytes(), &body, b"\r\n0\r\n\r\n"].concat(),
+            };
+            let (mut source, mut destination) = if turn % 2 == 0 {
+                let source = server.put(&id, &field).await;
+                (source, server.get(&id).await)
+            } else {
+                let destination = server.get(&id).await;
+                (server.put(&id, &field).await, destination)
+            };
+            let (_, received) = tokio::join!(source.push(&upload), destination.response());
+            assert!(received.body == body);
+            assert_eq!(source.response().await.status, 200);
+            passed_on += size;
+        }
+    }
+    let finished = 2 * sizes.len();
+
+    // One source leaves in the middle, and one destination.
+    for source_leaves in [true, false] {
+        let id = server.create().await;
+        let mut source = server.put(&id, "Content-Length: 10\r\n").await;
+        let mut destination = server.get(&id).await;
+        source.send("12345").await;
+        destination.head().await.unwrap();
+        destination.body_bytes(5).await;
+        let state = if source_leaves {
+            source.reset();
+            "SRC_DISCONNECTED"
+        } else {
+            destination.reset();
+            "DST_DISCONNECTED"
+        };
+        assert_eq!(server.until(&id, state).await["bytes_transferred"], 5);
+        passed_on += 5;
+    }
+    // And two streams never pair: the one is reported to who waits, the other to who comes.
+    for waits in [true, false] {
+        let id = server.create().await;
+        let mut destination = server.connect().await;
+        if waits {
+            destination.send(get(&format!("/stream/{id}"))).await;
+            server.until(&id, "DST_CONNECTED").await;
+        }
+        assert_eq!(server.post(&format!("/stream/{id}/error"), "").await.status, 200);
+        if !waits {
+            destination.send(get(&format!("/stream/{id}"))).await;
+        }
+        assert_eq!(destination.response().await.status, 400);
+    }
+
+    let told = Exposition::of(&server).await;
+    assert_eq!(told.count("body_bytes_total", &[]), passed_on);
+    let outcomes = [
+        ("destination_disconnected", 1),
+        ("finished", finished),
+        ("reported", 2),
+        ("source_disconnected", 1),
+    ];
+    assert_eq!(
+        told.by_label("streams_ended_total"),
+        outcomes.map(|(name, count)| (name.to_owned(), count)).into()
+    );
+    assert_eq!(told.by_label("streams"), [("ended".to_owned(), (finished + 4))].into());
+    assert_eq!(told.count("delivery_wait_seconds_count", &[]), finished);
+    for histogram in ["pairing_wait", "transfer_duration"] {
+        assert_eq!(told.count(&format!("{histogram}_seconds_count"), &[]), (finished + 2));
+    }
+    assert_eq!(told.by_label("refusals_total"), [("reported".to_owned(), 2)].into());
+}
+
+#[tokio::test]
+async fn a_stream_counts_where_it_stands_and_its_bytes_while_they_flow() {
+    let server = TestServer::start().await;
+    let (created, waiting, received, streaming) =
+        (server.create().await, server.create().await, server.create().await, server.create().await);
+    let _source = server.put(&waiting, "Content-Length: 1\r\n").await;
+    let _destination = server.get(&received).await;
+    let mut source = server.put(&streaming, "Content-Length: 10\r\n").await;
+    let mut destination = server.get(&streaming).await;
+    source.send("12345").await;
+    destination.head().await.unwrap();
+    destination.body_bytes(5).await;
+    server.until(&waiting, "SRC_CONNECTED").await;
+    server.until(&received, "DST_CONNECTED").await;
+
+    let told = Exposition::of(&server).await;
+    for state in ["created", "source_waits", "destination_waits", "streaming"] {
+        assert_eq!(told.count("streams", &[("state", state)]), 1, "{state}");
+    }
+    assert_eq!(told.count("streams", &[("state", "ended")]), 0);
+    assert_eq!(told.count("body_bytes_total", &[]), 5);
+    assert_eq!(told.count("transfer_duration_seconds_count", &[]), 0);
+
+    source.send("67890").await;
+    assert_eq!(source.response().await.status, 200);
+    let told = Exposition::of(&server).await;
+    assert_eq!(told.count("streams", &[("state", "streaming")]), 0);
+    assert_eq!(told.count("streams", &[("state", "ended")]), 1);
+    assert_eq!(told.count("body_bytes_total", &[]), 10);
+    assert_eq!(server.status(&created).await["state"], "CREATED");
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_and_durations_are_those_of_the_clock() {
+    let server = TestServer::start().await;
+    let advance = async |seconds| tokio::time::advance(Duration::from_secs(seconds)).await;
+    let id = server.create().await;
+    let mut destination = server.get(&id).await;
+    server.until(&id, "DST_CONNECTED").await;
+    advance(20).await;
+    let mut source = server.put(&id, "Content-Length: 2\r\n").await;
+    source.send("h").await;
+    server.until(&id, "STREAMING").await;
+    advance(100).await;
+    source.send("i").await;
+    assert_eq!(destination.response().await.body, b"hi");
+    assert_eq!(source.response().await.status, 200);
+    server.create().await;
+    advance(61).await;
+    until(&server, "streams_ended_total", &[("outcome", "expired")], 1).await;
+
+    let told = Exposition::of(&server).await;
+    let near = |name: &str, seconds: f64| {
+        let sum = number(told.written(&format!("{name}_seconds_sum"), &[]));
+        assert!((seconds..seconds + 1.0).contains(&sum), "{name}: {sum}");
+    };
+    near("pairing_wait", 20.0);
+    near("transfer_duration", 100.0);
+    near("delivery_wait", 0.0);
+    assert_eq!(told.count("pairing_wait_seconds_bucket", &[("le", "15.0")]), 0);
+    assert_eq!(told.count("pairing_wait_seconds_bucket", &[("le", "30.0")]), 1);
+}
+
+#[tokio::test]
+async fn a_connection_counts_once_for_what_took_its_first_request() {
+    let server = TestServer::start().await;
+    let tls = if is_tls() { "yes" } else { "no" };
+    let count = |told: &Exposition, protocol| {
+        told.count("connections_total", &[("protocol", protocol), ("tls", tls)])
+    };
+    let mut first = server.say(request("POST", "/stream", "")).await;
+    first.response().await;
+    let before = Exposition::of(&server).await;
+    // Its own, and that of the scrape.
+    assert_eq!(count(&before, "http1"), 2);
+
+    // It goes on, and counts no more.
+    first.send(get("/ping")).await;
+    first.response().await;
+    let silent = server.connect().await;
+    silent.close();
+    until(&server, "connections_total", &[("protocol", "none"), ("tls", tls)], 1).await;
+    let scrapes = Exposition::of(&server).await;
+    let told = Exposition::of(&server).await;
+    assert_eq!(count(&told, "http1"), count(&scrapes, "http1") + 1);
+    assert_eq!(count(&told, "http2"), 0);
+
+    // The first is still open, and so is the scrape itself.
+    until(&server, "open_connections", &[], 2).await;
+    first.close();
+    until(&server, "open_connections", &[], 1).await;
+}
+
+#[tokio::test]
+async fn refusals_count_by_the_names_that_are_told() {
+    let server = TestServer::start_with(|config| {
+        config.max_streams = 3;
+        config.streams.max_bytes = Some("5".parse().unwrap());
+    })
+    .await;
+    let id = server.create().await;
+    let split = server.make(r#"{"access":"split"}"#).await["stream"].as_str().unwrap().to_owned();
+    let promised = server.create_with(r#"{"download_headers":{"Content-Length":1}}"#).await;
+    let _waiting = server.get(&id).await;
+    server.until(&id, "DST_CONNECTED").await;
+    let mut told = BTreeMap::new();
+    for refused in [
+        request("GET", "/nowhere", ""),
+        request("GET", "/stream/unknown", ""),
+        request("PUT", "/stream/unknown", ""),
+        request("GET", "/stream/unknown/status", ""),
+        request("GET", &format!("/stream/{id}"), ""),
+        request("GET", &format!("/stream/{split}"), ""),
+        request("GET", &format!("/stream/{split}?token=x"), ""),
+        request("PUT", &format!("/stream/{promised}"), "Content-Length: 2\r\n"),
+        request("PUT", &format!("/stream/{id}"), "Content-Length: 6\r\n"),
+        request("PUT", &format!("/stream/{id}"), "Content-Range: bytes 0-1/2\r\nContent-Length: 2\r\n"),
+        request("POST", "/stream", ""),
+        String::from_utf8(post("/stream", "not JSON")).unwrap(),
+        "GET /ping HTTP/1.1\r\n\r\n".to_owned(),
+    ] {
+        let error = server.ask(&refused).await.error();
+        *told.entry(error[4..].to_owned()).or_default() += 1;
+    }
+    assert!(told.len() >= 10, "{told:?}");
+    assert_eq!(Exposition::of(&server).await.by_label("refusals_total"), told);
+}
+
+#[tokio::test]
+async fn a_pipe_counts_while_a_body_passes_through_it() {
+    let server = TestServer::start().await;
+    let body = vec![b'x'; 400_000];
+    let id = server.create().await;
+    let mut source = server.put(&id, "Content-Length: 800000\r\n").await;
+    let mut destination = server.get(&id).await;
+    let has_pipes = cfg!(target_os = "linux") && !is_copied() && !is_tls();
+    let (receiving, sending) = (destination.response(), async {
+        source.send(&body).await;
+        if has_pipes {
+            until(&server, "pipes_in_use", &[], 1).await;
+        }
+        source.send(&body).await;
+        source.response().await
+    });
+    let (received, answered) = tokio::join!(receiving, sending);
+    assert_eq!((received.body.len(), answered.status), (800_000, 200));
+    assert_eq!(Exposition::of(&server).await.count("pipes_in_use", &[]), 0);
+}
+
+#[tokio::test]
+async fn the_pipe_of_a_body_that_was_cut_is_there_for_the_next() {
+    if !cfg!(target_os = "linux") || is_copied() || is_tls() {
+        return;
+    }
+    // Enough for four pipes.
+    let server = TestServer::start_with(|config| config.descriptors = Some(64)).await;
+    let body = vec![7; 100_000_000];
+    for round in 0..6 {
+        let id = server.create().await;
+        let mut source = server.put(&id, "Content-Length: 100000000\r\n").await;
+        let mut destination = Client::connect_narrow(server.address()).await;
+        destination.send(get(&format!("/stream/{id}"))).await;
+        // Until nobody takes any more, so that the pipe is full.
+        let pushing = tokio::time::timeout(Duration::from_millis(200), source.push(&body));
+        assert!(pushing.await.is_err(), "{round}");
+        assert_eq!(Exposition::of(&server).await.count("pipes_in_use", &[]), 1, "{round}");
+        destination.reset();
+        assert_eq!(source.response().await.error(), "502 StreamDestinationError", "{round}");
+        assert_eq!(Exposition::of(&server).await.count("pipes_in_use", &[]), 0, "{round}");
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_ask_for_openmetrics_gets_the_older_format_of_the_same() {
+    let server = TestServer::start().await;
+    let mut texts = Vec::new();
+    for (fields, format, content_type) in [
+        ("", Format::Prometheus, "text/plain; version=0.0.4; charset=utf-8"),
+        ("Accept: */*\r\n", Format::Prometheus, "text/plain; version=0.0.4; charset=utf-8"),
+        (OPEN_METRICS, Format::OpenMetrics, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
+    ] {
+        for target in ["/metrics", "/metrics/?x"] {
+            let told = server.ask(request("GET", target, fields)).await;
+            assert_eq!((told.status, told.fields("content-type")), (200, vec![content_type]), "{fields}");
+            let head = server.say(request("HEAD", target, fields)).await.head().await.unwrap();
+            assert!(head.starts_with("HTTP/1.1 200 ") && head.contains(content_type), "{head}");
+            texts.push(Exposition::parse(std::str::from_utf8(&told.body).unwrap(), format));
+        }
+        let refused = server.ask(request("POST", "/metrics", fields)).await;
+        assert_eq!(refused.error(), "404 BadRouteError");
+    }
+    let names = |text: &Exposition| text.samples.keys().cloned().collect::<BTreeSet<_>>();
+    assert!(texts.iter().all(|text| names(text) == names(&texts[0])));
+    let version = [("version", env!("CARGO_PKG_VERSION"))];
+    assert_eq!(texts[0].count("build_info", &version), 1);
+}
+
+#[tokio::test]
+async fn nothing_tells_of_whom_the_numbers_are() {
+    let server = TestServer::start().await;
+    let made = server.make(r#"{"access":"split","download_headers":{"X-Secret":"told-to-nobody"}}"#).await;
+    let id = server.create().await;
+    let _waiting = server.get(&id).await;
+    server.until(&id, "DST_CONNECTED").await;
+    let reported = server.create().await;
+    server.post(&format!("/stream/{reported}/error"), r#"{"name":"SecretError","message":"secret"}"#).await;
+    assert_eq!(server.ask(get(&format!("/stream/{reported}"))).await.error(), "400 SecretError");
+    for accept in ["", OPEN_METRICS] {
+        let text = String::from_utf8(server.ask(request("GET", "/metrics", accept)).await.body).unwrap();
+        for secret in made.as_object().unwrap().values().map(|value| value.as_str().unwrap()) {
+            assert!(!text.contains(secret));
+        }
+        let address = server.address().to_string();
+        for secret in [&id, &id[..8], &reported, "127.0.0.1", &address, "ecret", "told-to-nobody"] {
+            assert!(!text.contains(secret), "{secret}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_metrics_are_for_whom_the_list_is() {
+    let anywhere = |config: &mut Config| config.host = "0.0.0.0".into();
+    let server = TestServer::start_with(anywhere).await;
+    let refused = server.ask(get("/metrics")).await;
+    assert_eq!(refused.error(), "403 ForbiddenError");
+    assert!(refused.message().contains("metrics"), "{}", refused.message());
+    let server = TestServer::start_with(|config| {
+        anywhere(config);
+        config.open_list = true;
+    })
+    .await;
+    assert_eq!(server.ask(get("/metrics")).await.status, 200);
+    let server =
+        TestServer::start_with(|config| config.admin_token = Token::parse("admin-of-16-bytes").ok()).await;
+    assert_eq!(server.ask(get("/metrics")).await.error(), "401 UnauthorizedError");
+    assert_eq!(server.ask(get("/metrics?token=x")).await.error(), "403 ForbiddenError");
+    let told = server.ask(request("GET", "/metrics", "Authorization: Bearer admin-of-16-bytes\r\n")).await;
+    assert_eq!(told.status, 200);
+}
+
+#[tokio::test]
+async fn the_metrics_move_to_the_operators_listener_and_are_there_to_the_end() {
+    let mut server =
+        TestServer::start_with(|config| config.admin_listen = Some("127.0.0.1:0".parse().unwrap())).await;
+    assert_eq!(server.ask(get("/metrics")).await.error(), "404 BadRouteError");
+    assert_eq!(server.ask_admin(get("/metrics")).await.status, 200);
+    let id = server.create().await;
+    let (mut source, mut destination) =
+        (server.put(&id, "Content-Length: 2\r\n").await, server.get(&id).await);
+    server.until(&id, "STREAMING").await;
+    server.stop().await;
+    let text = server.ask_admin(get("/metrics")).await.body;
+    let told = Exposition::parse(std::str::from_utf8(&text).unwrap(), Format::Prometheus);
+    assert_eq!(told.count("streams", &[("state", "streaming")]), 1);
+    source.send("hi").await;
+    assert_eq!(destination.response().await.body, b"hi");
+    assert_eq!(source.response().await.status, 200);
+    server.ended().await;
+}

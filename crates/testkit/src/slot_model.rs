@@ -1,0 +1,151 @@
+//! The rules of the seats again, told by what has happened instead of by a state machine. For tests, and for `fuzz/`.
+
+use std::sync::Arc;
+
+use rendezvous_core::outcome::{Outcome, Report, SeatError};
+use rendezvous_core::slot::{Phase, Slot, Waiter};
+use rendezvous_protocol::Side;
+
+/// What happens to a stream.
+#[derive(Debug, Clone)]
+pub enum Operation {
+    Come(Side),
+    Leave(Side),
+    Report,
+    Expire,
+    /// The transfer ends.
+    Settle(Outcome),
+}
+
+/// Holds that a stream to which this happens obeys the rules.
+pub fn hold(history: impl IntoIterator<Item = Operation>) {
+    let (mut slot, mut model, mut pairings) = (Slot::default(), Model::default(), 0);
+    for (party, operation) in (0..).zip(history) {
+        match operation {
+            Operation::Come(side) => {
+                let seated = match side {
+                    Side::Source => slot.seat_source(party),
+                    Side::Destination => slot.seat_destination(party),
+                };
+                pairings += u32::from(matches!(seated, Ok(Some(_))));
+                assert_eq!(seated, model.come(side, party));
+            }
+            Operation::Leave(side) => assert_eq!(told(slot.leave(side)), model.leave(side)),
+            Operation::Report => assert_eq!(slot.report(report()).map(told), model.report()),
+            Operation::Expire => assert_eq!(told(slot.expire()), model.expire()),
+            Operation::Settle(outcome) => assert_eq!(slot.settle(outcome.clone()), model.settle(outcome)),
+        }
+        assert_eq!(slot.phase(), model.phase());
+        assert!(pairings <= 1, "a stream pairs at most once");
+    }
+}
+
+#[derive(Debug)]
+struct Model {
+    source: Option<u32>,
+    destination: Option<u32>,
+    paired: bool,
+    untold: bool,
+    ending: Option<Outcome>,
+    report: Arc<Report>,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self { source: None, destination: None, paired: false, untold: false, ending: None, report: report() }
+    }
+}
+
+impl Model {
+    fn come(&mut self, side: Side, party: u32) -> Result<Option<(u32, u32)>, SeatError> {
+        if std::mem::take(&mut self.untold) {
+            self.ending = Some(Outcome::Reported(report()));
+            return Err(SeatError::Reported(report()));
+        }
+        if self.ending.is_some() {
+            return Err(SeatError::NotFound);
+        }
+        let seat = match side {
+            Side::Source => &mut self.source,
+            Side::Destination => &mut self.destination,
+        };
+        if seat.is_some() {
+            return Err(SeatError::AlreadyConnected(side));
+        }
+        *seat = Some(party);
+        let pair = self.source.zip(self.destination);
+        self.paired = pair.is_some();
+        Ok(pair)
+    }
+
+    fn leave(&mut self, side: Side) -> Option<(Side, u32)> {
+        let leaver = self.waiting().filter(|(waits, _)| *waits == side)?;
+        (self.source, self.destination) = (None, None);
+        Some(leaver)
+    }
+
+    fn report(&mut self) -> Result<Option<(Side, u32)>, SeatError> {
+        if self.paired || self.untold || self.ending.is_some() {
+            return Err(SeatError::AlreadyStarted);
+        }
+        if self.waiting().is_none() {
+            self.untold = true;
+            return Ok(None);
+        }
+        Ok(self.end(Outcome::Reported(report())))
+    }
+
+    fn expire(&mut self) -> Option<(Side, u32)> {
+        if self.ending.is_some() || self.paired {
+            return None;
+        }
+        if std::mem::take(&mut self.untold) {
+            return self.end(Outcome::Reported(report()));
+        }
+        let present = self.waiting().map(|(side, _)| side);
+        self.end(Outcome::Expired { present })
+    }
+
+    fn settle(&mut self, outcome: Outcome) -> bool {
+        let first = self.paired && self.ending.is_none();
+        if first {
+            self.ending = Some(outcome);
+        }
+        first
+    }
+
+    fn waiting(&self) -> Option<(Side, u32)> {
+        if self.paired || self.ending.is_some() {
+            return None;
+        }
+        let source = self.source.map(|party| (Side::Source, party));
+        source.or(self.destination.map(|party| (Side::Destination, party)))
+    }
+
+    fn end(&mut self, outcome: Outcome) -> Option<(Side, u32)> {
+        let waiter = self.waiting();
+        self.ending = Some(outcome);
+        waiter
+    }
+
+    fn phase(&self) -> Phase<'_> {
+        match (&self.ending, self.waiting()) {
+            (Some(outcome), _) => Phase::Ended(outcome),
+            _ if self.untold => Phase::Reported(&self.report),
+            _ if self.paired => Phase::Streaming,
+            (_, Some((side, _))) => Phase::Waiting(side),
+            (_, None) => Phase::Created,
+        }
+    }
+}
+
+fn report() -> Arc<Report> {
+    Arc::new(Report { status: 418, name: "N".into(), message: "M".into() })
+}
+
+fn told(waiter: Option<Waiter<u32, u32>>) -> Option<(Side, u32)> {
+    waiter.map(|waiter| match waiter {
+        Waiter::Source(party) => (Side::Source, party),
+        Waiter::Destination(party) => (Side::Destination, party),
+    })
+}
