@@ -11,6 +11,7 @@ mod handlers;
 pub(crate) mod head;
 pub(crate) mod hosts;
 pub mod json_body;
+pub(crate) mod listing;
 pub mod message;
 pub(crate) mod openapi;
 pub(crate) mod record;

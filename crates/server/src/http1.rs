@@ -33,7 +33,7 @@ use tracing::debug;
 use super::connection::{Connection, Shared};
 use crate::api::json_body::{self, BodyError, Metadata};
 use crate::api::refusal::Refusal;
-use crate::api::response::{Body, Response};
+use crate::api::response::{Body, Response, ResponseHead};
 use crate::api::{Action, RequestContext, refuse, route, transfer};
 use crate::metrics::Protocol;
 use crate::request_body::{RequestBody, SocketBody};
@@ -65,6 +65,13 @@ enum ConnectionOutcome {
     Closed,
     /// Its message was cut, or cannot be written: nothing more is owed to it.
     Dropped,
+}
+
+impl ConnectionOutcome {
+    /// Behind a response that was written.
+    fn behind(response: &ResponseHead) -> Self {
+        if response.closes { Self::Closed } else { Self::Kept }
+    }
 }
 
 /// Serves the connection until it has ended. `refusal`, if any, is the response to its first request, whatever that is.
@@ -289,6 +296,7 @@ impl Responder<'_> {
         head.closes |= self.must_close() || self.request.closes || self.shared.draining.is_cancelled();
         let outcome = match body {
             Body::Bytes(body) => self.write(&head, &body).await,
+            Body::Listing { first, rest } => self.write_listing(&head, first, *rest).await,
             Body::Download(download) => self.deliver(&head, *download).await,
         };
         match outcome {

@@ -207,7 +207,7 @@ impl Drop for OpenConnection {
 
 #[cfg(test)]
 mod tests {
-    use rendezvous_core::outcome::{Fault, Outcome, LengthMismatch, Report, UploadLength};
+    use rendezvous_core::outcome::{Fault, LengthMismatch, Outcome, Report, UploadLength};
     use rendezvous_protocol::Side;
 
     use super::*;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::StatusCode;
 use http::header::ACCEPT;
 use rendezvous_core::outcome::SeatError;
-use rendezvous_core::rendezvous::{Cursor, NewStream};
+use rendezvous_core::rendezvous::NewStream;
 use rendezvous_core::token::Tokens;
 use rendezvous_protocol::CreatedStream;
 use rendezvous_protocol::StreamId;
@@ -13,10 +13,11 @@ use rendezvous_protocol::StreamId;
 use super::App;
 use super::head::RequestHead;
 use super::json_body::{self, Metadata};
+use super::listing::{Listing, PART};
 use super::record::Record;
 use super::refusal::Refusal;
 use super::response::{self, Response};
-use super::status::{List, status as status_of};
+use super::status::status as status_of;
 use crate::metrics::Format;
 
 /// `POST /stream`
@@ -50,8 +51,13 @@ pub(super) fn report(app: &App, id: &StreamId, metadata: Metadata) -> Result<Res
 
 /// `GET /stream`
 pub(super) fn list(app: &App) -> Result<Response, Refusal> {
-    let mut cursor = Cursor::default();
-    response::large_json(&List(&app.rendezvous.snapshots(&mut cursor, usize::MAX)), &app.answers)
+    let mut listing = Listing::new(&app.rendezvous);
+    let first = listing.next_part().map_err(|_| Refusal::Internal)?;
+    if listing.is_over() {
+        return Ok(response::json_body(StatusCode::OK, first));
+    }
+    let reserved = app.answers.reserve(PART as u64).map_err(|_| response::too_many_answers())?;
+    Ok(response::listing(first, listing.with(reserved)))
 }
 
 /// `GET /metrics`

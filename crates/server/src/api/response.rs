@@ -19,6 +19,7 @@ use serde::Serialize;
 use super::cors;
 use super::head::RequestHead;
 use super::json_body::BodyError;
+use super::listing::Listing;
 use super::refusal::Refusal;
 use crate::metrics::REPORTED;
 use crate::request_body::Relay;
@@ -48,6 +49,13 @@ pub struct ResponseHead {
 pub(crate) enum Body {
     /// Bytes that are there.
     Bytes(Bytes),
+    /// The list of all streams.
+    Listing {
+        /// Its first part.
+        first: Bytes,
+        /// The parts behind it.
+        rest: Box<Listing>,
+    },
     /// The body of a stream, to be delivered.
     Download(Box<Download>),
 }
@@ -133,14 +141,22 @@ pub(crate) fn large_json(value: &impl Serialize, budget: &Arc<Budget>) -> Result
     let mut length = Length(0);
     serde_json::to_writer(&mut length, value).map_err(|_| Refusal::Internal)?;
     let reserved = if length.0 > SMALL_JSON { allocated(length.0) } else { 0 };
-    let reserved = budget.reserve_alone(reserved).map_err(|_| {
-        Refusal::Busy(
-            "The server sends as many large answers as it may (--max-metadata-bytes): try again later",
-        )
-    })?;
+    let reserved = budget.reserve_alone(reserved).map_err(|_| too_many_answers())?;
     let mut text = Vec::with_capacity(length.0);
     serde_json::to_writer(&mut text, value).map_err(|_| Refusal::Internal)?;
     Ok(json_body(StatusCode::OK, Bytes::from_owner(Held { text, _reserved: reserved })))
+}
+
+/// The memory of large answers is used up.
+pub(super) fn too_many_answers() -> Refusal {
+    Refusal::Busy("The server sends as many large answers as it may (--max-metadata-bytes): try again later")
+}
+
+/// `200 OK` with the list of all streams, the `first` part of which is there.
+pub(super) fn listing(first: Bytes, rest: Listing) -> Response {
+    let mut response = json_body(StatusCode::OK, Bytes::new());
+    response.body = Body::Listing { first, rest: Box::new(rest) };
+    response
 }
 
 /// Counts what is written.
@@ -169,7 +185,7 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-fn json_body(status: StatusCode, body: Bytes) -> Response {
+pub(super) fn json_body(status: StatusCode, body: Bytes) -> Response {
     let mut response = with_body(status, body);
     response.head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

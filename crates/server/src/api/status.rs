@@ -5,18 +5,8 @@ use rendezvous_core::outcome::Outcome;
 use rendezvous_core::rendezvous::{Snapshot, SnapshotState};
 use rendezvous_protocol::status::Timestamp;
 use rendezvous_protocol::{Side, StreamStatus};
-use serde::{Serialize, Serializer};
 
 use super::response;
-
-/// All of them, as `GET /stream` shows them.
-pub(crate) struct List<'a>(pub &'a [Snapshot]);
-
-impl Serialize for List<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.0.iter().map(status))
-    }
-}
 
 /// One stream, as `GET /stream/:id/status` shows it.
 #[must_use]

@@ -11,7 +11,6 @@
 //! *Invariant.* From the first write that may not be the last until the body is acknowledged, any end of the connection is a reset, also that by the
 //! death of this process: a part of a body never ends like a whole one.
 
-use std::io::IoSlice;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +26,7 @@ use rendezvous_net::splice::{Filled, Pipe, Pipes};
 use rendezvous_protocol::Side;
 use tokio::time::{Instant, timeout};
 
+use super::response::{framed, size_line};
 use super::{ConnectionOutcome, Responder};
 use crate::api::message;
 use crate::api::response::{Download, ResponseHead};
@@ -77,7 +77,7 @@ impl Responder<'_> {
         };
         socket.disarm_reset();
         half.delivered(body);
-        if response.closes { ConnectionOutcome::Closed } else { ConnectionOutcome::Kept }
+        ConnectionOutcome::behind(response)
     }
 
     /// Writes the head and the body. A destination that leaves meanwhile, or only closes its sending side, cuts the transfer.
@@ -227,21 +227,9 @@ impl Batch {
 
     /// Writes the batch behind `head`, in one go if the kernel takes it.
     async fn write(&self, socket: &Socket, head: &[u8], framing: Option<Framing>) -> Result<(), Fault> {
-        let chunked = framing == Some(Framing::Chunked);
-        let size_line = format!("{:x}\r\n", self.bytes);
-        let last_chunk = matches!(self.end, Some(Ok(())));
-        let mut buffers = Vec::with_capacity(self.pieces.len() + 4);
-        buffers.push(IoSlice::new(head));
-        if chunked && self.bytes > 0 {
-            buffers.push(IoSlice::new(size_line.as_bytes()));
-        }
-        buffers.extend(self.pieces.iter().map(|piece| IoSlice::new(piece)));
-        if chunked && self.bytes > 0 {
-            buffers.push(IoSlice::new(b"\r\n"));
-        }
-        if chunked && last_chunk {
-            buffers.push(IoSlice::new(b"0\r\n\r\n"));
-        }
+        let size_line = size_line(self.bytes);
+        let pieces = self.pieces.iter().map(|piece| &**piece);
+        let mut buffers = framed(head, &size_line, pieces, framing, matches!(self.end, Some(Ok(()))));
         let written = socket.write_all(&mut buffers).await;
         written.map_err(|_| Fault::DestinationDisconnected)
     }

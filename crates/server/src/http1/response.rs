@@ -1,11 +1,13 @@
-//! The writing of a response whose body is there.
+//! The writing of responses that the server makes itself.
 
 use std::io::IoSlice;
 
-use http::{Method, StatusCode};
+use bytes::Bytes;
+use http::{Method, StatusCode, Version};
 use rendezvous_codec::body::Framing;
 
 use super::{ConnectionOutcome, Responder};
+use crate::api::listing::Listing;
 use crate::api::message;
 use crate::api::response::ResponseHead;
 
@@ -21,8 +23,7 @@ impl Responder<'_> {
         let body = if is_head { &[][..] } else { body };
         let mut buffers = [IoSlice::new(&head), IoSlice::new(body)];
         match socket.write_within(&mut buffers, response.closes, self.shared.app.request_timeout).await {
-            Ok(()) if response.closes => ConnectionOutcome::Closed,
-            Ok(()) => ConnectionOutcome::Kept,
+            Ok(()) => ConnectionOutcome::behind(response),
             Err(_) => {
                 // The kernel is not to hold the rest of the response for a client that takes nothing.
                 socket.arm_reset();
@@ -30,4 +31,68 @@ impl Responder<'_> {
             }
         }
     }
+
+    /// Writes a list, each part of which its client may take nothing of for as long as a request may take. A list that is cut ends by a
+    /// reset.
+    pub(super) async fn write_listing(
+        &self,
+        response: &ResponseHead,
+        first: Bytes,
+        mut rest: Listing,
+    ) -> ConnectionOutcome {
+        let (socket, request) = (self.connection.socket(), &self.request);
+        let framing = (request.version != Version::HTTP_10).then_some(Framing::Chunked);
+        let mut head = message::head(response, request.version, framing);
+        let mut next = if request.method == Method::HEAD { None } else { Some(Ok(first)) };
+        socket.arm_reset();
+        loop {
+            let is_last = next.is_none() || rest.is_over();
+            let Ok(part) = next.take().transpose().map(Option::unwrap_or_default) else {
+                return ConnectionOutcome::Dropped;
+            };
+            let framing = framing.filter(|_| !part.is_empty());
+            let size_line = size_line(part.len());
+            let mut buffers = framed(&head, &size_line, [&*part], framing, is_last);
+            let patience = self.shared.app.request_timeout;
+            if socket.write_within(&mut buffers, is_last && response.closes, patience).await.is_err() {
+                return ConnectionOutcome::Dropped;
+            }
+            if is_last {
+                socket.disarm_reset();
+                return ConnectionOutcome::behind(response);
+            }
+            head.clear();
+            next = Some(rest.next_part());
+        }
+    }
+}
+
+/// The line before a chunk of so many bytes (RFC 9112, section 7.1).
+pub(super) fn size_line(bytes: usize) -> String {
+    format!("{bytes:x}\r\n")
+}
+
+/// What is written of a body: `pieces`, framed behind `head`, and the end of the body where they are the last.
+pub(super) fn framed<'a>(
+    head: &'a [u8],
+    size_line: &'a str,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    framing: Option<Framing>,
+    is_last: bool,
+) -> Vec<IoSlice<'a>> {
+    let is_chunked = framing == Some(Framing::Chunked);
+    let mut pieces = pieces.into_iter().filter(|piece| !piece.is_empty()).map(IoSlice::new).peekable();
+    let has_data = pieces.peek().is_some();
+    let mut buffers = vec![IoSlice::new(head)];
+    if is_chunked && has_data {
+        buffers.push(IoSlice::new(size_line.as_bytes()));
+    }
+    buffers.extend(pieces);
+    if is_chunked && has_data {
+        buffers.push(IoSlice::new(b"\r\n"));
+    }
+    if is_chunked && is_last {
+        buffers.push(IoSlice::new(b"0\r\n\r\n"));
+    }
+    buffers
 }

@@ -31,6 +31,7 @@ use tokio::time::{Instant, timeout};
 use super::traffic::{ResponseWatch, Traffic};
 use super::upload::{Upload, Uploads};
 use crate::api::head::RequestHead;
+use crate::api::listing::Listing;
 use crate::api::message::date;
 use crate::api::refusal::Refusal;
 use crate::api::response::{Body, Download, Response, ResponseHead};
@@ -277,6 +278,13 @@ impl Exchange<'_> {
                     _ => ConnectionState::Reusable,
                 }
             }
+            Body::Listing { first, rest } => {
+                let first = (!is_head).then_some(first);
+                match write_listing(app, &mut respond, head, first, *rest).await {
+                    Some(send) if has_body => linger(send, upload).await,
+                    _ => ConnectionState::Reusable,
+                }
+            }
             Body::Download(download) => {
                 let Download { half, relay } = *download;
                 if let Some(length) = relay.length() {
@@ -348,6 +356,39 @@ async fn write_small(
         match timeout(app.request_timeout, send_all(&mut send, body, true, || {})).await {
             Ok(taken) => taken?,
             Err(_) => send.send_reset(Reason::CANCEL),
+        }
+    }
+    Some(send)
+}
+
+/// Writes a list, or its head alone without a `first` part. `None` where the client has gone.
+async fn write_listing(
+    app: &App,
+    respond: &mut SendResponse<Bytes>,
+    head: http::Response<()>,
+    first: Option<Bytes>,
+    mut rest: Listing,
+) -> Option<SendStream<Bytes>> {
+    let mut send = respond.send_response(head, first.is_none()).ok()?;
+    let mut next = first.map(Ok);
+    while let Some(part) = next.take() {
+        let is_last = rest.is_over();
+        let sent = match part {
+            Ok(part) => timeout(app.request_timeout, send_all(&mut send, part, is_last, || {})).await,
+            Err(_) => {
+                send.send_reset(Reason::INTERNAL_ERROR);
+                break;
+            }
+        };
+        match sent {
+            Ok(taken) => taken?,
+            Err(_) => {
+                send.send_reset(Reason::CANCEL);
+                break;
+            }
+        }
+        if !is_last {
+            next = Some(rest.next_part());
         }
     }
     Some(send)

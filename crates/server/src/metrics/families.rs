@@ -3,8 +3,8 @@
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
-use rendezvous_protocol::ErrorKind;
 use rendezvous_core::outcome::{FAULTS, Outcome};
+use rendezvous_protocol::ErrorKind;
 
 use super::{Labels, Protocol};
 

@@ -354,22 +354,58 @@ async fn json_that_still_arrives_counts_and_small_json_does_not() {
 }
 
 #[tokio::test]
-async fn large_lists_are_sent_one_at_a_time_and_small_answers_always() {
-    let server = TestServer::start_with(|config| config.max_metadata_bytes = "16m".parse().unwrap()).await;
+async fn a_long_list_is_written_as_it_is_taken_and_is_whole() {
+    let server = TestServer::start().await;
+    let mut ids = Vec::new();
     for _ in 0..200 {
-        server.create_with(&set_of(60_000)).await;
+        ids.push(server.create_with(&set_of(60_000)).await);
     }
-    let bare = server.create().await;
     let mut reads_nothing = Client::connect_narrow(server.address()).await;
     reads_nothing.send(get("/stream")).await;
-    // The first is sent, though it alone takes more than half of the limit; another waits for nobody.
     let head = reads_nothing.head().await.unwrap();
-    assert_busy(&server.ask(get("/stream")).await);
+    let others = ["GET /stream HTTP/1.1\r\nHost: test\r\n\r\n", "GET /stream HTTP/1.0\r\n\r\n"];
+    let mut lists = Vec::new();
+    for request in others {
+        lists.push(server.ask(request).await);
+    }
+    lists.push(reads_nothing.rest(head).await);
+    for list in lists {
+        let listed: Vec<_> =
+            list.json().as_array().unwrap().iter().map(|status| status["id"].as_str().unwrap().to_owned()).collect();
+        assert_eq!((list.status, &listed), (200, &ids), "oldest first");
+    }
+    let mut head = server.say("HEAD /stream HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    assert!(head.head().await.unwrap().starts_with("HTTP/1.1 200 OK"));
+    head.send(get("/ping")).await;
+    assert_eq!(head.response().await.body, b"pong", "a HEAD has no body, and its connection is kept");
+}
+
+#[tokio::test]
+async fn long_lists_share_the_memory_of_large_answers() {
+    let server = TestServer::start_with(|config| config.max_metadata_bytes = "192k".parse().unwrap()).await;
+    let bare = server.create().await;
+    for _ in 0..2 {
+        server.create_with(&set_of(60_000)).await;
+    }
+    for _ in 0..1000 {
+        server.create().await;
+    }
+    let mut unread = Vec::new();
+    let refused = loop {
+        let mut client = Client::connect_narrow(server.address()).await;
+        client.send(get("/stream")).await;
+        let head = client.head().await.unwrap();
+        if head.starts_with("HTTP/1.1 503") {
+            break client.rest(head).await;
+        }
+        unread.push(client);
+        assert!(unread.len() < 10);
+    };
+    assert_busy(&refused);
     for small in ["/ping".to_owned(), format!("/stream/{bare}/status"), "/metrics".into()] {
         assert_eq!(server.ask(get(&small)).await.status, 200, "{small}");
     }
-    let list = reads_nothing.rest(head).await;
-    assert_eq!((list.status, list.json().as_array().unwrap().len()), (200, 201));
+    unread.into_iter().for_each(Client::reset);
     let again = async { while server.ask(get("/stream")).await.status != 200 {} };
     soon(again).await;
 }
