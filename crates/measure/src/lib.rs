@@ -1,4 +1,4 @@
-//! What the benchmark and the proofs share: processes that are measured, the machine they run on, figures, and the frame
+//! What the benchmark and the system tests share: processes that are measured, the machine they run on, figures, and the frame
 //! of a chart. Linux only: it reads `/proc`.
 #![cfg(target_os = "linux")]
 #![allow(clippy::disallowed_methods, reason = "it measures real time, in threads that do nothing else")]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// What a path that is told begins with, unless it is one below `src`.
 const FOLDERS: [&str; 8] =
-    [".ci/", "benches/", "crates/", "docs/", "packaging/", "proofs/", "src/", "tests/"];
+    [".ci/", "benches/", "crates/", "docs/", "packaging/", "system-tests/", "src/", "tests/"];
 const ENDINGS: [&str; 6] = [".rs", ".py", ".md", ".toml", ".json", ".yml"];
 
 fn root() -> &'static Path {

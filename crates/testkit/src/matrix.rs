@@ -2,7 +2,7 @@
 //! it (sections 4 and 6).
 //!
 //! A [`Cell`] says what is played. [`Cell::all`] returns all cells that exist; [`Cell::expected`] says how each must end.
-//! `tests/wire/matrix.rs` plays every cell over sockets, and `proofs/chaos` draws cells by chance.
+//! `tests/wire/matrix.rs` plays every cell over sockets, and `system-tests/chaos` draws cells by chance.
 //!
 //! In every cell the destination waits first, then the source connects, and the event happens while both are paired.
 

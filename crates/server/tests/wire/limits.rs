@@ -370,8 +370,13 @@ async fn a_long_list_is_written_as_it_is_taken_and_is_whole() {
     }
     lists.push(reads_nothing.rest(head).await);
     for list in lists {
-        let listed: Vec<_> =
-            list.json().as_array().unwrap().iter().map(|status| status["id"].as_str().unwrap().to_owned()).collect();
+        let listed: Vec<_> = list
+            .json()
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|status| status["id"].as_str().unwrap().to_owned())
+            .collect();
         assert_eq!((list.status, &listed), (200, &ids), "oldest first");
     }
     let mut head = server.say("HEAD /stream HTTP/1.1\r\nHost: test\r\n\r\n").await;

@@ -1,4 +1,4 @@
-"""What the proofs have in common: their servers, their findings, their command line."""
+"""What the system tests have in common: their servers, their findings, their command line."""
 
 import argparse
 import hashlib
@@ -113,7 +113,7 @@ def new_pair(directory: Path, name: str) -> Pair:
 
 @dataclass(frozen=True)
 class Server:
-    """The running server, as the proofs ask it about streams."""
+    """The running server, as the system tests ask it about streams."""
 
     pid: int
     port: int

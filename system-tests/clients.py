@@ -7,10 +7,10 @@ there before it and with one that comes two seconds later; with a length and in 
 What must hold is that a whole body arrives and counts as whole, and that the API reports everything else as a failure.
 `KNOWN` lists the exceptions with their reasons: any other failure, and a known one that no longer occurs, fails the run.
 
-    proofs/clients.py                          # what holds, and what does not
-    proofs/clients.py --write docs/clients.md  # writes the tables of that page
-    proofs/clients.py --check docs/clients.md  # fails where the page differs from what was seen
-    proofs/clients.py --only 'node 22' -v      # one client, with a line for each transfer
+    system-tests/clients.py                          # what holds, and what does not
+    system-tests/clients.py --write docs/clients.md  # writes the tables of that page
+    system-tests/clients.py --check docs/clients.md  # fails where the page differs from what was seen
+    system-tests/clients.py --only 'node 22' -v      # one client, with a line for each transfer
 """
 
 import argparse

@@ -6,11 +6,11 @@ cut that waits, does a kill show. `KNOWN` lists each answer that differs from th
 any other difference, and a known one that no longer occurs, fails the run. Proxies that are not installed are unpacked
 below `target` (Debian and its kin), because Debian would start them as services.
 
-    proofs/proxies.py                          # what differs from the server alone: three minutes
-    proofs/proxies.py --write docs/proxies.md  # writes the tables of that page
-    proofs/proxies.py --check docs/proxies.md  # fails where the page differs from what was seen
-    proofs/proxies.py --quick                  # without what takes minutes, and without Caddy and Varnish
-    proofs/proxies.py --only nginx -v          # one proxy, with a line for each cell
+    system-tests/proxies.py                          # what differs from the server alone: three minutes
+    system-tests/proxies.py --write docs/proxies.md  # writes the tables of that page
+    system-tests/proxies.py --check docs/proxies.md  # fails where the page differs from what was seen
+    system-tests/proxies.py --quick                  # without what takes minutes, and without Caddy and Varnish
+    system-tests/proxies.py --only nginx -v          # one proxy, with a line for each cell
 """
 
 import argparse
