@@ -7,6 +7,7 @@
 pub(crate) mod access;
 pub(crate) mod connection;
 pub(crate) mod cors;
+mod front;
 mod handlers;
 pub(crate) mod head;
 pub(crate) mod hosts;
@@ -108,7 +109,7 @@ impl App {
             Route::Source(id) => of_stream(id, Needed::Of(Side::Source)),
             Route::Destination(id) => of_stream(id, Needed::Of(Side::Destination)),
             Route::Probe(id) | Route::Report(id) | Route::Status(id) => of_stream(id, Needed::Either),
-            Route::Ping | Route::Health | Route::Ready | Route::Describe => Ok(()),
+            Route::Front | Route::Ping | Route::Health | Route::Ready | Route::Describe => Ok(()),
         }
     }
 
@@ -261,6 +262,7 @@ fn decide(
         Route::List => respond(handlers::list(app)?),
         Route::Status(id) => respond(handlers::status(app, &id)?),
         Route::Metrics => respond(handlers::metrics(app, head)),
+        Route::Front => respond(front::front(connection, head, app.access.create_token.is_some())),
         Route::Ping => respond(response::text("pong")),
         Route::Health => respond(response::text("ok")),
         Route::Ready => respond(handlers::ready(app)?),

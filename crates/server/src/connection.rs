@@ -67,7 +67,7 @@ pub(super) struct Connection {
 impl Connection {
     fn new(socket: Socket, caller: Caller, entrance: Entrance) -> Self {
         let Caller { address, is_proxy, holds, open } = caller;
-        let info = ConnectionInfo { entrance, address, is_proxy };
+        let info = ConnectionInfo { entrance, address, is_proxy, is_tls: !socket.is_plain() };
         Self { wire: Wire::new(socket), info, open, _holds: holds }
     }
 

@@ -29,4 +29,6 @@ pub(crate) struct ConnectionInfo {
     pub address: IpAddr,
     /// It is a trusted proxy: its requests name the clients that it speaks for.
     pub is_proxy: bool,
+    /// It is TLS.
+    pub is_tls: bool,
 }

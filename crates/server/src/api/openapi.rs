@@ -40,6 +40,7 @@ mod tests {
         Route::Probe(_) => "HEAD /stream/{id}",
         Route::Report(_) => "POST /stream/{id}/error",
         Route::Status(_) => "GET /stream/{id}/status",
+        Route::Front => "GET /",
         Route::Ping => "GET /ping",
         Route::Health => "GET /healthz",
         Route::Ready => "GET /readyz",

@@ -258,7 +258,7 @@ fn status_code(status: u16) -> StatusCode {
     StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-fn with_body(status: StatusCode, body: Bytes) -> Response {
+pub(super) fn with_body(status: StatusCode, body: Bytes) -> Response {
     Response { head: ResponseHead { status, ..ResponseHead::default() }, body: Body::Bytes(body) }
 }
 

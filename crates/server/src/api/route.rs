@@ -20,6 +20,8 @@ pub(crate) enum Route {
     Report(StreamId),
     /// `GET /stream/:id/status`
     Status(StreamId),
+    /// `GET /`
+    Front,
     /// `GET /ping`
     Ping,
     /// `GET /healthz`
@@ -36,10 +38,13 @@ impl Route {
     /// Reads the route; `None` where there is none. `HEAD` finds every route of `GET`.
     #[must_use]
     pub(crate) fn parse(method: &Method, path: &str) -> Option<Self> {
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        if path == "/" {
+            return reads.then_some(Self::Front);
+        }
         let path = path.strip_prefix('/')?;
         let path = path.strip_suffix('/').unwrap_or(path);
         let id = StreamId::parse;
-        let reads = matches!(*method, Method::GET | Method::HEAD);
         match *path.split('/').collect::<Vec<_>>() {
             ["ping"] if reads => Some(Self::Ping),
             ["healthz"] if reads => Some(Self::Health),
@@ -68,6 +73,7 @@ impl Route {
             Self::Probe(_) => "HEAD /stream/:id",
             Self::Report(_) => "POST /stream/:id/error",
             Self::Status(_) => "GET /stream/:id/status",
+            Self::Front => "GET /",
             Self::Ping => "GET /ping",
             Self::Health => "GET /healthz",
             Self::Ready => "GET /readyz",
@@ -92,7 +98,7 @@ impl Route {
     /// Whether it says nothing about streams, so that any web page may use it.
     #[must_use]
     pub(crate) fn is_public(&self) -> bool {
-        matches!(self, Self::Ping | Self::Health | Self::Ready | Self::Describe)
+        matches!(self, Self::Front | Self::Ping | Self::Health | Self::Ready | Self::Describe)
     }
 
     /// Whether its method is `GET` or `HEAD`.
@@ -146,6 +152,13 @@ mod tests {
     }
 
     #[test]
+    fn the_root_is_the_front_page() {
+        for method in [Method::GET, Method::HEAD] {
+            assert_eq!(Route::parse(&method, "/"), Some(Route::Front));
+        }
+    }
+
+    #[test]
     fn a_path_has_a_route_for_each_of_its_methods() {
         let id = || StreamId::parse("a").unwrap();
         for (path, routes) in [
@@ -153,6 +166,7 @@ mod tests {
             ("/stream/a", vec![Route::Destination(id()), Route::Source(id())]),
             ("/stream/a/error", vec![Route::Report(id())]),
             ("/ping/", vec![Route::Ping]),
+            ("/", vec![Route::Front]),
             ("/nowhere", vec![]),
         ] {
             assert_eq!(Route::of_path(path).collect::<Vec<_>>(), routes, "{path}");
@@ -162,7 +176,8 @@ mod tests {
     #[test]
     fn everything_else_is_no_route() {
         for (method, path) in [
-            (Method::GET, "/"),
+            (Method::PUT, "/"),
+            (Method::GET, "//"),
             (Method::GET, ""),
             (Method::GET, "*"),
             (Method::GET, "//ping"),

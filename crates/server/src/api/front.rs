@@ -1,0 +1,112 @@
+//! `GET /`: how to use this very server, as a page for browsers and as text for everything else.
+
+use http::header::{ACCEPT, CONTENT_SECURITY_POLICY, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, StatusCode};
+
+use super::connection::ConnectionInfo;
+use super::head::RequestHead;
+use super::response::{self, Response};
+
+const PAGE: &str = include_str!("front.html");
+const TEXT: &str = include_str!("front.txt");
+/// Nothing but the page's own style.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'";
+
+/// The response. With `needs_token`, its first command shows where the create token goes.
+pub(super) fn front(connection: ConnectionInfo, head: &impl RequestHead, needs_token: bool) -> Response {
+    let is_page = head.values(ACCEPT.as_str()).any(|value| {
+        let ranges = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        ranges.map(<[u8]>::to_ascii_lowercase).any(|range| range.starts_with(b"text/html"))
+    });
+    let token = if needs_token { " -H \"Authorization: Bearer $TOKEN\"" } else { "" };
+    let text = if is_page { PAGE } else { TEXT }
+        .replace("{base}", &base(connection, head))
+        .replace("{token}", token)
+        .replace("{version}", env!("CARGO_PKG_VERSION"));
+    let content_type = if is_page { "text/html; charset=utf-8" } else { "text/plain; charset=utf-8" };
+    let mut response = response::with_body(StatusCode::OK, text.into());
+    response.head.headers.extend([
+        (CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        (CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+        (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (VARY, HeaderValue::from_static("Accept")),
+    ]);
+    response
+}
+
+/// The address of the server as the client wrote it. A host with letters that mean something to a shell or to a browser is left out.
+fn base(connection: ConnectionInfo, head: &impl RequestHead) -> String {
+    let is_https = connection.is_tls
+        || connection.is_proxy
+            && head.values("x-forwarded-proto").any(|proto| proto.trim_ascii() == b"https");
+    let scheme = if is_https { "https" } else { "http" };
+    let is_plain =
+        |host: &str| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]_".contains(&byte));
+    let host = head.authorities().flatten().next().filter(|host| is_plain(host.as_str()));
+    let host = host.as_ref().map_or("THIS-SERVER", |host| host.as_str());
+    format!("{scheme}://{host}")
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::super::connection::{Audience, Entrance};
+    use super::super::response::Body;
+    use super::*;
+
+    fn shown(is_tls: bool, is_proxy: bool, fields: &[(&str, &str)]) -> (String, String) {
+        let entrance = Entrance { audience: Audience::Clients, is_loopback: false };
+        let connection = ConnectionInfo { entrance, address: [192, 0, 2, 1].into(), is_proxy, is_tls };
+        let request =
+            fields.iter().fold(Request::get("/"), |request, (name, value)| request.header(*name, *value));
+        let response = front(connection, &request.body(()).unwrap(), false);
+        let Body::Bytes(body) = response.body else { panic!("it has no body") };
+        let content_type = response.head.headers[CONTENT_TYPE].to_str().unwrap().to_owned();
+        (content_type, String::from_utf8(body.into()).unwrap())
+    }
+
+    #[test]
+    fn a_browser_gets_a_page_and_everything_else_gets_text() {
+        for (accept, is_page) in [
+            ("text/html,application/xhtml+xml,*/*;q=0.8", true),
+            ("application/json, Text/HTML", true),
+            ("*/*", false),
+            ("text/plain", false),
+        ] {
+            let (content_type, body) =
+                shown(false, false, &[("host", "relay.example:9999"), ("accept", accept)]);
+            assert_eq!(content_type.starts_with("text/html"), is_page, "{accept}");
+            assert_eq!(body.contains("<html"), is_page, "{accept}");
+            assert!(body.contains("curl -s -X POST http://relay.example:9999/stream"), "{body}");
+            assert!(!body.contains(['{', '}']) || is_page, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_commands_have_the_address_of_the_server_and_nothing_dangerous() {
+        for (is_tls, is_proxy, fields, base) in [
+            (true, false, &[("host", "relay.example")][..], "https://relay.example/stream"),
+            (
+                false,
+                true,
+                &[("host", "relay.example"), ("x-forwarded-proto", "https")],
+                "https://relay.example/stream",
+            ),
+            (
+                false,
+                false,
+                &[("host", "relay.example"), ("x-forwarded-proto", "https")],
+                "http://relay.example/stream",
+            ),
+            (false, false, &[("host", "[2001:db8::1]:80")], "http://[2001:db8::1]:80/stream"),
+            (false, false, &[("host", "a;reboot")], "http://THIS-SERVER/stream"),
+            (false, false, &[("host", "a$(reboot)")], "http://THIS-SERVER/stream"),
+            (false, false, &[], "http://THIS-SERVER/stream"),
+        ] {
+            let (_, body) = shown(is_tls, is_proxy, fields);
+            assert!(body.contains(base), "{body}");
+            assert!(!body.contains("reboot"), "{body}");
+        }
+    }
+}
