@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Draws a transfer as two terminals in an animated SVG, for the README.
 
-It runs the real server and the real curl, each command in a terminal of its own. The id and the address are replaced by examples and
-times are rounded to a quarter of a second, so that two recordings of the same behaviour are the same file.
+It runs the real server and the real curl, each command in a terminal of its own. Examples replace the id and the address, and times are
+rounded to a quarter of a second, so that two recordings of the same behaviour are the same file.
 
     system-tests/recording.py --write docs/transfer.svg  # records, and draws
     system-tests/recording.py --check docs/transfer.svg  # fails where the file differs from what was recorded
@@ -72,11 +72,11 @@ class Running:
             try:
                 for line in file:
                     self.output.append((time.monotonic() - self.began, line.decode().rstrip()))
-            except OSError:  # Linux ends the reading side of a terminal so.
+            except OSError:  # EIO: the command has closed its end of the terminal.
                 pass
 
     def finish(self) -> float:
-        """Waits for the end, which must be a good one. The answer is the seconds that it took."""
+        """Waits for the end, which must be a success, and returns the seconds that the command took."""
         code = self.process.wait(PATIENCE)
         took = time.monotonic() - self.began
         self.reader.join(PATIENCE)
@@ -110,7 +110,7 @@ def record(program: list[str]) -> tuple[Terminal, Terminal, float]:
 
         receiver.prompt(receiving_began, RECEIVE)
         sender.prompt(sending_began, SEND)
-        # The receiver's times count from the start of the sender, as they are played.
+        # The picture counts both from the start of the sender.
         waited = sending.began - receiving.began
         receiver.lines += [(sending_began + at - waited, line) for at, line in receiving.output]
         sender.lines += [(sending_began + at, line) for at, line in sending.output]
@@ -138,7 +138,7 @@ STYLE = """\
 
 
 def draw(terminals: tuple[Terminal, ...], duration: float) -> str:
-    """Without animation all lines show, so a viewer that knows none has a picture."""
+    """The picture. A viewer without animation shows all lines."""
     width = COLUMNS * CHARACTER + 2 * PADDING
     height = BAR + max(len(terminal.lines) for terminal in terminals) * LINE + PADDING
     times = sorted({at for terminal in terminals for at, _ in terminal.lines if at > 0})
