@@ -1,36 +1,39 @@
-//! What the pages of the repository point to within it is there: links with their anchors, and paths in code.
+//! Checks the pages of the repository: each link leads to a file and an anchor, and each path in code exists.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What a path that is told begins with, unless it is one below `src`.
-const FOLDERS: [&str; 8] =
-    [".ci/", "benches/", "crates/", "docs/", "packaging/", "system-tests/", "src/", "tests/"];
+/// How paths in code begin.
+const FOLDERS: [&str; 6] = [".ci/", "crates/", "docs/", "fuzz/", "packaging/", "system-tests/"];
+/// How paths in code end that begin otherwise.
 const ENDINGS: [&str; 6] = [".rs", ".py", ".md", ".toml", ".json", ".yml"];
+/// The folders with pages.
+const PAGES: [&str; 4] = ["", "docs", "fuzz", "packaging"];
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+/// The root of the repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// Each page with its text.
 fn pages() -> Vec<(PathBuf, String)> {
-    let in_folder = |folder: &Path| {
-        let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let in_folder = |folder: &str| {
+        let paths = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
         paths.filter(|path| path.extension().is_some_and(|ending| ending == "md")).collect::<Vec<_>>()
     };
-    let paths = [in_folder(root()), in_folder(&root().join("docs"))].concat();
-    assert!(paths.len() >= 5, "{paths:?}");
+    let paths: Vec<_> = PAGES.into_iter().flat_map(in_folder).collect();
+    assert!(paths.len() >= 15, "{paths:?}");
     paths.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 
-/// The text without its blocks of code, in which links are none.
+/// The text without its blocks of code, which contain no links.
 fn prose(text: &str) -> String {
     text.split("```").step_by(2).collect()
 }
 
-/// The anchors that a page has, by its headings, as GitHub makes them.
+/// The anchors of a page's headings, as GitHub makes them.
 fn anchors(text: &str) -> BTreeSet<String> {
     let prose = prose(text);
     let headings =
@@ -62,28 +65,45 @@ fn every_link_into_the_repository_leads_somewhere() {
     }
 }
 
-/// The paths that a page tells in code, up to what is left open by a star.
-fn told_paths(text: &str) -> Vec<&str> {
+/// The paths that a page names in code, up to a star or a placeholder. Those below `target` exist after a build only.
+fn named_paths(text: &str) -> Vec<&str> {
     let code = text.split('`').skip(1).step_by(2).flat_map(str::split_whitespace);
     let blocks = text.split("```").skip(1).step_by(2).flat_map(str::split_whitespace);
     let words = code.chain(blocks).map(|word| word.split("::").next().unwrap_or(word));
     let is_path = |word: &&str| {
         FOLDERS.iter().any(|folder| word.starts_with(folder))
-            || (word.contains('/') && !word.contains(':') && !word.starts_with(['/', '<', '-']))
+            || (word.contains('/') && !word.contains(':') && !word.starts_with(['/', '<', '-', '$']))
                 && ENDINGS.iter().any(|ending| word.ends_with(ending))
     };
-    words.filter(is_path).filter_map(|word| word.split('*').next()).collect()
+    let paths = words.filter(is_path).filter(|path| !path.contains("/target/"));
+    paths.filter_map(|path| path.split(['*', '<']).next()).collect()
 }
 
+/// A path is relative to the root, or to the page.
 #[test]
-fn every_path_that_is_told_is_there() {
+fn every_path_in_code_exists() {
     let mut count = 0;
     for (page, text) in pages() {
-        for path in told_paths(&text) {
+        for path in named_paths(&text) {
             count += 1;
-            let is_there = root().join(path).exists() || root().join("src").join(path).exists();
-            assert!(is_there, "{}: there is no {path}", page.display());
+            let exists = root().join(path).exists() || page.parent().unwrap().join(path).exists();
+            assert!(exists, "{}: there is no {path}", page.display());
         }
     }
     assert!(count > 30, "only {count} paths were seen");
+}
+
+#[test]
+fn the_index_has_every_page() {
+    let index = root().join("docs/README.md");
+    let text = fs::read_to_string(&index).unwrap();
+    let linked: BTreeSet<_> = text
+        .split("](")
+        .skip(1)
+        .map(|link| link.split([')', '#']).next().unwrap())
+        .map(|link| index.parent().unwrap().join(link).canonicalize().unwrap())
+        .collect();
+    for (page, _) in pages().into_iter().filter(|(page, _)| *page != index) {
+        assert!(linked.contains(&page.canonicalize().unwrap()), "{} is not in the index", page.display());
+    }
 }

@@ -1,6 +1,6 @@
 //! The description of the API for programs. Pure.
 //!
-//! It is written by hand; the tests hold its routes, errors and version against the code, and those of the README.
+//! It is written by hand. The tests compare its routes, errors and version with the code, and those of docs/api.md too.
 
 /// The document, as `GET /openapi.json` shows it.
 pub const DOCUMENT: &str = include_str!("openapi.json").trim_ascii_end();
@@ -17,7 +17,7 @@ mod tests {
     use super::super::route::Route;
     use super::*;
 
-    const README: &str = include_str!("../../../../README.md");
+    const PAGE: &str = include_str!("../../../../docs/api.md");
 
     /// Gives each route the operation that it is in the documents, and lists these; a route without one does not compile.
     macro_rules! operations {
@@ -155,8 +155,8 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_has_every_route_and_no_other() {
-        let rows = README.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    fn the_page_has_every_route_and_no_other() {
+        let rows = PAGE.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
         let methods = ["GET ", "HEAD ", "PUT ", "POST "];
         let rows = rows.filter(|(first, _)| methods.iter().any(|method| first.starts_with(method)));
         let found: BTreeSet<_> = rows.map(|(operation, _)| operation.replace(":id", "{id}")).collect();
@@ -164,9 +164,9 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_has_every_error_and_no_other() {
+    fn the_page_has_every_error_and_no_other() {
         let mut found = BTreeSet::new();
-        for row in README.lines() {
+        for row in PAGE.lines() {
             let [status, names, _] = row.split(" | ").collect::<Vec<_>>()[..] else { continue };
             if let Ok(status) = status.trim_start_matches("| ").parse::<u16>() {
                 let names = names.split('`').filter(|name| name.ends_with("Error"));

@@ -7,8 +7,9 @@ use testkit::server::TestServer;
 
 use crate::metrics::{Exposition, is_of};
 
-const PAGE: &str = include_str!("../../../../docs/operations.md");
-const README: &str = include_str!("../../../../README.md");
+const METRICS: &str = include_str!("../../../../docs/metrics.md");
+const OPERATIONS: &str = include_str!("../../../../docs/operations.md");
+const API: &str = include_str!("../../../../docs/api.md");
 const DASHBOARD: &str = include_str!("../../../../packaging/grafana/rendezvous.json");
 const ALERTS: &str = include_str!("../../../../packaging/prometheus/alerts.yml");
 
@@ -21,7 +22,7 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>, String)> {
         let labels = labels.map(|label| label.trim_matches('`').to_owned()).collect();
         (name, (cells[2].to_owned(), labels, line.to_owned()))
     };
-    PAGE.lines().filter(|line| line.starts_with("| `rendezvous_")).map(row).collect()
+    METRICS.lines().filter(|line| line.starts_with("| `rendezvous_")).map(row).collect()
 }
 
 #[tokio::test]
@@ -37,18 +38,20 @@ async fn the_page_tells_of_every_metric_and_of_no_other() {
         let names: BTreeSet<_> = given.iter().map(|(label, _)| (*label).clone()).collect();
         assert_eq!(names, labels, "{name}");
         for (label, value) in given {
-            let place = if label == "error" && value != "reported" { README } else { &row };
+            let place = if label == "error" && value != "reported" { API } else { &row };
             assert!(label == "version" || place.contains(&format!("`{value}`")), "{name}: {label}={value}");
         }
     }
 }
 
 #[tokio::test]
-async fn the_page_names_no_metric_that_is_not_told() {
+async fn the_pages_name_no_metric_that_is_not_told() {
     let told = Exposition::older_of(&TestServer::start().await).await;
-    for code in PAGE.split('`').skip(1).step_by(2).filter(|code| code.starts_with("rendezvous_")) {
-        let name = code.split('{').next().unwrap();
-        assert!(told.families.contains_key(name), "there is no {name}");
+    for page in [METRICS, OPERATIONS] {
+        for code in page.split('`').skip(1).step_by(2).filter(|code| code.starts_with("rendezvous_")) {
+            let name = code.split('{').next().unwrap();
+            assert!(told.families.contains_key(name), "there is no {name}");
+        }
     }
 }
 
