@@ -141,12 +141,12 @@ impl Server {
 
     /// Logs the settings that are in force, and warnings about them.
     fn log_settings(&self) {
-        let info = |listener: &Listener| ListenerInfo {
+        let listener_info = |listener: &Listener| ListenerInfo {
             address: listener.address,
             entrance: listener.entrance,
             has_tls: listener.tls.is_some(),
         };
-        let listeners: Vec<_> = self.listeners.iter().map(info).collect();
+        let listeners: Vec<_> = self.listeners.iter().map(listener_info).collect();
         let exposure = Exposure::of(&self.app().access, &listeners);
         let Config { clients, streams, .. } = &self.config;
         info!(
