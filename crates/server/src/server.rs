@@ -68,7 +68,7 @@ pub struct Server {
     shared: Arc<Shared>,
     certificate: Option<Arc<Certificate>>,
     reload: Arc<Notify>,
-    shares: DescriptorShares,
+    descriptors: DescriptorShares,
     /// Limits the connections over a limit that get a response before they are closed.
     refusal_permits: Arc<Semaphore>,
 }
@@ -101,13 +101,13 @@ impl Server {
             has_admin_listener: listeners.iter().any(|listener| listener.kind == ListenerKind::Admin),
             has_proxies: !config.trusted_proxies.is_empty(),
         };
-        let shares =
+        let descriptors =
             DescriptorShares::new(config.descriptors, config.max_connections, access.has_admin_listener);
-        if shares.connections < config.max_connections {
+        if descriptors.connections < config.max_connections {
             warn!(
                 descriptors = config.descriptors,
                 "only {} connections at a time, and not {}: the system allows no more descriptors; raise ulimit -n, or lower --max-connections",
-                shares.connections,
+                descriptors.connections,
                 config.max_connections
             );
         }
@@ -115,7 +115,7 @@ impl Server {
         let app = App {
             rendezvous: Rendezvous::new(limits, vec![Arc::clone(&metrics) as _, Arc::new(Log)]),
             metrics,
-            pipes: (config.data_path == DataPath::Splice).then(|| Arc::new(Pipes::new(shares.pipes))),
+            pipes: (config.data_path == DataPath::Splice).then(|| Arc::new(Pipes::new(descriptors.pipes))),
             request_timeout: config.head_timeout.get(),
             keep_alive: config.keep_alive.get(),
             peer_timeout: config.peer_timeout.get(),
@@ -127,10 +127,10 @@ impl Server {
             answers: Budget::new(config.max_metadata_bytes.get()),
             trusted_proxies: config.trusted_proxies.clone(),
         };
-        let refusal_permits = Arc::new(Semaphore::new(shares.refused));
+        let refusal_permits = Arc::new(Semaphore::new(descriptors.refused));
         let shared = Arc::new(Shared { app, draining: CancellationToken::new() });
         let reload = Arc::default();
-        let server = Self { listeners, config, shared, certificate, reload, shares, refusal_permits };
+        let server = Self { listeners, config, shared, certificate, reload, descriptors, refusal_permits };
         server.log_settings();
         Ok(server)
     }
@@ -158,7 +158,7 @@ impl Server {
             metrics = exposure.metrics,
             trusted_proxies = self.app().access.has_proxies,
             max_streams = self.config.max_streams,
-            max_connections = self.shares.connections,
+            max_connections = self.descriptors.connections,
             max_connections_per_client = clients.max_connections.unwrap_or(clients::DEFAULT_CONNECTIONS),
             max_streams_per_client = clients.max_streams.unwrap_or(clients::DEFAULT_STREAMS),
             max_creations_per_minute = clients.max_creations_per_minute.unwrap_or(clients::DEFAULT_CREATIONS),
@@ -189,7 +189,8 @@ impl Server {
 
     /// Serves until `stop` resolves, then drains. Dropping the future aborts all connections at once.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
-        let (mut clients, mut operators) = (JoinSet::new(), OperatorConnections::new(self.shares.operators));
+        let (mut clients, mut operators) =
+            (JoinSet::new(), OperatorConnections::new(self.descriptors.operators));
         let rendezvous = Arc::clone(&self.app().rendezvous);
         tokio::select! {
             () = self.accept_clients(&mut clients) => {}
@@ -305,7 +306,7 @@ impl Server {
 
     /// Serves a connection of a client, answers it with a refusal, or closes it at once.
     fn admit(&self, mut accepted: Accepted, listener: &Listener, clients: &mut JoinSet<()>) {
-        let refused = self.shares.refused.saturating_sub(self.refusal_permits.available_permits());
+        let refused = self.descriptors.refused.saturating_sub(self.refusal_permits.available_permits());
         let served = clients.len().saturating_sub(refused);
         let refusal = match self.permit(served, &accepted.peer) {
             Ok(permit) => {
@@ -329,7 +330,7 @@ impl Server {
 
     /// Returns the permit of a further connection while `served` are open. Connections of a trusted proxy count against no client.
     fn permit(&self, served: usize, peer: &Peer) -> Result<Option<ConnectionPermit>, Refusal> {
-        if served >= self.shares.connections {
+        if served >= self.descriptors.connections {
             return Err(Refusal::Busy("The server has as many connections as it may: try again later"));
         }
         if peer.is_proxy {

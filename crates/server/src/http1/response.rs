@@ -26,14 +26,13 @@ impl Responder<'_> {
         let head = message::head(response, request.version, framing);
         let body = if is_head { &[][..] } else { body };
         let mut buffers = [IoSlice::new(&head), IoSlice::new(body)];
-        match socket.write_within(&mut buffers, response.closes, self.shared.app.request_timeout).await {
-            Ok(()) => ConnectionOutcome::after(response),
-            Err(_) => {
-                // The client reads nothing: the reset lets the kernel free the send buffer.
-                socket.arm_reset();
-                ConnectionOutcome::Dropped
-            }
+        let limit = self.shared.app.request_timeout;
+        if socket.write_within(&mut buffers, response.closes, limit).await.is_err() {
+            // The client reads nothing: the reset lets the kernel free the send buffer.
+            socket.arm_reset();
+            return ConnectionOutcome::Dropped;
         }
+        ConnectionOutcome::after(response)
     }
 
     /// Writes a listing part by part. Fails if the client takes nothing for the request timeout; an incomplete listing ends with a

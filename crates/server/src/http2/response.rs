@@ -38,7 +38,7 @@ impl Exchange<'_> {
         let Response { head: ResponseHead { status, headers, .. }, body } = response;
         let mut head = http::Response::new(());
         (*head.status_mut(), *head.headers_mut()) = (status, headers);
-        let sent = match body {
+        let written = match body {
             Body::Bytes(body) => {
                 // An empty body of a HEAD means that the length of the GET's body is not known here.
                 if status != StatusCode::NO_CONTENT && !(is_head && body.is_empty()) {
@@ -59,7 +59,7 @@ impl Exchange<'_> {
                 return ConnectionState::Reusable;
             }
         };
-        match sent {
+        match written {
             Some(send) if has_body => linger(send, upload).await,
             _ => ConnectionState::Reusable,
         }
@@ -108,20 +108,16 @@ async fn write_listing(
     let mut next = first.map(Ok);
     while let Some(part) = next.take() {
         let is_last = rest.is_over();
-        let sent = match part {
-            Ok(part) => timeout(app.request_timeout, send_all(&mut send, part, is_last, || {})).await,
-            Err(_) => {
-                send.send_reset(Reason::INTERNAL_ERROR);
-                break;
-            }
+        let Ok(part) = part else {
+            send.send_reset(Reason::INTERNAL_ERROR);
+            break;
         };
-        match sent {
-            Ok(taken) => taken?,
-            Err(_) => {
-                send.send_reset(Reason::CANCEL);
-                break;
-            }
-        }
+        let sending = send_all(&mut send, part, is_last, || {});
+        let Ok(taken) = timeout(app.request_timeout, sending).await else {
+            send.send_reset(Reason::CANCEL);
+            break;
+        };
+        taken?;
         if !is_last {
             next = Some(rest.next_part());
         }
