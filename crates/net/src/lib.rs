@@ -1,9 +1,17 @@
-//! One client's socket, plain or TLS.
+//! Client connections on the socket level, plain or TLS.
 //!
-//! - [`socket`]: reading and writing, the departure of the peer, and the delivery of what was written to its kernel.
-//! - [`splice`]: moving bytes from socket to socket without a copy through the program, where the system can.
+//! - [`socket`]: reading and writing, detecting that the peer has closed or reset the connection, and confirming that its
+//!   kernel has acknowledged what was written.
+//! - [`splice`]: moving bytes from socket to socket inside the kernel, where the system supports it.
 //!
-//! Linux is what this is built for. Elsewhere bodies are copied, and a delivery is what the system can tell of it.
+//! *Invariants.* Nothing here knows HTTP or streams. Code that differs between systems is in `socket` and `splice` only:
+//! Linux is the target; elsewhere bodies are copied, and "acknowledged" means that the bytes have left the server's buffers.
+//!
+//! *Concurrency.* A [`socket::Socket`] is shared by reference: one task may watch it while others read or write it, with one
+//! task for each direction.
+//!
+//! *Bounds.* A connection without TLS owns no buffers; with TLS it has those of its session, and 64 KiB of ciphertext while
+//! there is some to decrypt. [`splice::Pipes`] limits the number of pipes.
 
 #![forbid(unsafe_code)]
 

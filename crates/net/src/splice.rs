@@ -1,24 +1,27 @@
-//! splice(2): from socket to pipe to socket, without a copy through the program.
+//! splice(2): from socket to pipe to socket, without a copy through user space. Owns the pool of pipes.
 //!
-//! The rules, each of them learned the hard way:
-//! - Never splice more than what is left of the body: what follows is not the body.
-//! - Splice in only with an empty pipe. Otherwise `EAGAIN` may mean that the pipe is full, and waiting for the socket
-//!   hangs.
-//! - splice(2) does not pass urgent data: only a read does.
-//! - Only an empty pipe goes back to the pool: what is in a dirty one would reach somebody else.
-//! - Pipes are limited: an unprivileged process gets small ones after 64 of 1 MiB. Then there is none, and the body is
-//!   copied.
+//! *Invariants*, each found by a failure:
+//! - Never splice more than the rest of the body: the bytes after it belong to the next request.
+//! - Fill only an empty pipe. Otherwise `EAGAIN` may mean that the pipe is full, and waiting for the socket would
+//!   hang.
+//! - splice(2) stops before urgent data; only a read passes it.
+//! - Only an empty pipe returns to the pool: the bytes in any other would reach another client.
+//!
+//! *Concurrency.* The pool is shared by all connections; its lock is held for a counter and a pop or push. A [`Pipe`] has one owner.
+//!
+//! *Bounds.* [`Pipes::new`] limits the pipes in use, and 32 empty ones are kept. The kernel gives an unprivileged process
+//! only small pipes after 64 of 1 MiB (`pipe-user-pages-soft` of proc(5)): a small one is not used, and the body is copied.
 
 pub use system::{Pipe, Pipes};
 
-/// What a pipe was filled with.
+/// The result of [`Pipe::fill`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Filled {
-    /// So many bytes, at least one.
+    /// The number of bytes moved into the pipe, at least one.
     Bytes(usize),
-    /// Nothing, though there is something: it has to be read.
+    /// Nothing was moved, though there is unread data: it must be read.
     Unspliceable,
-    /// Nothing: the peer sends no more.
+    /// Nothing was moved: the peer has closed its sending side.
     End,
 }
 
@@ -35,61 +38,62 @@ mod system {
     use super::Filled;
     use crate::socket::Socket;
 
-    /// The capacity of a pipe in bytes: what an unprivileged process may ask for.
+    /// The capacity of a pipe in bytes: the largest that an unprivileged process may request.
     const CAPACITY: usize = 1 << 20;
-    /// Asked for in one splice. A pipe counts slots, not bytes, and large segments take it far over its capacity.
-    const AT_ONCE: u64 = 8 << 20;
-    /// Empty pipes that are kept for the next body.
+    /// The largest request of one splice, in bytes. A pipe counts slots, not bytes, so large segments take it far over its capacity.
+    const MAX_SPLICE: u64 = 8 << 20;
+    /// Empty pipes that are kept for later bodies.
     const MAX_IDLE: usize = 32;
 
-    /// The pipes of a server.
+    /// The pool of pipes of a server.
     #[derive(Debug)]
     pub struct Pipes {
-        /// At a time: two descriptors each, and memory only while they are full.
-        most: usize,
-        counted: Mutex<Counted>,
+        /// The most pipes in use at a time. Each has two descriptors, and takes memory only while there are bytes in it.
+        limit: usize,
+        state: Mutex<PoolState>,
     }
 
     #[derive(Debug, Default)]
-    struct Counted {
+    struct PoolState {
         idle: Vec<(OwnedFd, OwnedFd)>,
         in_use: usize,
     }
 
-    /// A pipe in use. Dropped empty, it goes back; dropped dirty, it is closed.
+    /// A pipe in use. On drop it returns to the pool if it is empty, and is closed otherwise.
     #[derive(Debug)]
     pub struct Pipe {
+        /// The read end and the write end; `None` only if opening them failed.
         ends: Option<(OwnedFd, OwnedFd)>,
-        held: usize,
+        buffered: usize,
         pipes: Arc<Pipes>,
     }
 
     impl Pipes {
-        /// No more than `most` pipes at a time.
+        /// Creates a pool that allows `limit` pipes in use at a time.
         #[must_use]
-        pub fn new(most: usize) -> Self {
-            Self { most, counted: Mutex::default() }
+        pub fn new(limit: usize) -> Self {
+            Self { limit, state: Mutex::default() }
         }
 
-        /// How many pipes are in use.
+        /// Returns how many pipes are in use.
         #[must_use]
         pub fn in_use(&self) -> usize {
-            self.counted.lock().in_use
+            self.state.lock().in_use
         }
 
-        /// An empty pipe; `None` where the system or the limit gives none, and the body is to be copied.
+        /// Returns an empty pipe; `None` if the limit is reached or the system refuses one, and the body must be copied.
         #[must_use]
         pub fn take(self: &Arc<Self>) -> Option<Pipe> {
             let idle = {
-                let mut counted = self.counted.lock();
-                if counted.in_use >= self.most {
+                let mut state = self.state.lock();
+                if state.in_use >= self.limit {
                     return None;
                 }
-                counted.in_use += 1;
-                counted.idle.pop()
+                state.in_use += 1;
+                state.idle.pop()
             };
-            // Counted from here on, whatever comes of it.
-            let mut pipe = Pipe { ends: None, held: 0, pipes: Arc::clone(self) };
+            // Made before `open`, so that its drop also lowers the count if `open` fails.
+            let mut pipe = Pipe { ends: None, buffered: 0, pipes: Arc::clone(self) };
             pipe.ends = Some(idle.or_else(open)?);
             Some(pipe)
         }
@@ -102,33 +106,33 @@ mod system {
 
     impl Drop for Pipe {
         fn drop(&mut self) {
-            let mut counted = self.pipes.counted.lock();
-            counted.in_use -= 1;
+            let mut state = self.pipes.state.lock();
+            state.in_use -= 1;
             if let Some(ends) = self.ends.take()
-                && self.held == 0
-                && counted.idle.len() < MAX_IDLE
+                && self.buffered == 0
+                && state.idle.len() < MAX_IDLE
             {
-                counted.idle.push(ends);
+                state.idle.push(ends);
             }
         }
     }
 
     impl Pipe {
-        /// Bytes in the pipe.
+        /// Returns how many bytes are in the pipe.
         #[must_use]
-        pub fn held(&self) -> usize {
-            self.held
+        pub fn buffered(&self) -> usize {
+            self.buffered
         }
 
-        /// Takes at most `most` bytes from `socket` into the pipe, which must be empty.
+        /// Moves at most `limit` bytes from `socket` into the pipe, which must be empty. Waits until there are some.
         ///
         /// # Errors
         /// Those of splice(2).
-        pub async fn fill(&mut self, socket: &Socket, most: u64) -> io::Result<Filled> {
+        pub async fn fill(&mut self, socket: &Socket, limit: u64) -> io::Result<Filled> {
             let Some((_, end)) = &self.ends else { return Err(io::ErrorKind::BrokenPipe.into()) };
-            let most = usize::try_from(most.min(AT_ONCE)).unwrap_or(usize::MAX);
+            let limit = usize::try_from(limit.min(MAX_SPLICE)).unwrap_or(usize::MAX);
             let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-            let filled = socket.when_readable(|fd| match splice(fd, None, end, None, most, flags) {
+            let filled = socket.when_readable(|fd| match splice(fd, None, end, None, limit, flags) {
                 Ok(0) | Err(Errno::AGAIN) if socket.unread() > 0 => Ok(Filled::Unspliceable),
                 Ok(0) => Ok(Filled::End),
                 Ok(moved) => Ok(Filled::Bytes(moved)),
@@ -136,26 +140,27 @@ mod system {
             });
             let filled = filled.await?;
             if let Filled::Bytes(moved) = filled {
-                self.held += moved;
+                self.buffered += moved;
             }
             Ok(filled)
         }
 
-        /// Passes some of what is in the pipe on to `socket`.
+        /// Moves bytes from the pipe to `socket`, and returns how many. Waits until the socket takes some.
         ///
         /// # Errors
         /// Those of splice(2).
         pub async fn drain(&mut self, socket: &Socket) -> io::Result<usize> {
             let Some((end, _)) = &self.ends else { return Err(io::ErrorKind::BrokenPipe.into()) };
             let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-            let moved = socket.when_writable(|fd| Ok(splice(end, None, fd, None, self.held, flags)?)).await?;
-            self.held -= moved;
+            let moved =
+                socket.when_writable(|fd| Ok(splice(end, None, fd, None, self.buffered, flags)?)).await?;
+            self.buffered -= moved;
             Ok(moved)
         }
     }
 }
 
-/// Elsewhere there are no pipes to splice by, and every body is copied.
+/// Other systems than Linux have no splice(2), and every body is copied.
 #[cfg(not(target_os = "linux"))]
 mod system {
     use std::convert::Infallible;
@@ -165,28 +170,28 @@ mod system {
     use super::Filled;
     use crate::socket::Socket;
 
-    /// No pipes.
+    /// A pool that is always empty.
     #[derive(Debug)]
     pub struct Pipes;
 
-    /// No pipe.
+    /// A pipe that does not exist.
     #[derive(Debug)]
     pub struct Pipe(Infallible);
 
     impl Pipes {
-        /// No pipes.
+        /// Creates the empty pool.
         #[must_use]
         pub fn new(_: usize) -> Self {
             Self
         }
 
-        /// None.
+        /// Returns 0.
         #[must_use]
         pub fn in_use(&self) -> usize {
             0
         }
 
-        /// `None`.
+        /// Returns `None`.
         #[must_use]
         pub fn take(self: &Arc<Self>) -> Option<Pipe> {
             None
@@ -196,7 +201,7 @@ mod system {
     impl Pipe {
         /// Never called.
         #[must_use]
-        pub fn held(&self) -> usize {
+        pub fn buffered(&self) -> usize {
             match self.0 {}
         }
 

@@ -1,4 +1,10 @@
-//! A connection that was accepted: from its TLS handshake to the driver of the version of HTTP that it speaks.
+//! An accepted connection, from its TLS handshake to the driver of the version of HTTP that it speaks.
+//!
+//! *Invariant.* What a connection counts against (its [`ConnectionPermit`], the metric of open connections) is released when it is dropped.
+//!
+//! *Concurrency.* One task for each connection.
+//!
+//! *Bounds.* The future of a waiting connection is what a waiting side costs, so the handshake and HTTP/2 are boxed.
 
 use std::io;
 use std::net::IpAddr;
@@ -13,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::http1::{self, Ended};
+use super::http1::{self, ServeOutcome};
 use super::http2;
 use crate::api::App;
 use crate::api::connection::{ConnectionInfo, Entrance};
@@ -21,38 +27,38 @@ use crate::api::refusal::Refusal;
 use crate::metrics::OpenConnection;
 use crate::wire::Wire;
 
-/// Who is at the other end of a connection.
-pub(super) struct Caller {
-    /// A client's address, or a proxy's.
+/// The peer of a connection, and what the connection counts against.
+pub(super) struct Peer {
+    /// The address of a client or a proxy.
     pub(super) address: IpAddr,
-    /// It is a trusted proxy, that speaks for others.
+    /// It is a trusted proxy, which forwards the requests of clients.
     pub(super) is_proxy: bool,
-    /// What it has as long as it is connected.
-    pub(super) holds: Option<Hold>,
-    /// It is counted among those that are open.
+    /// `None` if no limit for each client applies, as for a trusted proxy and on the admin listener.
+    pub(super) permit: Option<ConnectionPermit>,
+    /// Counts the connection in the metric of open connections.
     pub(super) open: OpenConnection,
 }
 
-/// What a connection holds to its end.
-#[expect(dead_code, reason = "held, not read")]
-pub(super) enum Hold {
-    /// A place among the connections of its client.
-    Place(Place),
-    /// A place among those that are told that there is none for them.
-    Told(OwnedSemaphorePermit),
+/// The limit that a connection counts against until it ends.
+#[expect(dead_code, reason = "only its drop matters")]
+pub(super) enum ConnectionPermit {
+    /// One of the connections of its client.
+    Client(Place),
+    /// One of the connections over a limit that get a response before they are closed.
+    Refused(OwnedSemaphorePermit),
 }
 
 /// A connection that was accepted.
 pub(super) struct Accepted {
     pub(super) stream: TcpStream,
-    pub(super) caller: Caller,
+    pub(super) peer: Peer,
     pub(super) entrance: Entrance,
 }
 
-/// What the connections of a server share.
+/// State that all connections of a server share.
 pub(super) struct Shared {
     pub(super) app: App,
-    /// Set when the server drains: each connection is closed behind its response.
+    /// Set when the server drains: each connection is then closed after its response.
     pub(super) draining: CancellationToken,
 }
 
@@ -61,14 +67,14 @@ pub(super) struct Connection {
     pub(super) wire: Arc<Wire>,
     pub(super) info: ConnectionInfo,
     pub(super) open: OpenConnection,
-    _holds: Option<Hold>,
+    _permit: Option<ConnectionPermit>,
 }
 
 impl Connection {
-    fn new(socket: Socket, caller: Caller, entrance: Entrance) -> Self {
-        let Caller { address, is_proxy, holds, open } = caller;
+    fn new(socket: Socket, peer: Peer, entrance: Entrance) -> Self {
+        let Peer { address, is_proxy, permit, open } = peer;
         let info = ConnectionInfo { entrance, address, is_proxy, is_tls: !socket.is_plain() };
-        Self { wire: Wire::new(socket), info, open, _holds: holds }
+        Self { wire: Wire::new(socket), info, open, _permit: permit }
     }
 
     pub(super) fn socket(&self) -> &Socket {
@@ -76,44 +82,43 @@ impl Connection {
     }
 }
 
-/// Serves the connection until it has ended. `refusal`, if any, is the response to its first request and its
-/// last.
+/// Serves a connection without TLS until it ends. With a `refusal`, that is the response to its first request, after which it is closed.
 pub(super) fn serve(
     accepted: Accepted,
     shared: Arc<Shared>,
     refusal: Option<Refusal>,
 ) -> impl Future<Output = ()> + Send {
-    let Accepted { stream, caller, entrance } = accepted;
+    let Accepted { stream, peer, entrance } = accepted;
     let socket = Socket::new(stream, shared.app.peer_timeout);
-    serve_http(Connection::new(socket, caller, entrance), shared, refusal.map(Box::new))
+    serve_http(Connection::new(socket, peer, entrance), shared, refusal.map(Box::new))
 }
 
-/// As [`serve`], over TLS.
+/// As [`serve`], over TLS. A client that does not speak TLS gets a plain response that says so.
 pub(super) async fn serve_tls(
     accepted: Accepted,
     acceptor: TlsAcceptor,
     shared: Arc<Shared>,
     refusal: Option<Refusal>,
 ) {
-    let Accepted { stream, caller, entrance } = accepted;
-    let silence = shared.app.peer_timeout;
-    let shaking = async {
+    let Accepted { stream, peer, entrance } = accepted;
+    let peer_timeout = shared.app.peer_timeout;
+    let handshake = async {
         if speaks_tls(&stream).await? {
-            Ok((Box::pin(Socket::secure(stream, silence, &acceptor)).await?, refusal))
+            Ok((Box::pin(Socket::secure(stream, peer_timeout, &acceptor)).await?, refusal))
         } else {
             let message = "This port speaks HTTPS: use https:// in place of http://";
-            Ok::<_, io::Error>((Socket::new(stream, silence), Some(Refusal::BadRequest(message))))
+            Ok::<_, io::Error>((Socket::new(stream, peer_timeout), Some(Refusal::BadRequest(message))))
         }
     };
-    let (socket, refusal) = match timeout(shared.app.request_timeout, shaking).await {
-        Ok(Ok(shaken)) => shaken,
-        Ok(Err(error)) => return debug!(%error, "no handshake"),
-        Err(_) => return debug!("no handshake in time"),
+    let (socket, refusal) = match timeout(shared.app.request_timeout, handshake).await {
+        Ok(Ok(connected)) => connected,
+        Ok(Err(error)) => return debug!(%error, "TLS handshake failed"),
+        Err(_) => return debug!("TLS handshake timed out"),
     };
-    serve_http(Connection::new(socket, caller, entrance), shared, refusal.map(Box::new)).await;
+    serve_http(Connection::new(socket, peer, entrance), shared, refusal.map(Box::new)).await;
 }
 
-/// Whether the client begins as TLS does, with a handshake record (RFC 8446, section 5.1).
+/// Whether the first byte of the client is that of a TLS handshake record (RFC 8446, section 5.1).
 async fn speaks_tls(stream: &TcpStream) -> io::Result<bool> {
     const HANDSHAKE: u8 = 22;
     let mut first = [0];
@@ -121,10 +126,10 @@ async fn speaks_tls(stream: &TcpStream) -> io::Result<bool> {
     Ok(first == [HANDSHAKE])
 }
 
-/// A connection that waits is this future: what it holds is what a waiting side costs.
+/// Runs the driver of the HTTP version that the client speaks.
 async fn serve_http(connection: Connection, shared: Arc<Shared>, refusal: Option<Box<Refusal>>) {
     match http1::serve(&connection, &shared, refusal.as_deref()).await {
-        Ended::Closed => {}
-        Ended::Http2 => Box::pin(http2::serve(&connection, &shared, refusal.as_deref())).await,
+        ServeOutcome::Closed => {}
+        ServeOutcome::Http2 => Box::pin(http2::serve(&connection, &shared, refusal.as_deref())).await,
     }
 }

@@ -1,4 +1,4 @@
-//! What the server shows to whom, for the log at its start. Pure.
+//! Which clients have access to what, and warnings about likely misconfiguration, for the log at the start. Pure.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use crate::api::access::{Access, Right};
 use crate::api::connection::{Audience, Entrance};
 use crate::api::route::Route;
 
-/// A listener, as far as that matters here.
+/// The properties of a listener that decide on access to it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ListenerInfo {
     pub(super) address: SocketAddr,
@@ -17,21 +17,22 @@ pub(super) struct ListenerInfo {
 /// The access rights over all listeners, and warnings about likely misconfiguration.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Exposure {
-    /// Where clients come in, as URLs.
+    /// The URLs of the listeners for clients, separated by commas.
     pub(super) clients: String,
-    /// Where operators come in, as URLs; empty where that is where clients do.
+    /// The URLs of the admin listener; empty if there is none, and operators use the listeners for clients.
     pub(super) operators: String,
-    /// Who may make streams.
+    /// Which clients may create streams.
     pub(super) creation: &'static str,
-    /// Who may see the list.
+    /// Which clients may list the streams.
     pub(super) list: &'static str,
-    /// Who may see the metrics.
+    /// Which clients may read the metrics.
     pub(super) metrics: &'static str,
-    /// Each names the flag that changes it.
+    /// Warnings, each with the flag that fixes its cause.
     pub(super) warnings: Vec<String>,
 }
 
 impl Exposure {
+    /// Computes the rights over all `listeners`.
     pub(super) fn of(access: &Access, listeners: &[ListenerInfo]) -> Self {
         let serving = |route: Route| {
             listeners
@@ -58,7 +59,7 @@ fn urls(listeners: &[ListenerInfo], audience: Audience) -> String {
     of_audience.map(url).collect::<Vec<_>>().join(",")
 }
 
-/// The widest of the rights, in a word or two.
+/// Returns the name of the widest right.
 fn widest<'a>(rights: impl Iterator<Item = Right<'a>>) -> &'static str {
     let ranked = rights.map(|right| match right {
         Right::Nobody(_) => (0, "nobody"),
@@ -66,7 +67,7 @@ fn widest<'a>(rights: impl Iterator<Item = Right<'a>>) -> &'static str {
         Right::Machine => (2, "this machine"),
         Right::Everybody => (3, "everybody"),
     });
-    ranked.max().map_or("nobody", |(_, words)| words)
+    ranked.max().map_or("nobody", |(_, name)| name)
 }
 
 fn warnings(access: &Access, listeners: &[ListenerInfo]) -> Vec<String> {
@@ -74,23 +75,23 @@ fn warnings(access: &Access, listeners: &[ListenerInfo]) -> Vec<String> {
     let is_public = |listener: &&ListenerInfo| !listener.entrance.is_loopback;
     let mut warnings = Vec::new();
     if let Some(ListenerInfo { address, .. }) = of(Audience::Clients).find(is_public) {
-        // A trusted proxy usually terminates TLS; and a plain port beside one with TLS was asked for.
+        // A trusted proxy usually terminates TLS, and a plain port beside one with TLS is intended.
         if !access.has_proxies && of(Audience::Clients).all(|listener| !listener.has_tls) {
             warnings.push(format!(
-                "other machines reach {address} without TLS, so that ids, tokens and bodies can be read on the way: give --tls-cert \
-                 and --tls-key, or name the proxy that ends TLS by --trusted-proxy"
+                "other machines reach {address} without TLS, so that ids, tokens and bodies can be read in transit: set --tls-cert \
+                 and --tls-key, or name the proxy that terminates TLS with --trusted-proxy"
             ));
         }
         if access.creation() == Right::Everybody {
             warnings.push(format!(
-                "everybody who reaches {address} may create streams: --create-token-file requires a token for that"
+                "everybody who reaches {address} may create streams: set --create-token-file to require a token"
             ));
         }
     }
     for ListenerInfo { address, entrance, .. } in listeners.iter().filter(is_public) {
         if access.serves(*entrance, &Route::List) && access.list(*entrance) == Right::Everybody {
             warnings.push(format!(
-                "everybody who reaches {address} sees the ids of all streams: leave out --open-list, or give --admin-token-file"
+                "everybody who reaches {address} sees the ids of all streams: remove --open-list, or set --admin-token-file"
             ));
         }
     }
@@ -98,7 +99,7 @@ fn warnings(access: &Access, listeners: &[ListenerInfo]) -> Vec<String> {
         && access.admin_token.is_some()
     {
         warnings.push(format!(
-            "the admin token crosses the network in clear text, because {address} does not speak TLS: give --admin-listen an address \
+            "the admin token crosses the network in clear text, because {address} does not speak TLS: set --admin-listen to an address \
              that only operators reach"
         ));
     }
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_reach_without_tls_or_token_is_warned_of_with_the_flag_that_helps() {
+    fn a_public_listener_without_tls_or_token_causes_a_warning_with_the_flag_that_helps() {
         let token = Token::mint();
         let (near, far) = ("127.0.0.1:9999", "0.0.0.0:9999");
         let plain = |address: &str| vec![listener(address, Audience::Clients, false)];
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_or_an_admin_token_that_others_can_read_is_warned_of() {
+    fn a_list_or_an_admin_token_that_others_can_read_causes_a_warning() {
         let token = || Some(Token::mint());
         let main = listener("0.0.0.0:9999", Audience::Clients, true);
         let admin = listener("0.0.0.0:9998", Audience::Operators, false);
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_do_what_is_said_for_all_listeners_together() {
+    fn the_rights_are_those_of_all_listeners_together() {
         let token = || Some(Token::mint());
         let main = listener("0.0.0.0:9999", Audience::Clients, true);
         let near = listener("127.0.0.1:80", Audience::Clients, false);
@@ -205,12 +206,12 @@ mod tests {
         ] {
             let has_admin_listener =
                 listeners.iter().any(|listener| listener.entrance.audience == Audience::Operators);
-            let said = Exposure::of(&Access { has_admin_listener, ..access }, &listeners);
-            assert_eq!([said.creation, said.list, said.metrics], expected, "{listeners:?}");
+            let exposure = Exposure::of(&Access { has_admin_listener, ..access }, &listeners);
+            assert_eq!([exposure.creation, exposure.list, exposure.metrics], expected, "{listeners:?}");
         }
-        let said = Exposure::of(&Access::default(), &[main, near, admin_near]);
+        let exposure = Exposure::of(&Access::default(), &[main, near, admin_near]);
         assert_eq!(
-            (said.clients, said.operators),
+            (exposure.clients, exposure.operators),
             ("https://0.0.0.0:9999,http://127.0.0.1:80".into(), "http://[::1]:9998".into())
         );
     }

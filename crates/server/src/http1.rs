@@ -1,4 +1,4 @@
-//! HTTP/1: one connection, a request at a time.
+//! The HTTP/1 driver: serves one connection, one request at a time.
 //!
 //! ```text
 //!           ┌──────────────────── kept ◄─────────────────────────────┐
@@ -8,13 +8,15 @@
 //!    │         │             ├─► source waits ──► outcome ───────────┤
 //!    │         │             └─► destination waits ──► download ─────┘
 //!    │         └─ refused ──► response ──► closed                │
-//!    └─ closed by the client, or idle for too long               └─ cut: reset
+//!    └─ closed by the client, or idle timeout                    └─ aborted: RST
 //! ```
 //!
-//! *Size.* What waits here is a connection between two requests, a source, or a destination. All else is boxed, in [`Exchange::carry_out`]:
-//! a side that waits reserves no space for what comes before or after.
+//! *Invariant.* A response is with the kernel before the next head is read, so pipelined requests are answered in order.
 //!
-//! *Order.* A response is with the kernel before the next head is read, so pipelined requests are answered in order.
+//! *Concurrency.* One task for each connection. It watches for the client's departure while a side waits or a transfer runs.
+//!
+//! *Bounds.* The future waits in three places: between two requests, as a source, and as a destination. [`Exchange::carry_out`] boxes
+//! everything else, so that a waiting side does not reserve space for it.
 
 mod download;
 mod response;
@@ -38,53 +40,57 @@ use crate::api::{Action, RequestContext, refuse, route, transfer};
 use crate::metrics::Protocol;
 use crate::request_body::{RequestBody, SocketBody};
 
-/// How long a client that still sends is listened to after its final response (contract, section 8).
+/// How long input is discarded after the final response to a client that still sends (contract, section 8).
 const LINGER: Duration = Duration::from_secs(2);
 
-/// How the connection has ended for this driver.
-pub(super) enum Ended {
+/// Why this driver is done with the connection.
+pub(super) enum ServeOutcome {
     Closed,
-    /// It is HTTP/2 from here; nothing of it is lost.
+    /// The client speaks HTTP/2. Its bytes are still in the read-ahead buffer.
     Http2,
 }
 
-/// What comes next on a connection.
-enum Next {
+/// The next input of a connection.
+enum NextRequest {
     Head(Bytes),
     Refused(Refusal),
     Http2,
-    /// The client has closed the connection, or has been idle for too long.
-    End,
+    /// The client has closed the connection, or it was idle for too long.
+    Closed,
 }
 
-/// What becomes of the connection behind a response.
+/// What happens to the connection after a response.
 enum ConnectionOutcome {
     /// It is kept for the next request.
     Kept,
-    /// The response was its last, or its client has left while it waited.
+    /// It is closed cleanly: the response was its last, or the client left while it waited.
     Closed,
-    /// Its message was cut, or cannot be written: nothing more is owed to it.
+    /// It is dropped: the message was aborted, or could not be written.
     Dropped,
 }
 
 impl ConnectionOutcome {
-    /// Behind a response that was written.
-    fn behind(response: &ResponseHead) -> Self {
+    /// The outcome after `response` was written.
+    fn after(response: &ResponseHead) -> Self {
         if response.closes { Self::Closed } else { Self::Kept }
     }
 }
 
-/// Serves the connection until it has ended. `refusal`, if any, is the response to its first request, whatever that is.
-pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Option<&Refusal>) -> Ended {
+/// Serves the connection until it ends. With a `refusal`, that is the response to its first request.
+pub(super) async fn serve(
+    connection: &Connection,
+    shared: &Shared,
+    refusal: Option<&Refusal>,
+) -> ServeOutcome {
     let mut is_first = true;
     loop {
-        let exchange = match next(connection, shared, is_first, refusal).await {
-            Next::Head(head) => Exchange::begin(connection, shared, &head),
-            Next::Refused(refusal) => Exchange::refused(connection, shared, refusal),
-            Next::Http2 => return Ended::Http2,
-            Next::End => {
+        let exchange = match next_request(connection, shared, is_first, refusal).await {
+            NextRequest::Head(head) => Exchange::begin(connection, shared, &head),
+            NextRequest::Refused(refusal) => Exchange::refused(connection, shared, refusal),
+            NextRequest::Http2 => return ServeOutcome::Http2,
+            NextRequest::Closed => {
                 Box::pin(close(connection)).await;
-                return Ended::Closed;
+                return ServeOutcome::Closed;
             }
         };
         is_first = false;
@@ -92,51 +98,56 @@ pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Opt
             ConnectionOutcome::Kept => {}
             ConnectionOutcome::Closed => {
                 Box::pin(close(connection)).await;
-                return Ended::Closed;
+                return ServeOutcome::Closed;
             }
-            ConnectionOutcome::Dropped => return Ended::Closed,
+            ConnectionOutcome::Dropped => return ServeOutcome::Closed,
         }
     }
 }
 
-/// Waits for the next head. A connection that waits for one ends when the server drains, but a head that has begun is answered.
-async fn next(connection: &Connection, shared: &Shared, is_first: bool, refusal: Option<&Refusal>) -> Next {
+/// Waits for the next head. A drain closes a connection that waits for a further request, but not one whose head has begun to arrive.
+async fn next_request(
+    connection: &Connection,
+    shared: &Shared,
+    is_first: bool,
+    refusal: Option<&Refusal>,
+) -> NextRequest {
     let (wire, socket, app) = (&connection.wire, connection.socket(), &shared.app);
-    let patience = if is_first { app.request_timeout } else { app.keep_alive };
-    let beginning = poll_fn(|cx| wire.input().lock().poll_beginning(socket, cx));
-    let begins = tokio::select! {
+    let idle_limit = if is_first { app.request_timeout } else { app.keep_alive };
+    let head_start = poll_fn(|cx| wire.input().lock().poll_head_start(socket, cx));
+    let has_begun = tokio::select! {
         biased;
-        begins = timeout(patience, beginning) => matches!(begins, Ok(Ok(true))),
-        // A fresh connection is still to say what it wants.
+        begun = timeout(idle_limit, head_start) => matches!(begun, Ok(Ok(true))),
+        // A new connection may be the missing side of a stream, so it may still send its first request.
         () = shared.draining.cancelled(), if !is_first => false,
     };
-    if !begins {
-        return Next::End;
+    if !has_begun {
+        return NextRequest::Closed;
     }
     let deadline = Instant::now() + app.request_timeout;
     let head = async {
         if is_first {
             match poll_fn(|cx| wire.input().lock().poll_preface(socket, cx)).await {
-                // Also for a connection that is refused, so that the refusal is sent as HTTP/2.
-                Ok(true) => return Next::Http2,
+                // Checked before the refusal, so that an HTTP/2 client gets it as HTTP/2.
+                Ok(true) => return NextRequest::Http2,
                 Ok(false) => {}
-                Err(_) => return Next::End,
+                Err(_) => return NextRequest::Closed,
             }
             if let Some(refusal) = refusal {
-                return Next::Refused(refusal.clone());
+                return NextRequest::Refused(refusal.clone());
             }
         }
         match poll_fn(|cx| wire.input().lock().poll_head(socket, cx)).await {
-            Ok(Ok(head)) => Next::Head(head),
-            Ok(Err(error)) => Next::Refused(error.into()),
-            Err(_) => Next::End,
+            Ok(Ok(head)) => NextRequest::Head(head),
+            Ok(Err(error)) => NextRequest::Refused(error.into()),
+            Err(_) => NextRequest::Closed,
         }
     };
-    let timed_out = |_| Next::Refused(HeadError::TimedOut(app.request_timeout).into());
+    let timed_out = |_| NextRequest::Refused(HeadError::TimedOut(app.request_timeout).into());
     timeout_at(deadline, head).await.unwrap_or_else(timed_out)
 }
 
-/// Ends a connection well. A client that may still send is listened to for a while, so that it can read its response.
+/// Closes a connection cleanly. If the client may still send, with a lingering close, so that it can read its response.
 async fn close(connection: &Connection) {
     let socket = connection.socket();
     let may_still_send = {
@@ -146,26 +157,25 @@ async fn close(connection: &Connection) {
     if may_still_send || socket.unread() > 0 {
         socket.linger(LINGER).await;
     } else if !socket.is_plain() {
-        // TLS owes its client a word before the end (RFC 8446, section 6.1), and FIN alone is none. A client that takes nothing does
-        // not get it.
+        // TLS requires a `close_notify` before FIN (RFC 8446, section 6.1). The limit is for a client that reads nothing.
         let _ = timeout(LINGER, socket.shutdown_write()).await;
     }
 }
 
-/// What is kept of a request's head.
+/// The parts of a request's head that the driver needs after routing.
 #[derive(Debug)]
 struct Request {
     method: Method,
     version: Version,
-    /// The client wants the connection closed behind the response.
+    /// The client wants the connection closed after the response.
     closes: bool,
     expects_continue: bool,
-    /// The length of its body in bytes, where it is declared.
+    /// The declared length of the body in bytes.
     length: Option<u64>,
 }
 
 impl Request {
-    /// Of a head that was refused.
+    /// Stands for a request whose head was refused.
     fn refused() -> Self {
         Self {
             method: Method::GET,
@@ -186,16 +196,16 @@ impl Request {
         }
     }
 
-    /// Whether the body of a request that is answered without it is little, and arrives by itself: then the connection is kept, and goes
-    /// on behind it.
-    fn has_little_body(&self) -> bool {
+    /// Whether the body is small and the client sends it without a `100 Continue`. If the response does not need such a body, it is
+    /// discarded and the connection is kept.
+    fn has_small_body(&self) -> bool {
         self.method != Method::PUT
             && !self.expects_continue
             && self.length.is_some_and(|length| length > 0 && length <= json_body::MAX_BODY_BYTES)
     }
 }
 
-/// One request, and what is to be done for it.
+/// One request and the action that it was routed to.
 struct Exchange<'a> {
     connection: &'a Connection,
     shared: &'a Shared,
@@ -219,26 +229,26 @@ impl<'a> Exchange<'a> {
 
     fn refused(connection: &'a Connection, shared: &'a Shared, refusal: impl Into<Refusal>) -> Self {
         connection.open.taken_by(Protocol::Http1);
-        // Whatever follows is not read: the client may still send.
-        connection.wire.input().lock().give_up();
+        // The input after a refused head cannot be framed.
+        connection.wire.input().lock().stop_reading();
         let request = Request::refused();
         let (context, action) = refuse(&shared.app, connection.info, request.version, refusal);
         Self { connection, shared, request, context, action }
     }
 
-    /// Waits where a side has to, and does all else in a box.
+    /// Performs the action. Only the waits of the two sides are not boxed.
     async fn carry_out(self) -> ConnectionOutcome {
         let Self { connection, shared, request, mut context, action } = self;
         let responder = Responder { connection, shared, request };
         match action {
             Action::Source(mut seat) => {
-                let met = tokio::select! {
+                let paired = tokio::select! {
                     biased;
-                    met = seat.met() => met,
+                    paired = seat.met() => paired,
                     () = connection.wire.source_left() => return ConnectionOutcome::Closed,
                 };
                 Box::pin(async {
-                    let response = match met {
+                    let response = match paired {
                         Ok(half) => transfer::conclude(half, &mut context.record).await,
                         Err(refusal) => context.refuse(&shared.app, refusal),
                     };
@@ -247,13 +257,13 @@ impl<'a> Exchange<'a> {
                 .await
             }
             Action::Destination(mut seat) => {
-                let met = tokio::select! {
+                let paired = tokio::select! {
                     biased;
-                    met = seat.met() => met,
+                    paired = seat.met() => paired,
                     () = connection.wire.destination_left() => return ConnectionOutcome::Closed,
                 };
                 Box::pin(async {
-                    let response = match met {
+                    let response = match paired {
                         Ok(meeting) => {
                             let wire = Arc::clone(&connection.wire);
                             let departure = async move { wire.destination_left().await };
@@ -281,7 +291,7 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// Sends the response to a request.
+/// Sends the response to one request.
 struct Responder<'a> {
     connection: &'a Connection,
     shared: &'a Shared,
@@ -305,14 +315,14 @@ impl Responder<'_> {
         }
     }
 
-    /// Whether the input is of no more use: more of the body is still to come than is waited for, or bytes have come behind an upload.
-    /// Those may be too many of the upload, or a request that somebody has hidden there, and nobody can tell.
+    /// Whether the connection cannot take another request: too much of the body has not arrived, or bytes follow an upload. Those
+    /// may be excess bytes of the upload or a smuggled request, and the server cannot tell which.
     fn must_close(&self) -> bool {
         let mut input = self.connection.wire.input().lock();
         let is_at_end =
-            input.is_between_requests() || input.is_body_untouched() && self.request.has_little_body();
+            input.is_between_requests() || input.is_body_unread() && self.request.has_small_body();
         let is_upload = self.request.method == Method::PUT && self.request.length != Some(0);
-        !is_at_end || is_upload && input.is_followed(self.connection.socket())
+        !is_at_end || is_upload && input.has_trailing_bytes(self.connection.socket())
     }
 
     async fn read_json(&self) -> Result<Metadata, BodyError> {
@@ -321,14 +331,15 @@ impl Responder<'_> {
         json_body::read(&mut body, self.request.length, app.request_timeout, &app.metadata).await
     }
 
-    /// Reads a small body that nobody has needed, so that the connection can go on behind it. Where it does not come, the connection ends.
+    /// Discards a small body that the response did not need, so that the connection can be reused. If the body does not arrive in time, the
+    /// connection is closed.
     async fn discard_body(&self) -> ConnectionOutcome {
         let is_between_requests = || self.connection.wire.input().lock().is_between_requests();
         if !is_between_requests() {
             let mut body = RequestBody::Socket(self.body());
             let reading = async { while let Some(Ok(_)) = poll_fn(|cx| body.poll_data(cx)).await {} };
             if timeout(self.shared.app.request_timeout, reading).await.is_err() {
-                debug!("the rest of a small body has not come in time");
+                debug!("the rest of a small request body did not arrive in time");
             }
         }
         if is_between_requests() { ConnectionOutcome::Kept } else { ConnectionOutcome::Closed }

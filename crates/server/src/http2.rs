@@ -1,13 +1,19 @@
-//! HTTP/2, over TLS or by prior knowledge: one task for a connection and all its streams.
+//! The HTTP/2 driver: one task for a connection and all its HTTP/2 streams, over TLS or with prior knowledge.
 //!
-//! Requests are routed as those of HTTP/1. An HTTP/2 stream that its client resets takes its request with it, and so its seat or
-//! its half of a transfer; a transfer that fails resets the HTTP/2 stream, which is how HTTP/2 shows a cut.
+//! Requests are routed like those of HTTP/1.
 //!
-//! *Bounds.* Heads, concurrent streams, and requests whose answer is not over yet are limited, and so are frames that cost
-//! work and move nothing. The body of a request waits in a window of 64 KiB, and the connection's window has room for all
-//! of them: a destination that takes nothing stalls its own stream only.
+//! *Invariants.* An HTTP/2 stream that its client resets ends its request, and with it the seat or the half of the transfer. A transfer that
+//! fails resets the HTTP/2 stream, by which the destination detects a truncated body.
+//!
+//! *Concurrency.* The task of the connection drives h2 and polls the futures of all its requests.
+//!
+//! *Bounds.* The limits are on the size of heads, on concurrent HTTP/2 streams, on requests whose response is not complete, and on frames that
+//! cause work and carry nothing. The body of a request waits in a window of 64 KiB, and the connection's window has space for all
+//! of them: a destination that takes nothing stalls only its own HTTP/2 stream.
 
+mod download;
 mod io;
+mod response;
 mod stream;
 mod traffic;
 mod upload;
@@ -22,7 +28,7 @@ use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use h2::Reason;
-use h2::server::Connection;
+use h2::server::Handshake;
 use rendezvous_codec::head::MAX_HEAD_BYTES;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
@@ -31,121 +37,119 @@ use self::io::Io;
 use self::stream::ConnectionState;
 use self::traffic::{Tolerance, Traffic};
 use self::upload::Uploads;
-use super::connection::{Connection as Client, Shared};
+use super::connection::{Connection, Shared};
 use crate::api::refusal::Refusal;
 use crate::metrics::Protocol;
 
-/// Concurrent streams of a connection. RFC 9113 (section 6.5.2) advises no fewer than 100.
+/// Concurrent HTTP/2 streams of a connection. RFC 9113 (section 6.5.2) recommends no fewer than 100.
 const MAX_STREAMS: u32 = 100;
-/// Requests of a connection that are being served. More than [`MAX_STREAMS`], because h2 does not count a stream any more that
-/// its client has reset or has the answer to, while its request may still wait for an acknowledgement. No further one is
-/// accepted meanwhile.
+/// Requests of a connection that are being served; no further one is accepted meanwhile. More than [`MAX_STREAMS`], because h2 stops counting
+/// an HTTP/2 stream that its client has reset or whose response was sent, while its request may still wait for an acknowledgement.
 const MAX_REQUESTS: usize = 2 * MAX_STREAMS as usize;
-/// Requests that a client may cancel before they are accepted.
-const MAX_CANCELLED: usize = MAX_STREAMS as usize;
-/// What a client may send of a body that nobody takes, in bytes.
+/// Requests that a client may reset before they are accepted.
+const MAX_RESET_PENDING: usize = MAX_STREAMS as usize;
+/// The initial window of an HTTP/2 stream, in bytes: how much a client may send of a body that is not read.
 const STREAM_WINDOW: u32 = 64 * 1024 - 1;
-/// What a stream may hold of an answer that its client does not take, in bytes.
+/// Bytes of a response that an HTTP/2 stream may buffer while its client does not take them.
 const SEND_BUFFER: usize = 256 * 1024;
-/// h2's budget for DATA frames that it holds: each of fewer than 256 bytes costs what it lacks of that. Enough for 4000 of
-/// one byte, of which [`Io`] gives h2 far fewer before [`Uploads::sweep`].
+/// h2's budget for buffered DATA frames: a frame of fewer than 256 bytes costs the difference. Enough for 4000 frames of
+/// one byte; [`Io`] gives h2 far fewer before each [`Uploads::sweep`].
 const DATA_FRAME_BUDGET: usize = 1024 * 1024;
-/// For the client to read the last answers once the connection was said to end.
+/// How long the client gets to read the last responses after GOAWAY.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Serves the connection, whose preface is the next to be read, until it has ended.
-///
-/// `refusal`, if any, is the response to all its requests.
-pub(super) async fn serve(client: &Client, shared: &Shared, refusal: Option<&Refusal>) {
-    client.open.taken_by(Protocol::Http2);
+/// Serves the connection until it ends. The preface has not been consumed. With a `refusal`, that is the response to every request.
+pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Option<&Refusal>) {
+    connection.open.taken_by(Protocol::Http2);
     let (app, draining) = (&shared.app, &shared.draining);
-    let traffic = Traffic::new(if client.info.is_proxy { Tolerance::Proxy } else { Tolerance::Client });
-    let handshake = h2::server::Builder::new()
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_pending_accept_reset_streams(MAX_CANCELLED)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(MAX_STREAMS * STREAM_WINDOW)
-        .data_frame_budget(DATA_FRAME_BUDGET)
-        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
-        .max_send_buffer_size(SEND_BUFFER)
-        .handshake::<_, Bytes>(Io::new(Arc::clone(&client.wire), Arc::clone(&traffic)));
-    // Boxed, because the connection would reserve space for it to its end.
-    let Ok(Ok(mut connection)) = timeout(app.request_timeout, Box::pin(handshake)).await else { return };
+    let traffic = Traffic::new(if connection.info.is_proxy { Tolerance::Proxy } else { Tolerance::Client });
+    // Boxed, because it is needed only here and the future of the connection would reserve space for it.
+    let handshake = Box::pin(handshake(connection, &traffic));
+    let Ok(Ok(mut h2)) = timeout(app.request_timeout, handshake).await else { return };
     if refusal.is_some() {
-        connection.graceful_shutdown();
+        h2.graceful_shutdown();
     }
 
     let uploads = Uploads::default();
     let mut requests = FuturesUnordered::new();
     let mut idle = pin!(sleep(app.request_timeout));
-    let mut vanished = pin!(client.socket().vanished());
-    let (mut drains, mut calmed, mut closes) = (refusal.is_some(), false, refusal.is_some());
+    let mut unresponsive = pin!(connection.socket().unresponsive());
+    let (mut is_draining, mut is_flooded, mut is_closing) = (refusal.is_some(), false, refusal.is_some());
     let ended = loop {
         tokio::select! {
-            accepted = accept(&mut connection, &traffic, &uploads, requests.len() < MAX_REQUESTS) => match accepted {
+            accepted = accept(&mut h2, &traffic, &uploads, requests.len() < MAX_REQUESTS) => match accepted {
                 Some(Ok((request, respond))) => {
-                    requests.push(guard(stream::serve(client, app, &traffic, &uploads, request, respond, refusal)));
+                    requests.push(guard(stream::serve(connection, app, &traffic, &uploads, request, respond, refusal)));
                 }
                 Some(Err(error)) => break Err(error),
                 None => break Ok(()),
             },
             Some(state) = requests.next(), if !requests.is_empty() => {
-                idle.as_mut().reset(Instant::now() + match state {
-                    ConnectionState::Reusable => app.keep_alive,
-                    // The end of the connection tells it, where nobody else uses it.
-                    ConnectionState::ClientStillSending => Duration::ZERO,
-                });
+                idle.as_mut().reset(Instant::now() + state.idle_limit(app.keep_alive));
             }
-            () = draining.cancelled(), if !drains => {
-                drains = true;
-                connection.graceful_shutdown();
+            () = draining.cancelled(), if !is_draining => {
+                is_draining = true;
+                h2.graceful_shutdown();
             }
-            () = traffic.flooded(), if !calmed => {
-                calmed = true;
-                connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            () = traffic.flooded(), if !is_flooded => {
+                is_flooded = true;
+                h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             }
-            // It takes all its streams with it.
-            () = &mut vanished => return client.socket().arm_reset(),
+            // The return drops all requests of the connection.
+            () = &mut unresponsive => return connection.socket().arm_reset(),
             () = &mut idle, if requests.is_empty() => {
-                if closes {
+                if is_closing {
                     return;
                 }
-                closes = true;
-                connection.graceful_shutdown();
+                is_closing = true;
+                h2.graceful_shutdown();
                 idle.as_mut().reset(Instant::now() + LINGER);
             }
         }
     };
-    // From this the requests learn that the connection has ended. What is with the kernel may still be delivered, and so may the
-    // body of a source that has sent all of it.
-    drop(connection);
+    // These end the waits of the requests. Bytes that the kernel has may still be acknowledged, and the body of a source that has
+    // sent all of it may still be delivered.
+    drop(h2);
     traffic.end();
     while requests.next().await.is_some() {}
     match ended {
-        Ok(()) => Box::pin(client.socket().linger(LINGER)).await,
-        Err(error) => debug!(%error, "connection ended early"),
+        Ok(()) => Box::pin(connection.socket().linger(LINGER)).await,
+        Err(error) => debug!(%error, "HTTP/2 connection failed"),
     }
 }
 
-/// Ends a request that panics, and nothing else of its connection: a response that is not sent resets the stream.
+/// Configures h2 and begins the handshake.
+fn handshake(connection: &Connection, traffic: &Arc<Traffic>) -> Handshake<Io, Bytes> {
+    h2::server::Builder::new()
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_RESET_PENDING)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(MAX_STREAMS * STREAM_WINDOW)
+        .data_frame_budget(DATA_FRAME_BUDGET)
+        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+        .max_send_buffer_size(SEND_BUFFER)
+        .handshake(Io::new(Arc::clone(&connection.wire), Arc::clone(traffic)))
+}
+
+/// Contains a panic to its request, not to the whole connection: a response that is not sent resets the HTTP/2 stream.
 async fn guard(request: impl Future<Output = ConnectionState>) -> ConnectionState {
     AssertUnwindSafe(request).catch_unwind().await.unwrap_or(ConnectionState::Reusable)
 }
 
-type Accepted = (http::Request<h2::RecvStream>, h2::server::SendResponse<Bytes>);
+type AcceptedRequest = (http::Request<h2::RecvStream>, h2::server::SendResponse<Bytes>);
 
-/// The next request, if one `is_wanted`; drives the connection meanwhile. `None` at the connection's end.
+/// Drives the connection, and returns the next request if one `is_wanted`. `None` at the end of the connection.
 async fn accept(
-    connection: &mut Connection<Io, Bytes>,
+    h2: &mut h2::server::Connection<Io, Bytes>,
     traffic: &Traffic,
     uploads: &Uploads,
     is_wanted: bool,
-) -> Option<Result<Accepted, h2::Error>> {
+) -> Option<Result<AcceptedRequest, h2::Error>> {
     let mut accepting = pin!(async {
         if is_wanted {
-            return connection.accept().await;
+            return h2.accept().await;
         }
-        poll_fn(|cx| connection.poll_closed(cx)).await.err().map(Err)
+        poll_fn(|cx| h2.poll_closed(cx)).await.err().map(Err)
     });
     poll_fn(|cx| {
         if traffic.is_turn_over() {

@@ -1,6 +1,6 @@
-//! The HTTP rendezvous relay: one side `PUT`s, the other `GET`s, and the bytes flow through, live and unstored.
+//! An HTTP rendezvous relay: the source sends a `PUT`, the destination a `GET`, and the server passes the bytes on without storing them.
 //!
-//! [`Server::bind`] listens, and [`Server::run`] serves until it is asked to stop:
+//! [`Server::bind`] binds the listeners, and [`Server::run`] serves until it is asked to stop:
 //!
 //! ```
 //! use rendezvous_server::config::Config;
@@ -10,26 +10,34 @@
 //! let config = Config { port: 0, ..Config::default() };
 //! let server = Server::bind(config, Vec::new()).await?;
 //! println!("http://{}", server.address(ListenerKind::Main).unwrap());
-//! server.run(async { /* resolves when the server is to drain and end */ }).await;
+//! server.run(async { /* resolves when the server should drain and stop */ }).await;
 //! # Ok::<_, rendezvous_server::BindError>(())
 //! # }).unwrap();
 //! ```
 //!
-//! From the top down:
+//! The modules, from the top down:
 //!
-//! - `server`: listeners, limits on connections, graceful shutdown
+//! - `server`: the accept loops, limits on connections, graceful shutdown; `listener`, `tls`, `descriptors`, `operators` and `exposure` serve it
+//! - `connection`: an accepted connection, up to its driver
 //! - `http1`, `http2`: the drivers of a connection
 //! - `api`: from a request to a response, for both versions of HTTP and without I/O
 //! - `request_body`, `wire`: the input of a connection
-//! - `metrics`, `log`: what is counted and logged
+//! - `metrics`, `log`: subscribers to the events of streams
 //!
-//! ARCHITECTURE.md has the picture, the rules and the reasons.
+//! *Invariant.* A truncated transfer never looks complete to its destination, nor the other way round.
+//!
+//! *Concurrency.* One task for each connection, and the accept loops and timers in the future of [`Server::run`].
+//!
+//! *Bounds.* [`config::Config`] limits connections, streams, and the bytes held for them.
+//!
+//! ARCHITECTURE.md has a picture and the reasons.
 
 #![forbid(unsafe_code)]
 
 mod api;
 pub mod config;
 mod connection;
+mod descriptors;
 mod exposure;
 mod http1;
 mod http2;
@@ -40,15 +48,14 @@ mod operators;
 pub mod proxies;
 mod request_body;
 mod server;
-mod shares;
 mod tls;
 mod wire;
 
 pub use listener::{BindError, Inherited, ListenerKind};
-pub use server::{LAST_WORDS, Server};
+pub use server::{SHUTDOWN_GRACE, Server};
 pub use tls::TlsError;
 
-/// For tests and fuzzing. No part of the interface.
+/// Items for tests and fuzzing, not part of the public interface.
 #[doc(hidden)]
 pub mod internal {
     pub use crate::api::json_body;

@@ -1,4 +1,10 @@
-//! The sockets that the server listens on: its own, and those that it was given.
+//! The sockets that the server listens on: its own, and those that another program hands over (socket activation).
+//!
+//! *Invariant.* Every listener has the options set that its connections inherit.
+//!
+//! *Concurrency.* A listener is only polled, by the accept loop of its audience.
+//!
+//! *Bounds.* The kernel queues [`BACKLOG`] connections for each listener.
 
 use std::io;
 use std::net::{self, SocketAddr};
@@ -13,21 +19,22 @@ use tokio_rustls::TlsAcceptor;
 use super::tls::TlsError;
 use crate::api::connection::{Audience, Entrance};
 
-/// Connections the kernel holds for us before they are accepted; it may lower this (`net.core.somaxconn`).
+/// Connections that the kernel queues before they are accepted; it may lower this (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
-/// Which of the server's addresses a listener has.
+
+/// Which of the configured addresses a listener has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerKind {
-    /// `host` and `port`.
+    /// `host` and `port` of [`Config`](crate::config::Config). It speaks TLS if a certificate is configured.
     Main,
-    /// `host` and `plain_port`.
+    /// `host` and `plain_port`, without TLS.
     Plain,
-    /// `admin_listen`.
+    /// `admin_listen`, for operators, without TLS.
     Admin,
 }
 
 impl ListenerKind {
-    /// What chooses its port.
+    /// The flag that sets its port.
     fn flag(self) -> &'static str {
         match self {
             Self::Main => "--port",
@@ -37,48 +44,48 @@ impl ListenerKind {
     }
 }
 
-/// A socket that another program listens on and has handed over, so that it outlives this one.
+/// A listening socket that another program has handed over, and that stays open when this program ends.
 #[derive(Debug)]
 pub struct Inherited {
-    /// What is served there.
+    /// What the server serves on it.
     pub kind: ListenerKind,
     /// The socket.
     pub socket: net::TcpListener,
 }
 
-/// The address can not be listened on.
+/// The server cannot listen on a configured address.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The host name has no address.
     #[error("cannot find the address of the host {host:?}: {source}")]
     Host {
-        /// The name.
+        /// The host name.
         host: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// Another program has it.
+    /// Another program listens on the address.
     #[error(
         "{address} is taken by another program: stop that, or choose another with {flag} (0 picks a free one)"
     )]
     Taken {
         /// The address.
         address: SocketAddr,
-        /// What chooses another port.
+        /// The flag that sets another port.
         flag: &'static str,
     },
-    /// There is no certificate to speak TLS with.
+    /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// What was handed over is no such socket.
+    /// The socket that was handed over cannot be used as a listener.
     #[error("cannot listen on the socket that was handed over: {0}")]
     Inherited(#[source] io::Error),
-    /// The system says no.
+    /// The system refuses to listen on the address.
     #[error("cannot listen on {address}: {source}")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
@@ -88,43 +95,43 @@ pub(super) struct Listener {
     pub(super) address: SocketAddr,
     pub(super) entrance: Entrance,
     pub(super) kind: ListenerKind,
-    /// Where it speaks TLS.
+    /// `None` if it does not speak TLS.
     pub(super) tls: Option<TlsAcceptor>,
 }
 
 impl Listener {
-    /// Listens on the host's first address.
+    /// Listens on the first address of `host`.
     pub(super) async fn bind(
         host: &str,
         port: u16,
         kind: ListenerKind,
-        silence: Duration,
+        peer_timeout: Duration,
     ) -> Result<Self, BindError> {
         let found = tokio::net::lookup_host((host, port)).await;
         let address = found
             .and_then(|mut addresses| addresses.next().ok_or(io::ErrorKind::NotFound.into()))
             .map_err(|source| BindError::Host { host: host.to_owned(), source })?;
-        let listener = listen(address, silence).and_then(|tcp| Self::over(tcp, kind));
+        let listener = listen(address, peer_timeout).and_then(|tcp| Self::new(tcp, kind));
         listener.map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => BindError::Taken { address, flag: kind.flag() },
             _ => BindError::Listen { address, source },
         })
     }
 
-    /// Listens on what was handed over.
+    /// Takes over a socket that was handed over.
     pub(super) fn inherit(
         Inherited { kind, socket }: Inherited,
-        silence: Duration,
+        peer_timeout: Duration,
     ) -> Result<Self, BindError> {
         let take_over = || {
-            prepare(&socket, silence)?;
+            prepare(&socket, peer_timeout)?;
             socket.set_nonblocking(true)?;
-            Self::over(TcpListener::from_std(socket)?, kind)
+            Self::new(TcpListener::from_std(socket)?, kind)
         };
         take_over().map_err(BindError::Inherited)
     }
 
-    fn over(tcp: TcpListener, kind: ListenerKind) -> io::Result<Self> {
+    fn new(tcp: TcpListener, kind: ListenerKind) -> io::Result<Self> {
         let address = tcp.local_addr()?;
         let audience = if kind == ListenerKind::Admin { Audience::Operators } else { Audience::Clients };
         let entrance = Entrance { audience, is_loopback: address.ip().to_canonical().is_loopback() };
@@ -136,22 +143,22 @@ impl Listener {
     }
 }
 
-fn listen(address: SocketAddr, silence: Duration) -> io::Result<TcpListener> {
+fn listen(address: SocketAddr, peer_timeout: Duration) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
-    prepare(&socket, silence)?;
-    // A restart must not wait for old connections to time out.
+    prepare(&socket, peer_timeout)?;
+    // So that a restart need not wait for connections in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Sets what the connections of a listener inherit.
-fn prepare(listener: impl AsFd, silence: Duration) -> io::Result<()> {
-    // Without it, small answers wait 40 ms for an acknowledgement.
+/// Sets the options that the connections of a listener inherit.
+fn prepare(listener: impl AsFd, peer_timeout: Duration) -> io::Result<()> {
+    // Without it, small responses wait up to 40 ms for an acknowledgement.
     socket::set_nodelay(&listener)?;
     socket::keep_urgent_data_inline(&listener)?;
-    socket::limit_silence(&listener, silence)
+    socket::set_peer_timeout(&listener, peer_timeout)
 }

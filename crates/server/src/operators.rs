@@ -1,40 +1,44 @@
-//! The connections of the operators' listener.
+//! The connections of the admin listener.
 //!
-//! They have places of their own, so that a server that is full of clients still answers its health checks. Where all places are
-//! taken the oldest connection is closed for the new one: connections that nobody uses cannot keep a probe out.
+//! *Invariants.* They have a limit of their own, so that a server with as many clients as it allows still answers health checks. At the limit,
+//! the oldest connection is closed for a new one, so that idle connections cannot block a health check.
+//!
+//! *Concurrency.* Owned by the accept loop of the admin listener. Dropping it aborts all its connections.
+//!
+//! *Bounds.* The limit given to [`OperatorConnections::new`].
 
 use std::collections::VecDeque;
 use std::future::Future;
 
 use tokio::task::{AbortHandle, JoinSet};
 
-pub(super) struct Operators {
-    places: usize,
+pub(super) struct OperatorConnections {
+    limit: usize,
     connections: JoinSet<()>,
-    /// Without those that have ended.
+    /// Connections that have ended are removed.
     oldest_first: VecDeque<AbortHandle>,
 }
 
-impl Operators {
-    /// Nobody is connected. There is always at least one place.
-    pub(super) fn new(places: usize) -> Self {
-        Self { places: places.max(1), connections: JoinSet::new(), oldest_first: VecDeque::new() }
+impl OperatorConnections {
+    /// Allows `limit` connections at a time, and at least one.
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit: limit.max(1), connections: JoinSet::new(), oldest_first: VecDeque::new() }
     }
 
-    /// Serves a connection, once there is a place for it.
+    /// Serves a connection. At the limit, aborts the oldest one first.
     pub(super) async fn admit(&mut self, connection: impl Future<Output = ()> + Send + 'static) {
-        while self.connections.len() >= self.places {
+        while self.connections.len() >= self.limit {
             if let Some(oldest) = self.oldest_first.pop_front() {
                 oldest.abort();
             }
-            self.forget_ended().await;
+            self.join_next().await;
         }
         self.oldest_first.push_back(self.connections.spawn(connection));
     }
 
-    /// Waits until a connection has ended; `None` where there is none.
-    pub(super) async fn forget_ended(&mut self) -> Option<()> {
-        // A panic has been logged.
+    /// Waits until a connection has ended; `None` if there is none.
+    pub(super) async fn join_next(&mut self) -> Option<()> {
+        // The panic hook has logged a panic.
         let _ = self.connections.join_next().await?;
         self.oldest_first.retain(|connection| !connection.is_finished());
         Some(())

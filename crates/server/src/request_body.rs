@@ -1,4 +1,11 @@
-//! The source's body, by whichever version of HTTP it comes: data, an end, or a fault.
+//! A request body, for HTTP/1 and HTTP/2 alike: data, an end, or a fault.
+//!
+//! *Invariant.* Nothing is read before the first poll, and nothing after the body's last byte is consumed: it goes back to the
+//! [`crate::wire::input`] of the connection.
+//!
+//! *Concurrency.* The reader's task polls an HTTP/1 body straight from its connection; for HTTP/2, the task of the connection feeds it.
+//!
+//! *Bounds.* One buffer of [`BUFFER`] bytes, held only while the body is read.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -14,27 +21,27 @@ use rendezvous_core::{rendezvous, transfer};
 
 use crate::wire::{CONTINUE, Wire};
 
-/// Read at a time from a source's socket, in bytes. Held only while the body is relayed.
+/// Bytes read from a source's socket at a time. The buffer is held only while the body is relayed.
 const BUFFER: usize = 256 * 1024;
-/// Read the first time: a body of at most this goes out in one write with its head. And of any other body, because what was read behind it
-/// is held until the next request.
+/// Bytes of the first read, so that a body of at most this size is sent in one write with its head; and of every read of a body that is no
+/// stream, because the bytes read after it are held until the next request.
 const SMALL_BUFFER: usize = 64 * 1024;
 
-/// The body of a request. Untouched until somebody reads it: of a source, when the sides have paired.
+/// The body of a request. Nothing of it is read before the first poll; for a source, that is when the sides have paired.
 pub enum RequestBody {
-    /// It is read from its connection here, in the reader's task: HTTP/1.
+    /// HTTP/1: read from the connection in the reader's task.
     Socket(SocketBody),
-    /// It is one HTTP/2 stream among others of a connection, which another task reads.
+    /// HTTP/2: fed by the task of the connection, which carries other HTTP/2 streams too.
     Stream(BoxStream<'static, Result<Bytes, Fault>>),
 }
 
-/// A body that is read straight from its connection.
+/// An HTTP/1 body, read straight from its connection.
 pub struct SocketBody {
     wire: Arc<Wire>,
-    /// What is still to be written of the `100 Continue` that the client waits for.
+    /// The unwritten rest of the `100 Continue` that the client waits for.
     interim: &'static [u8],
-    /// Read at a time, from the second time on.
-    room: usize,
+    /// Bytes of each read after the first.
+    read_size: usize,
     progress: Progress,
 }
 
@@ -43,14 +50,14 @@ enum Progress {
     Reading {
         decoder: BodyDecoder,
         buffer: BytesMut,
-        /// The next read.
-        room: usize,
+        /// Bytes of the next read.
+        next_read: usize,
     },
-    /// The connection has its input back.
+    /// The body was read to its end, and the connection owns its input again.
     Ended,
 }
 
-/// The core's types, for these bodies.
+/// The types of the core, for request bodies.
 pub(crate) type Rendezvous = rendezvous::Rendezvous<RequestBody>;
 pub(crate) type Seat<M> = rendezvous::Seat<M, RequestBody>;
 pub(crate) type Meeting = rendezvous::Meeting<RequestBody>;
@@ -92,7 +99,7 @@ impl SourceBody for RequestBody {
         }
     }
 
-    /// From inside TLS the kernel cannot tell how much of the body is still to come.
+    /// `None` over TLS: the kernel cannot tell whether a FIN comes before the end of the body.
     fn departure(&self) -> Option<Departure> {
         let wire = Arc::clone(self.wire().filter(|wire| wire.socket().is_plain())?);
         Some(Box::pin(async move {
@@ -103,12 +110,12 @@ impl SourceBody for RequestBody {
     fn presence(&self) -> Option<PresenceCheck> {
         let wire = Arc::clone(self.wire()?);
         let comes_first = wire.socket().departure().is_some();
-        Some(PresenceCheck { comes_first, answer: Box::pin(async move { wire.is_still_there().await }) })
+        Some(PresenceCheck { comes_first, answer: Box::pin(async move { wire.is_source_present().await }) })
     }
 }
 
 impl RequestBody {
-    /// The connection that it comes by, where it has that for itself: not as one HTTP/2 stream among others.
+    /// The connection of an HTTP/1 body. `None` for HTTP/2, which shares its connection.
     fn wire(&self) -> Option<&Arc<Wire>> {
         match self {
             Self::Socket(body) => Some(&body.wire),
@@ -118,21 +125,21 @@ impl RequestBody {
 }
 
 impl SocketBody {
-    /// The body of a stream: that of the request at hand. With `expects_continue`, its client is sent a `100 Continue` when it is read.
+    /// The body of the current request, an upload. With `expects_continue`, the first read is preceded by a `100 Continue`.
     #[must_use]
     pub fn new(wire: Arc<Wire>, expects_continue: bool) -> Self {
         let interim = if expects_continue { CONTINUE } else { b"" };
-        Self { wire, interim, room: BUFFER, progress: Progress::Untouched }
+        Self { wire, interim, read_size: BUFFER, progress: Progress::Untouched }
     }
 
-    /// As [`SocketBody::new`], of a request that is answered by itself.
+    /// As [`SocketBody::new`], for a small body that is not relayed.
     #[must_use]
     pub fn small(wire: Arc<Wire>, expects_continue: bool) -> Self {
-        Self { room: SMALL_BUFFER, ..Self::new(wire, expects_continue) }
+        Self { read_size: SMALL_BUFFER, ..Self::new(wire, expects_continue) }
     }
 
-    /// The connection, and how many bytes of the body are still in its kernel or to come. `None` where they have
-    /// to pass through the program: those that were read already, chunks, and TLS.
+    /// Returns the connection, and how many bytes of the body the kernel can move. `None` if the next bytes must be read: they
+    /// are in the buffer already, chunked, or over TLS.
     #[must_use]
     pub fn in_kernel(&self) -> Option<(Arc<Wire>, u64)> {
         match &self.progress {
@@ -161,7 +168,7 @@ impl SocketBody {
         arrival != Arrival::Partial
     }
 
-    /// So many bytes of the body have been taken from the kernel past this.
+    /// Records that the kernel has moved `bytes` bytes of the body.
     pub fn skip(&mut self, bytes: u64) {
         if let Progress::Reading { decoder: BodyDecoder::Length(left), .. } = &mut self.progress {
             *left = left.saturating_sub(bytes);
@@ -174,7 +181,7 @@ impl SocketBody {
             let data = match &mut self.progress {
                 Progress::Untouched => {
                     let (decoder, buffer) = self.wire.input().lock().take_body();
-                    self.progress = Progress::Reading { decoder, buffer, room: SMALL_BUFFER };
+                    self.progress = Progress::Reading { decoder, buffer, next_read: SMALL_BUFFER };
                     continue;
                 }
                 Progress::Ended => return Poll::Ready(None),
@@ -195,7 +202,7 @@ impl SocketBody {
         }
     }
 
-    /// Gives the connection back what was read behind the body.
+    /// At the end of the body, returns the bytes read after it to the connection.
     fn end_if_done(&mut self) {
         if let Progress::Reading { decoder, buffer, .. } = &self.progress
             && decoder.is_done()
@@ -212,17 +219,17 @@ impl SocketBody {
             self.interim = self.interim.get(written..).unwrap_or_default();
             ready!(socket.poll_flush(cx))?;
         }
-        let Progress::Reading { decoder, buffer, room } = &mut self.progress else {
+        let Progress::Reading { decoder, buffer, next_read } = &mut self.progress else {
             return Poll::Ready(Ok(0));
         };
-        // What follows a body of a known length stays in the kernel.
-        let most = match decoder {
-            BodyDecoder::Length(left) => (*room).min(usize::try_from(*left).unwrap_or(usize::MAX)),
-            BodyDecoder::Chunked(_) => *room,
+        // The bytes after a body of known length stay in the kernel.
+        let size = match decoder {
+            BodyDecoder::Length(left) => (*next_read).min(usize::try_from(*left).unwrap_or(usize::MAX)),
+            BodyDecoder::Chunked(_) => *next_read,
         };
-        buffer.reserve(most);
-        let read = ready!(socket.poll_read_buf(cx, &mut buffer.limit(most)));
-        *room = self.room;
+        buffer.reserve(size);
+        let read = ready!(socket.poll_read_buf(cx, &mut buffer.limit(size)));
+        *next_read = self.read_size;
         Poll::Ready(read)
     }
 }

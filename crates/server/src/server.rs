@@ -1,17 +1,19 @@
-//! Listeners, the limits on connections, and the drain.
+//! The server: its listeners, the limits on connections, and graceful shutdown.
 //!
 //! ```text
-//! serving ── stop ──► draining: no new streams; sides of those that there are still come, wait and run
-//!                        └── nobody is left, or the drain timeout
-//!                               ──► closing: no accept, waiting sides told, streams cut ──► closed
+//! serving ── stop ──► draining: no new streams; sides of existing streams may still connect, wait and transfer
+//!                        └── all streams have ended, or the drain timeout
+//!                               ──► closing: no accept; waiting sides get 503, transfers are aborted ──► closed
 //! ```
 //!
-//! The operators' listener is open to the end, so that a drain can be watched; nobody waits for those who watch. While
-//! the server drains each connection is closed behind an answer, but gets one.
+//! *Invariants.* The admin listener accepts until the end, so that a drain can be watched; its connections do not delay the end. While
+//! the server drains, each connection is closed after its response.
 //!
-//! Every connection is a task of a `JoinSet`, the clients' or the operators': dropping [`Server::run`] drops them all, and
-//! with them their halves and seats. Either audience has a loop of its own that accepts, with its own descriptors: where there are
-//! none for clients, operators do not notice.
+//! *Concurrency.* Every connection is a task of a `JoinSet`, that of clients or that of operators: dropping the future of [`Server::run`] drops
+//! them all, and with them their seats and halves of transfers. Each audience has its own accept loop and its own share of the descriptors, so
+//! that operators are served when clients have used up theirs.
+//!
+//! *Bounds.* [`DescriptorShares`].
 
 use std::future::{Future, pending, poll_fn};
 use std::io;
@@ -41,42 +43,42 @@ use crate::api::hosts::Hosts;
 use crate::api::refusal::Refusal;
 use crate::api::response;
 use crate::config::{Config, DataPath};
-use crate::connection::{self, Accepted, Caller, Hold, Shared};
+use crate::connection::{self, Accepted, ConnectionPermit, Peer, Shared};
+use crate::descriptors::DescriptorShares;
 use crate::exposure::{Exposure, ListenerInfo};
 use crate::listener::{BindError, Inherited, Listener, ListenerKind};
 use crate::log::Log;
 use crate::metrics::Metrics;
-use crate::operators::Operators;
+use crate::operators::OperatorConnections;
 use crate::request_body::Rendezvous;
-use crate::shares::Shares;
 use crate::tls::Certificate;
 
-/// After a failed accept (no descriptor is left): time for some connection to end.
+/// Pause after a failed accept (no descriptor is left), in which some connection may end.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// For both sides of a stream that was just made to come while the server drains. After that a stream to which nobody has
-/// come is not waited for: it may have been forgotten.
-const NEWCOMERS: Duration = Duration::from_secs(5);
-/// For the last answers to be read after the drain: a little more than a lingering close takes.
-pub const LAST_WORDS: Duration = Duration::from_secs(3);
+/// How long a drain waits for streams that no side has connected to, because they may have been created just before. After that they
+/// count as abandoned.
+const UNATTENDED_GRACE: Duration = Duration::from_secs(5);
+/// How long [`Server::run`] waits after the drain for clients to read their last responses: 3 s, a little more than a lingering close.
+pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 
-/// A server that listens.
+/// A server whose listeners are bound.
 pub struct Server {
     listeners: Vec<Listener>,
     config: Config,
     shared: Arc<Shared>,
     certificate: Option<Arc<Certificate>>,
     reload: Arc<Notify>,
-    shares: Shares,
-    /// For connections over a limit that are told so.
-    told: Arc<Semaphore>,
+    descriptors: DescriptorShares,
+    /// Limits the connections over a limit that get a response before they are closed.
+    refusal_permits: Arc<Semaphore>,
 }
 
 impl Server {
-    /// Listens; nothing is served before [`Server::run`]. What was `inherited` takes the place of the addresses in
+    /// Binds the listeners; nothing is served before [`Server::run`]. An `inherited` socket replaces the address of the same kind in
     /// `config`.
     ///
     /// # Errors
-    /// [`BindError`].
+    /// An address cannot be listened on, or the certificate cannot be used: see [`BindError`].
     pub async fn bind(config: Config, inherited: Vec<Inherited>) -> Result<Self, BindError> {
         let certificate = match config.tls.clone() {
             Some(files) => Some(Certificate::load(files).await?),
@@ -99,12 +101,13 @@ impl Server {
             has_admin_listener: listeners.iter().any(|listener| listener.kind == ListenerKind::Admin),
             has_proxies: !config.trusted_proxies.is_empty(),
         };
-        let places = Shares::new(config.descriptors, config.max_connections, access.has_admin_listener);
-        if places.connections < config.max_connections {
+        let descriptors =
+            DescriptorShares::new(config.descriptors, config.max_connections, access.has_admin_listener);
+        if descriptors.connections < config.max_connections {
             warn!(
                 descriptors = config.descriptors,
                 "only {} connections at a time, and not {}: the system allows no more descriptors; raise ulimit -n, or lower --max-connections",
-                places.connections,
+                descriptors.connections,
                 config.max_connections
             );
         }
@@ -112,7 +115,7 @@ impl Server {
         let app = App {
             rendezvous: Rendezvous::new(limits, vec![Arc::clone(&metrics) as _, Arc::new(Log)]),
             metrics,
-            pipes: (config.data_path == DataPath::Splice).then(|| Arc::new(Pipes::new(places.pipes))),
+            pipes: (config.data_path == DataPath::Splice).then(|| Arc::new(Pipes::new(descriptors.pipes))),
             request_timeout: config.head_timeout.get(),
             keep_alive: config.keep_alive.get(),
             peer_timeout: config.peer_timeout.get(),
@@ -124,11 +127,11 @@ impl Server {
             answers: Budget::new(config.max_metadata_bytes.get()),
             trusted_proxies: config.trusted_proxies.clone(),
         };
-        let told = Arc::new(Semaphore::new(places.told));
+        let refusal_permits = Arc::new(Semaphore::new(descriptors.refused));
         let shared = Arc::new(Shared { app, draining: CancellationToken::new() });
-        let server =
-            Self { listeners, config, shared, certificate, reload: Arc::default(), shares: places, told };
-        server.log_what_is_in_force();
+        let reload = Arc::default();
+        let server = Self { listeners, config, shared, certificate, reload, descriptors, refusal_permits };
+        server.log_settings();
         Ok(server)
     }
 
@@ -136,25 +139,26 @@ impl Server {
         &self.shared.app
     }
 
-    fn log_what_is_in_force(&self) {
-        let opening = |listener: &Listener| ListenerInfo {
+    /// Logs the settings that are in force, and warnings about them.
+    fn log_settings(&self) {
+        let listener_info = |listener: &Listener| ListenerInfo {
             address: listener.address,
             entrance: listener.entrance,
             has_tls: listener.tls.is_some(),
         };
-        let openings: Vec<_> = self.listeners.iter().map(opening).collect();
-        let said = Exposure::of(&self.app().access, &openings);
+        let listeners: Vec<_> = self.listeners.iter().map(listener_info).collect();
+        let exposure = Exposure::of(&self.app().access, &listeners);
         let Config { clients, streams, .. } = &self.config;
         info!(
-            clients = said.clients,
-            operators = said.operators,
-            tls = openings.iter().any(|opening| opening.has_tls),
-            creation = said.creation,
-            list = said.list,
-            metrics = said.metrics,
+            clients = exposure.clients,
+            operators = exposure.operators,
+            tls = listeners.iter().any(|listener| listener.has_tls),
+            creation = exposure.creation,
+            list = exposure.list,
+            metrics = exposure.metrics,
             trusted_proxies = self.app().access.has_proxies,
             max_streams = self.config.max_streams,
-            max_connections = self.shares.connections,
+            max_connections = self.descriptors.connections,
             max_connections_per_client = clients.max_connections.unwrap_or(clients::DEFAULT_CONNECTIONS),
             max_streams_per_client = clients.max_streams.unwrap_or(clients::DEFAULT_STREAMS),
             max_creations_per_minute = clients.max_creations_per_minute.unwrap_or(clients::DEFAULT_CREATIONS),
@@ -166,32 +170,33 @@ impl Server {
             drain_timeout = %self.config.drain_timeout,
             "listening"
         );
-        for warning in said.warnings {
+        for warning in exposure.warnings {
             warn!("{warning}");
         }
     }
 
-    /// Where it listens, if it has such a listener.
+    /// Returns the address of the listener of this kind, with the port that the system chose if 0 was configured. `None` if there is none.
     #[must_use]
     pub fn address(&self, kind: ListenerKind) -> Option<SocketAddr> {
         self.listeners.iter().find(|listener| listener.kind == kind).map(|listener| listener.address)
     }
 
-    /// Whoever notifies it has the certificate read again.
+    /// Returns a handle that reloads the certificate when it is notified.
     #[must_use]
     pub fn reload(&self) -> Arc<Notify> {
         Arc::clone(&self.reload)
     }
 
-    /// Serves until `stop` resolves, then drains. To end at once, drop it.
+    /// Serves until `stop` resolves, then drains. Dropping the future aborts all connections at once.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
-        let (mut clients, mut operators) = (JoinSet::new(), Operators::new(self.shares.operators));
+        let (mut clients, mut operators) =
+            (JoinSet::new(), OperatorConnections::new(self.descriptors.operators));
         let rendezvous = Arc::clone(&self.app().rendezvous);
         tokio::select! {
             () = self.accept_clients(&mut clients) => {}
             () = self.accept_operators(&mut operators) => {}
             () = rendezvous.keep_time() => {}
-            () = self.keep_certificate() => {}
+            () = self.watch_certificate() => {}
             () = async {
                 stop.await;
                 self.drain().await;
@@ -202,24 +207,24 @@ impl Server {
         rendezvous.close();
         let streams = rendezvous.cut();
         if streams > 0 {
-            warn!(streams, "cut what still streamed");
+            warn!(streams, "aborted the transfers that were still running");
         }
         tokio::select! {
             () = self.accept_operators(&mut operators) => {}
-            // What is left after this has had its time.
-            _ = timeout(LAST_WORDS, join_all(&mut clients)) => {}
+            // After this, the connections that remain are aborted.
+            _ = timeout(SHUTDOWN_GRACE, join_all(&mut clients)) => {}
         }
-        info!("ended");
+        info!("stopped");
     }
 
-    async fn keep_certificate(&self) {
+    async fn watch_certificate(&self) {
         match &self.certificate {
-            Some(certificate) => certificate.keep_fresh(&self.reload).await,
+            Some(certificate) => certificate.watch(&self.reload).await,
             None => pending().await,
         }
     }
 
-    /// Lets the streams that there are end, as long as that may take.
+    /// Waits until the streams have ended, at most for the drain timeout.
     async fn drain(&self) {
         let rendezvous = &self.app().rendezvous;
         rendezvous.drain();
@@ -228,12 +233,12 @@ impl Server {
         let waiting = rendezvous.census().attended() - streaming;
         info!(created, waiting, streaming, "draining for at most {}", self.config.drain_timeout);
         let emptied = async {
-            let all_ended = timeout(NEWCOMERS, rendezvous.until(|census| census.alive() == 0));
+            let all_ended = timeout(UNATTENDED_GRACE, rendezvous.until(|census| census.alive() == 0));
             if all_ended.await.is_err() {
                 rendezvous.until(|census| census.attended() == 0).await;
             }
         };
-        // Past it, what is left is told so, or cut.
+        // After the timeout, waiting sides get 503 and running transfers are aborted.
         let _ = timeout(self.config.drain_timeout.get(), emptied).await;
     }
 
@@ -244,25 +249,25 @@ impl Server {
                 (listener, accepted) = self.accept(Audience::Clients, &mut turn) => {
                     self.admit(accepted, listener, clients);
                 }
-                // A panic has been logged, and the connection's halves and seats are dropped.
+                // The panic hook has logged a panic, and the connection's seat and half of a transfer were dropped.
                 Some(_) = clients.join_next() => {}
             }
         }
     }
 
-    async fn accept_operators(&self, operators: &mut Operators) {
+    async fn accept_operators(&self, operators: &mut OperatorConnections) {
         let mut turn = 0;
         loop {
             tokio::select! {
                 (_, accepted) = self.accept(Audience::Operators, &mut turn) => {
                     operators.admit(connection::serve(accepted, Arc::clone(&self.shared), None)).await;
                 }
-                Some(()) = operators.forget_ended() => {}
+                Some(()) = operators.join_next() => {}
             }
         }
     }
 
-    /// The next connection of any listener for this audience. Where the system gives none, it is asked again in a moment.
+    /// Accepts the next connection of any listener for this audience. Retries after an error.
     async fn accept(&self, audience: Audience, turn: &mut usize) -> (&Listener, Accepted) {
         loop {
             *turn += 1;
@@ -271,8 +276,8 @@ impl Server {
                     let (address, entrance) = (address.ip(), listener.entrance);
                     let is_proxy = self.app().trusted_proxies.contain(address);
                     let open = self.app().metrics.accepted(listener.tls.is_some());
-                    let caller = Caller { address, is_proxy, holds: None, open };
-                    return (listener, Accepted { stream, caller, entrance });
+                    let peer = Peer { address, is_proxy, permit: None, open };
+                    return (listener, Accepted { stream, peer, entrance });
                 }
                 (_, Err(error)) => {
                     warn!(%error, "cannot accept a connection");
@@ -282,7 +287,7 @@ impl Server {
         }
     }
 
-    /// Each `turn` begins with another listener, so that none is kept waiting by a flood on its neighbour.
+    /// Each `turn` begins with another listener, so that a flood on one does not starve the others.
     fn poll_accept(
         &self,
         audience: Audience,
@@ -299,18 +304,18 @@ impl Server {
         Poll::Pending
     }
 
-    /// Serves a client's connection, or refuses it.
+    /// Serves a connection of a client, answers it with a refusal, or closes it at once.
     fn admit(&self, mut accepted: Accepted, listener: &Listener, clients: &mut JoinSet<()>) {
-        let told = self.shares.told.saturating_sub(self.told.available_permits());
-        let served = clients.len().saturating_sub(told);
-        let refusal = match self.place(served, &accepted.caller) {
-            Ok(place) => {
-                accepted.caller.holds = place;
+        let refused = self.descriptors.refused.saturating_sub(self.refusal_permits.available_permits());
+        let served = clients.len().saturating_sub(refused);
+        let refusal = match self.permit(served, &accepted.peer) {
+            Ok(permit) => {
+                accepted.peer.permit = permit;
                 None
             }
-            Err(refusal) => match Arc::clone(&self.told).try_acquire_owned() {
+            Err(refusal) => match Arc::clone(&self.refusal_permits).try_acquire_owned() {
                 Ok(permit) => {
-                    accepted.caller.holds = Some(Hold::Told(permit));
+                    accepted.peer.permit = Some(ConnectionPermit::Refused(permit));
                     Some(refusal)
                 }
                 Err(_) => return self.app().metrics.refused(response::refusal_name(&refusal)),
@@ -323,22 +328,22 @@ impl Server {
         };
     }
 
-    /// A place for a connection beside those that are `served`. What a proxy has is no client's.
-    fn place(&self, served: usize, caller: &Caller) -> Result<Option<Hold>, Refusal> {
-        if served >= self.shares.connections {
+    /// Returns the permit of a further connection while `served` are open. Connections of a trusted proxy count against no client.
+    fn permit(&self, served: usize, peer: &Peer) -> Result<Option<ConnectionPermit>, Refusal> {
+        if served >= self.descriptors.connections {
             return Err(Refusal::Busy("The server has as many connections as it may: try again later"));
         }
-        if caller.is_proxy {
+        if peer.is_proxy {
             return Ok(None);
         }
-        Ok(self.app().clients.connect(caller.address)?.map(Hold::Place))
+        Ok(self.app().clients.connect(peer.address)?.map(ConnectionPermit::Client))
     }
 }
 
-/// What was inherited, and an own listener for each address that has none.
+/// Takes over the inherited sockets, and binds a listener for each configured address without one.
 async fn listen(config: &Config, inherited: Vec<Inherited>) -> Result<Vec<Listener>, BindError> {
-    let silence = config.peer_timeout.get();
-    let inherited = inherited.into_iter().map(|inherited| Listener::inherit(inherited, silence));
+    let peer_timeout = config.peer_timeout.get();
+    let inherited = inherited.into_iter().map(|inherited| Listener::inherit(inherited, peer_timeout));
     let mut listeners = inherited.collect::<Result<Vec<_>, _>>()?;
     let admin = config.admin_listen.map(|address| (address.ip().to_string(), address.port()));
     for (kind, address) in [
@@ -349,7 +354,7 @@ async fn listen(config: &Config, inherited: Vec<Inherited>) -> Result<Vec<Listen
         if let Some((host, port)) = address
             && listeners.iter().all(|listener| listener.kind != kind)
         {
-            listeners.push(Listener::bind(&host, port, kind, silence).await?);
+            listeners.push(Listener::bind(&host, port, kind, peer_timeout).await?);
         }
     }
     Ok(listeners)

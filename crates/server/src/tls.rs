@@ -1,8 +1,11 @@
-//! The certificate of the listeners that speak TLS: read from its files, and again when they change.
+//! The certificate of the listeners that speak TLS: loaded from its files, and reloaded when they change.
 //!
-//! A file system may hang, so each look at the files has a thread of its own, away from those of the runtime, and is given
-//! [`PATIENCE`]. A look that hangs holds up nothing but the next one; the certificate at hand stays. At most [`MAX_LOOKS`] threads
-//! hang, and the end of the process does not wait for them.
+//! *Invariant.* A certificate that cannot be loaded never replaces the current one.
+//!
+//! *Concurrency.* A file system may hang, so each check of the files runs on a thread of its own, apart from those of the runtime, and times
+//! out after [`CHECK_TIMEOUT`]. A check that hangs delays only the next one; handshakes use the current certificate meanwhile.
+//!
+//! *Bounds.* At most [`MAX_CHECKS`] threads hang, and the end of the process does not wait for them.
 
 use std::fs;
 use std::io;
@@ -27,81 +30,83 @@ use tracing::{info, warn};
 
 use crate::config::TlsFiles;
 
-/// Between two looks at the files.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// For a look at the files, which are small.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Looks that may hang at a time: one, and one for each of some reloads that were asked for meanwhile.
-const MAX_LOOKS: usize = 4;
+/// Interval of the checks for changed files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// Time limit of a check, which reads only small files.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Checks that may hang at a time: a periodic one, and some that were requested meanwhile.
+const MAX_CHECKS: usize = 4;
 
-/// The certificate and its key are of no use.
+/// The certificate or its key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file can not be read.
+    /// A file cannot be read.
     #[error("cannot read {path:?}: {source}")]
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The file system does not answer.
-    #[error("cannot read {certificate:?} and {key:?}: the file system has not answered for {PATIENCE:?}")]
+    #[error(
+        "cannot read {certificate:?} and {key:?}: the file system has not answered for {CHECK_TIMEOUT:?}"
+    )]
     Hangs {
         /// The certificate's file.
         certificate: PathBuf,
         /// The key's file.
         key: PathBuf,
     },
-    /// A file is not what it should be.
+    /// A file does not contain what it should.
     #[error("{path:?} holds no {what} in PEM: {source}")]
     Pem {
         /// The file.
         path: PathBuf,
-        /// What was looked for in it.
+        /// What it should contain.
         what: &'static str,
-        /// Why.
+        /// The cause.
         source: pem::Error,
     },
-    /// They can not be used, or do not belong together.
-    #[error("the certificate of {certificate:?} can not be used with the key of {key:?}: {source}")]
+    /// The certificate and the key are of an unsupported kind, or do not belong together.
+    #[error("the certificate of {certificate:?} cannot be used with the key of {key:?}: {source}")]
     Pair {
         /// The certificate's file.
         certificate: PathBuf,
         /// The key's file.
         key: PathBuf,
-        /// Why.
+        /// The cause.
         source: rustls::Error,
     },
 }
 
-/// The certificate at hand.
+/// The certificate that handshakes use, and the files it comes from.
 #[derive(Debug)]
 pub(super) struct Certificate {
     files: TlsFiles,
     current: Mutex<Arc<CertifiedKey>>,
-    /// What the files were like when they were read.
-    read_at: Mutex<Modified>,
+    /// The fingerprint of the files when they were last read.
+    fingerprint: Mutex<Fingerprint>,
 }
 
-/// What the certificate and the key were like, where that can be told: when they were written, and their inode and size, because a file may
-/// take another's place within one tick of the clock.
-type Modified = [Option<(SystemTime, u64, u64)>; 2];
+/// Modification time, inode and size of the certificate and of the key; `None` if unknown. The time alone is not enough: a file may be replaced
+/// within one tick of the clock.
+type Fingerprint = [Option<(SystemTime, u64, u64)>; 2];
 
 impl Certificate {
     pub(super) async fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
         let reading = blocking({
             let files = files.clone();
-            move || (modified(&files), read(&files))
+            move || (fingerprint(&files), read(&files))
         });
-        let read = timeout(PATIENCE, reading).await.map_err(|_| hangs(&files))?;
-        let (modified, read) =
+        let read = timeout(CHECK_TIMEOUT, reading).await.map_err(|_| hangs(&files))?;
+        let (fingerprint, read) =
             read.map_err(|panic| TlsError::Read { path: files.certificate.clone(), source: panic.into() })?;
         let current = Mutex::new(Arc::new(read?));
-        Ok(Arc::new(Self { files, current, read_at: Mutex::new(modified) }))
+        Ok(Arc::new(Self { files, current, fingerprint: Mutex::new(fingerprint) }))
     }
 
-    /// Accepts TLS 1.2 and 1.3 with whatever certificate is at hand then, for HTTP/2 or HTTP/1.1.
+    /// Returns an acceptor of TLS 1.2 and 1.3 that offers HTTP/2 and HTTP/1 and uses the certificate current at each handshake.
     pub(super) fn acceptor(self: &Arc<Self>) -> TlsAcceptor {
         let mut config =
             ServerConfig::builder().with_no_client_auth().with_cert_resolver(Arc::clone(self) as Arc<_>);
@@ -109,52 +114,53 @@ impl Certificate {
         TlsAcceptor::from(Arc::new(config))
     }
 
-    /// Reads the files again when they have changed, or whenever `reload` says so. Connections that exist keep what they
-    /// have; a pair that is of no use is logged, and the one at hand stays. Never ends by itself.
-    pub(super) async fn keep_fresh(&self, reload: &Notify) {
-        let mut ticks = interval(LOOK_AGAIN);
+    /// Reloads the files when they have changed, and whenever `reload` is notified. Existing connections are not affected. A certificate that
+    /// cannot be used is logged, and the current one stays. Never returns.
+    pub(super) async fn watch(&self, reload: &Notify) {
+        let mut ticks = interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let threads = Arc::new(Semaphore::new(MAX_LOOKS));
-        let mut is_asked = false;
+        let permits = Arc::new(Semaphore::new(MAX_CHECKS));
+        let mut is_requested = false;
         loop {
-            is_asked = tokio::select! {
+            is_requested = tokio::select! {
                 biased;
-                () = self.look(is_asked, &threads) => tokio::select! {
+                () = self.check(is_requested, &permits) => tokio::select! {
                     _ = ticks.tick() => false,
                     () = reload.notified() => true,
                 },
-                // A look that hangs is left behind: by now the files may be others.
+                // A check that hangs is abandoned: the files may have changed since it began.
                 () = reload.notified() => true,
             };
         }
     }
 
-    async fn look(&self, is_asked: bool, threads: &Arc<Semaphore>) {
-        let (files, known) = (self.files.clone(), *self.read_at.lock());
-        let mut looking = pin!(async {
-            let thread = Arc::clone(threads).acquire_owned().await.ok()?;
-            let looked = blocking(move || {
-                let _until_it_ends = thread;
-                let modified = modified(&files);
-                (modified, (is_asked || modified != known).then(|| read(&files)))
+    async fn check(&self, is_requested: bool, permits: &Arc<Semaphore>) {
+        let (files, known) = (self.files.clone(), *self.fingerprint.lock());
+        let mut checking = pin!(async {
+            let permit = Arc::clone(permits).acquire_owned().await.ok()?;
+            let checked = blocking(move || {
+                // Held until the thread is done, even if the check was abandoned.
+                let _permit = permit;
+                let fingerprint = fingerprint(&files);
+                (fingerprint, (is_requested || fingerprint != known).then(|| read(&files)))
             });
-            // A panic has been logged.
-            looked.await.ok()
+            // The panic hook has logged a panic.
+            checked.await.ok()
         });
-        let looked = if let Ok(looked) = timeout(PATIENCE, &mut looking).await {
-            looked
+        let checked = if let Ok(checked) = timeout(CHECK_TIMEOUT, &mut checking).await {
+            checked
         } else {
             warn!(error = %hangs(&self.files), "the old certificate stays");
-            let looked = looking.await;
+            let checked = checking.await;
             info!("the file system of the certificate answers again");
-            looked
+            checked
         };
-        let Some((modified, read)) = looked else { return };
-        *self.read_at.lock() = modified;
+        let Some((fingerprint, read)) = checked else { return };
+        *self.fingerprint.lock() = fingerprint;
         match read {
             Some(Ok(fresh)) => {
                 *self.current.lock() = Arc::new(fresh);
-                info!("the certificate was read again");
+                info!("the certificate was reloaded");
             }
             Some(Err(error)) => warn!(%error, "the old certificate stays"),
             None => {}
@@ -162,10 +168,10 @@ impl Certificate {
     }
 }
 
-/// Calls `look` on a thread of its own.
-#[allow(clippy::disallowed_methods, reason = "the threads of the runtime are not to wait for a file system")]
-fn blocking<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
-    spawn_blocking(look)
+/// Calls `check` on a thread of its own.
+#[allow(clippy::disallowed_methods, reason = "the runtime's worker threads must not wait for a file system")]
+fn blocking<T: Send + 'static>(check: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    spawn_blocking(check)
 }
 
 fn hangs(TlsFiles { certificate, key }: &TlsFiles) -> TlsError {
@@ -178,12 +184,12 @@ impl ResolvesServerCert for Certificate {
     }
 }
 
-fn modified(files: &TlsFiles) -> Modified {
-    let modified = |path: &Path| {
+fn fingerprint(files: &TlsFiles) -> Fingerprint {
+    let of = |path: &Path| {
         let metadata = fs::metadata(path).ok()?;
         Some((metadata.modified().ok()?, metadata.ino(), metadata.len()))
     };
-    [modified(&files.certificate), modified(&files.key)]
+    [of(&files.certificate), of(&files.key)]
 }
 
 fn read(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {

@@ -1,4 +1,12 @@
-//! One connection below HTTP: its socket, and its input.
+//! One connection below HTTP: its socket and its input, and whether a waiting side has left.
+//!
+//! *Invariants.* A source *leaves* by a reset, or by a FIN before its body is complete. A FIN after a complete body is legal (RFC 9112,
+//! section 9.6), so such a source is probed with an interim response where that is possible. A destination leaves by a reset or a FIN.
+//!
+//! *Concurrency.* The task of the connection owns a [`Wire`]. The other side's task checks it too: with the table locked, through
+//! [`Presence`], and while it relays. The lock of the input is never held across an await.
+//!
+//! *Bounds.* Those of [`input`].
 
 pub(crate) mod input;
 
@@ -15,44 +23,45 @@ use tokio::time::sleep;
 use input::Input;
 
 /// The interim response that a client with `Expect: 100-continue` waits for. It also probes a client that has closed its sending
-/// side: a client that still reads ignores it (RFC 9110, section 15.2), and the kernel of a client that has gone resets the
-/// connection. Nobody else gets it unasked: several clients and proxies take it for the final response.
+/// side: a client that still reads ignores it (RFC 9110, section 15.2), and the kernel of a client that has exited resets the
+/// connection. It is sent to no other client: several clients and proxies take it for the final response.
 pub(crate) const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
-/// For a client to acknowledge what it was told: a little more than it may take its time for that.
-const UNTIL_QUIET: Duration = Duration::from_millis(50);
+/// Interval of the checks for whether a source has acknowledged everything: a little longer than the delayed acknowledgement of
+/// its kernel (40 ms on Linux).
+const ACK_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One connection.
 #[derive(Debug)]
 pub struct Wire {
     socket: Socket,
-    /// Locked by whoever reads the connection, and never across an await.
+    /// Locked by the task that reads the connection, never across an await.
     input: Mutex<Input>,
 }
 
 impl Wire {
-    /// A fresh connection.
+    /// Wraps a new connection, from which nothing was read yet.
     #[must_use]
     pub fn new(socket: Socket) -> Arc<Self> {
         Arc::new(Self { socket, input: Mutex::default() })
     }
 
-    /// The socket.
+    /// Returns the socket.
     #[must_use]
     pub fn socket(&self) -> &Socket {
         &self.socket
     }
 
-    /// The input.
+    /// Returns the input.
     #[must_use]
     pub fn input(&self) -> &Mutex<Input> {
         &self.input
     }
 
-    /// Waits until a source that waits has left.
+    /// Waits until a waiting source has left.
     ///
-    /// A reset is a departure, and so is a FIN inside the body. A FIN behind a whole body is legal (RFC 9112, section 9.6), but
-    /// most often it is a client that was ended: so it is probed. A FIN that is stuck behind a full buffer is not seen before
-    /// there is room for it; until then the source keeps its seat.
+    /// A reset counts, and so does a FIN inside the body. A FIN after a complete body is legal (RFC 9112, section 9.6), but
+    /// most often its client has exited, so the client is probed. A FIN that is stuck in the client behind a full receive buffer
+    /// cannot be detected yet; until then the source keeps its seat.
     pub async fn source_left(&self) {
         if self.socket.departed().await == Departure::Reset {
             return;
@@ -60,19 +69,19 @@ impl Wire {
         let whole = self.input.lock().holds_whole_body(&self.socket);
         match whole {
             Some(false) => {}
-            Some(true) if self.has_reset() => {}
+            Some(true) if self.is_reset() => {}
             Some(true) => {
                 tokio::select! {
-                    () = self.socket.reset() => {}
-                    () = Box::pin(self.probe_when_quiet()) => {}
+                    () = self.socket.reset_by_peer() => {}
+                    () = Box::pin(self.probe_source()) => {}
                 }
             }
-            // The sides have paired in this very moment.
+            // The sides have paired in the meantime, so the source does not wait any more.
             None => pending().await,
         }
     }
 
-    /// Whether a source that waits is known to have left: what [`Wire::source_left`] waits for, as far as it needs no probe.
+    /// Whether a waiting source is known to have left, without a probe: see [`Wire::source_left`].
     #[must_use]
     pub fn source_has_left(&self) -> bool {
         match self.socket.departure() {
@@ -80,95 +89,98 @@ impl Wire {
             Some(Departure::Reset) => true,
             Some(Departure::Closed) => {
                 let whole = self.input.lock().holds_whole_body(&self.socket);
-                // The kernel knows of what it has received before this program can read it. Of HTTP/2 no body is held here: behind a
-                // FIN its connection ends.
+                // The rest of the body may be in the kernel while tokio does not report it as readable yet. On HTTP/2 there is no
+                // body here (`None`), and a FIN ends the connection.
                 whole.is_none() || whole == Some(false) && self.socket.unread() == 0
             }
         }
     }
 
-    /// Asks a source as soon as it has acknowledged what it was told before. Ends where it cannot be asked any more.
-    async fn probe_when_quiet(&self) {
-        while !self.probe() {
-            sleep(UNTIL_QUIET).await;
+    /// Probes a source once it has acknowledged everything sent before. Returns if the client has reset the connection, else pending
+    /// for ever.
+    async fn probe_source(&self) {
+        while !self.try_probe() {
+            sleep(ACK_CHECK_INTERVAL).await;
         }
-        if !self.has_reset() {
+        if !self.is_reset() {
             pending::<()>().await;
         }
     }
 
-    /// Whether the client has reset. To be asked behind each use of a connection on which somebody waits for that.
-    fn has_reset(&self) -> bool {
+    /// Whether the client has reset the connection. Must be checked after each read or write of a connection whose reset is waited for,
+    /// because those consume its error.
+    fn is_reset(&self) -> bool {
         self.socket.departure() == Some(Departure::Reset)
     }
 
-    /// Asks, where that may be and the kernel has room for all of it: a part of it would spoil the response. False where it
-    /// is too early.
-    fn probe(&self) -> bool {
+    /// Sends a probe if that is allowed, and only into an empty send buffer: a partial write would corrupt the response. Returns false if
+    /// the caller has to try again later.
+    fn try_probe(&self) -> bool {
         if !self.may_be_probed() {
             return true;
         }
-        let is_quiet = self.socket.unacknowledged() == 0;
-        if is_quiet {
+        let is_idle = self.socket.unacknowledged() == 0;
+        if is_idle {
             self.socket.try_write(CONTINUE);
         }
-        is_quiet
+        is_idle
     }
 
-    /// Whether an interim response may be sent to a source: it still waits, and speaks HTTP/1.1.
+    /// Whether an interim response may be sent to a source: only while it waits, and only over HTTP/1.1.
     fn may_be_probed(&self) -> bool {
         let input = self.input.lock();
-        input.is_body_untouched() && input.is_http11()
+        input.is_body_unread() && input.is_http11()
     }
 
-    /// Whether a source that waits may have left: it has closed its sending side behind a whole body, or its FIN can be stuck behind
-    /// what its kernel could not send yet.
+    /// Whether a waiting source may have left: it has closed its sending side after a complete body, or its FIN may be stuck behind
+    /// data that its kernel could not send yet.
     #[must_use]
     pub fn source_may_have_left(&self) -> bool {
         let unread = self.socket.unread();
-        let hides_more = unread > 0 && !(self.socket.is_plain() && self.input.lock().is_whole_with(unread));
-        hides_more || self.socket.departure().is_some()
+        let may_hide_fin =
+            unread > 0 && !(self.socket.is_plain() && self.input.lock().is_complete_with(unread));
+        may_hide_fin || self.socket.departure().is_some()
     }
 
-    /// Whether a source is still there once its whole body was read, so that nothing hides its FIN any more. A client that has
-    /// closed its sending side is probed, if it speaks HTTP/1.1.
-    pub async fn is_still_there(&self) -> bool {
-        if !self.has_nothing_to_hide_behind() {
+    /// Whether a source is still connected, once its whole body was read so that unread data cannot hide its FIN. Probes a client that has
+    /// closed its sending side, if it speaks HTTP/1.1.
+    pub async fn is_source_present(&self) -> bool {
+        if !self.can_detect_fin() {
             return false;
         }
         match self.socket.departure() {
             None => true,
             Some(Departure::Reset) => false,
             Some(Departure::Closed) if !self.input.lock().is_http11() => true,
-            // An interim response must not end up inside what was written before.
+            // An interim response must not be written into the middle of earlier bytes.
             Some(Departure::Closed) => {
-                self.all_is_acknowledged().await && {
+                self.all_acknowledged().await && {
                     self.socket.try_write(CONTINUE);
-                    self.all_is_acknowledged().await
+                    self.all_acknowledged().await
                 }
             }
         }
     }
 
-    /// What follows the body is never used, and hides a FIN as the body did.
-    fn has_nothing_to_hide_behind(&self) -> bool {
+    /// Discards the bytes after the body, which are never used and would hide a FIN. Returns false if there are too many of them.
+    fn can_detect_fin(&self) -> bool {
         let mut input = self.input.lock();
         self.socket.departure().is_some()
             || !input.is_between_requests()
-            || input.skip_what_follows(&self.socket)
+            || input.discard_trailing_bytes(&self.socket)
     }
 
-    async fn all_is_acknowledged(&self) -> bool {
-        self.socket.delivered_to(self.socket.sent(), || {}).await
+    async fn all_acknowledged(&self) -> bool {
+        self.socket.acknowledged_up_to(self.socket.sent(), || {}).await
     }
 
-    /// Waits until a destination has left. One that only closes its sending side can not be told from one
-    /// that is gone.
+    /// Waits until a destination has left. One that only closes its sending side cannot be distinguished from one
+    /// that has exited, and counts as having left.
     pub async fn destination_left(&self) {
         self.socket.departed().await;
     }
 
-    /// Whether a destination is known to have left: what [`Wire::destination_left`] waits for.
+    /// Whether a destination has left: see [`Wire::destination_left`].
     #[must_use]
     pub fn destination_has_left(&self) -> bool {
         self.socket.departure().is_some()
@@ -203,14 +215,14 @@ mod tests {
 
     use super::*;
 
-    /// A source that waits and has closed its sending side behind `body`, in a buffer that takes all of it.
+    /// A waiting source that has closed its sending side after `body`, with a receive buffer that holds all of it.
     async fn half_closed(body: &[u8]) -> (Arc<Wire>, TcpStream) {
-        let (wire, client, _) = half_closed_and_shared(body).await;
+        let (wire, client, _) = half_closed_with_socket(body).await;
         (wire, client)
     }
 
-    /// As [`half_closed`], with the server's socket.
-    async fn half_closed_and_shared(body: &[u8]) -> (Arc<Wire>, TcpStream, std::net::TcpStream) {
+    /// As [`half_closed`], with a duplicate of the server's socket.
+    async fn half_closed_with_socket(body: &[u8]) -> (Arc<Wire>, TcpStream, std::net::TcpStream) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         sockopt::set_socket_recv_buffer_size(&listener, 1 << 20).unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -229,7 +241,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_half_closed_source_whose_body_is_too_long_to_look_at_is_asked() {
+    async fn a_half_closed_source_with_a_body_longer_than_the_read_ahead_is_probed() {
         let chunk = [b"186a0\r\n", &vec![7; 100_000][..], b"\r\n"].concat();
         for (body, has_left) in [
             (&b"1\r\nx\r\n"[..], true),
@@ -243,16 +255,16 @@ mod tests {
                 wire.source_left().await;
                 continue;
             }
-            let mut asked = [0; CONTINUE.len()];
+            let mut probe = [0; CONTINUE.len()];
             tokio::select! {
-                () = wire.source_left() => panic!("it is there"),
-                read = client.read_exact(&mut asked) => assert_eq!(read.unwrap(), asked.len()),
+                () = wire.source_left() => panic!("the source is connected"),
+                read = client.read_exact(&mut probe) => assert_eq!(read.unwrap(), probe.len()),
             }
-            assert_eq!(asked, CONTINUE);
+            assert_eq!(probe, CONTINUE);
         }
     }
 
-    /// The kernel has received both, and tokio has not been told yet.
+    /// The kernel has received both, and tokio has not polled it yet.
     #[tokio::test]
     async fn a_source_whose_body_and_end_cannot_be_read_yet_has_not_left() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -264,32 +276,32 @@ mod tests {
         client.write_all(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
         poll_fn(|cx| wire.input().lock().poll_head(wire.socket(), cx)).await.unwrap().unwrap();
         wire.input().lock().begin_body(Framing::Chunked, true);
-        // A look that finds nothing more: from here on tokio waits to be told.
+        // A read that finds nothing clears tokio's readiness until the next poll.
         assert_eq!(wire.input().lock().holds_whole_body(wire.socket()), Some(false));
 
         client.write_all(b"1\r\nx\r\n0\r\n\r\n").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(wire.socket().departure(), Some(Departure::Closed));
         assert!(!wire.source_has_left());
-        // Nothing has been read meanwhile, or this would be no test.
+        // Checks that tokio still has not seen the data, without which the test proves nothing.
         assert_eq!(wire.input().lock().holds_whole_body(wire.socket()), Some(false));
 
         assert_eq!(wire.socket().departed().await, Departure::Closed);
         assert_eq!(wire.input().lock().holds_whole_body(wire.socket()), Some(true));
     }
 
-    /// A failed read or write has returned the reset before tokio saw it.
+    /// A failed read or write has consumed the error of the reset before tokio saw it.
     #[tokio::test]
-    async fn a_reset_that_was_taken_away_is_not_missed() {
-        let (wire, client, socket) = half_closed_and_shared(b"1\r\nx\r\n0\r\n\r\n").await;
+    async fn a_reset_is_detected_after_its_error_was_consumed() {
+        let (wire, client, socket) = half_closed_with_socket(b"1\r\nx\r\n0\r\n\r\n").await;
         client.set_zero_linger().unwrap();
         drop(client);
-        assert!(sockopt::socket_error(&socket).unwrap().is_err(), "the reset is taken away");
-        timeout(Duration::from_secs(5), wire.source_left()).await.expect("it has left");
+        assert!(sockopt::socket_error(&socket).unwrap().is_err(), "the error is consumed");
+        timeout(Duration::from_secs(5), wire.source_left()).await.expect("the source has left");
     }
 
     #[tokio::test]
-    async fn a_source_that_has_gone_behind_such_a_body_is_missed() {
+    async fn a_source_that_exits_after_such_a_body_has_left() {
         for end in [&b""[..], b"\r\n0\r\n\r\n"] {
             let (wire, client) = half_closed(&[b"186a0\r\n", &vec![7; 100_000][..], end].concat()).await;
             drop(client);

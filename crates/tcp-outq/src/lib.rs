@@ -1,7 +1,11 @@
-//! `SIOCOUTQ` and `TCP_INFO` of tcp(7), which no well-kept crate offers as safe functions.
+//! Safe functions for two facts about a TCP socket on Linux, `SIOCOUTQ` and `TCP_INFO` of tcp(7), which rustix, nix
+//! and socket2 do not offer.
 //!
-//! It is a crate of its own so that the server can forbid unsafe code: here are the only unsafe blocks of the
-//! project.
+//! *Invariant.* The only unsafe blocks of the project are here, so that every other crate can forbid unsafe code.
+//!
+//! *Concurrency.* Each function is one system call that does not block and does not change the socket.
+//!
+//! *Bounds.* Nothing is allocated.
 
 #![cfg(target_os = "linux")]
 
@@ -13,55 +17,56 @@ use std::time::Duration;
 
 use rustix::ioctl::{Getter, Opcode, ioctl};
 
-/// `SIOCOUTQ` of `linux/sockios.h`, which is `TIOCOUTQ`.
+/// `SIOCOUTQ` of `linux/sockios.h`, which has the value of `TIOCOUTQ`.
 const SIOCOUTQ: Opcode = 0x5411;
 
-/// Bytes (a FIN counts as one) written to the socket that the peer's kernel has not acknowledged.
+/// Returns how many bytes were written to the socket and not acknowledged by the peer's kernel. A FIN counts as one.
 ///
-/// After a reset it stays what it was, so 0 always means that the peer's kernel has got everything.
+/// A reset does not change the value, so 0 always means that the peer's kernel has received everything.
 ///
 /// # Errors
-/// Whatever ioctl(2) says: `EINVAL` for a listening socket, `ENOTTY` for what is no socket.
+/// Those of ioctl(2): `EINVAL` for a listening socket, `ENOTTY` for a descriptor that is not a socket.
 pub fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
-    // SAFETY: SIOCOUTQ writes one c_int through its argument, for every kind of descriptor that knows it, and has no
+    // SAFETY: SIOCOUTQ writes one c_int through its argument, for every kind of descriptor that supports it, and has no
     // other effect.
     let bytes = unsafe { ioctl(socket, Getter::<SIOCOUTQ, c_int>::new()) }?;
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
 
-/// What was written waits, because the peer's kernel has said that it has no room for it.
+/// The state of a socket with unsent data whose peer has closed its receive window (RFC 9293, section 3.8.6.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standstill {
-    /// How often that kernel was asked for room since it has last answered. A loss on the way is one too.
-    pub unanswered: u8,
-    /// How long ago that kernel was last heard of.
-    pub silent: Duration,
+pub struct ZeroWindow {
+    /// Window probes sent since the peer's kernel last answered. A retransmission after a loss counts too.
+    pub unanswered_probes: u8,
+    /// Time since the peer's kernel last sent an acknowledgement, with a resolution of 1 ms.
+    pub since_last_ack: Duration,
 }
 
-/// The standstill of the socket; `None` where the peer's kernel has room, or nothing waits for it.
+/// Returns the state of a socket that cannot send because its peer's receive window is closed; `None` if the window is
+/// open or there is nothing to send.
 ///
 /// # Errors
-/// Whatever getsockopt(2) says, and `Unsupported` from a kernel that does not tell all that is needed (before Linux 5.4).
-pub fn standstill(socket: impl AsFd) -> io::Result<Option<Standstill>> {
+/// Those of getsockopt(2), and `Unsupported` from a kernel before Linux 5.4, which does not report the send window.
+pub fn zero_window(socket: impl AsFd) -> io::Result<Option<ZeroWindow>> {
     let info = tcp_info(socket)?;
     let is_closed = match info.tcpi_unacked {
         0 => info.tcpi_notsent_bytes > 0,
-        // It has thrown away what was in flight.
+        // The peer may have closed its window after this data was sent, and dropped the data.
         _ => info.tcpi_snd_wnd == 0,
     };
-    Ok(is_closed.then(|| Standstill {
-        unanswered: info.tcpi_probes,
-        silent: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+    Ok(is_closed.then(|| ZeroWindow {
+        unanswered_probes: info.tcpi_probes,
+        since_last_ack: Duration::from_millis(info.tcpi_last_ack_recv.into()),
     }))
 }
 
 fn tcp_info(socket: impl AsFd) -> io::Result<libc::tcp_info> {
-    // SAFETY: it consists of integers, for which zero is a value.
+    // SAFETY: the structure consists of integers, for which zero is a valid value.
     let mut info: libc::tcp_info = unsafe { zeroed() };
     let mut length = libc::socklen_t::try_from(size_of_val(&info)).map_err(io::Error::other)?;
     let descriptor = socket.as_fd().as_raw_fd();
-    // SAFETY: the descriptor is open as long as it is borrowed. The kernel writes at most `length` bytes to where `info`
-    // is, which has as many, and the count of those to `length`.
+    // SAFETY: the descriptor is open while it is borrowed. The kernel writes at most `length` bytes to `info`, which is
+    // that long, and the number of bytes written to `length`.
     let result = unsafe {
         libc::getsockopt(
             descriptor,
@@ -95,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_peer_has_not_got_is_counted_and_what_it_has_is_not() {
+    fn bytes_count_until_the_peer_acknowledges_them() {
         let (mut near, mut far) = pair();
         assert_eq!(unacknowledged(&near).unwrap(), 0);
         near.set_nonblocking(true).unwrap();
@@ -103,8 +108,8 @@ mod tests {
         while let Ok(bytes) = near.write(&[7; 8192]) {
             written += bytes;
         }
-        let held = unacknowledged(&near).unwrap();
-        assert!(held > 0 && held <= written, "{held} of {written}");
+        let queued = unacknowledged(&near).unwrap();
+        assert!(queued > 0 && queued <= written, "{queued} of {written}");
         far.read_exact(&mut vec![0; written]).unwrap();
         while unacknowledged(&near).unwrap() > 0 {
             std::thread::yield_now();
@@ -112,20 +117,20 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_without_room_is_a_standstill_and_one_with_room_is_not() {
+    fn a_full_receive_buffer_is_a_zero_window_until_it_is_read() {
         let (mut near, mut far) = pair();
-        assert_eq!(standstill(&near).unwrap(), None);
+        assert_eq!(zero_window(&near).unwrap(), None);
         near.set_nonblocking(true).unwrap();
         let mut written = 0;
-        while standstill(&near).unwrap().is_none() {
+        while zero_window(&near).unwrap().is_none() {
             written += near.write(&[7; 8192]).unwrap_or(0);
         }
-        // It answers.
-        while standstill(&near).unwrap().is_none_or(|standstill| standstill.unanswered > 0) {
+        // The peer's kernel answers the probes.
+        while zero_window(&near).unwrap().is_none_or(|window| window.unanswered_probes > 0) {
             std::thread::yield_now();
         }
         far.read_exact(&mut vec![0; written]).unwrap();
-        while standstill(&near).unwrap().is_some() {
+        while zero_window(&near).unwrap().is_some() {
             std::thread::yield_now();
         }
     }

@@ -1,4 +1,4 @@
-//! The TCP connection beneath a [`super::Socket`], shared with TLS over it.
+//! The TCP connection of a [`super::Socket`], which its TLS session shares.
 
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
@@ -15,6 +15,7 @@ use super::system;
 #[derive(Debug)]
 pub(super) struct Tcp {
     stream: TcpStream,
+    /// Bytes written since the connection was accepted.
     sent: AtomicU64,
 }
 
@@ -38,7 +39,7 @@ impl Tcp {
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
-            // A short read does not mean that all was read: a read ends before urgent data.
+            // A short read does not clear the readiness: a read also ends before urgent data.
             match self.stream.try_read_buf(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return Poll::Ready(read),
@@ -51,21 +52,21 @@ impl Tcp {
         cx: &mut Context<'_>,
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_by(cx, || self.stream.try_write_vectored(buffers))
+        self.poll_write_with(cx, || self.stream.try_write_vectored(buffers))
     }
 
-    /// As `poll_write`, and says to the kernel that more comes at once: it may wait for that.
+    /// As `poll_write`, with the hint that more follows at once: the kernel may wait for it.
     pub(super) fn poll_write_more(
         &self,
         cx: &mut Context<'_>,
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_write_by(cx, || {
+        self.poll_write_with(cx, || {
             self.stream.try_io(Interest::WRITABLE, || system::write_more(self.stream.as_fd(), buffers))
         })
     }
 
-    fn poll_write_by(
+    fn poll_write_with(
         &self,
         cx: &mut Context<'_>,
         write: impl Fn() -> io::Result<usize>,

@@ -12,7 +12,7 @@ use rendezvous_server::config::{
     Token,
 };
 use rendezvous_server::proxies::Network;
-use rendezvous_server::{Inherited, LAST_WORDS, ListenerKind, Server};
+use rendezvous_server::{Inherited, ListenerKind, SHUTDOWN_GRACE, Server};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -227,7 +227,7 @@ async fn serve(config: Config, inherited: Vec<Inherited>) -> anyhow::Result<()> 
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let scheme = if config.tls.is_some() { "https" } else { "http" };
-    let drain = config.drain_timeout.get() + LAST_WORDS;
+    let drain = config.drain_timeout.get() + SHUTDOWN_GRACE;
     let server = tokio::select! {
         bound = Server::bind(config, inherited) => bound?,
         // There is nothing to drain yet.

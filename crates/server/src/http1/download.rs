@@ -1,15 +1,20 @@
-//! The delivery of a stream's body to its destination.
+//! Delivers the body of a stream to its destination over HTTP/1.
 //!
-//! A body whose length is known, from and to a plain connection, is moved by the kernel; any other is written from the
-//! source's own buffers, a batch at a time. Buffers and pipes are held only while relaying, never while waiting.
+//! A body of known length is moved by the kernel (splice) if both connections are plain. Any other is written from the source's
+//! read buffers, a batch at a time.
 //!
 //! ```text
-//!   head and body written ─┬─ whole ──► acknowledged: delivered ──► kept, or FIN
-//!                          └─ cut ────► RST
+//!   head and body written ─┬─ complete ──► acknowledged: delivered ──► kept, or FIN
+//!                          └─ aborted ───► RST
 //! ```
 //!
-//! *Invariant.* From the first write that may not be the last until the body is acknowledged, any end of the connection is a reset, also that by the
-//! death of this process: a part of a body never ends like a whole one.
+//! *Invariant.* From the first write that may not be the last until the body is acknowledged, any end of the connection is a reset, even a
+//! crash of this process: a truncated body never looks complete.
+//!
+//! *Concurrency.* It runs in the destination's task, and reads the source's connection in it.
+//!
+//! *Bounds.* One batch of at most [`MAX_BATCH`] pieces and about [`MAX_BATCH_BYTES`], or one pipe. Both are held only while bytes are
+//! relayed, never while a side waits.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -32,21 +37,21 @@ use crate::api::message;
 use crate::api::response::{Download, ResponseHead};
 use crate::request_body::Relay;
 
-/// Below this many bytes a splice is not worth its system calls.
-const SPLICE_FROM: u64 = 64 * 1024;
-/// Bytes that a fresh socket takes in one write: the smallest send buffer that Linux begins with.
-const SMALL: usize = 16 * 1024;
-/// Pieces of a body that are written at a time.
+/// The rest of a body, in bytes, from which splice is used. Below that it is not worth its system calls.
+const MIN_SPLICE: u64 = 64 * 1024;
+/// Bytes that a new socket takes in one write: the smallest initial send buffer of Linux.
+const MAX_FIRST_WRITE: usize = 16 * 1024;
+/// The most pieces of a body in one write.
 const MAX_BATCH: usize = 48;
-/// Bytes of a body that are gathered before they are written.
+/// Bytes of a body after which a batch is written.
 const MAX_BATCH_BYTES: usize = 256 * 1024;
-/// How long a reset waits for the acknowledgement of what was written before the cut.
-const UNTIL_RESET: Duration = Duration::from_secs(1);
-/// How long a connection that closes waits for the acknowledgement before its FIN (contract, section 4).
-const UNTIL_FIN: Duration = Duration::from_millis(50);
+/// How long an abort waits for the acknowledgement of the bytes written before it, in advance of the reset.
+const ABORT_GRACE: Duration = Duration::from_secs(1);
+/// How long a connection that is to be closed waits for the acknowledgement before its FIN (contract, section 4).
+const FIN_DELAY: Duration = Duration::from_millis(50);
 
 impl Responder<'_> {
-    /// Sends the download, and settles its transfer by the destination's acknowledgement.
+    /// Sends the response, and decides the transfer's outcome by the acknowledgement of the destination's kernel.
     pub(super) async fn deliver(&self, response: &ResponseHead, download: Download) -> ConnectionOutcome {
         let Download { half, mut relay } = download;
         let (socket, transfer) = (self.connection.socket(), Arc::clone(half.transfer()));
@@ -62,25 +67,25 @@ impl Responder<'_> {
                 self.write_body(head, framing, &mut relay, &transfer).await.ok()?;
                 self.acknowledged(response.closes, &transfer).await
             } => delivered,
-            () = self.cut(&transfer) => None,
+            () = self.aborted(&transfer) => None,
         };
         let Some(body) = delivered else {
             drop(half);
             match transfer.fault() {
-                // It takes nothing: the kernel is not to hold the rest for it.
+                // The destination reads nothing: no grace, so that the kernel frees the send buffer.
                 Some(Fault::DestinationDisconnected | Fault::Stalled { side: Side::Destination, .. }) => {
                     socket.arm_reset();
                 }
-                _ => socket.cut(UNTIL_RESET).await,
+                _ => socket.abort(ABORT_GRACE).await,
             }
             return ConnectionOutcome::Dropped;
         };
         socket.disarm_reset();
         half.delivered(body);
-        ConnectionOutcome::behind(response)
+        ConnectionOutcome::after(response)
     }
 
-    /// Writes the head and the body. A destination that leaves meanwhile, or only closes its sending side, cuts the transfer.
+    /// Writes the head and the body. The transfer fails if the destination leaves meanwhile, even if it only closes its sending side.
     async fn write_body(
         &self,
         head: Vec<u8>,
@@ -103,26 +108,26 @@ impl Responder<'_> {
         transfer: &Transfer,
     ) -> Result<(), Fault> {
         let (socket, pipes) = (self.connection.socket(), self.shared.app.pipes.as_ref());
-        let by_kernel = |relay: &Relay| {
-            let is_worth_it = relay.in_kernel().is_some_and(|(_, left)| left >= SPLICE_FROM);
-            is_worth_it && framing != Some(Framing::Chunked) && socket.is_plain() && pipes.is_some()
+        let can_splice = |relay: &Relay| {
+            let is_worthwhile = relay.in_kernel().is_some_and(|(_, left)| left >= MIN_SPLICE);
+            is_worthwhile && framing != Some(Framing::Chunked) && socket.is_plain() && pipes.is_some()
         };
         let mut head = Some(head);
         loop {
             if head.is_none()
-                && by_kernel(relay)
+                && can_splice(relay)
                 && let Some(pipe) = pipes.and_then(Pipes::take)
             {
                 splice_body(socket, pipe, relay).await?;
             }
-            let batch = Batch::gather(relay, &by_kernel).await?;
+            let batch = Batch::gather(relay, &can_splice).await?;
             relay.awaits_destination();
-            let is_whole = matches!(batch.end, Some(Ok(())));
-            // What has failed elsewhere is not to look whole.
-            if let Some(fault) = transfer.fault().filter(|_| is_whole) {
+            let is_complete = matches!(batch.end, Some(Ok(())));
+            // A transfer that has failed elsewhere must not look complete.
+            if let Some(fault) = transfer.fault().filter(|_| is_complete) {
                 return Err(fault.clone());
             }
-            if head.is_some() && !(is_whole && batch.bytes <= SMALL && framing.is_some()) {
+            if head.is_some() && !(is_complete && batch.bytes <= MAX_FIRST_WRITE && framing.is_some()) {
                 socket.arm_reset();
             }
             batch.write(socket, head.take().as_deref().unwrap_or_default(), framing).await?;
@@ -133,15 +138,15 @@ impl Responder<'_> {
         }
     }
 
-    /// Waits until the destination's kernel has acknowledged the whole body; `None` where it has not all of it. Where the connection
-    /// `closes`, FIN follows the acknowledgement, but for a client that is in no hurry to acknowledge.
+    /// Waits until the destination's kernel has acknowledged the whole body; `None` if it does not. If the connection
+    /// `closes`, the FIN is sent after [`FIN_DELAY`] even without an acknowledgement.
     async fn acknowledged(&self, closes: bool, transfer: &Transfer) -> Option<WholeBody> {
         let body = transfer.whole_body().filter(|_| transfer.fault().is_none())?;
         let socket = self.connection.socket();
         let written = Instant::now();
         let touch = || transfer.touch();
-        let mut acknowledging = pin!(socket.delivered_to(socket.sent(), touch));
-        let is_acknowledged = match timeout(UNTIL_FIN, &mut acknowledging).await {
+        let mut acknowledging = pin!(socket.acknowledged_up_to(socket.sent(), touch));
+        let is_acknowledged = match timeout(FIN_DELAY, &mut acknowledging).await {
             Ok(is_acknowledged) => is_acknowledged,
             Err(_) if closes => {
                 socket.disarm_reset();
@@ -155,18 +160,18 @@ impl Responder<'_> {
         is_acknowledged.then_some(body)
     }
 
-    /// Waits until the transfer has failed elsewhere, stands still, or is one to a client that has vanished.
-    async fn cut(&self, transfer: &Transfer) {
+    /// Waits until the transfer fails: elsewhere, because no bytes move, or because the client is unresponsive.
+    async fn aborted(&self, transfer: &Transfer) {
         let socket = self.connection.socket();
         tokio::select! {
             _ = transfer.failed() => {}
             fault = transfer.stalled(|| socket.unacknowledged()) => transfer.fail(fault),
-            () = socket.vanished() => transfer.fail(Fault::DestinationDisconnected),
+            () = socket.unresponsive() => transfer.fail(Fault::DestinationDisconnected),
         }
     }
 }
 
-/// Moves what is left of the body through `pipe`, as far as that goes.
+/// Moves the rest of the body through `pipe`, until the body ends or needs a read.
 async fn splice_body(destination: &Socket, mut pipe: Pipe, relay: &mut Relay) -> Result<(), Fault> {
     while let Some((source, left)) = relay.in_kernel() {
         let allowed = relay.allowance().await?;
@@ -176,7 +181,7 @@ async fn splice_body(destination: &Socket, mut pipe: Pipe, relay: &mut Relay) ->
             Ok(Filled::Unspliceable) => return Ok(()),
             Ok(Filled::End) | Err(_) => return Err(relay.source_gone()),
         }
-        while pipe.held() > 0 {
+        while pipe.buffered() > 0 {
             let passed = pipe.drain(destination).await.map_err(|_| Fault::DestinationDisconnected)?;
             relay.passed_by_kernel(passed);
         }
@@ -185,23 +190,23 @@ async fn splice_body(destination: &Socket, mut pipe: Pipe, relay: &mut Relay) ->
     Ok(())
 }
 
-/// Pieces of a body that are there to be written.
+/// Pieces of a body for one write.
 struct Batch {
     pieces: Vec<Bytes>,
     bytes: usize,
-    /// The body has ended behind them, well or not.
+    /// Set if the body ends after these pieces.
     end: Option<Result<(), Fault>>,
 }
 
 impl Batch {
-    /// Waits for the next piece, and adds what is there already behind it, up to where the kernel can go on.
-    async fn gather(relay: &mut Relay, by_kernel: &impl Fn(&Relay) -> bool) -> Result<Self, Fault> {
+    /// Waits for the next piece, and adds the pieces that are available without waiting, up to where splice can take over.
+    async fn gather(relay: &mut Relay, can_splice: &impl Fn(&Relay) -> bool) -> Result<Self, Fault> {
         let mut batch = Self { pieces: Vec::new(), bytes: 0, end: None };
         batch.add(relay.next().await);
         while batch.end.is_none()
             && batch.pieces.len() < MAX_BATCH
             && batch.bytes < MAX_BATCH_BYTES
-            && !by_kernel(relay)
+            && !can_splice(relay)
         {
             let Some(next) = relay.next().now_or_never() else { break };
             batch.add(next);
@@ -225,7 +230,7 @@ impl Batch {
         self.pieces.push(data);
     }
 
-    /// Writes the batch behind `head`, in one go if the kernel takes it.
+    /// Writes `head` and the batch, in one system call if the kernel takes all of it.
     async fn write(&self, socket: &Socket, head: &[u8], framing: Option<Framing>) -> Result<(), Fault> {
         let size_line = size_line(self.bytes);
         let pieces = self.pieces.iter().map(|piece| &**piece);

@@ -1,4 +1,8 @@
-//! The writing of responses that the server makes itself.
+//! Writes the responses whose body the server makes itself, and frames bodies for [`super::download`].
+//!
+//! *Invariant.* A listing that is not complete ends with a reset.
+//!
+//! *Bounds.* One part of a listing at a time; each write fails if the client takes nothing for the request timeout.
 
 use std::io::IoSlice;
 
@@ -12,27 +16,26 @@ use crate::api::message;
 use crate::api::response::ResponseHead;
 
 impl Responder<'_> {
-    /// Writes a response whose body is there. Its client may take nothing of it for as long as a request may take.
+    /// Writes a response with a complete body. Fails if the client takes nothing for the request timeout.
     pub(super) async fn write(&self, response: &ResponseHead, body: &[u8]) -> ConnectionOutcome {
         let (socket, request) = (self.connection.socket(), &self.request);
         let is_head = request.method == Method::HEAD;
-        // A HEAD without a body to tell the length of says nothing of the GET's.
+        // An empty body of a HEAD means that the length of the GET's body is not known here.
         let has_length = response.status != StatusCode::NO_CONTENT && !(is_head && body.is_empty());
         let framing = has_length.then_some(Framing::Length(body.len() as u64));
         let head = message::head(response, request.version, framing);
         let body = if is_head { &[][..] } else { body };
         let mut buffers = [IoSlice::new(&head), IoSlice::new(body)];
-        match socket.write_within(&mut buffers, response.closes, self.shared.app.request_timeout).await {
-            Ok(()) => ConnectionOutcome::behind(response),
-            Err(_) => {
-                // The kernel is not to hold the rest of the response for a client that takes nothing.
-                socket.arm_reset();
-                ConnectionOutcome::Dropped
-            }
+        let limit = self.shared.app.request_timeout;
+        if socket.write_within(&mut buffers, response.closes, limit).await.is_err() {
+            // The client reads nothing: the reset lets the kernel free the send buffer.
+            socket.arm_reset();
+            return ConnectionOutcome::Dropped;
         }
+        ConnectionOutcome::after(response)
     }
 
-    /// Writes a list, each part of which its client may take nothing of for as long as a request may take. A list that is cut ends by a
+    /// Writes a listing part by part. Fails if the client takes nothing for the request timeout; an incomplete listing ends with a
     /// reset.
     pub(super) async fn write_listing(
         &self,
@@ -53,13 +56,13 @@ impl Responder<'_> {
             let framing = framing.filter(|_| !part.is_empty());
             let size_line = size_line(part.len());
             let mut buffers = framed(&head, &size_line, [&*part], framing, is_last);
-            let patience = self.shared.app.request_timeout;
-            if socket.write_within(&mut buffers, is_last && response.closes, patience).await.is_err() {
+            let limit = self.shared.app.request_timeout;
+            if socket.write_within(&mut buffers, is_last && response.closes, limit).await.is_err() {
                 return ConnectionOutcome::Dropped;
             }
             if is_last {
                 socket.disarm_reset();
-                return ConnectionOutcome::behind(response);
+                return ConnectionOutcome::after(response);
             }
             head.clear();
             next = Some(rest.next_part());
@@ -67,12 +70,12 @@ impl Responder<'_> {
     }
 }
 
-/// The line before a chunk of so many bytes (RFC 9112, section 7.1).
+/// The line before a chunk of `bytes` bytes (RFC 9112, section 7.1).
 pub(super) fn size_line(bytes: usize) -> String {
     format!("{bytes:x}\r\n")
 }
 
-/// What is written of a body: `pieces`, framed behind `head`, and the end of the body where they are the last.
+/// Returns the buffers to write: `head`, then `pieces` as one chunk if the framing is chunked, then the end of the body if `is_last`.
 pub(super) fn framed<'a>(
     head: &'a [u8],
     size_line: &'a str,

@@ -1,4 +1,8 @@
-//! The connection as h2 sees it: every byte passes [`Traffic`].
+//! The transport that h2 reads and writes: a connection of which [`Traffic`] sees every byte.
+//!
+//! *Invariant.* h2 gets no bytes beyond the current turn, and none at all once the client has flooded the connection.
+//!
+//! *Bounds.* The read-ahead buffer holds what the connection had read before, and the rest of one read of h2.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,16 +17,16 @@ use crate::wire::Wire;
 
 pub(super) struct Io {
     wire: Arc<Wire>,
-    /// Bytes that were read and not yet given to h2: those before the version was known, and what a turn had no room for.
-    ahead: BytesMut,
+    /// Bytes that were read and not given to h2: those read to detect the version of HTTP, and those beyond the current turn.
+    read_ahead: BytesMut,
     traffic: Arc<Traffic>,
 }
 
 impl Io {
     /// Wraps `wire` and takes over its read-ahead buffer.
     pub(super) fn new(wire: Arc<Wire>, traffic: Arc<Traffic>) -> Self {
-        let ahead = wire.input().lock().take_ahead();
-        Self { wire, ahead, traffic }
+        let read_ahead = wire.input().lock().take_read_ahead();
+        Self { wire, read_ahead, traffic }
     }
 }
 
@@ -36,25 +40,25 @@ impl AsyncRead for Io {
             return Poll::Pending;
         }
         if self.traffic.is_turn_over() {
-            // Whoever polls h2 takes out of it what it holds before it reads on.
+            // The task of the connection sweeps the bodies and begins the next turn before it polls h2 again.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
         let given = buffer.filled().len();
-        if self.ahead.is_empty() {
+        if self.read_ahead.is_empty() {
             ready!(self.wire.socket().poll_read(cx, buffer))?;
             let fresh = buffer.filled().get(given..).unwrap_or_default();
             let passed = self.traffic.received(fresh);
-            self.ahead.extend_from_slice(fresh.get(passed..).unwrap_or_default());
+            self.read_ahead.extend_from_slice(fresh.get(passed..).unwrap_or_default());
             buffer.set_filled(given + passed);
         } else {
-            let count = self.ahead.len().min(buffer.remaining());
-            let passed = self.traffic.received(self.ahead.get(..count).unwrap_or_default());
-            buffer.put_slice(self.ahead.get(..passed).unwrap_or_default());
-            self.ahead.advance(passed);
-            if self.ahead.is_empty() {
-                // Its memory, too.
-                self.ahead = BytesMut::new();
+            let count = self.read_ahead.len().min(buffer.remaining());
+            let passed = self.traffic.received(self.read_ahead.get(..count).unwrap_or_default());
+            buffer.put_slice(self.read_ahead.get(..passed).unwrap_or_default());
+            self.read_ahead.advance(passed);
+            if self.read_ahead.is_empty() {
+                // Frees its memory.
+                self.read_ahead = BytesMut::new();
             }
         }
         Poll::Ready(Ok(()))

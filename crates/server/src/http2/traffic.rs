@@ -1,12 +1,14 @@
-//! What passes over an HTTP/2 connection, seen beneath the library.
+//! Watches the frames of an HTTP/2 connection, below h2.
 //!
-//! h2 does not report three things that the truth and the safety of a connection depend on: when the last frame of a
-//! response is with the kernel, that a client has reset a stream whose response h2 counts as ended, and how many frames
-//! a client sends that cost work and move nothing. [`Traffic`] reads them off the frame heads of both directions.
+//! h2 does not report three facts that delivery and overload protection depend on: when the last frame of a
+//! response is with the kernel, that a client has reset an HTTP/2 stream whose response h2 counts as ended, and how many idle frames
+//! a client sends: frames that cause work and carry nothing. [`Traffic`] reads them from the frame headers of both directions.
 //!
-//! Only the task of the connection reads and writes it; the lock is there because its HTTP/2 streams share it.
+//! *Invariant.* A response is in the kernel once its last frame was written and everything written was flushed through TLS.
 //!
-//! *Bounds.* One entry for each response under way, and none behind its end.
+//! *Concurrency.* Only the task of the connection uses it; the lock is there because the futures of its requests share it.
+//!
+//! *Bounds.* One entry for each response that is being sent.
 
 use std::collections::HashMap;
 use std::io::IoSlice;
@@ -20,21 +22,21 @@ use tokio::time::{Instant, sleep};
 
 use crate::wire::input::HTTP2_PREFACE;
 
-/// Idle frames that a client may send within each [`CALM`].
+/// Idle frames that a client may send within each [`IDLE_FRAME_PERIOD`].
 const MAX_IDLE_FRAMES: u32 = 1000;
 /// The same for a trusted proxy, whose connection carries the requests of many clients.
 const MAX_IDLE_FRAMES_OF_PROXY: u32 = 50 * MAX_IDLE_FRAMES;
-/// How long it takes to forget the idle frames that were received.
-const CALM: Duration = Duration::from_secs(10);
-/// Bytes of a DATA frame below which the library's bookkeeping weighs more than the data.
+/// After this time the count of idle frames starts again at zero.
+const IDLE_FRAME_PERIOD: Duration = Duration::from_secs(10);
+/// Payload of a DATA frame, in bytes, below which h2's bookkeeping takes more memory than the data.
 const SMALL_FRAME: usize = 256;
-/// Bytes of other frames that the library is given before what it holds is taken out of it: they fill the buffers that DATA frames
-/// were read into, and that are held with those.
-const OTHER_BYTES_A_TURN: usize = 16 * 1024;
-/// Small DATA frames that the library is given before they are taken out of it again.
-const SMALL_FRAMES_A_TURN: usize = 64;
+/// Bytes of other frames in one turn: h2 reads them into the same buffers as DATA frames, which keep those buffers
+/// allocated.
+const OTHER_BYTES_PER_TURN: usize = 16 * 1024;
+/// Small DATA frames in one turn.
+const SMALL_FRAMES_PER_TURN: usize = 64;
 
-/// Both directions of a connection.
+/// The frames of both directions of a connection.
 #[derive(Debug)]
 pub(super) struct Traffic {
     state: Mutex<State>,
@@ -44,47 +46,49 @@ pub(super) struct Traffic {
 
 #[derive(Debug)]
 struct State {
+    /// Bytes of the preface that were not received.
     preface_left: usize,
     incoming: FrameFollower,
     idle_frames: u32,
     counted_since: Instant,
     turn: Turn,
     outgoing: FrameFollower,
+    /// The responses that are being sent, by HTTP/2 stream.
     responses: HashMap<u32, watch::Sender<Progress>>,
-    /// HTTP/2 streams whose last frame was written, but may be held by TLS.
+    /// HTTP/2 streams whose last frame was written, but may still be in a buffer of TLS.
     written: Vec<u32>,
     ended: bool,
 }
 
-/// What the library was given since what it holds was taken out of it.
+/// What h2 was given since the last sweep of the request bodies.
 #[derive(Debug, Default)]
 struct Turn {
     small_frames: usize,
     other_bytes: usize,
-    /// The last frame of a body. h2 forgets that a body is whole when its connection ends or its stream is reset behind it.
+    /// Set by the last frame of a body: h2 forgets that a body is complete when the connection ends or the HTTP/2 stream is reset after it.
     has_body_end: bool,
 }
 
 impl Turn {
     fn is_over(&self) -> bool {
         self.has_body_end
-            || self.small_frames >= SMALL_FRAMES_A_TURN
-            || self.other_bytes >= OTHER_BYTES_A_TURN
+            || self.small_frames >= SMALL_FRAMES_PER_TURN
+            || self.other_bytes >= OTHER_BYTES_PER_TURN
     }
 }
 
-/// How far a response has come.
+/// The progress of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    /// Its last frame is still to be written.
-    UnderWay,
-    /// Its last frame is with the kernel, which had been given so many bytes of the connection then.
+    /// Its last frame is not with the kernel.
+    Sending,
+    /// Its last frame is with the kernel. The number is [`rendezvous_net::socket::Socket::sent`] at that time.
     InKernel(u64),
-    /// The client has reset the stream. `sent` is as in `InKernel`, if that came before.
+    /// The client has reset the HTTP/2 stream. `sent` is the number of `InKernel`, if that was reached before.
     Reset { sent: Option<u64> },
 }
 
-/// Watches one response to its end.
+/// Watches one response until it is complete.
 #[derive(Debug)]
 pub(super) struct ResponseWatch {
     traffic: Arc<Traffic>,
@@ -92,12 +96,12 @@ pub(super) struct ResponseWatch {
     progress: watch::Receiver<Progress>,
 }
 
-/// What a client may send that moves nothing.
+/// How many idle frames the peer may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tolerance {
-    /// As much as one client has reason to.
+    /// As many as one client has reason to.
     Client,
-    /// As much as many clients have reason to.
+    /// As many as the clients of a proxy together have reason to.
     Proxy,
 }
 
@@ -123,9 +127,9 @@ impl Traffic {
         })
     }
 
-    /// Watches the response on this HTTP/2 stream, which is about to begin.
+    /// Watches the response on HTTP/2 stream `stream`. Must be called before the response is sent.
     pub(super) fn watch(self: &Arc<Self>, stream: u32) -> ResponseWatch {
-        let (sender, progress) = watch::channel(Progress::UnderWay);
+        let (sender, progress) = watch::channel(Progress::Sending);
         let mut state = self.state.lock();
         if !state.ended {
             state.responses.insert(stream, sender);
@@ -133,14 +137,14 @@ impl Traffic {
         ResponseWatch { traffic: Arc::clone(self), stream, progress }
     }
 
-    /// The first `count` bytes of `buffers` were written.
+    /// Records that the first `count` bytes of `buffers` were written.
     pub(super) fn wrote(&self, buffers: &[IoSlice<'_>], count: usize) {
         let State { outgoing, responses, written, .. } = &mut *self.state.lock();
         let mut left = count;
         for buffer in buffers {
-            let here = buffer.len().min(left);
-            left -= here;
-            outgoing.follow(buffer.get(..here).unwrap_or_default(), |frame| {
+            let length = buffer.len().min(left);
+            left -= length;
+            outgoing.follow(buffer.get(..length).unwrap_or_default(), |frame| {
                 if frame.ends_stream() && responses.contains_key(&frame.stream) {
                     written.push(frame.stream);
                 }
@@ -148,7 +152,7 @@ impl Traffic {
         }
     }
 
-    /// All that was written is with the kernel, which has been given `sent` bytes of the connection.
+    /// Records that everything written is with the kernel, `sent` bytes since the connection began.
     pub(super) fn flushed(&self, sent: u64) {
         let State { written, responses, .. } = &mut *self.state.lock();
         for stream in written.drain(..) {
@@ -158,7 +162,7 @@ impl Traffic {
         }
     }
 
-    /// The connection has ended: what is not with the kernel yet never will be.
+    /// Records that the connection has ended: no further frame reaches the kernel.
     pub(super) fn end(&self) {
         let state = &mut *self.state.lock();
         state.ended = true;
@@ -166,8 +170,8 @@ impl Traffic {
         state.written.clear();
     }
 
-    /// `bytes` came from the client. Returns how many of them the library may be given in this turn; the rest is not
-    /// counted as received.
+    /// Takes note of `bytes` from the client. Returns how many of them h2 may be given in this turn; the rest does not
+    /// count as received.
     pub(super) fn received(&self, bytes: &[u8]) -> usize {
         let state = &mut *self.state.lock();
         let preface = bytes.len().min(state.preface_left);
@@ -196,7 +200,7 @@ impl Traffic {
             }
             FrameKind::Control => self.count_idle_frame(state),
             FrameKind::Reset => match state.responses.get(&frame.stream) {
-                // The request was answered: to take no more of the answer is the client's right, and was no work in vain.
+                // The client may stop reading a response that it was sent, and its request has not caused work in vain.
                 Some(response) => {
                     response.send_if_modified(Progress::mark_reset);
                 }
@@ -207,7 +211,7 @@ impl Traffic {
     }
 
     fn count_idle_frame(&self, state: &mut State) {
-        if state.counted_since.elapsed() >= CALM {
+        if state.counted_since.elapsed() >= IDLE_FRAME_PERIOD {
             state.idle_frames = 0;
             state.counted_since = Instant::now();
         }
@@ -218,41 +222,41 @@ impl Traffic {
         }
     }
 
-    /// The library has been given all that it may have before [`Traffic::begin_turn`].
+    /// Whether h2 must be given nothing more before [`Traffic::begin_turn`].
     pub(super) fn is_turn_over(&self) -> bool {
         self.state.lock().turn.is_over()
     }
 
-    /// What the library held was taken out of it.
+    /// Begins a turn, after the request bodies were swept.
     pub(super) fn begin_turn(&self) {
         self.state.lock().turn = Turn::default();
     }
 
-    /// The client has sent too many frames that cost work and move nothing.
+    /// Whether the client has sent too many idle frames.
     pub(super) fn is_flooded(&self) -> bool {
         self.flooded.get().is_some()
     }
 
-    /// Waits until the client has sent too many of them.
+    /// Waits until the client has sent too many idle frames.
     pub(super) async fn flooded(&self) {
         self.flooded.wait().await;
     }
 }
 
 impl Progress {
-    /// The last frame is with the kernel. True where that is news.
+    /// Records that the last frame is with the kernel. Returns whether this is a change.
     fn mark_in_kernel(&mut self, sent: u64) -> bool {
-        let is_news = *self == Self::UnderWay;
-        if is_news {
+        let is_change = *self == Self::Sending;
+        if is_change {
             *self = Self::InKernel(sent);
         }
-        is_news
+        is_change
     }
 
-    /// The client has reset the stream. True where that is news.
+    /// Records that the client has reset the HTTP/2 stream. Returns whether this is a change.
     fn mark_reset(&mut self) -> bool {
         let sent = match *self {
-            Self::UnderWay => None,
+            Self::Sending => None,
             Self::InKernel(sent) => Some(sent),
             Self::Reset { .. } => return false,
         };
@@ -262,22 +266,22 @@ impl Progress {
 }
 
 impl ResponseWatch {
-    /// Waits until the last frame is with the kernel, and returns how many bytes the kernel had been given then. `None`
-    /// where the client has reset the stream before, or the connection has ended.
+    /// Waits until the last frame is with the kernel, and returns how many bytes of the connection the kernel had taken then.
+    /// `None` if the client has reset the HTTP/2 stream before, or the connection has ended.
     pub(super) async fn in_kernel(&mut self) -> Option<u64> {
-        let progress = self.progress.wait_for(|progress| *progress != Progress::UnderWay).await.ok()?;
+        let progress = self.progress.wait_for(|progress| *progress != Progress::Sending).await.ok()?;
         match *progress {
             Progress::InKernel(sent) => Some(sent),
-            Progress::UnderWay => None,
+            Progress::Sending => None,
             Progress::Reset { sent } => sent,
         }
     }
 
-    /// Waits until the client has reset the stream, or the connection has ended `patience` ago: what the kernel was given may
-    /// still be acknowledged behind its end.
-    pub(super) async fn given_up(&mut self, patience: Duration) {
+    /// Waits until the client has reset the HTTP/2 stream, or `grace` has passed since the end of the connection: bytes that the kernel has
+    /// may still be acknowledged after that end.
+    pub(super) async fn given_up(&mut self, grace: Duration) {
         if self.progress.wait_for(|progress| matches!(progress, Progress::Reset { .. })).await.is_err() {
-            sleep(patience).await;
+            sleep(grace).await;
         }
     }
 }
@@ -305,13 +309,13 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_move_nothing_flood_a_connection_and_a_reset_of_an_answer_is_none() {
+    fn idle_frames_flood_a_connection_and_the_reset_of_a_response_is_no_idle_frame() {
         let (reset, ping, window_update) = (3, 6, 8);
         for (kind, stream, length, floods) in
             [(reset, 1, 4, true), (reset, 3, 4, false), (ping, 0, 8, true), (window_update, 1, 4, false)]
         {
             let traffic = traffic();
-            let _answer = traffic.watch(3);
+            let _response = traffic.watch(3);
             for _ in 0..MAX_IDLE_FRAMES {
                 traffic.received(&frame(stream, kind, length));
             }
@@ -322,13 +326,13 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_ends_with_the_last_small_frame_that_it_has_room_for() {
+    fn a_turn_ends_at_its_limit_of_small_frames() {
         let traffic = traffic();
         let small = frame(1, 0, 1);
-        let bytes = small.repeat(SMALL_FRAMES_A_TURN + 5);
+        let bytes = small.repeat(SMALL_FRAMES_PER_TURN + 5);
         assert!(!traffic.is_turn_over());
         let passed = traffic.received(&bytes);
-        assert_eq!(passed, small.len() * SMALL_FRAMES_A_TURN);
+        assert_eq!(passed, small.len() * SMALL_FRAMES_PER_TURN);
         assert_eq!(traffic.received(&bytes[passed..]), 0);
         assert!(traffic.is_turn_over());
         traffic.begin_turn();
@@ -347,8 +351,8 @@ mod tests {
         traffic.flushed(70);
         assert_eq!(watch.in_kernel().await, Some(70));
         traffic.received(&frame(1, 3, 4));
-        watch.given_up(CALM).await;
-        assert_eq!(watch.in_kernel().await, Some(70), "what was sent before the reset stays sent");
+        watch.given_up(IDLE_FRAME_PERIOD).await;
+        assert_eq!(watch.in_kernel().await, Some(70), "a reset does not undo what was sent before it");
 
         let mut watch = traffic.watch(3);
         traffic.received(&frame(3, 3, 4));

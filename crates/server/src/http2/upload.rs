@@ -1,20 +1,21 @@
-//! The body of an HTTP/2 request, between h2 and whoever reads it.
+//! The body of an HTTP/2 request, between h2 and its reader.
 //!
 //! ```text
-//!   h2 ── a frame at a time, as it is read ─────────────► Upload ──► relay, or a JSON handler
-//!    └── all frames, at the end of a turn ─────── sweep ──┘
+//!   h2 ── one frame for each read ─────────────────► Upload ──► relay, or a JSON handler
+//!    └── all frames, at the end of a turn ─ sweep ──┘
 //! ```
 //!
-//! A reader takes frames straight out of h2. But h2 keeps an entry of some 250 bytes for each DATA frame that nobody has
-//! taken, however small the frame is, and a request may wait for long. And it forgets that a body was whole when the client
-//! leaves behind it. So before h2 is given more than a few small frames, and more than the end of a body,
-//! [`Uploads::sweep`] takes what it holds and joins it.
+//! A reader takes frames directly from h2. But h2 keeps an entry of about 250 bytes for each DATA frame that was not
+//! taken, however small the frame is, and a request may wait for long. It also forgets that a body was complete when the client
+//! leaves after it. So a turn ([`super::traffic`]) has few small frames and at most one end of a body, and after it
+//! [`Uploads::sweep`] takes the frames out of h2 and joins small ones.
+//!
+//! *Invariant.* The flow-control window is returned to the client only for bytes that the reader has taken.
 //!
 //! *Concurrency.* An [`Upload`] is shared by the task that reads it and the task of its connection. Its lock is taken before
-//! h2's own.
+//! the lock of h2.
 //!
-//! *Bounds.* The window of the HTTP/2 stream, which is given back only for what is handed out, bounds the bytes, and
-//! [`JOINED`] the room that is wasted.
+//! *Bounds.* The window of the HTTP/2 stream limits the bytes, and [`JOIN_LIMIT`] the unused capacity of buffers.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -28,31 +29,32 @@ use h2::RecvStream;
 use parking_lot::Mutex;
 use rendezvous_core::outcome::Fault;
 
-/// Frames below this many bytes are joined to pieces of at most that many.
-const JOINED: usize = 4 * 1024;
+/// Frames smaller than this are joined into pieces of at most this size, in bytes.
+const JOIN_LIMIT: usize = 4 * 1024;
 
-/// The bodies of a connection's requests.
+/// The bodies of all requests of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Uploads(Mutex<Vec<Weak<Mutex<Incoming>>>>);
 
-/// A request body. Clones share it; one of them reads.
+/// A request body. Clones share it; only one of them may read.
 #[derive(Debug, Clone)]
 pub(super) struct Upload(Arc<Mutex<Incoming>>);
 
 #[derive(Debug)]
 struct Incoming {
     body: RecvStream,
-    /// What a sweep has taken, but for `joined`, which is behind them.
+    /// Pieces that a sweep has taken, in order. `joined` comes after them.
     swept: VecDeque<Bytes>,
+    /// Small frames that may still be joined with the next.
     joined: BytesMut,
-    /// The end, where it was seen.
+    /// The end of the body, once it was received.
     end: Option<Result<(), Fault>>,
-    /// Who waits for more.
+    /// The task that waits for more.
     reader: Option<Waker>,
 }
 
 impl Uploads {
-    /// Keeps an eye on `body`.
+    /// Adds `body`, to be swept until it is dropped.
     pub(super) fn add(&self, body: RecvStream) -> Upload {
         let incoming =
             Incoming { body, swept: VecDeque::new(), joined: BytesMut::new(), end: None, reader: None };
@@ -63,7 +65,7 @@ impl Uploads {
         Upload(upload)
     }
 
-    /// Takes out of h2 what it holds of all bodies.
+    /// Takes the buffered frames of all bodies out of h2.
     pub(super) fn sweep(&self) {
         for upload in self.0.lock().iter().filter_map(Weak::upgrade) {
             upload.lock().sweep();
@@ -72,21 +74,21 @@ impl Uploads {
 }
 
 impl Upload {
-    /// All of the body has arrived, well.
+    /// Whether the whole body has arrived, without an error.
     pub(super) fn has_arrived(&self) -> bool {
         let incoming = &mut *self.0.lock();
         incoming.sweep();
         incoming.end == Some(Ok(()))
     }
 
-    /// Takes the rest of the body and throws it away. Ends when the client has sent all of it, or has reset the stream.
+    /// Discards the rest of the body, until the client has sent all of it or has reset the HTTP/2 stream.
     pub(super) async fn discard(&mut self) {
         while let Some(Ok(_)) = poll_fn(|cx| self.0.lock().poll_take(cx)).await {}
     }
 }
 
 impl Incoming {
-    /// The next of the body; `None` at its end.
+    /// Returns the next bytes of the body; `None` at its end.
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         let taken = match self.take_swept() {
             Some(data) => Some(Ok(data)),
@@ -104,7 +106,7 @@ impl Incoming {
             },
         };
         if let Some(Ok(data)) = &taken {
-            // Not more than was taken, and nothing at all of a stream that is over.
+            // Fails only for more than was received, which does not happen, or after the end of the HTTP/2 stream.
             let _ = self.body.flow_control().release_capacity(data.len());
         }
         Poll::Ready(taken)
@@ -133,30 +135,30 @@ impl Incoming {
 
     fn sweep(&mut self) {
         let reader = self.reader.take();
-        // A body that nobody reads yet may wait for long: it must not hold on to the buffers that h2 read it into.
+        // A body that is not being read may wait for long: it must not keep h2's read buffers allocated.
         let is_waiting = reader.is_none();
-        let mut is_news = false;
-        // h2 wakes whoever asked last: that stays the reader.
+        let mut has_progress = false;
+        // h2 wakes the task that polled last: that must remain the reader.
         let cx = &mut Context::from_waker(reader.as_ref().unwrap_or(Waker::noop()));
         while self.end.is_none()
             && let Poll::Ready(taken) = self.poll_h2(cx)
         {
-            is_news = true;
+            has_progress = true;
             if let Some(Ok(data)) = taken {
                 self.join(data, is_waiting);
             }
         }
         match reader {
-            Some(reader) if is_news => reader.wake(),
+            Some(reader) if has_progress => reader.wake(),
             reader => self.reader = reader,
         }
     }
 
     fn join(&mut self, data: Bytes, is_copied: bool) {
-        if self.joined.len() + data.len() > JOINED {
+        if self.joined.len() + data.len() > JOIN_LIMIT {
             self.close_joined();
         }
-        if data.len() < JOINED {
+        if data.len() < JOIN_LIMIT {
             self.joined.extend_from_slice(&data);
         } else {
             self.swept.push_back(if is_copied { Bytes::copy_from_slice(&data) } else { data });

@@ -1,15 +1,17 @@
-//! The input of an HTTP/1 connection: the one read-ahead buffer, and what comes next.
+//! The input of an HTTP/1 connection: its read-ahead buffer, and the kind of bytes that come next.
 //!
 //! ```text
-//!   Head ── take_head, begin_body ──► Body ── take_body ──► Taken ── end_body ──► Head
+//!   Head ── poll_head, begin_body ──► Body ── take_body ──► Taken ── end_body ──► Head
 //!     ▲                                 │
-//!     └──────── there is no body ───────┘
+//!     └────────── empty body ───────────┘
 //! ```
 //!
-//! A body stays in `Body` until somebody reads it: of a source that waits nothing is taken, so that nothing of it can reach anybody
-//! before the sides have met, and that the buffer and the kernel tell whether the source has left.
+//! *Invariant.* A body stays in `Body` until the sides have paired: nothing is decoded or passed on before, and the buffer and the kernel
+//! still show whether the source has left.
 //!
-//! *Bounds.* The buffer holds one head and what was read behind it, or 64 KiB of the body of a source that waits.
+//! *Concurrency.* Locked by one task at a time. In `Taken`, the reader of the body owns the buffer.
+//!
+//! *Bounds.* The buffer holds one head and the bytes read after it, or 64 KiB of the body of a waiting source.
 
 use std::io;
 use std::task::{Context, Poll, ready};
@@ -19,19 +21,19 @@ use rendezvous_codec::body::{Arrival, BodyDecoder, Framing};
 use rendezvous_codec::head::{HeadError, HeadScanner, MAX_HEAD_BYTES};
 use rendezvous_net::socket::Socket;
 
-/// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
+/// The connection preface of HTTP/2 (RFC 9113, section 3.4).
 pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Bytes that are held of the body of a source that waits.
+/// The largest read-ahead of the body of a waiting source, in bytes.
 const MAX_READ_AHEAD: usize = 64 * 1024;
-/// Room that is made for a read.
+/// Bytes read from the socket at a time.
 const READ_SIZE: usize = 4 * 1024;
 
 /// The input of one connection.
 #[derive(Debug)]
 pub struct Input {
     stage: Stage,
-    /// Read from the socket and not yet used.
-    ahead: BytesMut,
+    /// Bytes that were read from the socket and not consumed.
+    read_ahead: BytesMut,
     is_http11: bool,
 }
 
@@ -39,73 +41,74 @@ pub struct Input {
 enum Stage {
     /// The next byte belongs to a head.
     Head(HeadScanner),
-    /// The next byte belongs to the body of the request at hand, which nobody reads yet.
+    /// The next byte belongs to the body of the current request, which is not being read yet.
     Body {
         decoder: BodyDecoder,
-        /// What the last look ahead has found: small chunks take a while to follow, and a client may have the server look often.
-        look: Option<Look>,
+        /// The result of the last check: decoding many small chunks takes time, and a client can cause many checks.
+        last_check: Option<ArrivalCheck>,
     },
-    /// Somebody reads the body of the request at hand, and has the buffer.
+    /// The body of the current request is being read, and its reader owns the buffer.
     Taken,
 }
 
-/// What so many bytes in the buffer and in the kernel say.
+/// How much of the body had arrived, for these numbers of bytes in the buffer and in the kernel.
 #[derive(Debug)]
-struct Look {
-    ahead: usize,
+struct ArrivalCheck {
+    read_ahead: usize,
     unread: usize,
     arrival: Arrival,
 }
 
 impl Default for Input {
     fn default() -> Self {
-        Self { stage: Stage::Head(HeadScanner::default()), ahead: BytesMut::new(), is_http11: false }
+        Self { stage: Stage::Head(HeadScanner::default()), read_ahead: BytesMut::new(), is_http11: false }
     }
 }
 
 impl Input {
-    /// Whether bytes were read that nobody has used.
+    /// Whether the read-ahead buffer has bytes.
     #[must_use]
     pub fn has_read_ahead(&self) -> bool {
-        !self.ahead.is_empty()
+        !self.read_ahead.is_empty()
     }
 
-    /// Whether anything has come behind the request at hand, whose body was read to its end.
-    pub fn is_followed(&mut self, socket: &Socket) -> bool {
-        if self.ahead.is_empty() {
-            self.ahead.reserve(READ_SIZE);
-            // What ends the connection shows again.
-            let _ = socket.try_read(&mut self.ahead);
+    /// Whether bytes have arrived after the body of the current request, which was read to its end.
+    pub fn has_trailing_bytes(&mut self, socket: &Socket) -> bool {
+        if self.read_ahead.is_empty() {
+            self.read_ahead.reserve(READ_SIZE);
+            // An error or end of file shows again at the next read.
+            let _ = socket.try_read(&mut self.read_ahead);
         }
-        if self.ahead.is_empty() {
-            self.ahead = BytesMut::new();
+        if self.read_ahead.is_empty() {
+            self.read_ahead = BytesMut::new();
         }
-        // What is unread of TLS may be its own.
-        !self.ahead.is_empty() || socket.is_plain() && socket.unread() > 0
+        // Over TLS, unread bytes may belong to a record without application data.
+        !self.read_ahead.is_empty() || socket.is_plain() && socket.unread() > 0
     }
 
-    /// Waits for the beginning of a head: empty lines are none (RFC 9112, section 2.2). False at the end of the connection.
-    pub fn poll_beginning(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        while self.ahead.len() < MAX_HEAD_BYTES && self.ahead.chunks(2).all(|line| b"\r\n".starts_with(line))
+    /// Waits for the first byte of a head, past empty lines (RFC 9112, section 2.2). Returns false at the end of the connection.
+    pub fn poll_head_start(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        while self.read_ahead.len() < MAX_HEAD_BYTES
+            && self.read_ahead.chunks(2).all(|line| b"\r\n".starts_with(line))
         {
-            if ready!(poll_fill(&mut self.ahead, socket, cx))? == 0 {
+            if ready!(poll_fill(&mut self.read_ahead, socket, cx))? == 0 {
                 return Poll::Ready(Ok(false));
             }
         }
         Poll::Ready(Ok(true))
     }
 
-    /// Whether a fresh connection begins with the preface of HTTP/2. Takes nothing of it.
+    /// Whether a new connection begins with the HTTP/2 preface, which stays in the buffer.
     pub fn poll_preface(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        while self.ahead.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&self.ahead) {
-            if ready!(poll_fill(&mut self.ahead, socket, cx))? == 0 {
+        while self.read_ahead.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&self.read_ahead) {
+            if ready!(poll_fill(&mut self.read_ahead, socket, cx))? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
         }
-        Poll::Ready(Ok(self.ahead.starts_with(HTTP2_PREFACE)))
+        Poll::Ready(Ok(self.read_ahead.starts_with(HTTP2_PREFACE)))
     }
 
-    /// Takes the next head, complete but not parsed.
+    /// Takes the next head, complete but not parsed. [`Input::begin_body`] must follow.
     pub fn poll_head(
         &mut self,
         socket: &Socket,
@@ -118,57 +121,57 @@ impl Input {
             return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
         };
         loop {
-            match scanner.scan(&self.ahead) {
+            match scanner.scan(&self.read_ahead) {
                 Ok(Some(length)) => {
-                    let head = self.ahead.split_to(length).freeze();
-                    // A side that waits must not hold the buffer of its head.
-                    self.ahead = BytesMut::from(&*self.ahead);
+                    let head = self.read_ahead.split_to(length).freeze();
+                    // Copied, so that a waiting side does not keep the buffer of its head allocated.
+                    self.read_ahead = BytesMut::from(&*self.read_ahead);
                     return Poll::Ready(Ok(Ok(head)));
                 }
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Ok(Err(error))),
             }
-            if ready!(poll_fill(&mut self.ahead, socket, cx))? == 0 {
+            if ready!(poll_fill(&mut self.read_ahead, socket, cx))? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
         }
     }
 
-    /// The head that was taken announces this body.
+    /// Sets the framing of the body that follows the head.
     pub fn begin_body(&mut self, framing: Framing, is_http11: bool) {
-        self.stage = Stage::Body { decoder: BodyDecoder::new(framing), look: None };
+        self.stage = Stage::Body { decoder: BodyDecoder::new(framing), last_check: None };
         self.is_http11 = is_http11;
     }
 
-    /// Takes the body that nobody reads yet, with what was read ahead of it; the rest is in the socket.
+    /// Takes the body to read it: its decoder and the read-ahead buffer. The rest of it is in the socket.
     #[must_use]
     pub fn take_body(&mut self) -> (BodyDecoder, BytesMut) {
-        let ahead = self.take_ahead();
+        let read_ahead = self.take_read_ahead();
         match std::mem::replace(&mut self.stage, Stage::Taken) {
-            Stage::Body { decoder, .. } => (decoder, ahead),
-            Stage::Head(_) | Stage::Taken => (BodyDecoder::new(Framing::NONE), ahead),
+            Stage::Body { decoder, .. } => (decoder, read_ahead),
+            Stage::Head(_) | Stage::Taken => (BodyDecoder::new(Framing::NONE), read_ahead),
         }
     }
 
-    /// The body was read to its end, and `rest` behind it.
+    /// Gives the input back after the body was read to its end. `rest` is what was read after it.
     pub fn end_body(&mut self, rest: &[u8]) {
         self.stage = Stage::Head(HeadScanner::default());
-        self.ahead = BytesMut::from(rest);
+        self.read_ahead = BytesMut::from(rest);
     }
 
-    /// What comes next cannot be understood: nobody reads on.
-    pub fn give_up(&mut self) {
+    /// Discards the buffer and expects no further request: the input that follows cannot be framed.
+    pub fn stop_reading(&mut self) {
         self.stage = Stage::Taken;
-        self.ahead = BytesMut::new();
+        self.read_ahead = BytesMut::new();
     }
 
-    /// Takes what was read ahead.
+    /// Takes the read-ahead buffer.
     #[must_use]
-    pub fn take_ahead(&mut self) -> BytesMut {
-        std::mem::take(&mut self.ahead)
+    pub fn take_read_ahead(&mut self) -> BytesMut {
+        std::mem::take(&mut self.read_ahead)
     }
 
-    /// Whether nothing of the request at hand is still to be read.
+    /// Whether the current request was read to its end.
     #[must_use]
     pub fn is_between_requests(&self) -> bool {
         match &self.stage {
@@ -178,29 +181,31 @@ impl Input {
         }
     }
 
-    /// Whether the request at hand is one of HTTP/1.1.
+    /// Whether the current request uses HTTP/1.1.
     #[must_use]
     pub fn is_http11(&self) -> bool {
         self.is_http11
     }
 
-    /// Whether nobody reads the body of the request at hand yet.
+    /// Whether the body of the current request is not being read yet.
     #[must_use]
-    pub fn is_body_untouched(&self) -> bool {
+    pub fn is_body_unread(&self) -> bool {
         matches!(self.stage, Stage::Body { .. })
     }
 
-    /// Whether the whole body that nobody reads yet has arrived; `None` where somebody does. Reads at most 64 KiB of it: where
-    /// that does not tell, the body counts as whole.
+    /// Whether the whole body has arrived; `None` if it is being read already. Reads at most 64 KiB ahead: if that is not enough
+    /// to tell, the body counts as whole.
     pub fn holds_whole_body(&mut self, socket: &Socket) -> Option<bool> {
-        let Stage::Body { decoder, look } = &mut self.stage else { return None };
-        // Inside TLS, what is unread cannot be counted.
+        let Stage::Body { decoder, last_check } = &mut self.stage else { return None };
+        // Over TLS, the number of unread body bytes is not known.
         let can_count = socket.is_plain() && matches!(decoder, BodyDecoder::Length(_));
-        let may_be_more = !can_count && !look_ahead(&mut self.ahead, socket);
-        let (ahead, unread) = (self.ahead.len(), socket.unread());
-        let known = look.take().filter(|look| (look.ahead, look.unread) == (ahead, unread));
-        let arrival = known.map_or_else(|| decoder.arrival(&[&self.ahead], unread), |look| look.arrival);
-        *look = Some(Look { ahead, unread, arrival });
+        let may_be_more = !can_count && !fill_read_ahead(&mut self.read_ahead, socket);
+        let (read_ahead, unread) = (self.read_ahead.len(), socket.unread());
+        let known =
+            last_check.take().filter(|check| (check.read_ahead, check.unread) == (read_ahead, unread));
+        let arrival =
+            known.map_or_else(|| decoder.arrival(&[&self.read_ahead], unread), |check| check.arrival);
+        *last_check = Some(ArrivalCheck { read_ahead, unread, arrival });
         Some(match arrival {
             Arrival::Whole => true,
             Arrival::Partial => may_be_more,
@@ -208,45 +213,45 @@ impl Input {
         })
     }
 
-    /// Whether the body that nobody reads yet is of a declared length and complete with `unread` more bytes, behind which nothing comes.
-    /// Reads nothing.
+    /// Whether the body has a declared length and exactly `unread` more bytes complete it. Reads nothing.
     #[must_use]
-    pub fn is_whole_with(&self, unread: usize) -> bool {
+    pub fn is_complete_with(&self, unread: usize) -> bool {
         let Stage::Body { decoder: BodyDecoder::Length(left), .. } = &self.stage else { return false };
-        (self.ahead.len() + unread) as u64 == *left
+        (self.read_ahead.len() + unread) as u64 == *left
     }
 
-    /// Throws away what has come behind a body that was read to its end, but for its beginning: a FIN shows behind that. False where it is
-    /// more than a head may have, and may hide a FIN for as long as its client likes.
-    pub fn skip_what_follows(&mut self, socket: &Socket) -> bool {
-        let (mut skipped, mut scratch) = (self.ahead.len(), BytesMut::with_capacity(MAX_HEAD_BYTES));
-        while skipped <= MAX_HEAD_BYTES {
+    /// Discards the bytes after a body that was read to its end, except for the first one, which marks that there were some. A FIN after
+    /// them can then be detected. Returns false if they are more than the limit of a head, and may hide a FIN for as long as the client
+    /// sends them.
+    pub fn discard_trailing_bytes(&mut self, socket: &Socket) -> bool {
+        let (mut discarded, mut scratch) = (self.read_ahead.len(), BytesMut::with_capacity(MAX_HEAD_BYTES));
+        while discarded <= MAX_HEAD_BYTES {
             scratch.clear();
             match socket.try_read(&mut scratch) {
-                Ok(count @ 1..) => skipped += count,
+                Ok(count @ 1..) => discarded += count,
                 Ok(0) | Err(_) => return true,
             }
-            if self.ahead.is_empty() {
-                self.ahead.extend_from_slice(scratch.get(..1).unwrap_or_default());
+            if self.read_ahead.is_empty() {
+                self.read_ahead.extend_from_slice(scratch.get(..1).unwrap_or_default());
             }
         }
         false
     }
 }
 
-/// Reads what has arrived, up to 64 KiB. True where that is all.
-fn look_ahead(ahead: &mut BytesMut, socket: &Socket) -> bool {
-    while ahead.len() < MAX_READ_AHEAD {
-        ahead.reserve(READ_SIZE);
-        if !matches!(socket.try_read(ahead), Ok(1..)) {
+/// Reads what has arrived until the buffer holds 64 KiB. Returns true if nothing more is available.
+fn fill_read_ahead(read_ahead: &mut BytesMut, socket: &Socket) -> bool {
+    while read_ahead.len() < MAX_READ_AHEAD {
+        read_ahead.reserve(READ_SIZE);
+        if !matches!(socket.try_read(read_ahead), Ok(1..)) {
             return true;
         }
     }
     false
 }
 
-fn poll_fill(ahead: &mut BytesMut, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    let room = READ_SIZE.min(MAX_HEAD_BYTES.saturating_sub(ahead.len()).max(1));
-    ahead.reserve(room);
-    socket.poll_read_buf(cx, &mut ahead.limit(room))
+fn poll_fill(read_ahead: &mut BytesMut, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let size = READ_SIZE.min(MAX_HEAD_BYTES.saturating_sub(read_ahead.len()).max(1));
+    read_ahead.reserve(size);
+    socket.poll_read_buf(cx, &mut read_ahead.limit(size))
 }

@@ -1,7 +1,11 @@
-//! TLS over one connection.
+//! The TLS session of one connection.
 //!
-//! A connection that is dropped ends without a word of TLS, so that whoever reads it knows that it was cut; only
-//! [`Session::poll_shutdown`] says that the end is a good one.
+//! *Invariant.* A session that is dropped sends no `close_notify`, so that the client detects the truncation (RFC 8446,
+//! section 6.1); only [`TlsSession::poll_shutdown`] sends it.
+//!
+//! *Concurrency.* The lock lets one task read while another writes; it is never held across an await.
+//!
+//! *Bounds.* rustls's own buffers, and [`READ_SIZE`] bytes of ciphertext while some is left to decrypt.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -17,20 +21,20 @@ use tokio_util::io::poll_read_buf;
 
 use super::tcp::Tcp;
 
-/// Read from the kernel at a time, in bytes: some records. rustls itself would ask for 4 KiB.
+/// Bytes read from the kernel at a time: several records. rustls by itself would read 4 KiB.
 const READ_SIZE: usize = 64 * 1024;
 
-pub(super) struct Session(Mutex<TlsStream<Ciphertext>>);
+pub(super) struct TlsSession(Mutex<TlsStream<Transport>>);
 
-impl std::fmt::Debug for Session {
+impl std::fmt::Debug for TlsSession {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Session")
+        f.write_str("TlsSession")
     }
 }
 
-impl Session {
+impl TlsSession {
     pub(super) async fn accept(tcp: Arc<Tcp>, acceptor: &TlsAcceptor) -> io::Result<Self> {
-        let stream = acceptor.accept(Ciphertext { tcp, ahead: BytesMut::new() }).await?;
+        let stream = acceptor.accept(Transport { tcp, read_ahead: BytesMut::new() }).await?;
         Ok(Self(Mutex::new(stream)))
     }
 
@@ -59,39 +63,39 @@ impl Session {
     }
 }
 
-/// What TLS reads and writes.
-struct Ciphertext {
+/// The connection as rustls uses it: a source and sink of ciphertext.
+struct Transport {
     tcp: Arc<Tcp>,
-    /// Read from the kernel and not yet by TLS. Held only while there is something in it.
-    ahead: BytesMut,
+    /// Ciphertext that rustls has not read yet. Allocated only while it is not empty.
+    read_ahead: BytesMut,
 }
 
-impl AsyncRead for Ciphertext {
+impl AsyncRead for Transport {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Self { tcp, ahead } = &mut *self;
-        if ahead.is_empty() {
-            ahead.reserve(READ_SIZE);
-            let read = tcp.poll_read_buf(cx, ahead);
+        let Self { tcp, read_ahead } = &mut *self;
+        if read_ahead.is_empty() {
+            read_ahead.reserve(READ_SIZE);
+            let read = tcp.poll_read_buf(cx, read_ahead);
             if !matches!(read, Poll::Ready(Ok(1..))) {
-                *ahead = BytesMut::new();
+                *read_ahead = BytesMut::new();
             }
             ready!(read)?;
         }
-        let count = ahead.len().min(buffer.remaining());
-        buffer.put_slice(ahead.get(..count).unwrap_or_default());
-        ahead.advance(count);
-        if ahead.is_empty() {
-            *ahead = BytesMut::new();
+        let count = read_ahead.len().min(buffer.remaining());
+        buffer.put_slice(read_ahead.get(..count).unwrap_or_default());
+        read_ahead.advance(count);
+        if read_ahead.is_empty() {
+            *read_ahead = BytesMut::new();
         }
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Ciphertext {
+impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.tcp.poll_write(cx, &[IoSlice::new(bytes)])
     }

@@ -1,0 +1,131 @@
+//! Delivers the body of a stream to its destination over HTTP/2.
+//!
+//! *Invariant.* The HTTP/2 stream ends with `END_STREAM` only after the whole body, and with a reset otherwise. The transfer is delivered
+//! only once the client's kernel has acknowledged the last frame.
+//!
+//! *Concurrency.* It runs in the destination's task. The source's task may fail the transfer at any time, which resets the HTTP/2 stream.
+//!
+//! *Bounds.* One piece of the body, and h2's send buffer.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
+use h2::server::SendResponse;
+use h2::{Reason, SendStream};
+use rendezvous_core::transfer::{Piece, Transfer, WholeBody};
+use rendezvous_net::socket::Socket;
+use tokio::time::Instant;
+
+use super::response::send_all;
+use super::stream::wait_for_reset;
+use super::traffic::ResponseWatch;
+use crate::api::App;
+use crate::api::response::Download;
+use crate::connection::Connection;
+use crate::request_body::Relay;
+
+/// Small pieces that are available are joined up to this many bytes: the frame size that every receiver accepts (RFC 9113, section 4.2).
+const JOIN_LIMIT: usize = 16 * 1024;
+
+/// Sends the response, and decides the transfer's outcome by the acknowledgement of the destination's kernel.
+pub(super) async fn deliver(
+    connection: &Connection,
+    app: &App,
+    mut watch: ResponseWatch,
+    respond: &mut SendResponse<Bytes>,
+    head: http::Response<()>,
+    download: Download,
+) {
+    let Download { half, relay } = download;
+    // The drop of `half` reports that the destination has left.
+    let Ok(mut send) = respond.send_response(head, false) else { return };
+    let transfer = Arc::clone(half.transfer());
+    let delivered = tokio::select! {
+        biased;
+        delivered = send_body(connection, app, &mut watch, &mut send, relay, &transfer) => delivered,
+        () = aborted(&transfer) => None,
+    };
+    match delivered {
+        Some(body) => half.delivered(body),
+        // The drop of `half` reports that the destination has left, unless the transfer has failed already.
+        None => send.send_reset(Reason::INTERNAL_ERROR),
+    }
+}
+
+/// Waits until the transfer fails elsewhere, or no bytes move. The connection's task detects an unresponsive client.
+async fn aborted(transfer: &Transfer) {
+    tokio::select! {
+        _ = transfer.failed() => {}
+        // The unacknowledged bytes of the connection belong to all its HTTP/2 streams, and prove nothing about this one.
+        fault = transfer.stalled(|| 0) => transfer.fail(fault),
+    }
+}
+
+/// Sends the body. Returns the proof that it was whole once the destination's kernel has acknowledged all of it.
+async fn send_body(
+    connection: &Connection,
+    app: &App,
+    watch: &mut ResponseWatch,
+    send: &mut SendStream<Bytes>,
+    mut relay: Relay,
+    transfer: &Transfer,
+) -> Option<WholeBody> {
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = gather(&mut relay) => next,
+            () = wait_for_reset(|cx| send.poll_reset(cx)) => return None,
+        };
+        let next = next?;
+        // END_STREAM is sent with the bytes that complete a declared length: a client that counts them may leave at once.
+        let is_last = matches!(next, Piece::Last(_));
+        transfer.awaits_destination();
+        send_all(send, next.into_data(), is_last, || transfer.touch()).await?;
+        if is_last {
+            break;
+        }
+    }
+    let written = Instant::now();
+    if !acknowledged(app, connection.socket(), watch, || transfer.touch()).await {
+        return None;
+    }
+    app.metrics.delivered(written.elapsed());
+    transfer.whole_body()
+}
+
+/// Waits for the next piece, and joins it with pieces that are available without waiting while they are small: each frame costs its receiver
+/// work, however small it is. `None` if the transfer has failed.
+async fn gather(relay: &mut Relay) -> Option<Piece> {
+    let mut next = relay.next().await.ok()?;
+    let mut joined = BytesMut::new();
+    loop {
+        match next {
+            Piece::Last(data) if joined.is_empty() => return Some(Piece::Last(data)),
+            Piece::Last(data) => {
+                joined.extend_from_slice(&data);
+                return Some(Piece::Last(joined.freeze()));
+            }
+            Piece::Data(data) if joined.is_empty() && data.len() >= JOIN_LIMIT => {
+                return Some(Piece::Data(data));
+            }
+            Piece::Data(data) => joined.extend_from_slice(&data),
+        }
+        let following = if joined.len() < JOIN_LIMIT { relay.next().now_or_never() } else { None };
+        // A fault is returned again by the next call, after the bytes before it were sent.
+        let Some(Ok(following)) = following else { return Some(Piece::Data(joined.freeze())) };
+        next = following;
+    }
+}
+
+/// Waits until the client's kernel has acknowledged the last frame. Returns false if the client resets the HTTP/2 stream before that frame
+/// was sent, or the connection ends and nothing more is acknowledged within the peer timeout.
+async fn acknowledged(app: &App, socket: &Socket, watch: &mut ResponseWatch, on_progress: impl Fn()) -> bool {
+    let Some(sent) = watch.in_kernel().await else { return false };
+    tokio::select! {
+        biased;
+        acknowledged = socket.acknowledged_up_to(sent, on_progress) => acknowledged,
+        // The client's reset came with the acknowledgement of everything that its kernel had received before.
+        () = watch.given_up(app.peer_timeout) => socket.is_acknowledged(sent),
+    }
+}

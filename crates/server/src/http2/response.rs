@@ -1,0 +1,149 @@
+//! Sends the response of one HTTP/2 stream.
+//!
+//! *Invariant.* A listing that is not complete ends with a reset of the HTTP/2 stream.
+//!
+//! *Bounds.* One part of a listing at a time; each part fails if the client takes nothing for the request timeout.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, SendStream};
+use http::header::{CONTENT_LENGTH, DATE};
+use http::{HeaderValue, StatusCode};
+use tokio::time::timeout;
+
+use super::download;
+use super::stream::{ConnectionState, Exchange};
+use super::upload::Upload;
+use crate::api::App;
+use crate::api::listing::Listing;
+use crate::api::message::date;
+use crate::api::response::{Body, Response, ResponseHead};
+
+/// How long an upload is discarded after its final response. Some clients read no response before they have sent everything.
+const LINGER: Duration = Duration::from_secs(2);
+
+impl Exchange<'_> {
+    /// Sends the response, and completes the HTTP/2 stream.
+    pub(super) async fn respond(self, mut response: Response) -> ConnectionState {
+        let Self { connection, app, traffic, mut respond, upload, mut context, is_head, has_body, .. } = self;
+        context.finish(&mut response);
+        drop(context);
+        let watch = traffic.watch(respond.stream_id().as_u32());
+        if let Ok(date) = HeaderValue::try_from(date()) {
+            response.head.headers.insert(DATE, date);
+        }
+        let Response { head: ResponseHead { status, headers, .. }, body } = response;
+        let mut head = http::Response::new(());
+        (*head.status_mut(), *head.headers_mut()) = (status, headers);
+        let written = match body {
+            Body::Bytes(body) => {
+                // An empty body of a HEAD means that the length of the GET's body is not known here.
+                if status != StatusCode::NO_CONTENT && !(is_head && body.is_empty()) {
+                    declare_length(&mut head, body.len() as u64);
+                }
+                let body = if is_head { Bytes::new() } else { body };
+                write(app, &mut respond, head, body).await
+            }
+            Body::Listing { first, rest } => {
+                let first = (!is_head).then_some(first);
+                write_listing(app, &mut respond, head, first, *rest).await
+            }
+            Body::Download(download) => {
+                if let Some(length) = download.relay.length() {
+                    declare_length(&mut head, length);
+                }
+                download::deliver(connection, app, watch, &mut respond, head, *download).await;
+                return ConnectionState::Reusable;
+            }
+        };
+        match written {
+            Some(send) if has_body => linger(send, upload).await,
+            _ => ConnectionState::Reusable,
+        }
+    }
+}
+
+/// Discards for a while what a client still sends after its response, and then asks it to stop (RFC 9113, section 8.1).
+async fn linger(mut send: SendStream<Bytes>, mut upload: Upload) -> ConnectionState {
+    if timeout(LINGER, upload.discard()).await.is_ok() {
+        return ConnectionState::Reusable;
+    }
+    send.send_reset(Reason::NO_ERROR);
+    ConnectionState::ClientStillSending
+}
+
+fn declare_length(head: &mut http::Response<()>, length: u64) {
+    head.headers_mut().entry(CONTENT_LENGTH).or_insert(length.into());
+}
+
+/// Writes a response with a complete body. `None` if the client has left.
+async fn write(
+    app: &App,
+    respond: &mut SendResponse<Bytes>,
+    head: http::Response<()>,
+    body: Bytes,
+) -> Option<SendStream<Bytes>> {
+    let mut send = respond.send_response(head, body.is_empty()).ok()?;
+    if !body.is_empty() {
+        match timeout(app.request_timeout, send_all(&mut send, body, true, || {})).await {
+            Ok(taken) => taken?,
+            Err(_) => send.send_reset(Reason::CANCEL),
+        }
+    }
+    Some(send)
+}
+
+/// Writes a listing, or only its head without a `first` part. `None` if the client has left.
+async fn write_listing(
+    app: &App,
+    respond: &mut SendResponse<Bytes>,
+    head: http::Response<()>,
+    first: Option<Bytes>,
+    mut rest: Listing,
+) -> Option<SendStream<Bytes>> {
+    let mut send = respond.send_response(head, first.is_none()).ok()?;
+    let mut next = first.map(Ok);
+    while let Some(part) = next.take() {
+        let is_last = rest.is_over();
+        let Ok(part) = part else {
+            send.send_reset(Reason::INTERNAL_ERROR);
+            break;
+        };
+        let sending = send_all(&mut send, part, is_last, || {});
+        let Ok(taken) = timeout(app.request_timeout, sending).await else {
+            send.send_reset(Reason::CANCEL);
+            break;
+        };
+        taken?;
+        if !is_last {
+            next = Some(rest.next_part());
+        }
+    }
+    Some(send)
+}
+
+/// Sends `data` as flow control allows, and calls `on_progress` after each piece. `None` if the HTTP/2 stream or the connection has
+/// ended.
+pub(super) async fn send_all(
+    send: &mut SendStream<Bytes>,
+    mut data: Bytes,
+    is_last: bool,
+    on_progress: impl Fn(),
+) -> Option<()> {
+    if data.is_empty() {
+        return if is_last { send.send_data(data, true).ok() } else { Some(()) };
+    }
+    while !data.is_empty() {
+        send.reserve_capacity(data.len());
+        let capacity = poll_fn(|cx| send.poll_capacity(cx)).await?.ok()?;
+        let piece = data.split_to(capacity.min(data.len()));
+        if !piece.is_empty() {
+            send.send_data(piece, is_last && data.is_empty()).ok()?;
+            on_progress();
+        }
+    }
+    Some(())
+}
