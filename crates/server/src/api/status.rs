@@ -3,8 +3,7 @@
 use rendezvous_core::header_set::HeaderSet;
 use rendezvous_core::outcome::Outcome;
 use rendezvous_core::rendezvous::{Snapshot, SnapshotState};
-use rendezvous_protocol::status::Timestamp;
-use rendezvous_protocol::{Side, StreamStatus};
+use rendezvous_protocol::{Side, StreamStatus, Timestamp};
 
 use super::response;
 
