@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rendezvous_core::clients::Place;
+use rendezvous_core::clients::Permit;
 use rendezvous_net::socket::Socket;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -37,7 +37,7 @@ pub(super) struct Caller {
 #[expect(dead_code, reason = "held, not read")]
 pub(super) enum Hold {
     /// A place among the connections of its client.
-    Place(Place),
+    Place(Permit),
     /// A place among those that are told that there is none for them.
     Told(OwnedSemaphorePermit),
 }

@@ -234,7 +234,7 @@ impl<'a> Exchange<'a> {
             Action::Source(mut seat) => {
                 let met = tokio::select! {
                     biased;
-                    met = seat.met() => met,
+                    met = seat.paired() => met,
                     () = connection.wire.source_left() => return ConnectionOutcome::Closed,
                 };
                 Box::pin(async {
@@ -249,7 +249,7 @@ impl<'a> Exchange<'a> {
             Action::Destination(mut seat) => {
                 let met = tokio::select! {
                     biased;
-                    met = seat.met() => met,
+                    met = seat.paired() => met,
                     () = connection.wire.destination_left() => return ConnectionOutcome::Closed,
                 };
                 Box::pin(async {

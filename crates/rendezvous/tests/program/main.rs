@@ -173,7 +173,7 @@ fn a_token_file_holds_one_line_of_enough_visible_ascii() {
         file.path().to_str().unwrap().to_owned()
     };
     let no_token = "the file holds no token: it must be one line of visible ASCII";
-    let too_short = "must have at least 16 that nobody can guess: head -c 32 /dev/urandom | od -An -tx1";
+    let too_short = "must have at least 16 that cannot be guessed: head -c 32 /dev/urandom | od -An -tx1";
     for (content, sentence) in [
         (&b""[..], no_token),
         (b" \n", no_token),

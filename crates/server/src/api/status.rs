@@ -21,8 +21,8 @@ pub fn status(snapshot: &Snapshot) -> StreamStatus<'_> {
         state: state_name(&snapshot.state),
         active: ended.is_none(),
         error: ended.and_then(response::error_of_outcome),
-        download_headers: snapshot.headers.download.as_ref().map(HeaderSet::given),
-        upload_headers: snapshot.headers.upload.as_ref().map(HeaderSet::given),
+        download_headers: snapshot.headers.download.as_ref().map(HeaderSet::json),
+        upload_headers: snapshot.headers.upload.as_ref().map(HeaderSet::json),
         bytes_transferred: snapshot.bytes_transferred,
     }
 }

@@ -161,7 +161,7 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
         Action::Source(mut seat) => {
             let met = tokio::select! {
                 biased;
-                met = seat.met() => met,
+                met = seat.paired() => met,
                 // A response that is not sent resets the stream.
                 () = exchange.reset() => return ConnectionState::Reusable,
             };
@@ -185,7 +185,7 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
         Action::Destination(mut seat) => {
             let met = tokio::select! {
                 biased;
-                met = seat.met() => met,
+                met = seat.paired() => met,
                 () = exchange.reset() => return ConnectionState::Reusable,
             };
             Box::pin(async {
