@@ -1,6 +1,6 @@
 //! The table of streams behind the lock: the entries, their order, their deadlines and their counts.
 //!
-//! *Invariants.* An entry has its deadline in `expiring` until it pairs, in none while it is streaming, and in `retained`
+//! *Invariants.* An entry has its deadline in `expiring` until it pairs, in neither while it is streaming, and in `retained`
 //! after its end. The census counts each entry in the phase of its slot.
 
 use std::collections::{BTreeMap, HashMap};
