@@ -230,12 +230,12 @@ impl<B: Send + 'static> Rendezvous<B> {
     /// Changes the table under its lock, and publishes the changes after the lock is released.
     fn change<T>(&self, change: impl FnOnce(&mut Table<B>, &mut Changes) -> T) -> T {
         let mut changes = Changes::new(!self.subscribers.is_empty());
-        let (changed, is_earlier) = {
+        let (result, is_earlier) = {
             let mut table = self.table.lock();
             let before = table.next_deadline();
-            let changed = change(&mut table, &mut changes);
+            let result = change(&mut table, &mut changes);
             let after = table.next_deadline();
-            (changed, after.is_some_and(|after| before.is_none_or(|before| after < before)))
+            (result, after.is_some_and(|after| before.is_none_or(|before| after < before)))
         };
         if is_earlier {
             self.earlier_deadline.notify_one();
@@ -245,6 +245,6 @@ impl<B: Send + 'static> Rendezvous<B> {
                 subscriber.publish(&event);
             }
         }
-        changed
+        result
     }
 }

@@ -47,6 +47,7 @@ pub(super) struct WaitingDestination<B> {
     presence: Arc<dyn Presence>,
 }
 
+type Pair<B> = (WaitingSource<B>, WaitingDestination<B>);
 pub(super) type Slot<B> = slot::Slot<WaitingSource<B>, WaitingDestination<B>>;
 pub(super) type WaitingSide<B> = Waiter<WaitingSource<B>, WaitingDestination<B>>;
 pub(super) type WaitingSideRef<'a, B> = Waiter<&'a WaitingSource<B>, &'a WaitingDestination<B>>;
@@ -126,10 +127,7 @@ impl<B> WaitingSide<B> {
         }
     }
 
-    fn take_seat(
-        self,
-        slot: &mut Slot<B>,
-    ) -> Result<Option<(WaitingSource<B>, WaitingDestination<B>)>, SeatError> {
+    fn take_seat(self, slot: &mut Slot<B>) -> Result<Option<Pair<B>>, SeatError> {
         match self {
             Self::Source(source) => slot.seat_source(source),
             Self::Destination(destination) => slot.seat_destination(destination),
