@@ -1,23 +1,23 @@
-//! The body of an HTTP/1 request: how it is framed, and what of its bytes is data (RFC 9112, section 6). Pure.
+//! The body of an HTTP/1 request: its framing, and which of its bytes are data (RFC 9112, section 6).
 
 use bytes::{Bytes, BytesMut};
 
 use super::chunked::{BadChunk, ChunkTracker};
 
-/// How the body of a message is framed.
+/// How the body of a message is framed (RFC 9112, section 6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
-    /// By its length in bytes.
+    /// By `Content-Length`, in bytes.
     Length(u64),
-    /// By chunks.
+    /// By the chunked transfer coding.
     Chunked,
 }
 
 impl Framing {
-    /// No body.
+    /// The framing of a message without a body.
     pub const NONE: Self = Self::Length(0);
 
-    /// The length in bytes, where it is declared.
+    /// Returns the declared length in bytes. `None` for a chunked body.
     #[must_use]
     pub fn length(self) -> Option<u64> {
         match self {
@@ -27,28 +27,28 @@ impl Framing {
     }
 }
 
-/// The position inside a body that is read from a connection.
+/// The position inside a body that is read from a connection. It holds no data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BodyDecoder {
-    /// So many bytes are still to come.
+    /// Inside a body with a declared length: this many bytes remain.
     Length(u64),
     /// Inside a chunked body.
     Chunked(ChunkTracker),
 }
 
-/// How much of the rest of a body is among some bytes.
+/// How much of the rest of a body some bytes contain. See [`BodyDecoder::arrival`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
-    /// A part of it.
+    /// A part of it, or nothing.
     Partial,
     /// All of it.
     Whole,
-    /// Bytes that are no body.
+    /// The bytes violate the chunked coding.
     Broken,
 }
 
 impl BodyDecoder {
-    /// At the start of a body.
+    /// Creates a decoder at the start of a body.
     #[must_use]
     pub fn new(framing: Framing) -> Self {
         match framing {
@@ -57,11 +57,11 @@ impl BodyDecoder {
         }
     }
 
-    /// Takes the next data off the front of `input`. `None` where `input` has none; with [`BodyDecoder::is_done`], what is left there
-    /// belongs to the next request.
+    /// Splits the next data off the front of `input`, without copying it. Returns `None` if `input` contains no more
+    /// data of this body. Once [`BodyDecoder::is_done`], the rest of `input` belongs to the next request.
     ///
     /// # Errors
-    /// [`BadChunk`]; nothing that follows can be trusted.
+    /// [`BadChunk`]. The end of the body is then unknown, so the connection must be closed.
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Bytes>, BadChunk> {
         match self {
             Self::Length(left) => {
@@ -73,7 +73,7 @@ impl BodyDecoder {
         }
     }
 
-    /// Whether the body is whole.
+    /// Returns whether the end of the body was reached.
     #[must_use]
     pub fn is_done(&self) -> bool {
         match self {
@@ -82,8 +82,10 @@ impl BodyDecoder {
         }
     }
 
-    /// Whether the rest of the body is in `pieces`, which come next. `unseen` more bytes follow, which count where only their number
-    /// matters.
+    /// Checks whether the rest of the body is in `pieces`, the next bytes of the connection, without consuming them.
+    ///
+    /// `unseen` is the number of bytes that follow them in the kernel. It counts only towards a declared length: the end
+    /// of a chunked body has to be seen.
     #[must_use]
     pub fn arrival(&self, pieces: &[&[u8]], unseen: usize) -> Arrival {
         let is_whole = match self {
@@ -125,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decoder_leaves_what_follows_the_body() {
+    fn a_decoder_leaves_the_next_request() {
         for (framing, body) in
             [(Framing::Length(5), &b"hello"[..]), (Framing::Chunked, b"5\r\nhello\r\n0\r\n\r\n")]
         {

@@ -1,26 +1,26 @@
-//! The chunked transfer coding (RFC 9112, section 7.1), read strictly and without looking at a data byte.
+//! A strict decoder for the chunked transfer coding (RFC 9112, section 7.1). It does not inspect data bytes.
 //!
-//! Chunk extensions and trailers are limited and passed over: nothing of them is kept.
+//! Chunk extensions and trailer fields are checked, limited and discarded.
 
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::head::is_token_byte;
 
-/// Bytes of a chunk's size with its extensions; and of all trailers.
-const MAX_ASIDE: usize = 16 * 1024;
-/// Trailer fields.
+/// Limit on the bytes of one size line with its extensions, and on those of all trailers.
+const MAX_OVERHEAD: usize = 16 * 1024;
+/// Limit on the number of trailer fields.
 const MAX_TRAILERS: usize = 100;
 
-/// The position inside a chunked body.
+/// The position inside a chunked body. It holds no data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkTracker {
     state: State,
-    /// Of the size line at hand, or of the trailers.
-    aside: usize,
+    /// Bytes of the current size line, or of the trailers. See [`MAX_OVERHEAD`].
+    overhead: usize,
     trailers: usize,
 }
 
-/// What some bytes of a chunked body are.
+/// The role of a run of bytes in a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Data,
@@ -34,17 +34,17 @@ enum State {
     SizeStart,
     /// In a chunk's size.
     Size(u64),
-    /// In the white space behind a size.
+    /// In the whitespace after a size.
     Space(u64),
     /// In an extension.
     Extension(u64),
-    /// Behind the CR of a size line.
+    /// After the CR of a size line.
     SizeEnd(u64),
-    /// In a chunk's data, so much of which is to come.
+    /// In a chunk's data, of which this many bytes remain.
     Data(u64),
-    /// Behind a chunk's data.
+    /// After a chunk's data.
     DataEnd,
-    /// Behind the CR that follows a chunk's data.
+    /// After the CR that follows a chunk's data.
     DataLineEnd,
     /// At the start of a line of the trailer section.
     Trailer,
@@ -52,30 +52,31 @@ enum State {
     TrailerName,
     /// In the value of a trailer field.
     TrailerValue,
-    /// Behind the CR of a trailer field.
+    /// After the CR of a trailer field.
     TrailerEnd,
-    /// Behind the CR of the empty line.
+    /// After the CR of the empty line that ends the body.
     LastLine,
-    /// Behind the body.
+    /// After the body.
     Done,
 }
 
-/// The bytes are not a chunked body.
+/// The bytes are not a valid chunked body, or exceed a limit on extensions or trailers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("invalid chunked framing")]
 pub struct BadChunk;
 
 impl Default for ChunkTracker {
     fn default() -> Self {
-        Self { state: State::SizeStart, aside: 0, trailers: 0 }
+        Self { state: State::SizeStart, overhead: 0, trailers: 0 }
     }
 }
 
 impl ChunkTracker {
-    /// Follows `bytes`. Returns how many of them belong to the body.
+    /// Advances past `bytes`, without extracting data. Returns how many of them belong to the body: fewer than all only if
+    /// the body ended.
     ///
     /// # Errors
-    /// [`BadChunk`]; nothing that follows can be trusted.
+    /// [`BadChunk`]. The end of the body is then unknown, so the connection must be closed.
     pub fn follow(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
         let mut at = 0;
         loop {
@@ -86,11 +87,12 @@ impl ChunkTracker {
         }
     }
 
-    /// Takes framing off the front of `input`, and returns the data behind it. `None` where `input` is empty, or
-    /// the body is whole: what is left belongs to the next request.
+    /// Removes framing from the front of `input` and splits off the data after it, without copying it. Returns `None` if
+    /// `input` contains no more data of this body. Once [`ChunkTracker::is_done`], the rest of `input` belongs to the
+    /// next request.
     ///
     /// # Errors
-    /// [`BadChunk`]; nothing that follows can be trusted.
+    /// [`BadChunk`]. The end of the body is then unknown, so the connection must be closed.
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Bytes>, BadChunk> {
         loop {
             match self.run(input)? {
@@ -101,13 +103,14 @@ impl ChunkTracker {
         }
     }
 
-    /// The body is whole.
+    /// Returns whether the end of the body was reached.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
-    /// Follows as many of `bytes` as are of one kind, and returns how many: none where there are none, or the body is whole.
+    /// Advances past the bytes at the front of `bytes` that are of one kind, and returns their number. It is 0 if `bytes`
+    /// is empty or the body has ended.
     fn run(&mut self, bytes: &[u8]) -> Result<(Kind, usize), BadChunk> {
         if let State::Data(left) = self.state {
             let here = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -127,24 +130,24 @@ impl ChunkTracker {
         Ok((Kind::Framing, bytes.len()))
     }
 
-    /// Counts the byte that has led to the state. False where that is one too many.
+    /// Counts the byte that led to the current state. Returns false if that exceeds a limit.
     fn count(&mut self) -> bool {
         match self.state {
-            State::SizeEnd(_) => self.aside = 0,
+            State::SizeEnd(_) => self.overhead = 0,
             State::Size(_)
             | State::Space(_)
             | State::Extension(_)
             | State::TrailerName
-            | State::TrailerValue => self.aside += 1,
+            | State::TrailerValue => self.overhead += 1,
             State::TrailerEnd => self.trailers += 1,
             _ => {}
         }
-        self.aside <= MAX_ASIDE && self.trailers <= MAX_TRAILERS
+        self.overhead <= MAX_OVERHEAD && self.trailers <= MAX_TRAILERS
     }
 }
 
 impl State {
-    /// Past `byte`; `None` where it may not come here.
+    /// Returns the state after `byte`, or `None` if `byte` is invalid in this state.
     fn step(self, byte: u8) -> Option<Self> {
         let digit = char::from(byte).to_digit(16).map(u64::from);
         Some(match (self, byte) {
@@ -201,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_chunk_is_refused() {
+    fn invalid_chunks_are_rejected() {
         for (good, bad) in [
             ("", "\r\n"),
             ("", "zz\r\n"),
@@ -223,13 +226,13 @@ mod tests {
         ] {
             let mut tracker = ChunkTracker::default();
             assert_eq!(tracker.follow(good.as_bytes()), Ok(good.len()), "{good:?}");
-            assert_eq!(tracker.follow(bad.as_bytes()), Err(BadChunk), "{bad:?} behind {good:?}");
+            assert_eq!(tracker.follow(bad.as_bytes()), Err(BadChunk), "{bad:?} after {good:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn any_chunks_split_anywhere_are_followed_to_their_end(
+        fn the_end_of_any_chunks_is_found_however_they_are_split(
             sizes in prop::collection::vec(1usize..300, 0..8),
             split in 1usize..50,
         ) {
@@ -249,7 +252,7 @@ mod tests {
         }
 
         #[test]
-        fn decoding_gives_the_data_and_leaves_what_follows(
+        fn decoding_returns_the_data_and_leaves_the_next_request(
             data in prop::collection::vec(any::<u8>(), 0..2000),
             size in 1usize..300,
             split in 1usize..100,

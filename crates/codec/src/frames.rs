@@ -1,38 +1,39 @@
-//! Where the frames of HTTP/2 begin and end (RFC 9113, section 4.1), whatever is in them. Pure.
+//! The boundaries of HTTP/2 frames (RFC 9113, section 4.1). Payloads are skipped, not parsed.
 
-/// Bytes of a frame's head.
-const HEAD_BYTES: usize = 9;
+/// Length of a frame header in bytes.
+const HEADER_BYTES: usize = 9;
 
-/// What a frame's head says.
+/// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame {
-    /// Its type.
+    /// The type.
     pub kind: FrameKind,
-    /// Its flags.
+    /// The flags. Their meaning depends on the type.
     pub flags: u8,
-    /// The stream that it belongs to; 0 is the connection.
+    /// The id of its HTTP/2 stream. 0 is the connection.
     pub stream: u32,
-    /// Bytes behind its head.
+    /// Length of the payload in bytes.
     pub payload: usize,
 }
 
-/// The types that make a difference here (RFC 9113, section 6).
+/// The frame types that the server distinguishes (RFC 9113, section 6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameKind {
-    /// A part of a body.
+    /// `DATA`: a part of a body.
     Data,
-    /// A head, or trailers.
+    /// `HEADERS`: a head or trailers.
     Headers,
     /// `RST_STREAM`.
     Reset,
-    /// `PRIORITY`, `SETTINGS` or `PING`: what a client needs few of.
+    /// `PRIORITY`, `SETTINGS` or `PING`. Clients need few of them, so their rate can be limited.
     Control,
-    /// Any other.
+    /// Any other type.
     Other,
 }
 
 impl Frame {
-    /// It is the last of its sender on its stream, but for the rest of a head.
+    /// Returns whether the frame ends its HTTP/2 stream in its direction. Only `CONTINUATION` frames of the same field
+    /// section can follow it.
     #[must_use]
     pub fn ends_stream(&self) -> bool {
         const END_STREAM: u8 = 0x1;
@@ -40,47 +41,48 @@ impl Frame {
     }
 }
 
-/// Follows one direction of a connection.
+/// Finds the frames in one direction of a connection. It holds at most one frame header.
 #[derive(Debug, Default)]
 pub struct FrameFollower {
-    head: [u8; HEAD_BYTES],
-    /// Bytes of `head` that have come.
+    header: [u8; HEADER_BYTES],
+    /// Bytes of `header` received so far.
     known: usize,
-    /// Bytes of the frame that are still to come behind its head.
+    /// Bytes of the payload still to be received.
     left: usize,
 }
 
 impl FrameFollower {
-    /// Follows `bytes`, and calls `passed` with each frame whose last byte is among them.
-    pub fn follow(&mut self, mut bytes: &[u8], mut passed: impl FnMut(Frame)) {
+    /// Advances past `bytes`, the next bytes of the connection, and calls `on_frame` for each frame whose last byte is
+    /// among them.
+    pub fn follow(&mut self, mut bytes: &[u8], mut on_frame: impl FnMut(Frame)) {
         loop {
             let (count, frame) = self.follow_one(bytes);
             match frame {
-                Some(frame) => passed(frame),
+                Some(frame) => on_frame(frame),
                 None => return,
             }
             bytes = bytes.get(count..).unwrap_or_default();
         }
     }
 
-    /// Follows `bytes` to the end of the frame that they begin with or continue. Returns how many of them that is, and the
-    /// frame; `None` where they end before it does.
+    /// Advances to the end of the current frame. Returns the number of bytes consumed, and the frame; `None` if `bytes`
+    /// end before the frame does.
     pub fn follow_one(&mut self, bytes: &[u8]) -> (usize, Option<Frame>) {
         let mut at = 0;
-        while let Some(behind) = bytes.get(at..).filter(|behind| !behind.is_empty()) {
-            if let (Some(place), Some(byte)) = (self.head.get_mut(self.known), behind.first()) {
-                *place = *byte;
+        while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+            if let (Some(next), Some(byte)) = (self.header.get_mut(self.known), rest.first()) {
+                *next = *byte;
                 self.known += 1;
                 at += 1;
-                if self.known == HEAD_BYTES {
+                if self.known == HEADER_BYTES {
                     self.left = self.payload();
                 }
             } else {
-                let here = behind.len().min(self.left);
+                let here = rest.len().min(self.left);
                 self.left -= here;
                 at += here;
             }
-            if self.known == HEAD_BYTES && self.left == 0 {
+            if self.known == HEADER_BYTES && self.left == 0 {
                 self.known = 0;
                 return (at, Some(self.frame()));
             }
@@ -89,12 +91,12 @@ impl FrameFollower {
     }
 
     fn payload(&self) -> usize {
-        let [high, middle, low, ..] = self.head;
+        let [high, middle, low, ..] = self.header;
         usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)
     }
 
     fn frame(&self) -> Frame {
-        let [_, _, _, kind, flags, stream @ ..] = self.head;
+        let [_, _, _, kind, flags, stream @ ..] = self.header;
         let kind = match kind {
             0x0 => FrameKind::Data,
             0x1 => FrameKind::Headers,
@@ -115,7 +117,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_frame_is_told_with_its_last_byte_however_the_bytes_come(
+        fn each_frame_is_reported_with_its_last_byte_however_the_bytes_are_split(
             frames in prop::collection::vec((0usize..300, any::<u8>(), any::<u8>(), any::<u32>()), 1..20),
             split in 1usize..50,
         ) {
@@ -127,29 +129,29 @@ mod tests {
                 bytes.resize(bytes.len() + length, 0xff);
                 ends.push((bytes.len(), *flags, stream & 0x7fff_ffff));
             }
-            let (mut follower, mut told, mut at) = (FrameFollower::default(), Vec::new(), 0);
+            let (mut follower, mut reported, mut at) = (FrameFollower::default(), Vec::new(), 0);
             for piece in bytes.chunks(split) {
                 at += piece.len();
-                follower.follow(piece, |frame| told.push((at, frame.flags, frame.stream)));
+                follower.follow(piece, |frame| reported.push((at, frame.flags, frame.stream)));
             }
-            // Told with the piece that their last byte came in.
+            // A frame is reported with the piece that contains its last byte.
             let in_pieces = |end: usize| end.div_ceil(split) * split;
             let expected = ends.iter().map(|(end, flags, stream)| (in_pieces(*end).min(at), *flags, *stream));
-            prop_assert_eq!(told, expected.collect::<Vec<_>>());
+            prop_assert_eq!(reported, expected.collect::<Vec<_>>());
         }
     }
 
     #[test]
-    fn only_data_and_heads_end_a_stream() {
+    fn only_data_and_headers_end_an_http2_stream() {
         let frame = |kind, flags| {
-            let mut told = Vec::new();
+            let mut reported = Vec::new();
             FrameFollower::default()
-                .follow(&[0, 0, 1, kind, flags, 0x80, 0, 0, 7, 9], |frame| told.push(frame));
-            told[0]
+                .follow(&[0, 0, 1, kind, flags, 0x80, 0, 0, 7, 9], |frame| reported.push(frame));
+            reported[0]
         };
         assert_eq!(frame(0, 0x9), Frame { kind: FrameKind::Data, flags: 0x9, stream: 7, payload: 1 });
         assert!(frame(0, 0x9).ends_stream() && frame(1, 0x5).ends_stream());
-        // The flag of the same bit acknowledges a PING or a SETTINGS.
+        // In a PING or a SETTINGS the same bit is the ACK flag.
         assert!(!frame(0, 0x8).ends_stream() && !frame(4, 0x1).ends_stream() && !frame(6, 0x1).ends_stream());
     }
 }

@@ -1,7 +1,10 @@
-//! Request heads, strictly: what is ambiguous is refused, never guessed at (contract, section 8; RFC 9112).
+//! A strict parser for HTTP/1 request heads (docs/api.md; RFC 9112, sections 2 to 6).
 //!
-//! Two readers of one connection must not disagree about where a message ends, which is how requests are smuggled. Pure:
-//! bytes in, a [`Head`] or a [`HeadError`] out.
+//! [`HeadScanner`] finds the end of a head in the bytes received so far; [`parse`] turns the head into a [`Head`]. A head
+//! whose framing is ambiguous is an error, so that no proxy in front of the server can disagree with it about where the
+//! message ends.
+
+mod scanner;
 
 use std::time::Duration;
 
@@ -9,102 +12,68 @@ use http::uri::Authority;
 use http::{Method, Uri, Version};
 
 use super::body::Framing;
+pub use scanner::HeadScanner;
 
-/// Bytes of a head, from the first of the request line to the empty line's last.
+/// Limit on the bytes of a head, with empty lines before it, and with the empty line that ends it.
 pub const MAX_HEAD_BYTES: usize = 16 * 1024;
-/// Fields of a head.
+/// Limit on the fields of a head.
 pub const MAX_HEAD_FIELDS: usize = 100;
 
-/// A whole, well-formed request head.
+/// A complete, well-formed request head.
 #[derive(Debug)]
 pub struct Head<'a> {
-    /// The method.
+    /// The method, which may be any token.
     pub method: Method,
-    /// The request target: a path with a query, an absolute URI, or `*`.
+    /// The request target (RFC 9112, section 3.2): a path with a query, an absolute URI, an authority, or `*`.
     pub target: Uri,
     /// HTTP/1.0 or HTTP/1.1.
     pub version: Version,
-    /// How the body is framed; [`Framing::NONE`] without one.
+    /// How the body is framed. [`Framing::NONE`] without a body.
     pub framing: Framing,
-    /// The client waits for a `100 Continue` before it sends the body. Never in HTTP/1.0 (RFC 9110, section 10.1.1).
+    /// Whether the client waits for a `100 Continue` before it sends the body. Always false for HTTP/1.0 (RFC 9110,
+    /// section 10.1.1).
     pub expects_continue: bool,
-    /// The client closes the connection after this request, or keeps none open.
+    /// Whether the connection closes after this request: `Connection: close`, or HTTP/1.0.
     pub closes: bool,
     fields: &'a [httparse::Header<'a>],
 }
 
-/// Why a request head is refused. The connection cannot go on after it.
+/// Why a request head is rejected. The connection must be closed after the response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
-    /// It is not HTTP/1, or is ambiguous.
+    /// The head is not HTTP/1, or its framing is ambiguous. The text says where.
     #[error("The request head cannot be understood: {0}")]
     Malformed(String),
-    /// It has more bytes than [`MAX_HEAD_BYTES`].
+    /// The head has more than [`MAX_HEAD_BYTES`] bytes.
     #[error("The request head is over the limit of {MAX_HEAD_BYTES} bytes")]
     TooLong,
-    /// It has more fields than [`MAX_HEAD_FIELDS`].
+    /// The head has more than [`MAX_HEAD_FIELDS`] fields.
     #[error("The request head is over the limit of {MAX_HEAD_FIELDS} fields")]
     TooManyFields,
-    /// It was not complete in time.
+    /// The head was not complete before this timeout.
     #[error("The request was not complete after {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
 }
 
-/// Looks for the end of a head in a growing buffer, and never at one byte twice.
-#[derive(Debug, Default)]
-pub struct HeadScanner {
-    scanned: usize,
-    line_start: usize,
-    in_head: bool,
-}
-
-impl HeadScanner {
-    /// The length of the head at the start of `buffer`, with empty lines before it; `None` where it is not complete yet. The buffer is
-    /// that of the last call with more bytes behind.
-    ///
-    /// # Errors
-    /// [`HeadError::Malformed`] or [`HeadError::TooLong`].
-    pub fn scan(&mut self, buffer: &[u8]) -> Result<Option<usize>, HeadError> {
-        match self.find_end(buffer)? {
-            Some(length) if length <= MAX_HEAD_BYTES => Ok(Some(length)),
-            None if buffer.len() < MAX_HEAD_BYTES => Ok(None),
-            _ => Err(HeadError::TooLong),
-        }
-    }
-
-    fn find_end(&mut self, buffer: &[u8]) -> Result<Option<usize>, HeadError> {
-        while let Some(&byte) = buffer.get(self.scanned) {
-            let next = buffer.get(self.scanned + 1);
-            match (byte, next) {
-                (b'\r', None) => return Ok(None),
-                (b'\r', Some(b'\n')) => {
-                    let empty = self.scanned == self.line_start;
-                    self.scanned += 2;
-                    self.line_start = self.scanned;
-                    if empty && self.in_head {
-                        return Ok(Some(self.scanned));
-                    }
-                }
-                (b'\r', Some(_)) => return Err(malformed("a CR without LF in the head")),
-                (b'\n', _) => return Err(malformed("a LF without CR in the head")),
-                _ if !self.in_head && !is_token_byte(byte) => {
-                    return Err(malformed("this is not HTTP/1.1: the request line must begin with a method"));
-                }
-                _ => {
-                    self.in_head = true;
-                    self.scanned += 1;
-                }
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// Parses a head that [`HeadScanner::scan`] has found, and passes it to `look`.
+/// Parses a head whose end [`HeadScanner::scan`] has found, and returns the result of `visit`. The head borrows from a
+/// buffer of this call, so it cannot be returned.
+///
+/// ```
+/// use rendezvous_codec::body::Framing;
+/// use rendezvous_codec::head::parse;
+///
+/// let head = b"PUT /stream/a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
+/// let seen = parse(head, |head| (head.method.clone(), head.framing));
+/// assert_eq!(seen, Ok((http::Method::PUT, Framing::Length(5))));
+///
+/// // Two framings are ambiguous.
+/// let head = b"PUT /stream/a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n";
+/// assert!(parse(head, |_| ()).is_err());
+/// ```
 ///
 /// # Errors
 /// [`HeadError::Malformed`] or [`HeadError::TooManyFields`].
-pub fn parse<T>(bytes: &[u8], look: impl FnOnce(&Head<'_>) -> T) -> Result<T, HeadError> {
+pub fn parse<T>(bytes: &[u8], visit: impl FnOnce(&Head<'_>) -> T) -> Result<T, HeadError> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_HEAD_FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(bytes) {
@@ -117,43 +86,43 @@ pub fn parse<T>(bytes: &[u8], look: impl FnOnce(&Head<'_>) -> T) -> Result<T, He
     let method = Method::from_bytes(request.method.unwrap_or_default().as_bytes());
     let target = request.path.unwrap_or_default().parse();
 
-    let mut shape = Shape::default();
+    let mut framing_fields = FramingFields::default();
     for field in request.headers.iter() {
-        shape.take(field)?;
+        framing_fields.add(field)?;
     }
-    Ok(look(&Head {
+    Ok(visit(&Head {
         method: method.map_err(|_| malformed("an invalid method"))?,
         target: target.map_err(|_| malformed("an invalid request target"))?,
         version,
-        framing: shape.framing(version)?,
-        expects_continue: version == Version::HTTP_11 && shape.expects_continue,
-        closes: version == Version::HTTP_10 || shape.closes,
+        framing: framing_fields.framing(version)?,
+        expects_continue: version == Version::HTTP_11 && framing_fields.expects_continue,
+        closes: version == Version::HTTP_10 || framing_fields.closes,
         fields: request.headers,
     }))
 }
 
 impl Head<'_> {
-    /// The values of the fields of this name, in order. Names compare without case.
+    /// Returns the values of the fields with this name, in order. Names are case-insensitive.
     pub fn values(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         let is_named = move |field: &&httparse::Header<'_>| field.name.eq_ignore_ascii_case(name);
         self.fields.iter().filter(is_named).map(|field| field.value)
     }
 }
 
-/// Whether these values of `Expect` ask for a `100 Continue`: it compares without case, and may stand in a list (RFC 9110,
-/// section 10.1.1). Expectations that nobody knows are passed over.
+/// Returns whether these `Expect` values contain `100-continue`, which is case-insensitive and may be a member of a list
+/// (RFC 9110, section 10.1.1). Unknown expectations are ignored.
 pub fn expects_continue<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> bool {
     values.into_iter().any(|value| has_member(value, b"100-continue"))
 }
 
-/// Whether a list (RFC 9110, section 5.6.1) has this member. Members compare without case.
+/// Returns whether a list (RFC 9110, section 5.6.1) contains this member, case-insensitively.
 fn has_member(list: &[u8], wanted: &[u8]) -> bool {
     list.split(|byte| *byte == b',').any(|member| member.trim_ascii().eq_ignore_ascii_case(wanted))
 }
 
-/// The fields that decide about the message's shape.
+/// The values of the fields that determine the framing of the message and the fate of the connection.
 #[derive(Default)]
-struct Shape {
+struct FramingFields {
     hosts: usize,
     length: Option<u64>,
     chunked: bool,
@@ -161,8 +130,8 @@ struct Shape {
     closes: bool,
 }
 
-impl Shape {
-    fn take(&mut self, field: &httparse::Header<'_>) -> Result<(), HeadError> {
+impl FramingFields {
+    fn add(&mut self, field: &httparse::Header<'_>) -> Result<(), HeadError> {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         if is("host") {
             self.hosts += 1;
@@ -211,13 +180,13 @@ fn decimal(value: &[u8]) -> Result<u64, HeadError> {
         .ok_or_else(|| malformed("a Content-Length that is not one decimal number of bytes"))
 }
 
-/// tchar of RFC 9110, section 5.6.2.
-pub(super) fn is_token_byte(byte: u8) -> bool {
+/// Returns whether the byte is a `tchar` (RFC 9110, section 5.6.2).
+pub(crate) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-fn malformed(what: &str) -> HeadError {
-    HeadError::Malformed(what.to_owned())
+fn malformed(reason: &str) -> HeadError {
+    HeadError::Malformed(reason.to_owned())
 }
 
 #[cfg(test)]
@@ -226,9 +195,9 @@ mod tests {
 
     use super::*;
 
-    fn read<T>(bytes: &[u8], look: impl FnOnce(&Head<'_>) -> T) -> Result<Option<T>, HeadError> {
+    fn read<T>(bytes: &[u8], visit: impl FnOnce(&Head<'_>) -> T) -> Result<Option<T>, HeadError> {
         let length = HeadScanner::default().scan(bytes)?;
-        length.map(|length| parse(&bytes[..length], look)).transpose()
+        length.map(|length| parse(&bytes[..length], visit)).transpose()
     }
 
     fn framing(fields: &str) -> Result<Framing, HeadError> {
@@ -251,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ambiguous_framing_is_refused() {
+    fn an_ambiguous_framing_is_rejected() {
         for fields in [
             "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
             "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n",
@@ -280,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_is_no_http_1_is_refused_as_early_as_can_be_seen() {
+    fn a_head_that_is_not_http_1_is_rejected_at_the_first_invalid_byte() {
         for bytes in [
             &b"\x16\x03\x01"[..],
             b"\x00",
@@ -306,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_head_is_waited_for_and_empty_lines_before_it_are_passed_over() {
+    fn an_incomplete_head_needs_more_bytes_and_empty_lines_before_it_are_skipped() {
         let head = b"\r\n\r\nGET /ping HTTP/1.1\r\nHost: a\r\n\r\n";
         for end in 0..head.len() {
             assert_eq!(HeadScanner::default().scan(&head[..end]), Ok(None), "{end} bytes");

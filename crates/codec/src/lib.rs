@@ -1,8 +1,17 @@
-//! The framing of HTTP/1 messages and of HTTP/2 frames. Pure: bytes in, values out.
+//! Parsers for the framing of HTTP/1 messages and HTTP/2 frames. Pure: bytes in, values out.
 //!
-//! Two readers of one connection must not disagree about where a message ends, so what is ambiguous is refused, never guessed at.
+//! - [`head`]: the head of an HTTP/1 request, and how its body is framed.
+//! - [`body`]: the position inside an HTTP/1 body. [`chunked`] is its chunked form.
+//! - [`frames`]: the boundaries of HTTP/2 frames.
 //!
-//! Bounds: [`head::MAX_HEAD_BYTES`] and [`head::MAX_HEAD_FIELDS`]; 16 KiB for the size line of a chunk, and for all trailers.
+//! *Invariants.* Ambiguous input is rejected, never interpreted: two parsers of one connection that disagree about the
+//! end of a message are what makes request smuggling possible (RFC 9112, section 11.2). However the input is split into
+//! reads, the result is the same.
+//!
+//! *Concurrency.* None: each parser belongs to one direction of one connection.
+//!
+//! *Bounds.* [`head::MAX_HEAD_BYTES`] and [`head::MAX_HEAD_FIELDS`]; 16 KiB for the size line of a chunk, and 16 KiB and
+//! 100 fields for all trailers. No parser copies the body.
 
 #![forbid(unsafe_code)]
 

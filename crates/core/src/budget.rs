@@ -1,54 +1,56 @@
-//! A limit in bytes that many owners share. Pure.
+//! A limit on memory that many requests share.
 //!
-//! Dropping a [`Reservation`] gives its bytes back, so no path can forget it. The count is one atomic: nothing waits.
+//! *Invariant.* Dropping a [`Reservation`] releases its bytes, so the count is right on every path.
+//!
+//! *Concurrency.* The count is one atomic: no call blocks or waits for room.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes that may be reserved at a time, and how many are.
+/// A limit in bytes, and how many of them are reserved.
 #[derive(Debug)]
 pub struct Budget {
     limit: u64,
     reserved: AtomicU64,
 }
 
-/// Bytes reserved in a [`Budget`]. Dropping it gives them back.
+/// Bytes reserved in a [`Budget`]. Dropping it releases them.
 #[derive(Debug)]
 pub struct Reservation {
     budget: Arc<Budget>,
     bytes: u64,
 }
 
-/// The budget has no room for that many bytes now.
+/// The budget does not have the requested number of bytes left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the budget is exhausted")]
 pub struct Exhausted;
 
 impl Budget {
-    /// A budget of `limit` bytes.
+    /// Creates a budget of `limit` bytes.
     #[must_use]
     pub fn new(limit: u64) -> Arc<Self> {
         Arc::new(Self { limit, reserved: AtomicU64::new(0) })
     }
 
-    /// Reserves `bytes`; none are always granted.
+    /// Reserves `bytes`. A reservation of 0 bytes always succeeds; it can grow by [`Reservation::resize`].
     ///
     /// # Errors
-    /// [`Exhausted`]
+    /// [`Exhausted`] if the total would exceed the limit.
     pub fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, Exhausted> {
         self.reserve_if(bytes, |after| after <= self.limit)
     }
 
-    /// Reserves `bytes`, also more than the limit if nothing else is reserved: so what is too large to fit is still served, one at
-    /// a time.
+    /// Reserves `bytes`, even more than the limit if nothing else is reserved. So a response that is larger than the
+    /// budget is still served, one at a time.
     ///
     /// # Errors
-    /// [`Exhausted`]
+    /// [`Exhausted`] if the total would exceed the limit and other bytes are reserved.
     pub fn reserve_alone(self: &Arc<Self>, bytes: u64) -> Result<Reservation, Exhausted> {
         self.reserve_if(bytes, |after| after <= self.limit || after == bytes)
     }
 
-    /// Bytes that are reserved now.
+    /// Returns the bytes that are currently reserved.
     #[cfg(test)]
     fn reserved(&self) -> u64 {
         self.reserved.load(Ordering::Relaxed)
@@ -65,27 +67,27 @@ impl Budget {
 
     fn add_if(&self, bytes: u64, fits: impl Fn(u64) -> bool) -> Result<(), Exhausted> {
         let grown = |reserved: u64| reserved.checked_add(bytes).filter(|after| bytes == 0 || fits(*after));
-        // The count guards no other memory.
+        // Relaxed: the count does not order access to other memory.
         match self.reserved.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown) {
             Ok(_) => Ok(()),
             Err(_) => Err(Exhausted),
         }
     }
 
-    fn give_back(&self, bytes: u64) {
+    fn release(&self, bytes: u64) {
         self.reserved.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
 impl Reservation {
-    /// Changes the reservation to `bytes`.
+    /// Grows or shrinks the reservation to `bytes`.
     ///
     /// # Errors
-    /// [`Exhausted`]; the reservation stays as it was.
+    /// [`Exhausted`] if the total would exceed the limit. The reservation is then unchanged.
     pub fn resize(&mut self, bytes: u64) -> Result<(), Exhausted> {
         match bytes.checked_sub(self.bytes) {
             Some(more) => self.budget.add_if(more, |after| after <= self.budget.limit)?,
-            None => self.budget.give_back(self.bytes - bytes),
+            None => self.budget.release(self.bytes - bytes),
         }
         self.bytes = bytes;
         Ok(())
@@ -94,11 +96,12 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.budget.give_back(self.bytes);
+        self.budget.release(self.bytes);
     }
 }
 
-/// Bytes that an allocation of `bytes` takes at most: allocators round sizes up by at most an eighth.
+/// Returns an upper bound of the memory that an allocation of `bytes` takes, in bytes: allocators round sizes up by at
+/// most an eighth.
 #[must_use]
 pub fn allocated(bytes: usize) -> u64 {
     (bytes + bytes / 8 + 16) as u64
@@ -109,11 +112,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_reserved_is_given_back_when_it_is_dropped() {
+    fn dropping_a_reservation_releases_its_bytes() {
         let budget = Budget::new(10);
         let (first, second) = (budget.reserve(4).unwrap(), budget.reserve(6).unwrap());
         assert_eq!(budget.reserve(1).unwrap_err(), Exhausted);
-        assert_eq!(budget.reserve(0).unwrap().bytes, 0, "nothing is always granted");
+        assert_eq!(budget.reserve(0).unwrap().bytes, 0, "0 bytes are always granted");
         drop(first);
         assert_eq!(budget.reserve(5).unwrap_err(), Exhausted);
         let third = budget.reserve(4).unwrap();
@@ -122,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_grows_while_there_is_room_and_keeps_what_it_has_otherwise() {
+    fn a_reservation_grows_within_the_limit_and_is_unchanged_by_a_refusal() {
         let budget = Budget::new(10);
         let mut one = budget.reserve(0).unwrap();
         for (bytes, granted) in [(8, true), (10, true), (11, false), (3, true), (3, true), (0, true)] {
@@ -135,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_larger_than_the_budget_is_granted_only_alone() {
+    fn more_than_the_budget_is_granted_only_alone() {
         let budget = Budget::new(10);
         let alone = budget.reserve_alone(25).unwrap();
         assert_eq!(budget.reserve_alone(25).unwrap_err(), Exhausted);

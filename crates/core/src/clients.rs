@@ -1,7 +1,11 @@
-//! What one client may have of the server: connections, streams, creations a minute.
+//! Quotas of each client: connections, streams, and streams created per minute.
 //!
-//! A client is an address, or a /64 of IPv6. Who is on this machine has no limits, unless they were given explicitly;
-//! then nothing is looked up and nothing is locked for it. Each lock is held for one operation of a table.
+//! A client is an IPv4 address, or a /64 of IPv6. Loopback addresses have no default
+//! quotas; explicitly configured ones apply to them too.
+//!
+//! *Concurrency.* One lock for each table, held for one operation. Without a quota nothing is locked.
+//!
+//! *Bounds.* Counts exist only for clients that have something. Creations are counted for at most 100 000 clients.
 
 mod tables;
 
@@ -16,24 +20,24 @@ use self::tables::{Buckets, Counts};
 use crate::outcome::TooMany;
 use crate::rate::Rate;
 
-/// Connections at a time, where nothing else was said.
+/// Default limit on the simultaneous connections of a client.
 pub const DEFAULT_CONNECTIONS: usize = 10_000;
-/// Streams at a time that have not ended, where nothing else was said. A waiting upload takes up to 135 KiB, so this is what keeps
-/// one client from taking more than 256 MiB by them.
+/// Default limit on a client's streams that have not ended. A waiting upload takes up to 135 KiB, so one client cannot
+/// take more than 256 MiB with them.
 pub const DEFAULT_STREAMS: usize = 1_500;
-/// Creations of streams a minute, where nothing else was said.
+/// Default limit on the streams that a client creates per minute.
 pub const DEFAULT_CREATIONS: usize = 6_000;
-/// Clients whose creations are counted at a time, some 100 bytes each.
+/// Limit on the clients whose creations are counted. Each takes about 100 bytes.
 const MAX_BUCKETS: usize = 100_000;
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// Whom a limit counts as one.
+/// The key by which quotas are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Client(u64);
 
 impl Client {
-    /// An IPv6 client has at least a /64 to itself. Those that begin with 32 zero bits are nobody's, so they stand for
-    /// IPv4.
+    /// An IPv6 client controls at least a /64. Prefixes that begin with 32 zero bits are not assigned, so they represent
+    /// IPv4 addresses.
     fn of(address: IpAddr) -> Self {
         Self(match address.to_canonical() {
             IpAddr::V4(address) => address.to_bits().into(),
@@ -42,39 +46,42 @@ impl Client {
     }
 }
 
-/// What each client may have. `None` is the default, which spares those on this machine; a number holds for everybody.
+/// The quotas of each client. `None` is the default, from which loopback addresses are exempt. A configured number
+/// applies to every client.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ClientLimits {
-    /// Connections at a time, at least 1.
+    /// Simultaneous connections, at least 1. Default: [`DEFAULT_CONNECTIONS`]. Further connections get 429.
     pub max_connections: Option<usize>,
-    /// Streams at a time that have not ended, at least 1.
+    /// Streams created by the client that have not ended, at least 1. Default: [`DEFAULT_STREAMS`]. Further creations
+    /// get 429.
     pub max_streams: Option<usize>,
-    /// Streams made in a minute, at least 1.
+    /// Streams created per minute, at least 1. Default: [`DEFAULT_CREATIONS`]. Further creations get 429 with a
+    /// `Retry-After`.
     pub max_creations_per_minute: Option<usize>,
 }
 
-/// What all clients have.
+/// Counts what all clients use, and grants more within their quotas.
 #[derive(Debug)]
 pub struct Clients {
     limits: ClientLimits,
-    connections: Arc<Places>,
-    streams: Arc<Places>,
+    connections: Arc<Usage>,
+    streams: Arc<Usage>,
     creations: Mutex<Buckets>,
     started: Instant,
 }
 
 #[derive(Debug, Default)]
-struct Places(Mutex<Counts>);
+struct Usage(Mutex<Counts>);
 
-/// One of the places that a client has. Dropping it gives it back.
+/// One connection or stream, counted against its client's quota. Dropping it releases it.
 #[derive(Debug)]
-pub struct Place {
-    places: Arc<Places>,
+pub struct Permit {
+    usage: Arc<Usage>,
     client: Client,
 }
 
 impl Clients {
-    /// Nobody has anything yet.
+    /// Creates empty counts.
     #[must_use]
     pub fn new(limits: ClientLimits) -> Self {
         Self {
@@ -86,52 +93,52 @@ impl Clients {
         }
     }
 
-    /// A place for one more connection from `address`; `None` where none is needed.
+    /// Counts a connection from `address`. Returns `None` if no quota applies to it.
     ///
     /// # Errors
-    /// [`TooMany::Connections`].
-    pub fn connect(&self, address: IpAddr) -> Result<Option<Place>, TooMany> {
+    /// [`TooMany::Connections`] if the client has reached its quota.
+    pub fn connect(&self, address: IpAddr) -> Result<Option<Permit>, TooMany> {
         match limit(self.limits.max_connections, DEFAULT_CONNECTIONS, address) {
             None => Ok(None),
             Some(limit) => {
-                Place::take(&self.connections, address, limit).map(Some).ok_or(TooMany::Connections(limit))
+                Permit::take(&self.connections, address, limit).map(Some).ok_or(TooMany::Connections(limit))
             }
         }
     }
 
-    /// A place for one more stream that a client at `address` makes; `None` where none is needed.
+    /// Counts a stream that a client at `address` creates. Returns `None` if no quota applies to its number of streams.
     ///
     /// # Errors
-    /// [`TooMany::Streams`] or [`TooMany::Creations`].
-    pub fn create(&self, address: IpAddr) -> Result<Option<Place>, TooMany> {
-        let place = match limit(self.limits.max_streams, DEFAULT_STREAMS, address) {
+    /// [`TooMany::Streams`] or [`TooMany::Creations`] if the client has reached that quota. Neither count then changes.
+    pub fn create(&self, address: IpAddr) -> Result<Option<Permit>, TooMany> {
+        let permit = match limit(self.limits.max_streams, DEFAULT_STREAMS, address) {
             None => None,
-            Some(limit) => Some(Place::take(&self.streams, address, limit).ok_or(TooMany::Streams(limit))?),
+            Some(limit) => Some(Permit::take(&self.streams, address, limit).ok_or(TooMany::Streams(limit))?),
         };
         if let Some(limit) = limit(self.limits.max_creations_per_minute, DEFAULT_CREATIONS, address) {
             let rate = Rate::new(limit as u64, MINUTE, MINUTE);
             let taken = self.creations.lock().take(Client::of(address), rate, self.started.elapsed());
             taken.map_err(|wait| TooMany::Creations { limit, wait })?;
         }
-        Ok(place)
+        Ok(permit)
     }
 }
 
-/// A limit that was given holds for everybody, and the default for all but those on this machine.
-fn limit(given: Option<usize>, default: usize, address: IpAddr) -> Option<usize> {
-    given.or_else(|| (!address.to_canonical().is_loopback()).then_some(default))
+/// Returns the limit that applies to `address`: the configured one, or the default unless it is a loopback address.
+fn limit(configured: Option<usize>, default: usize, address: IpAddr) -> Option<usize> {
+    configured.or_else(|| (!address.to_canonical().is_loopback()).then_some(default))
 }
 
-impl Place {
-    fn take(places: &Arc<Places>, address: IpAddr, limit: usize) -> Option<Self> {
+impl Permit {
+    fn take(usage: &Arc<Usage>, address: IpAddr, limit: usize) -> Option<Self> {
         let client = Client::of(address);
-        places.0.lock().take(client, limit).then(|| Self { places: Arc::clone(places), client })
+        usage.0.lock().take(client, limit).then(|| Self { usage: Arc::clone(usage), client })
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.places.0.lock().give_back(self.client);
+        self.usage.0.lock().release(self.client);
     }
 }
 
@@ -144,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_client_is_its_network_and_an_ipv4_client_its_address() {
+    fn an_ipv6_client_is_its_64_and_an_ipv4_client_its_address() {
         let client = |text| Client::of(address(text));
         assert_eq!(client("2001:db8:0:1::1"), client("2001:db8:0:1:ffff::2"));
         assert_ne!(client("2001:db8:0:1::1"), client("2001:db8:0:2::1"));
@@ -153,32 +160,32 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_given_back_by_dropping_it() {
+    fn dropping_a_permit_releases_it() {
         let limits = ClientLimits { max_connections: Some(2), ..ClientLimits::default() };
         let clients = Clients::new(limits);
         let (one, other) = (address("127.0.0.1"), address("127.0.0.2"));
         let held = [clients.connect(one).unwrap(), clients.connect(one).unwrap()];
         assert_eq!(clients.connect(one).unwrap_err(), TooMany::Connections(2));
-        assert!(clients.connect(other).unwrap().is_some(), "another client has places of its own");
+        assert!(clients.connect(other).unwrap().is_some(), "another client has a quota of its own");
         drop(held);
         assert!(clients.connect(one).unwrap().is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_is_on_this_machine_has_no_limit_but_an_explicit_one() {
+    async fn loopback_addresses_have_no_default_quotas() {
         let clients = Clients::new(ClientLimits::default());
         for local in ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"] {
             assert!(clients.connect(address(local)).unwrap().is_none());
             assert!(clients.create(address(local)).unwrap().is_none());
         }
-        let far = address("192.0.2.1");
-        let held: Vec<_> = (0..DEFAULT_STREAMS).map(|_| clients.create(far).unwrap().unwrap()).collect();
-        assert_eq!(clients.create(far).unwrap_err(), TooMany::Streams(DEFAULT_STREAMS));
+        let remote = address("192.0.2.1");
+        let held: Vec<_> = (0..DEFAULT_STREAMS).map(|_| clients.create(remote).unwrap().unwrap()).collect();
+        assert_eq!(clients.create(remote).unwrap_err(), TooMany::Streams(DEFAULT_STREAMS));
         drop(held);
         for _ in DEFAULT_STREAMS..DEFAULT_CREATIONS {
-            assert!(clients.create(far).unwrap().is_some());
+            assert!(clients.create(remote).unwrap().is_some());
         }
-        let refused = clients.create(far).unwrap_err();
+        let refused = clients.create(remote).unwrap_err();
         assert!(matches!(refused, TooMany::Creations { limit: DEFAULT_CREATIONS, .. }), "{refused:?}");
     }
 }

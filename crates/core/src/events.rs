@@ -1,7 +1,7 @@
-//! What happens to streams: one value for each change, published after the table is unlocked.
+//! One value for each change of a stream, published after the table is unlocked.
 //!
-//! Subscribers run in the task that made the change, so they must not block. Two tasks may publish in another order than their changes
-//! happened.
+//! Subscribers run in the task that made the change, so they must not block. Two tasks may publish in a different order
+//! than their changes happened. Without subscribers no event is built.
 
 use std::time::Duration;
 
@@ -10,45 +10,45 @@ use rendezvous_protocol::Side;
 use crate::outcome::Outcome;
 use crate::rendezvous::Snapshot;
 
-/// One change of a stream.
+/// One change of one stream.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// The stream as the change left it.
+    /// The stream after the change.
     pub stream: Snapshot,
-    /// What changed.
+    /// The change.
     pub change: Change,
 }
 
-/// What changes of a stream.
+/// What changed about a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// It was created.
+    /// The stream was created.
     Created,
-    /// This side waits for the other.
+    /// This side connected and waits for the other.
     Waiting(Side),
-    /// This side left while it waited.
+    /// This side disconnected while it waited. Its seat is free again.
     Left(Side),
-    /// Both sides are connected, so long after the stream was created.
+    /// Both sides are connected, and the transfer has started.
     Paired {
-        /// From the creation to the pairing.
+        /// Time from the creation of the stream to the pairing.
         wait: Duration,
     },
-    /// A client reported an error of this status before any side had connected: the next to connect gets it.
+    /// A client reported an error before either side connected. The next side to connect receives it.
     Reported {
-        /// The status: 400–599.
+        /// The status of the error, 400–599.
         status: u16,
     },
-    /// It has ended.
+    /// The stream ended.
     Ended {
-        /// How.
+        /// How it ended.
         outcome: Outcome,
-        /// From the pairing to the end, if its sides had paired.
+        /// Time from the pairing to the end. `None` if the sides never paired.
         duration: Option<Duration>,
     },
 }
 
-/// Is told of every change of every stream.
+/// Receives every change of every stream.
 pub trait Subscriber: Send + Sync {
-    /// Takes note of `event`. Called without the table's lock, in the task that made the change.
+    /// Handles one event. Called in the task that made the change, without the table's lock; it must not block.
     fn publish(&self, event: &Event);
 }

@@ -1,12 +1,12 @@
-//! The header sets that a stream's maker gives: `download_headers` for the GET, `upload_headers` for the PUT.
+//! The header sets that a stream is created with: `download_headers` for the response to the GET, `upload_headers` for
+//! the response to the PUT (docs/api.md).
 //!
-//! A set is validated once, here, so that whatever is put on the wire later is well-formed and can not
-//! contradict the framing, which is the server's alone.
+//! *Invariants.* A set is validated when it is parsed. So its field lines are well-formed and cannot contradict the
+//! framing of the response, which only the server determines.
 //!
-//! A set is kept as one text, the JSON of the status object. Its lines are made from that when a response is written, so a set
-//! takes about the memory of its text, however many names and values it has.
-//!
-//! Bounds: [`MAX_NAMES`], [`MAX_LINES`] and [`MAX_LINES_BYTES`] for each set.
+//! *Bounds.* [`MAX_NAMES`], [`MAX_LINES`] and [`MAX_LINES_BYTES`] for each set. A set is stored as one text, the JSON of
+//! the status object, and its lines are built when a response is written. So it takes about the memory of its text,
+//! however many names and values it has.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -19,16 +19,17 @@ use serde_json::{Map, Value};
 
 use crate::budget::allocated;
 
-/// Names of a set.
+/// Limit on the names of a set.
 pub const MAX_NAMES: usize = 100;
-/// Lines that a set makes.
+/// Limit on the field lines of a set.
 pub const MAX_LINES: usize = 100;
-/// Bytes of the lines that a set makes: without it a long name with many values would make a huge head of a small body.
+/// Limit on the bytes of the field lines of a set. Without it a small JSON body, a long name with many values, could
+/// produce a huge response head.
 pub const MAX_LINES_BYTES: usize = 64 * 1024;
-/// Bytes that a set takes at most besides its text: its part of [`StreamHeaders`], and what the table keeps with it.
+/// Upper bound of the memory of a set besides its text, in bytes: its part of [`StreamHeaders`] and of the table.
 const OVERHEAD: u64 = 192;
 
-/// A header set that is refused, with a sentence that says why.
+/// Why a header set is invalid, as a sentence for the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidHeaders(String);
@@ -36,22 +37,22 @@ pub struct InvalidHeaders(String);
 /// One validated header set.
 #[derive(Debug, Clone)]
 pub struct HeaderSet {
-    /// Compact, in an allocation of its size.
-    given: Box<RawValue>,
+    /// Compact JSON, in an allocation without spare capacity.
+    json: Box<RawValue>,
     content_length: Option<u64>,
 }
 
-/// Both header sets of a stream; `None` where none was given.
+/// The header sets of a stream. `None` if the stream was created without that set.
 #[derive(Debug, Default, Clone)]
 pub struct StreamHeaders {
-    /// `download_headers`: for the destination's answer.
+    /// `download_headers`: the set for the destination's response.
     pub download: Option<HeaderSet>,
-    /// `upload_headers`: for the source's answer.
+    /// `upload_headers`: the set for the source's response.
     pub upload: Option<HeaderSet>,
 }
 
 impl StreamHeaders {
-    /// The set for this side's answer.
+    /// Returns the set for this side's response.
     #[must_use]
     pub fn of(&self, side: Side) -> Option<&HeaderSet> {
         match side {
@@ -60,57 +61,48 @@ impl StreamHeaders {
         }
     }
 
-    /// The body length that `Content-Length` in `download_headers` promises, in bytes.
+    /// Returns the body length in bytes that `Content-Length` in `download_headers` promises, if present.
     #[must_use]
     pub fn promised_length(&self) -> Option<u64> {
         self.download.as_ref().and_then(|set| set.content_length)
     }
 
-    /// Bytes of memory that the sets take at most; 0 without sets.
+    /// Returns an upper bound of the memory of the sets in bytes. 0 without sets.
     #[must_use]
     pub fn memory(&self) -> u64 {
         let sets = [&self.download, &self.upload].into_iter().flatten();
-        sets.map(|set| OVERHEAD + allocated(set.given.get().len())).sum()
+        sets.map(|set| OVERHEAD + allocated(set.json.get().len())).sum()
     }
 }
 
-/// The names of a set as they were given: an extension of a response, for a wire that keeps the spelling.
+/// The names of a set in their original case. HTTP/1 responses preserve it; `HeaderName` is lower case.
 #[derive(Debug, Clone)]
-pub struct Spellings(Arc<HashMap<HeaderName, Spelling>>);
-
-#[derive(Debug)]
-struct Spelling {
-    text: String,
-    lines: usize,
-}
+pub struct Spellings(Arc<HashMap<HeaderName, String>>);
 
 impl Spellings {
-    /// The name as it was given, if the set has it.
+    /// Returns the name in its original case, if the set has it.
     #[must_use]
     pub fn of(&self, name: &HeaderName) -> Option<&str> {
-        self.0.get(name).map(|spelling| spelling.text.as_str())
-    }
-
-    /// The names as they were given, each as often as it has lines.
-    pub fn of_lines(&self) -> impl Iterator<Item = &str> {
-        self.0.values().flat_map(|Spelling { text, lines }| std::iter::repeat_n(text.as_str(), *lines))
+        self.0.get(name).map(String::as_str)
     }
 }
 
 impl HeaderSet {
-    /// Validates the set for `side`'s answer.
+    /// Validates a set for `side`'s response.
     ///
     /// # Errors
-    /// [`InvalidHeaders`] with a sentence that names the header, its value, its type or the limit.
-    pub fn parse(given: &Map<String, Value>, side: Side) -> Result<Self, InvalidHeaders> {
-        if given.len() > MAX_NAMES {
+    /// [`InvalidHeaders`] if a name is not a token (RFC 9110, section 5.1), a value has anything but visible ASCII, space
+    /// and tab, a header is one that the server sets itself, `Content-Length` is invalid, or a limit is exceeded. The
+    /// sentence names the header, the value or the limit.
+    pub fn parse(set: &Map<String, Value>, side: Side) -> Result<Self, InvalidHeaders> {
+        if set.len() > MAX_NAMES {
             return Err(over_limit(MAX_NAMES, "names"));
         }
         let (mut lines, mut bytes, mut content_length) = (0, 0, None);
-        for (spelling, value) in given {
+        for (spelling, value) in set {
             let name = HeaderName::from_bytes(spelling.as_bytes())
                 .map_err(|_| invalid(format!("Not a valid HTTP header name: {spelling}")))?;
-            if is_the_servers(&name) {
+            if is_set_by_server(&name) {
                 return Err(invalid(format!("The server sets the header {spelling} itself")));
             }
             let values = values(value);
@@ -128,33 +120,31 @@ impl HeaderSet {
         if bytes > MAX_LINES_BYTES {
             return Err(over_limit(MAX_LINES_BYTES, "bytes"));
         }
-        // The text has grown by doubling; its copy is in an allocation of its size.
-        let text = to_raw_value(given).map_err(|error| invalid(error.to_string()))?;
-        Ok(Self { given: (*text).to_owned(), content_length })
+        let text = to_raw_value(set).map_err(|error| invalid(error.to_string()))?;
+        // The serializer grows its buffer by doubling; the copy has no spare capacity.
+        Ok(Self { json: (*text).to_owned(), content_length })
     }
 
-    /// The set as it was given, as JSON for the status object.
+    /// Returns the set as compact JSON, with its original names and values, for the status object.
     #[must_use]
-    pub fn given(&self) -> &RawValue {
-        &self.given
+    pub fn json(&self) -> &RawValue {
+        &self.json
     }
 
-    /// Puts the set over `headers`; what has the same name there is replaced. Returns how the names are spelled.
+    /// Adds the set to `headers`, replacing fields of the same name. Returns the original case of the names.
     pub fn override_in(&self, headers: &mut HeaderMap) -> Spellings {
-        // The text was serialized from such a map, whose names and values were validated.
-        let given: Map<String, Value> = serde_json::from_str(self.given.get()).unwrap_or_default();
-        let mut spellings = HashMap::with_capacity(given.len());
-        let mut fields = Vec::with_capacity(given.len());
-        // Of names that differ in case only, the last wins.
-        for (spelling, value) in given.iter().rev() {
+        // The text was serialized from a map whose names and values were validated, so nothing fails here.
+        let set: Map<String, Value> = serde_json::from_str(self.json.get()).unwrap_or_default();
+        let mut spellings = HashMap::with_capacity(set.len());
+        let mut fields = Vec::with_capacity(set.len());
+        // Of names that differ only in case, the last wins.
+        for (spelling, value) in set.iter().rev() {
             let Ok(name) = HeaderName::from_bytes(spelling.as_bytes()) else { continue };
             if spellings.contains_key(&name) {
                 continue;
             }
-            let values = values(value);
-            let spelled = Spelling { text: spelling.clone(), lines: values.len() };
-            spellings.insert(name.clone(), spelled);
-            fields.push((name, values));
+            spellings.insert(name.clone(), spelling.clone());
+            fields.push((name, values(value)));
         }
         for (name, values) in fields.into_iter().rev() {
             headers.remove(&name);
@@ -174,14 +164,15 @@ fn over_limit(limit: usize, of_what: &str) -> InvalidHeaders {
     invalid(format!("The headers are over the limit of {limit} {of_what}"))
 }
 
-/// Headers that frame a message or belong to a connection (RFC 9110, section 7.6.1), and the clock's.
-fn is_the_servers(name: &HeaderName) -> bool {
+/// Returns whether only the server sets this header: those that frame a message or belong to a connection (RFC 9110,
+/// section 7.6.1), and `Date`.
+fn is_set_by_server(name: &HeaderName) -> bool {
     const NAMES: [&str; 7] =
         ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "date"];
     NAMES.contains(&name.as_str()) || name.as_str().starts_with("proxy-")
 }
 
-/// The values of a name: a line for each.
+/// Returns the values of a name, one for each field line.
 fn values(value: &Value) -> &[Value] {
     match value {
         Value::Array(items) => items,
@@ -189,7 +180,7 @@ fn values(value: &Value) -> &[Value] {
     }
 }
 
-/// The value as it stands in a line; `None` for what can not be one.
+/// Returns the text of a value in a field line. `None` if its type has none.
 fn text(value: &Value) -> Option<Cow<'_, str>> {
     match value {
         Value::String(text) => Some(Cow::Borrowed(text)),
@@ -212,7 +203,7 @@ fn line_value<'a>(name: &str, value: &'a Value) -> Result<Cow<'a, str>, InvalidH
     }
 }
 
-/// JSON has one kind of number: `1.0` is 1.
+/// Formats a number. A whole number has no fraction, since JSON does not distinguish `1.0` from `1`.
 fn number_text(number: &serde_json::Number) -> String {
     match number.as_f64() {
         Some(float) if number.is_f64() && float.fract() == 0.0 && float.abs() < 1e15 => format!("{float:.0}"),
@@ -223,7 +214,7 @@ fn number_text(number: &serde_json::Number) -> String {
 fn promised_length(side: Side, values: &[Value]) -> Result<u64, InvalidHeaders> {
     if side == Side::Source {
         return Err(invalid(
-            "The server sets the header Content-Length of the upload's answer itself".into(),
+            "The server sets the header Content-Length of the upload's response itself".into(),
         ));
     }
     let decimal = |value: &Value| {
@@ -242,7 +233,7 @@ mod tests {
     use super::*;
 
     fn parse(json: &str, side: Side) -> Result<HeaderSet, String> {
-        HeaderSet::parse(&serde_json::from_str(json).unwrap(), side).map_err(|refusal| refusal.to_string())
+        HeaderSet::parse(&serde_json::from_str(json).unwrap(), side).map_err(|error| error.to_string())
     }
 
     fn lines(json: &str) -> Vec<String> {
@@ -253,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn every_legal_value_becomes_lines() {
+    fn every_valid_value_becomes_field_lines() {
         for (json, expected) in [
             ("{}", vec!["x-a: default"]),
             (r#"{"X-A":"b"}"#, vec!["x-a: b"]),
@@ -276,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_break_the_wire_is_refused_by_name() {
+    fn an_invalid_header_is_rejected_by_name() {
         for (json, message) in [
             (r#"{"@{}[].<>":1}"#, "Not a valid HTTP header name: @{}[].<>"),
             (r#"{"":1}"#, "Not a valid HTTP header name: "),
@@ -298,8 +289,8 @@ mod tests {
     }
 
     #[test]
-    fn a_set_makes_no_more_than_64_kib_of_lines() {
-        // Each line has 1019 bytes of name, 1 of value, and 4 around that.
+    fn a_set_has_no_more_than_64_kib_of_lines() {
+        // Each line has 1019 bytes of name, 1 of value, and 4 of separators.
         let set = |lines: usize| {
             let values = vec!["1"; lines].join(",");
             format!(r#"{{"x":[],"{}":[{values}]}}"#, "a".repeat(1019))
@@ -316,8 +307,8 @@ mod tests {
             format!("{{{}}}", names.join(","))
         };
         let lines = |count: usize| format!(r#"{{"a":[{}]}}"#, vec!["1"; count].join(","));
-        for legal in [names(MAX_NAMES, "[]"), names(MAX_NAMES, "1"), lines(MAX_LINES), names(50, "[1,2]")] {
-            assert!(parse(&legal, Side::Source).is_ok(), "{legal}");
+        for valid in [names(MAX_NAMES, "[]"), names(MAX_NAMES, "1"), lines(MAX_LINES), names(50, "[1,2]")] {
+            assert!(parse(&valid, Side::Source).is_ok(), "{valid}");
         }
         for (over, message) in [
             (names(MAX_NAMES + 1, "[]"), "The headers are over the limit of 100 names"),
@@ -331,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_names_that_differ_in_case_is_spelled_as_it_was_given() {
+    fn of_names_that_differ_in_case_the_last_wins_and_keeps_its_case() {
         let json = r#"{"X-A":"1","X-B":["b","c"],"X-C":"3","x-a":["4","5","6"],"X-b":[]}"#;
         let mut headers = HeaderMap::new();
         let spellings = parse(json, Side::Source).unwrap().override_in(&mut headers);
@@ -340,13 +331,10 @@ mod tests {
         assert_eq!(lines, [("x-c", "3"), ("x-a", "4"), ("x-a", "5"), ("x-a", "6")]);
         let spelling = |name: &'static str| spellings.of(&HeaderName::from_static(name));
         assert_eq!(["x-a", "x-b", "x-c", "x-d"].map(spelling), [Some("x-a"), Some("X-b"), Some("X-C"), None]);
-        let mut of_lines: Vec<_> = spellings.of_lines().collect();
-        of_lines.sort_unstable();
-        assert_eq!(of_lines, ["X-C", "x-a", "x-a", "x-a"]);
     }
 
     #[test]
-    fn a_set_is_shown_as_it_was_given_and_takes_the_memory_of_its_text() {
+    fn the_status_shows_a_set_as_it_was_given_and_it_takes_the_memory_of_its_text() {
         for (given, shown) in [
             (r#"{ "X-A" : 1.0, "x-b":[ true,"\u0041" ] }"#, r#"{"X-A":1.0,"x-b":[true,"A"]}"#),
             (r#"{"b":1,"a":2,"B":3}"#, r#"{"b":1,"a":2,"B":3}"#),
@@ -354,7 +342,7 @@ mod tests {
             ("{}", "{}"),
         ] {
             let set = parse(given, Side::Source).unwrap();
-            assert_eq!(set.given().get(), shown);
+            assert_eq!(set.json().get(), shown);
             let headers = StreamHeaders { upload: Some(set), ..StreamHeaders::default() };
             assert!(
                 (shown.len() as u64..shown.len() as u64 * 2 + 256).contains(&headers.memory()),
@@ -365,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_length_is_a_promise_of_the_download_only() {
+    fn only_a_download_can_promise_a_content_length() {
         let promised = |json: &str| parse(json, Side::Destination).map(|set| set.content_length);
         assert_eq!(promised(r#"{"Content-Length":10}"#), Ok(Some(10)));
         assert_eq!(promised(r#"{"content-length":"18446744073709551615"}"#), Ok(Some(u64::MAX)));

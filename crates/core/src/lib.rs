@@ -1,14 +1,20 @@
-//! Where the two sides of a stream meet, and how their transfer ends. No sockets and no HTTP.
+//! The core of http-rendezvous: streams, their two sides, and their transfers. No sockets; of HTTP only the header types.
 //!
-//! - [`rendezvous`]: the table of all streams, shared by all connections. One lock guards it, held for map operations and never across an
-//!   await; what it changes is published as [`events`] once the lock is released.
-//! - [`slot`]: the state machine of one stream. Pure.
-//! - [`transfer`]: the bytes of one pair, from the meeting to the [`outcome`]. Only here a body becomes a whole body, and only a whole body
-//!   can be delivered.
-//! - [`clients`], [`rate`], [`budget`]: quotas of each client, pace, and memory that many share.
-//! - [`token`], [`header_set`]: what the creator of a stream gives it.
+//! - [`rendezvous`]: the table of all streams. A side takes a seat there, waits, and is paired with the other side.
+//! - [`slot`]: the state machine of one stream. Pure. Public only for its model in the testkit.
+//! - [`transfer`]: one paired stream, from the pairing to its [`outcome`].
+//! - [`events`]: each change of a stream, published to subscribers such as the log and the metrics.
+//! - [`clients`], [`budget`]: quotas of each client, and memory limits that many requests share.
+//! - [`token`], [`header_set`]: what a stream is created with.
 //!
-//! Bounds: as many streams as [`rendezvous::Limits`] allows, and as many again that have ended.
+//! *Invariants.* A stream pairs at most once and has one outcome. A transfer ends as delivered only if the relay has
+//! seen the end of the source's body and the destination has acknowledged it.
+//!
+//! *Concurrency.* One lock guards the table. It is held for map operations, never across an await, and events are
+//! published after it is released. Each transfer has its own locks.
+//!
+//! *Bounds.* At most [`rendezvous::Limits::max_streams`] streams that have not ended, and as many that have. A transfer
+//! holds one read of the source's connection.
 
 #![forbid(unsafe_code)]
 
@@ -17,7 +23,7 @@ pub mod clients;
 pub mod events;
 pub mod header_set;
 pub mod outcome;
-pub mod rate;
+mod rate;
 pub mod rendezvous;
 pub mod slot;
 pub mod token;

@@ -1,11 +1,10 @@
-//! The vocabulary of endings. Pure: no I/O, no HTTP.
+//! How requests, transfers and streams end. Pure: no I/O.
 //!
-//! - A [`SeatError`] is why a request gets nothing of a stream: no seat, or a seat that it loses while it
-//!   waits.
-//! - A [`Fault`] is why a transfer failed after the sides had paired.
-//! - An [`Outcome`] is how a stream ended; each stream has one, and the first one stands.
+//! - A [`SeatError`] is why a request gets no seat, or loses its seat while it waits.
+//! - A [`Fault`] is why a transfer failed after its sides had paired. Its status, state and names are one row of a table.
+//! - An [`Outcome`] is how a stream ended. Each stream has one: the first stands.
 //!
-//! The texts are the contract's (section 2); `http::response` alone turns them into responses.
+//! Their messages are part of the API (docs/api.md). The server turns them into responses.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,10 +14,10 @@ use rendezvous_protocol::Side;
 
 use crate::budget::allocated;
 
-/// An error that a client reported by `POST /stream/:id/error`, for the other side to read.
+/// An error that a client reported with `POST /stream/:id/error`, for the side that waits or connects next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// The status that the other side gets: 400–599.
+    /// The status of the response to that side, 400–599.
     pub status: u16,
     /// The `name` of the error.
     pub name: String,
@@ -27,7 +26,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Bytes of memory that it takes at most.
+    /// Returns an upper bound of the memory of the report in bytes.
     #[must_use]
     pub fn memory(&self) -> u64 {
         const OVERHEAD: u64 = 192;
@@ -35,22 +34,22 @@ impl Report {
     }
 }
 
-/// A body whose length is not the one that was promised by `Content-Length` in `download_headers`.
+/// The body is longer or shorter than `Content-Length` in `download_headers` promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("The stream was promised {promised} bytes, but the upload has {upload}")]
 pub struct LengthMismatch {
-    /// Bytes promised when the stream was made.
+    /// Length in bytes that was promised when the stream was created.
     pub promised: u64,
-    /// Bytes of the upload, as far as they are known.
+    /// Length of the upload, as far as it is known.
     pub upload: UploadLength,
 }
 
-/// What is known of the length of an upload that breaks a promise.
+/// What is known about the length of an upload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UploadLength {
-    /// It declared, or turned out to have, so many bytes.
+    /// The upload declared or had exactly this many bytes.
     Exactly(u64),
-    /// It went on after so many bytes.
+    /// The upload continued after this many bytes.
     MoreThan(u64),
 }
 
@@ -63,63 +62,61 @@ impl fmt::Display for UploadLength {
     }
 }
 
-/// The limit of each client that one has reached.
+/// A quota that a client has reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TooMany {
-    /// Connections at a time.
-    #[error("Your address has {0} connections, as many as each may have here: try again later")]
+    /// Simultaneous connections: this many.
+    #[error("Your address has {0} connections, the limit for each client: try again later")]
     Connections(usize),
-    /// Streams at a time that have not ended.
-    #[error(
-        "Your address has {0} streams that have not ended, as many as each may have here: try again later"
-    )]
+    /// Streams that have not ended: this many.
+    #[error("Your address has {0} streams that have not ended, the limit for each client: try again later")]
     Streams(usize),
-    /// Streams made in a minute.
+    /// Streams created per minute.
     #[error(
-        "Your address makes more streams than the {limit} a minute that each may make here: try again later"
+        "Your address creates more than {limit} streams per minute, the limit for each client: try again later"
     )]
     Creations {
-        /// The limit.
+        /// The limit, in streams per minute.
         limit: usize,
-        /// How long it takes until one more may be made.
+        /// Time until the client may create another stream.
         wait: Duration,
     },
 }
 
-/// Why a request gets no stream or no seat, or loses the seat that it waits on.
+/// Why a request cannot create a stream, gets no seat, or loses its seat while it waits.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SeatError {
-    /// No stream of this id can be connected to: unknown, expired or ended.
+    /// The stream is unknown, expired or ended.
     #[error("The specified session id does not exist")]
     NotFound,
-    /// The seat is taken.
+    /// This side of the stream is already connected.
     #[error("A client has already connected to the {0} side of this stream")]
     AlreadyConnected(Side),
-    /// An error cannot be reported any more.
+    /// The stream has paired, has ended or has a report, so an error can no longer be reported.
     #[error("The specified session has already started streaming")]
     AlreadyStarted,
-    /// The time to live passed before both sides had come.
+    /// The time to live passed before both sides connected.
     #[error("The specified session expired before both sides connected")]
     Expired,
-    /// A client reported an error instead of connecting.
+    /// A client reported an error instead of connecting. The message is the client's.
     #[error("{}", .0.message)]
     Reported(Arc<Report>),
-    /// The upload's declared length is not the promised one.
+    /// The declared length of the upload differs from the promised one.
     #[error(transparent)]
     LengthMismatch(#[from] LengthMismatch),
-    /// The upload's declared length is over the limit of a stream.
+    /// The declared length of the upload is over the limit of a stream.
     #[error("The body is over the limit of {limit} bytes")]
     TooLong {
         /// The limit, in bytes.
         limit: u64,
     },
-    /// There are as many streams as there may be.
-    #[error("The server has as many streams as it may: try again later")]
+    /// The server has reached its limit of streams.
+    #[error("The server has reached its limit of streams: try again later")]
     TooManyStreams,
-    /// The client has as much as each may have.
+    /// The client has reached a quota.
     #[error(transparent)]
     TooMany(#[from] TooMany),
-    /// The server is about to end.
+    /// The server is shutting down.
     #[error("The server is shutting down")]
     ShuttingDown,
 }
@@ -127,41 +124,41 @@ pub enum SeatError {
 /// Why a transfer failed after its sides had paired.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// The source's connection closed or reset before its body was whole.
+    /// The source's connection closed or was reset before the end of its body.
     #[error("Stream source closed unexpectedly")]
     SourceDisconnected,
-    /// The source broke HTTP, in the way that the text tells.
+    /// The source violated HTTP, as the text describes.
     #[error("The upload breaks HTTP: {0}")]
     SourceBroke(String),
-    /// The source's body is shorter or longer than promised.
+    /// The source's body is longer or shorter than promised.
     #[error(transparent)]
     LengthMismatch(#[from] LengthMismatch),
-    /// The source's body is longer than a stream may be.
+    /// The source's body is over the size limit of a stream.
     #[error("The upload is over the limit of {limit} bytes")]
     TooLong {
         /// The limit, in bytes.
         limit: u64,
     },
-    /// The source brought too little while it was waited for.
-    #[error("Stream source is too slow: it brought {rate} bytes per second, and the least is {limit}")]
+    /// The source was slower than the minimum rate in the time that the relay waited for it.
+    #[error("Stream source is too slow: it sent {rate} bytes per second, and the minimum is {limit}")]
     TooSlow {
-        /// Bytes per second that it brought.
+        /// Its rate, in bytes per second.
         rate: u64,
-        /// The least, in bytes per second.
+        /// The minimum, in bytes per second.
         limit: u64,
     },
-    /// The destination's connection closed or reset before it had every byte.
+    /// The destination's connection closed or was reset before it received the whole body.
     #[error("Stream destination closed unexpectedly")]
     DestinationDisconnected,
-    /// No byte moved for the idle limit, because of this side.
+    /// No byte moved for the duration of the idle limit, because of one side.
     #[error("Stream {side} stalled: no byte moved for {}", humantime::format_duration(*.limit))]
     Stalled {
-        /// The side that kept the other waiting.
+        /// The side that the other waited for.
         side: Side,
         /// The idle limit.
         limit: Duration,
     },
-    /// The server ended before the transfer did.
+    /// The server shut down before the transfer ended.
     #[error("The server is shutting down")]
     ShutDown,
 }
@@ -169,31 +166,32 @@ pub enum Fault {
 /// How a stream ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// Every byte was delivered.
+    /// The destination received every byte.
     Finished,
     /// The transfer failed.
     Failed(Fault),
-    /// The time to live passed; `present` is the side that waited, if any.
+    /// The time to live passed before both sides connected.
     Expired {
-        /// The side that had come.
+        /// The side that waited, if any.
         present: Option<Side>,
     },
-    /// A client reported an error.
+    /// A client reported an error before the sides paired.
     Reported(Arc<Report>),
 }
 
-/// What a fault is, in every place that tells of one.
+/// The representation of a fault in responses, the status object, logs and metrics: one row of the table of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FaultTraits {
-    /// Its name in logs and metrics.
+    /// The name in logs and metrics.
     pub name: &'static str,
-    /// The state of a stream that has ended by it.
+    /// The `state` in the status object.
     pub state: &'static str,
-    /// The error that the status object has.
+    /// The name of the `error` in the status object.
     pub error: &'static str,
-    /// The status and the error that the source is answered.
+    /// Status and error name of the source's response.
     pub source: (u16, &'static str),
-    /// The same for a destination that has received nothing yet. How a source broke is between it and the server.
+    /// Status and error name of the destination's response, if its head has not been sent yet. It does not tell how the
+    /// source violated HTTP or a limit.
     pub destination: (u16, &'static str),
 }
 
@@ -206,7 +204,7 @@ macro_rules! row {
 macro_rules! faults {
     ($($fault:pat => $name:literal $state:literal $error:literal $source:tt $destination:tt,)*) => {
         impl Fault {
-            /// Its row in the table of faults.
+            /// Returns the row of this fault in the table of faults.
             #[must_use]
             pub fn traits(&self) -> FaultTraits {
                 match self {
@@ -215,12 +213,12 @@ macro_rules! faults {
             }
         }
 
-        /// The table of faults.
+        /// All rows of the table of faults.
         pub const FAULTS: &[FaultTraits] = &[$(row!($name $state $error $source $destination),)*];
     };
 }
 
-// Each fault is one row: its name, the state, the error of the status object; what the source is answered, and what the destination.
+// The columns: name, state, error in the status object; the source's response, the destination's response.
 faults! {
     Self::SourceDisconnected => "source_disconnected" "SRC_DISCONNECTED" "StreamSourceError"
         (400, "BadRequestError") (502, "StreamSourceError"),
@@ -243,7 +241,7 @@ faults! {
 }
 
 impl Outcome {
-    /// Its name in logs and metrics.
+    /// Returns the name of the outcome in logs and metrics. Each fault has its own.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -260,8 +258,8 @@ impl fmt::Display for Outcome {
         match self {
             Self::Finished => f.write_str("finished"),
             Self::Failed(fault) => write!(f, "failed: {fault}"),
-            Self::Expired { present: None } => f.write_str("expired: neither side came"),
-            Self::Expired { present: Some(side) } => write!(f, "expired: only the {side} came"),
+            Self::Expired { present: None } => f.write_str("expired: neither side connected"),
+            Self::Expired { present: Some(side) } => write!(f, "expired: only the {side} connected"),
             Self::Reported(report) => write!(f, "error {} reported by a client", report.status),
         }
     }

@@ -1,12 +1,15 @@
-//! The table of streams: where the sides of a stream meet.
+//! The table of all streams. Sides connect here, wait, and are paired.
 //!
-//! [`Rendezvous`] is shared by all connections. One lock guards the table; it is held for map operations and a look at a connection only,
-//! never across an await, and nothing is sent or published while it is held. Waiting sides hold a [`Seat`]: dropping it frees the seat. One
-//! task, [`Rendezvous::keep_time`], expires what waited too long and forgets what ended.
+//! [`Rendezvous`] is shared by all connections. `B` is the type of a source's body, which the table only hands over.
 //!
-//! `B` is the body of a source, which the table only hands over.
+//! *Invariants.* Each seat has one holder. Dropping a [`Seat`] while it waits frees it. A side that has disconnected, as
+//! far as the kernel knows, is never paired.
 //!
-//! Bounds: at most `max_streams` streams that have not ended, and as many that have.
+//! *Concurrency.* One lock guards the table. It is held for map operations and for a query of the kernel about one
+//! connection, never across an await, and nothing is sent or published while it is held. One task runs
+//! [`Rendezvous::run_timers`], which expires waiting streams and forgets ended ones.
+//!
+//! *Bounds.* At most [`Limits::max_streams`] streams that have not ended, and as many that have.
 
 mod admission;
 mod census;
@@ -32,22 +35,23 @@ pub use self::seats::{Presence, Seat};
 pub use self::snapshot::{Cursor, Snapshot, SnapshotState};
 use self::table::{Changes, Table};
 use crate::budget::Reservation;
-use crate::clients::Place;
+use crate::clients::Permit;
 use crate::events::{Change, Subscriber};
 use crate::header_set::StreamHeaders;
 use crate::outcome::{Outcome, Report, SeatError, TooMany};
 use crate::slot::Phase;
-use crate::token::{AuthError, Credential, Needed, Tokens};
+use crate::token::{AuthError, Credential, RequiredToken, Tokens};
 use crate::transfer::{self, DestinationHalf, Offer, SourceHalf, Transfer};
 
 /// The limits of a rendezvous.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// How long a stream waits for both sides, and how long it stays visible after its end.
+    /// How long a stream waits for both sides, counted from its creation; and how long it stays visible after its end.
     pub ttl: Duration,
     /// The limits of each transfer.
     pub transfer: transfer::Limits,
-    /// Streams at a time that have not ended.
+    /// Limit on the streams that have not ended. As many ended streams stay visible; over that, the oldest are forgotten
+    /// early.
     pub max_streams: usize,
 }
 
@@ -56,39 +60,39 @@ pub struct Rendezvous<B> {
     limits: Limits,
     table: Mutex<Table<B>>,
     subscribers: Vec<Arc<dyn Subscriber>>,
-    /// Shared by all streams without header sets, which are most.
+    /// Shared by all streams without header sets, which are most streams.
     no_headers: Arc<StreamHeaders>,
-    /// Body bytes that all transfers have passed on.
+    /// Body bytes passed on by all transfers.
     body_bytes: Arc<AtomicU64>,
-    /// There is an earlier deadline than before.
+    /// Wakes the timer task when the earliest deadline has become earlier.
     earlier_deadline: Notify,
-    /// A stream has ended, or a side has left: what a drain waits for.
-    abandoned: Notify,
+    /// Wakes [`Rendezvous::wait_until`] when a stream has ended or a side has left.
+    counts_decreased: Notify,
 }
 
-/// What a destination gets when the sides have paired.
-pub struct Meeting<B> {
-    /// Its hold on the transfer.
+/// What a destination receives when the sides have paired.
+pub struct Pairing<B> {
+    /// The destination's half of the transfer.
     pub half: DestinationHalf,
-    /// What the source brought.
+    /// The source's body and its description.
     pub offer: Box<Offer<B>>,
-    /// The source may have left while it waited.
-    pub is_source_in_doubt: bool,
+    /// Whether the source may have left while it waited. The relay then checks its presence.
+    pub source_may_have_left: bool,
 }
 
-/// What a stream is created with.
+/// The properties of a stream to be created.
 #[derive(Debug, Default)]
 pub struct NewStream {
-    /// The header sets.
+    /// The header sets of the two responses. Default: none.
     pub headers: StreamHeaders,
-    /// The tokens of its sides, where each is to have its own.
+    /// The tokens of its sides. Default: none, so the id alone authorizes both sides.
     pub tokens: Option<Tokens>,
-    /// The memory of the header sets, until the stream is forgotten.
+    /// The memory of the header sets, held until the stream is forgotten.
     pub reserved: Option<Reservation>,
 }
 
 impl<B: Send + 'static> Rendezvous<B> {
-    /// An empty table, whose changes are published to `subscribers`.
+    /// Creates an empty table. Each change is published to all `subscribers`.
     #[must_use]
     pub fn new(limits: Limits, subscribers: Vec<Arc<dyn Subscriber>>) -> Arc<Self> {
         Arc::new(Self {
@@ -98,19 +102,22 @@ impl<B: Send + 'static> Rendezvous<B> {
             no_headers: Arc::default(),
             body_bytes: Arc::default(),
             earlier_deadline: Notify::new(),
-            abandoned: Notify::new(),
+            counts_decreased: Notify::new(),
         })
     }
 
-    /// Creates a stream that waits for both sides. `place` is called only if there is room for the stream, so a refusal uses up nothing of
-    /// its creator's quotas. The stream keeps the place until it has ended.
+    /// Creates a stream that waits for both sides.
+    ///
+    /// `permit` is called with the table locked, and only if there is room for the stream, so that a refusal does not count
+    /// against the quotas of its creator. The stream holds the permit until it ends.
     ///
     /// # Errors
-    /// [`SeatError::TooManyStreams`] at `max_streams`, [`SeatError::ShuttingDown`] after [`Rendezvous::drain`], and those of `place`.
+    /// [`SeatError::TooManyStreams`] at [`Limits::max_streams`], [`SeatError::ShuttingDown`] after [`Rendezvous::drain`],
+    /// and the error of `permit`.
     pub fn create(
         &self,
         mut new: NewStream,
-        place: impl FnOnce() -> Result<Option<Place>, TooMany>,
+        permit: impl FnOnce() -> Result<Option<Permit>, TooMany>,
     ) -> Result<StreamId, SeatError> {
         let id = StreamId::mint();
         let headers = std::mem::take(&mut new.headers);
@@ -122,33 +129,35 @@ impl<B: Send + 'static> Rendezvous<B> {
             if table.census.alive() >= self.limits.max_streams {
                 return Err(SeatError::TooManyStreams);
             }
-            let place = place()?;
-            table.insert(&id, headers, new, place, changes);
+            let permit = permit()?;
+            table.insert(&id, headers, new, permit, changes);
             Ok(())
         })?;
         Ok(id)
     }
 
-    /// Whether `given` authorizes what needs such a token of this stream. Asked before all else, and affects nothing. An unknown stream has
-    /// no tokens: the request that follows gets that it is unknown.
+    /// Checks the credential of a request against the tokens of a stream, and changes nothing. A stream without tokens
+    /// accepts any request. So does an unknown one: the request then fails with [`SeatError::NotFound`].
     ///
     /// # Errors
-    /// [`AuthError`]
+    /// [`AuthError`] as [`Tokens::check`].
     pub fn authorize(
         &self,
         id: &StreamId,
-        needed: Needed,
-        given: Option<Credential<'_>>,
+        required: RequiredToken,
+        credential: Option<Credential<'_>>,
     ) -> Result<(), AuthError> {
         let table = self.table.lock();
         let tokens = table.entry(id).and_then(table::Entry::tokens);
-        tokens.map_or(Ok(()), |tokens| tokens.check(needed, given))
+        tokens.map_or(Ok(()), |tokens| tokens.check(required, credential))
     }
 
-    /// Reports an error, for the side that waits or the next to connect. Its memory is `reserved` until the stream is forgotten.
+    /// Reports an error to the waiting side, or to the next side to connect. The stream holds `reserved`, the memory of the
+    /// report, until it is forgotten.
     ///
     /// # Errors
-    /// [`SeatError::NotFound`], or [`SeatError::AlreadyStarted`] while the stream is retained.
+    /// [`SeatError::NotFound`] if the stream is unknown or expired, [`SeatError::AlreadyStarted`] if it has paired, ended
+    /// or been reported before.
     pub fn report(
         &self,
         id: &StreamId,
@@ -162,7 +171,7 @@ impl<B: Send + 'static> Rendezvous<B> {
                 return Err(SeatError::NotFound);
             };
             let waiter = reported?;
-            entry.reported(reserved);
+            entry.set_reported(reserved);
             if waiter.is_some() {
                 table.retain(id, changes);
             } else {
@@ -170,14 +179,14 @@ impl<B: Send + 'static> Rendezvous<B> {
             }
             Ok(waiter)
         })?;
-        self.abandoned.notify_one();
+        self.counts_decreased.notify_one();
         if let Some(waiter) = waiter {
             refuse(waiter, SeatError::Reported(report));
         }
         Ok(())
     }
 
-    /// Whether a report could still be delivered, so that its body is worth reading.
+    /// Checks whether an error can still be reported, before its body is read.
     ///
     /// # Errors
     /// As [`Rendezvous::report`].
@@ -193,7 +202,7 @@ impl<B: Send + 'static> Rendezvous<B> {
         }
     }
 
-    /// Body bytes that all transfers have passed on so far.
+    /// Returns the body bytes that all transfers have passed on.
     #[must_use]
     pub fn body_bytes(&self) -> u64 {
         self.body_bytes.load(Ordering::Relaxed)
@@ -215,18 +224,18 @@ impl<B: Send + 'static> Rendezvous<B> {
                 table.retain(id, changes);
             }
         });
-        self.abandoned.notify_one();
+        self.counts_decreased.notify_one();
     }
 
-    /// Changes the table, and publishes what that changed once the table is unlocked.
+    /// Changes the table under its lock, and publishes the changes after the lock is released.
     fn change<T>(&self, change: impl FnOnce(&mut Table<B>, &mut Changes) -> T) -> T {
         let mut changes = Changes::new(!self.subscribers.is_empty());
-        let (changed, is_earlier) = {
+        let (result, is_earlier) = {
             let mut table = self.table.lock();
             let before = table.next_deadline();
-            let changed = change(&mut table, &mut changes);
+            let result = change(&mut table, &mut changes);
             let after = table.next_deadline();
-            (changed, after.is_some_and(|after| before.is_none_or(|before| after < before)))
+            (result, after.is_some_and(|after| before.is_none_or(|before| after < before)))
         };
         if is_earlier {
             self.earlier_deadline.notify_one();
@@ -236,6 +245,6 @@ impl<B: Send + 'static> Rendezvous<B> {
                 subscriber.publish(&event);
             }
         }
-        changed
+        result
     }
 }

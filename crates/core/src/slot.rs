@@ -1,7 +1,6 @@
-//! One stream's life: who may sit where, who meets whom, and how it ends.
+//! The state machine of one stream: which side waits, when the sides pair, and how the stream ends.
 //!
-//! Pure: no I/O, no clock, no lock. The caller says what happens and acts on what comes back. `S` and `D` are
-//! what the caller keeps of a waiting source and of a waiting destination.
+//! `S` and `D` are the caller's data for a waiting source and a waiting destination.
 //!
 //! ```text
 //!          PUT                        GET
@@ -9,10 +8,14 @@
 //!   │  ▲  └─GET─► DestinationWaits ──PUT──────┘   settle          ▲
 //!   │  └─ leave ──┘   │                                           │
 //!   │                 └───────── expiry, or a report ────────────►│
-//!   └── report, nobody waits ──► Reported ── the next to come ───►│
+//!   └────────── report ──► Reported ── next side, or expiry ─────►│
 //! ```
 //!
-//! Invariants: a stream pairs at most once; a seat has one holder; the first ending stands.
+//! Without a side, `Created` expires too.
+//!
+//! *Invariants.* A stream pairs at most once. A seat has one holder. The first outcome stands.
+//!
+//! *Concurrency.* Pure: no I/O, no clock, no lock. The caller reports what happens and acts on the result.
 
 use std::sync::Arc;
 
@@ -30,12 +33,12 @@ enum State<S, D> {
     SourceWaits(S),
     DestinationWaits(D),
     Streaming,
-    /// An error was reported before anybody came; the first who comes is told.
+    /// An error was reported before a side connected. The next side to connect receives it.
     Reported(Arc<Report>),
     Ended(Outcome),
 }
 
-/// A side that waits, or waited.
+/// A waiting side, with the caller's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waiter<S, D> {
     /// The source.
@@ -44,18 +47,18 @@ pub enum Waiter<S, D> {
     Destination(D),
 }
 
-/// What can be told of a stream's state without touching it.
+/// The state of a stream, without the caller's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase<'a> {
-    /// Nobody waits.
+    /// Neither side is connected.
     Created,
     /// This side waits for the other.
     Waiting(Side),
-    /// Both are there.
+    /// Both sides are connected.
     Streaming,
-    /// An error was reported; nobody has been told yet.
+    /// An error was reported that no side has received yet.
     Reported(&'a Arc<Report>),
-    /// It is over.
+    /// The stream has ended.
     Ended(&'a Outcome),
 }
 
@@ -66,7 +69,7 @@ impl<S, D> Default for Slot<S, D> {
 }
 
 impl<S, D> Slot<S, D> {
-    /// Where the stream stands.
+    /// Returns the state of the stream.
     pub fn phase(&self) -> Phase<'_> {
         match &self.0 {
             State::Created => Phase::Created,
@@ -78,7 +81,7 @@ impl<S, D> Slot<S, D> {
         }
     }
 
-    /// The side that waits, if one does.
+    /// Returns the waiting side, if any.
     pub fn waiter(&self) -> Option<Waiter<&S, &D>> {
         match &self.0 {
             State::SourceWaits(source) => Some(Waiter::Source(source)),
@@ -87,10 +90,11 @@ impl<S, D> Slot<S, D> {
         }
     }
 
-    /// A source comes. `Ok(None)`: it waits. `Ok(Some(_))`: here is the pair; the stream is streaming.
+    /// Gives the source's seat to `source`. Returns `None` if it has to wait, or the pair if the stream is now streaming.
     ///
     /// # Errors
-    /// The seat is taken, the stream has ended, or an error was reported (this ends the stream).
+    /// [`SeatError::AlreadyConnected`] if the seat is taken, [`SeatError::NotFound`] if the stream has ended,
+    /// [`SeatError::Reported`] if an error was reported; the report is then delivered, which ends the stream.
     pub fn seat_source(&mut self, source: S) -> Result<Option<(S, D)>, SeatError> {
         let (next, seated) = match std::mem::replace(&mut self.0, State::Created) {
             State::Created => (State::SourceWaits(source), Ok(None)),
@@ -101,10 +105,10 @@ impl<S, D> Slot<S, D> {
         seated
     }
 
-    /// A destination comes; the mirror image of [`Slot::seat_source`].
+    /// Gives the destination's seat to `destination`, as [`Slot::seat_source`] does for a source.
     ///
     /// # Errors
-    /// The seat is taken, the stream has ended, or an error was reported (this ends the stream).
+    /// As [`Slot::seat_source`].
     pub fn seat_destination(&mut self, destination: D) -> Result<Option<(S, D)>, SeatError> {
         let (next, seated) = match std::mem::replace(&mut self.0, State::Created) {
             State::Created => (State::DestinationWaits(destination), Ok(None)),
@@ -115,7 +119,7 @@ impl<S, D> Slot<S, D> {
         seated
     }
 
-    /// The side that waits leaves, and its seat is free again. `None` where that side does not wait.
+    /// Frees the seat of `side` and returns its data. `None` if that side is not waiting.
     pub fn leave(&mut self, side: Side) -> Option<Waiter<S, D>> {
         match (side, &self.0) {
             (Side::Source, State::SourceWaits(_)) | (Side::Destination, State::DestinationWaits(_)) => {
@@ -125,11 +129,11 @@ impl<S, D> Slot<S, D> {
         }
     }
 
-    /// A client reports an error. `Ok(Some(_))`: this waiter is to be told, and the stream has ended.
+    /// Records an error that a client reports. Returns the waiting side, if any: the caller must send it the report, and
+    /// the stream has ended. Without a waiting side, the next one to connect receives the report.
     ///
     /// # Errors
-    /// [`SeatError::AlreadyStarted`] where the sides have paired, or the stream has ended or was reported
-    /// before.
+    /// [`SeatError::AlreadyStarted`] if the sides have paired, the stream has ended, or an error was reported before.
     pub fn report(&mut self, report: Arc<Report>) -> Result<Option<Waiter<S, D>>, SeatError> {
         match &self.0 {
             State::Created => {
@@ -143,8 +147,8 @@ impl<S, D> Slot<S, D> {
         }
     }
 
-    /// The time to live is over. The waiter, if any, is to be told. A streaming or ended stream stays as it
-    /// is.
+    /// Ends the stream at its deadline, unless it is streaming or has ended. Returns the waiting side, if any: the caller
+    /// must send it the expiry or the report.
     pub fn expire(&mut self) -> Option<Waiter<S, D>> {
         let outcome = match &self.0 {
             State::Created => Outcome::Expired { present: None },
@@ -156,7 +160,8 @@ impl<S, D> Slot<S, D> {
         self.take_waiter(State::Ended(outcome))
     }
 
-    /// The transfer of the pair has ended. False, and nothing changes, where the stream is not streaming.
+    /// Ends a streaming stream with the outcome of its transfer. Returns false, and changes nothing, if the stream is not
+    /// streaming.
     pub fn settle(&mut self, outcome: Outcome) -> bool {
         let streaming = matches!(self.0, State::Streaming);
         if streaming {
@@ -175,7 +180,7 @@ impl<S, D> Slot<S, D> {
 }
 
 impl<S, D> Waiter<S, D> {
-    /// The same, borrowed.
+    /// Returns the waiting side with borrowed data.
     pub fn as_ref(&self) -> Waiter<&S, &D> {
         match self {
             Self::Source(source) => Waiter::Source(source),
@@ -183,7 +188,7 @@ impl<S, D> Waiter<S, D> {
         }
     }
 
-    /// Which side it is.
+    /// Returns which side waits.
     pub fn side(&self) -> Side {
         match self {
             Self::Source(_) => Side::Source,
@@ -193,7 +198,7 @@ impl<S, D> Waiter<S, D> {
 }
 
 impl<S, D> State<S, D> {
-    /// No seat here for `side`: the state that stays, and why.
+    /// Refuses a seat to `side`. Returns the next state and the reason.
     fn refuse<T>(self, side: Side) -> (Self, Result<T, SeatError>) {
         match self {
             Self::Reported(report) => {

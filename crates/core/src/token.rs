@@ -1,6 +1,6 @@
-//! Tokens: secrets whose holder may do what nobody else may. Pure.
+//! Tokens: secrets that authorize requests. Pure.
 //!
-//! A [`Token`] is opaque: it has no `Display`, its `Debug` shows nothing, and it is compared in constant time.
+//! *Invariants.* A [`Token`] has no `Display`, its `Debug` shows nothing of it, and it is compared in constant time.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,61 +9,69 @@ use rendezvous_protocol::Side;
 use subtle::{Choice, ConstantTimeEq};
 use uuid::Uuid;
 
-/// The fewest bytes of a token that was chosen.
+/// Minimum length of a configured token in bytes.
 const MIN_BYTES: usize = 16;
 
-/// One secret: at least 16 bytes of visible ASCII. Cloning is cheap.
+/// A secret of at least 16 bytes of visible ASCII. Cloning copies a reference. Equality takes constant time.
+///
+/// ```
+/// use rendezvous_core::token::{BadToken, Token};
+///
+/// assert!(Token::parse("7f3a9c51e0d84b26").is_ok());
+/// assert_eq!(Token::parse("secret"), Err(BadToken::TooShort(6)));
+/// assert_eq!(Token::parse("two words, 16 bytes"), Err(BadToken::NotVisible));
+/// ```
 #[derive(Clone)]
 pub struct Token(Arc<str>);
 
-/// A text that is no [`Token`].
+/// Why a text is not a [`Token`]. The messages do not quote it, since it may be a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadToken {
-    /// It is empty, or has a character that is not visible ASCII.
+    /// The text is empty, or has a character that is not visible ASCII.
     #[error("it must be one line of visible ASCII, without spaces, and nothing else")]
     NotVisible,
-    /// It could be guessed.
+    /// The text has only this many bytes, so it could be guessed.
     #[error(
-        "it has {0} bytes, and must have at least {MIN_BYTES} that nobody can guess: \
+        "it has {0} bytes, and must have at least {MIN_BYTES} that cannot be guessed: \
          head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n'"
     )]
     TooShort(usize),
 }
 
-/// What a client gives to show that it may.
+/// The credential of a request: a non-empty text that may be a token.
 #[derive(Clone, Copy)]
 pub struct Credential<'a>(&'a [u8]);
 
-/// The two tokens of a stream that was made with them.
+/// The two tokens of a stream whose sides are authorized separately.
 #[derive(Debug, Clone)]
 pub struct Tokens {
-    /// For who sends.
+    /// Authorizes the source.
     pub upload: Token,
-    /// For who receives.
+    /// Authorizes the destination.
     pub download: Token,
 }
 
-/// Which of a stream's tokens is needed.
+/// Which of a stream's tokens a request requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Needed {
-    /// This side's.
+pub enum RequiredToken {
+    /// The token of this side.
     Of(Side),
-    /// Any side's.
+    /// The token of either side.
     Either,
 }
 
 impl Token {
-    /// A fresh token: two random UUIDs (RFC 9562, section 5.4), 244 bits that nobody can guess.
+    /// Generates a token: two version 4 UUIDs (RFC 9562, section 5.4) in hexadecimal, with 244 random bits.
     #[must_use]
     pub fn mint() -> Self {
         let (first, second) = (Uuid::new_v4().simple(), Uuid::new_v4().simple());
         Self(format!("{first}{second}").into())
     }
 
-    /// A token that was chosen.
+    /// Parses a configured token.
     ///
     /// # Errors
-    /// [`BadToken`].
+    /// [`BadToken`] if the text is shorter than 16 bytes or has characters other than visible ASCII.
     pub fn parse(text: &str) -> Result<Self, BadToken> {
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(BadToken::NotVisible);
@@ -74,62 +82,68 @@ impl Token {
         Ok(Self(text.into()))
     }
 
-    /// The whole token, for the answer to the one who made the stream. Never for anything else.
+    /// Returns the whole token, for the response to the creator of the stream. It must not be used elsewhere.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether this is what was given.
+    /// Checks the credential of a request against this token.
     ///
     /// # Errors
-    /// [`AuthError::Unauthorized`] where nothing was given, [`AuthError::Forbidden`] where something else was.
-    pub fn check(&self, given: Option<Credential<'_>>) -> Result<(), AuthError> {
-        check(given, |given| self.matches(given))
+    /// [`AuthError::Unauthorized`] without a credential, [`AuthError::Forbidden`] with a different one.
+    pub fn check(&self, credential: Option<Credential<'_>>) -> Result<(), AuthError> {
+        check(credential, |credential| self.matches(credential))
     }
 
-    fn matches(&self, given: Credential<'_>) -> Choice {
-        self.0.as_bytes().ct_eq(given.0)
+    fn matches(&self, credential: Credential<'_>) -> Choice {
+        self.0.as_bytes().ct_eq(credential.0)
     }
 }
 
-/// Why a request may not do what it asks for.
+/// Why a request is not authorized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
-    /// A token is needed, and none was given.
+    /// A token is required, and the request has none: 401.
     #[error("This needs a token: send it as Authorization: Bearer TOKEN, or as ?token=TOKEN")]
     Unauthorized,
-    /// What was given does not give this right.
+    /// The request is not allowed, for the reason in the message: 403.
     #[error("{0}")]
     Forbidden(&'static str),
 }
 
 impl Tokens {
-    /// A fresh pair.
+    /// Generates a pair of tokens.
     #[must_use]
     pub fn mint() -> Self {
         Self { upload: Token::mint(), download: Token::mint() }
     }
 
-    /// Whether what is needed is what was given.
+    /// Checks the credential of a request against the required token.
     ///
     /// # Errors
     /// As [`Token::check`].
-    pub fn check(&self, needed: Needed, given: Option<Credential<'_>>) -> Result<(), AuthError> {
-        match needed {
-            Needed::Of(Side::Source) => self.upload.check(given),
-            Needed::Of(Side::Destination) => self.download.check(given),
-            Needed::Either => check(given, |given| self.upload.matches(given) | self.download.matches(given)),
+    pub fn check(
+        &self,
+        required: RequiredToken,
+        credential: Option<Credential<'_>>,
+    ) -> Result<(), AuthError> {
+        match required {
+            RequiredToken::Of(Side::Source) => self.upload.check(credential),
+            RequiredToken::Of(Side::Destination) => self.download.check(credential),
+            RequiredToken::Either => check(credential, |credential| {
+                self.upload.matches(credential) | self.download.matches(credential)
+            }),
         }
     }
 }
 
 fn check<'a>(
-    given: Option<Credential<'a>>,
+    credential: Option<Credential<'a>>,
     matches: impl FnOnce(Credential<'a>) -> Choice,
 ) -> Result<(), AuthError> {
-    let given = given.ok_or(AuthError::Unauthorized)?;
-    if matches(given).into() {
+    let credential = credential.ok_or(AuthError::Unauthorized)?;
+    if matches(credential).into() {
         Ok(())
     } else {
         Err(AuthError::Forbidden("The token is not the one for this"))
@@ -137,10 +151,10 @@ fn check<'a>(
 }
 
 impl<'a> Credential<'a> {
-    /// What was given; `None` where that is nothing.
+    /// Creates a credential from the bytes of a request. Returns `None` if there are none.
     #[must_use]
-    pub fn new(given: &'a [u8]) -> Option<Self> {
-        (!given.is_empty()).then_some(Self(given))
+    pub fn new(bytes: &'a [u8]) -> Option<Self> {
+        (!bytes.is_empty()).then_some(Self(bytes))
     }
 }
 
@@ -162,12 +176,12 @@ impl fmt::Debug for Token {
 mod tests {
     use super::*;
 
-    fn given(token: &Token) -> Option<Credential<'_>> {
+    fn credential(token: &Token) -> Option<Credential<'_>> {
         Credential::new(token.as_str().as_bytes())
     }
 
     #[test]
-    fn minted_tokens_are_distinct_and_long_and_plain_hex() {
+    fn minted_tokens_are_distinct_and_64_hexadecimal_digits() {
         let Tokens { upload, download } = Tokens::mint();
         assert_ne!(upload, download);
         assert_eq!(upload.as_str().len(), 64);
@@ -175,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn only_enough_visible_ascii_makes_a_token() {
+    fn a_token_is_at_least_16_bytes_of_visible_ascii() {
         for good in ["sixteen-bytes-of", "!~a+b/c==0123456789", &"x".repeat(10_000)] {
             assert_eq!(Token::parse(good).unwrap().as_str(), good);
         }
@@ -192,36 +206,36 @@ mod tests {
         }
         for short in ["a", "abc", "fifteen-bytes-o"] {
             assert_eq!(Token::parse(short), Err(BadToken::TooShort(short.len())));
-            let said = BadToken::TooShort(short.len()).to_string();
-            assert!(said.contains("at least 16") && said.contains("/dev/urandom"), "{said}");
+            let message = BadToken::TooShort(short.len()).to_string();
+            assert!(message.contains("at least 16") && message.contains("/dev/urandom"), "{message}");
         }
     }
 
     #[test]
-    fn nothing_of_a_token_is_shown() {
+    fn debug_output_does_not_reveal_a_token() {
         let tokens = Tokens::mint();
         assert_eq!(format!("{tokens:?}"), "Tokens { upload: Token(…), download: Token(…) }");
     }
 
     #[test]
-    fn each_side_has_its_own_token_and_either_will_do_for_what_both_may() {
+    fn each_side_has_its_own_token_and_either_works_where_either_is_required() {
         let (tokens, other) = (Tokens::mint(), Token::mint());
-        let cut = Credential::new(&tokens.upload.as_str().as_bytes()[..63]);
-        let (source, destination) = (Needed::Of(Side::Source), Needed::Of(Side::Destination));
-        for (given, rights) in [
-            (given(&tokens.upload), vec![source, Needed::Either]),
-            (given(&tokens.download), vec![destination, Needed::Either]),
-            (given(&other), vec![]),
-            (cut, vec![]),
+        let prefix = Credential::new(&tokens.upload.as_str().as_bytes()[..63]);
+        let (source, destination) = (RequiredToken::Of(Side::Source), RequiredToken::Of(Side::Destination));
+        for (credential, rights) in [
+            (credential(&tokens.upload), vec![source, RequiredToken::Either]),
+            (credential(&tokens.download), vec![destination, RequiredToken::Either]),
+            (credential(&other), vec![]),
+            (prefix, vec![]),
         ] {
-            for needed in [source, destination, Needed::Either] {
-                let checked = tokens.check(needed, given);
-                assert_eq!(checked.is_ok(), rights.contains(&needed), "{needed:?}");
+            for required in [source, destination, RequiredToken::Either] {
+                let checked = tokens.check(required, credential);
+                assert_eq!(checked.is_ok(), rights.contains(&required), "{required:?}");
                 assert!(!matches!(checked, Err(AuthError::Unauthorized)));
             }
         }
-        for needed in [source, destination, Needed::Either] {
-            assert_eq!(tokens.check(needed, Credential::new(b"")), Err(AuthError::Unauthorized));
+        for required in [source, destination, RequiredToken::Either] {
+            assert_eq!(tokens.check(required, Credential::new(b"")), Err(AuthError::Unauthorized));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One stream's life obeys the rules of the seats, as their model tells them.
+//! Random sequences of operations on a slot, compared with its model.
 
 use proptest::prelude::*;
 use rendezvous_core::outcome::{Fault, Outcome};
@@ -19,7 +19,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 proptest! {
     #[test]
-    fn any_history_obeys_the_rules_of_the_seats(history in prop::collection::vec(operation(), 0..40)) {
+    fn any_sequence_of_operations_agrees_with_the_model(history in prop::collection::vec(operation(), 0..40)) {
         hold(history);
     }
 }

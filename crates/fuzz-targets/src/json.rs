@@ -92,7 +92,7 @@ fn holds_as_settings(data: &[u8], object: Option<&Map<String, Value>>) {
     for (key, side) in [("download_headers", Side::Destination), ("upload_headers", Side::Source)] {
         let set = given(object, key).and_then(Value::as_object);
         let text = set.map(|set| serde_json::to_string(set).unwrap());
-        assert_eq!(headers.of(side).map(|set| set.given().get()), text.as_deref());
+        assert_eq!(headers.of(side).map(|set| set.json().get()), text.as_deref());
         becomes_lines(&headers, side, set);
     }
     shows_as_given(&headers, object);

@@ -1,21 +1,23 @@
-//! Errors as clients see them: a status, a name and a message.
+//! Errors as clients receive them: a status, a name and a message (docs/api.md).
 
 use serde::Serialize;
 
 macro_rules! error_kinds {
     ($($(#[$doc:meta])* $kind:ident = $status:literal $name:literal,)*) => {
-        /// A refusal that is the server's own. What a client reports has a status and a name of its own, and the faults of a transfer have
-        /// theirs in the table of faults.
+        /// A refusal by the server itself, with its status and its name.
+        ///
+        /// Two kinds of errors are not listed: an error that a client reports carries its own status and name, and the
+        /// faults of a transfer have their own table in the core crate.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum ErrorKind {
             $($(#[$doc])* $kind,)*
         }
 
         impl ErrorKind {
-            /// All kinds.
+            /// All kinds, ordered by status.
             pub const ALL: &[Self] = &[$(Self::$kind,)*];
 
-            /// The status of the response.
+            /// Returns the status code of the response (RFC 9110, section 15).
             #[must_use]
             pub fn status(self) -> u16 {
                 match self {
@@ -23,7 +25,7 @@ macro_rules! error_kinds {
                 }
             }
 
-            /// The `name` in the body of the response.
+            /// Returns the `name` in the body of the response. Several kinds may share a name.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self {
@@ -37,51 +39,51 @@ macro_rules! error_kinds {
 error_kinds! {
     /// The JSON body is invalid.
     InvalidBody = 400 "InvalidBodyError",
-    /// The length of the upload is not the promised one.
+    /// The upload is longer or shorter than the promised length.
     LengthMismatch = 400 "LengthMismatchError",
-    /// The request breaks HTTP, or asks for what streams cannot do.
+    /// The request violates HTTP, or uses a feature that streams do not support.
     BadRequest = 400 "BadRequestError",
-    /// A token is needed.
+    /// A token is required, and the request has none.
     Unauthorized = 401 "UnauthorizedError",
-    /// The token, page, host or purpose of the request is not allowed.
+    /// The token, web page, host name or purpose of the request is not allowed.
     Forbidden = 403 "ForbiddenError",
-    /// No such stream.
+    /// The stream does not exist.
     NotFound = 404 "SessionNotFoundError",
-    /// No such route.
+    /// The route does not exist.
     BadRoute = 404 "BadRouteError",
-    /// The request was not complete in time.
+    /// The request was not complete before its timeout.
     RequestTimeout = 408 "BadRequestError",
-    /// The stream has started.
+    /// The stream has started streaming, so an error can no longer be reported.
     AlreadyStarted = 409 "StreamStartedError",
-    /// The body is too long.
+    /// The body is over its size limit.
     BodyTooLarge = 413 "BodyTooLargeError",
-    /// The seat is taken.
+    /// This side of the stream is already connected.
     AlreadyConnected = 429 "AlreadyConnectedError",
-    /// A limit of each client is reached.
+    /// The client has reached one of its quotas.
     TooMany = 429 "TooManyRequestsError",
-    /// The head of the request is too long.
+    /// The request head is over its size limit.
     HeadTooLarge = 431 "BadRequestError",
-    /// A defect of the server.
+    /// The server has a defect.
     Internal = 500 "InternalError",
-    /// A limit of the server is reached.
+    /// The server has reached one of its limits.
     Busy = 503 "ServerBusyError",
-    /// The server ends.
+    /// The server is shutting down.
     ShuttingDown = 503 "ShuttingDownError",
-    /// The time to live passed before both sides had come.
+    /// The stream's time to live passed before both sides connected.
     Expired = 504 "SessionTimeoutError",
 }
 
-/// The body of an error: `{"name":"…","message":"…"}`.
+/// The JSON body of an error response: `{"name":"…","message":"…"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ErrorBody {
-    /// The name of the error.
+    /// The name of the error, for programs.
     pub name: String,
-    /// A sentence for the person who reads it.
+    /// A sentence for human readers.
     pub message: String,
 }
 
 impl ErrorBody {
-    /// An error of this name.
+    /// Creates a body with this name and message.
     #[must_use]
     pub fn new(name: &str, message: &(impl ToString + ?Sized)) -> Self {
         Self { name: name.to_owned(), message: message.to_string() }

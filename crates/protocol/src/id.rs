@@ -1,39 +1,50 @@
 //! Stream ids.
 //!
-//! An id is a capability: whoever knows it may take a seat. So a [`StreamId`] is opaque outside this module,
-//! it has no `Display`, and its `Debug` shows only the shortened form that logs may carry.
+//! An id is a capability: a client that knows it may connect to the stream. So [`StreamId`] has no `Display`, and its
+//! `Debug` shows only the shortened form that may be logged.
 
 use std::fmt;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-/// The name of one stream: `[A-Za-z0-9_-]+`, case-sensitive. Cloning is cheap.
+/// The id of a stream: one or more of `A-Z a-z 0-9 _ -`, case-sensitive. Cloning copies a reference.
+///
+/// ```
+/// use rendezvous_protocol::StreamId;
+///
+/// let id = StreamId::parse("nightly-backup").unwrap();
+/// assert_eq!(id.as_str(), "nightly-backup");
+/// assert_eq!(id.short().to_string(), "nig…");
+/// assert!(StreamId::parse("nightly/backup").is_none());
+/// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(Arc<str>);
 
 impl StreamId {
-    /// A fresh id: a random lower-case UUID (RFC 9562, section 5.4), 122 bits that nobody can guess.
+    /// Generates an id: a lower-case version 4 UUID (RFC 9562, section 5.4) with 122 random bits, so it cannot be
+    /// guessed.
     #[must_use]
     pub fn mint() -> Self {
         let mut text = Uuid::encode_buffer();
         Self(Arc::from(&*Uuid::new_v4().hyphenated().encode_lower(&mut text)))
     }
 
-    /// Reads an id from a path segment; `None` where a character is outside `[A-Za-z0-9_-]` or there is none.
+    /// Parses an id from a path segment. Returns `None` if the text is empty or has a character outside
+    /// `[A-Za-z0-9_-]`. The length is not limited here; the limit on request heads bounds it.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
         (!text.is_empty() && text.bytes().all(legal)).then(|| Self(Arc::from(text)))
     }
 
-    /// The whole id, for answers to a client that is entitled to it. Never for a log.
+    /// Returns the whole id, for responses to a client that is authorized to have it. It must not be logged.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The form for logs: enough to tell streams apart, too little to connect to one.
+    /// Returns the form for logs: enough to tell streams apart, too little to connect to one.
     #[must_use]
     pub fn short(&self) -> ShortId<'_> {
         ShortId(&self.0)
@@ -46,7 +57,7 @@ impl fmt::Debug for StreamId {
     }
 }
 
-/// The first characters of an id: at most eight, and never more than a quarter of it.
+/// The first characters of an id, for logs: a quarter of it, at most 8 characters.
 #[derive(Debug, Clone, Copy)]
 pub struct ShortId<'a>(&'a str);
 
@@ -71,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_letters_of_the_contract_make_an_id() {
+    fn an_id_has_only_url_safe_characters() {
         for good in ["a", "A-b_9", "-", "_", "__proto__", "constructor"] {
             assert_eq!(StreamId::parse(good).unwrap().as_str(), good);
         }
@@ -81,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_of_an_id_does_not_give_it_away() {
+    fn debug_and_log_output_do_not_reveal_an_id() {
         let id = StreamId::mint();
         assert_eq!(id.short().to_string(), format!("{}…", &id.as_str()[..8]));
         assert!(!format!("{id:?}").contains(id.as_str()));

@@ -1,17 +1,23 @@
-//! What both ends of http-rendezvous share: stream ids, the two sides, units, error names and the JSON that goes over the wire.
+//! The types that both ends of http-rendezvous share: stream ids, the two sides of a stream, units, error names and
+//! the JSON of responses.
 //!
-//! Pure: no I/O and no runtime, so that clients stay light.
+//! *Invariants.* A value is validated when it is constructed: a [`StreamId`] has only the characters of docs/api.md,
+//! a [`Period`] and a [`Size`] are within their ranges.
+//!
+//! *Concurrency.* Plain values. No I/O and no async runtime, so that clients stay light.
+//!
+//! *Bounds.* No type limits the length of the text that it parses; the caller does.
 
 #![forbid(unsafe_code)]
 
-pub mod error;
-pub mod id;
-pub mod side;
-pub mod status;
-pub mod units;
+mod error;
+mod id;
+mod side;
+mod status;
+mod units;
 
 pub use error::{ErrorBody, ErrorKind};
-pub use id::StreamId;
+pub use id::{ShortId, StreamId};
 pub use side::Side;
-pub use status::{CreatedStream, StreamStatus};
-pub use units::{Period, Size};
+pub use status::{CreatedStream, StreamStatus, Timestamp};
+pub use units::{BadPeriod, BadSize, Period, Size};

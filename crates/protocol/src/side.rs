@@ -2,12 +2,14 @@
 
 use std::fmt;
 
-/// One of the two seats of a stream.
+/// One of the two sides of a stream. Each has one seat, so a stream pairs at most one source with one destination.
+///
+/// Displayed in lower case, as error messages and logs write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// The side that sends: `PUT`.
+    /// The sending side: `PUT`.
     Source,
-    /// The side that receives: `GET`.
+    /// The receiving side: `GET`.
     Destination,
 }
 

@@ -1,4 +1,4 @@
-//! The JSON that describes streams (docs/api.md).
+//! The JSON bodies that describe streams (docs/api.md).
 
 use std::time::SystemTime;
 
@@ -7,47 +7,49 @@ use serde_json::value::RawValue;
 
 use crate::error::ErrorBody;
 
-/// The response to `POST /stream`.
+/// The body of the response to `POST /stream`.
 #[derive(Debug, Serialize)]
 pub struct CreatedStream<'a> {
     /// The id of the stream.
     pub stream: &'a str,
-    /// The token of the source, where each side has one of its own.
+    /// The token of the source, if each side has a token of its own. Absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upload_token: Option<&'a str>,
-    /// The token of the destination.
+    /// The token of the destination, if each side has a token of its own. Absent otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub download_token: Option<&'a str>,
 }
 
-/// The status object: one stream, as `GET /stream` and `GET /stream/:id/status` show it, in the order of its fields.
+/// The status object: one stream in the responses of `GET /stream` and `GET /stream/:id/status`.
+///
+/// The order of the fields is the order of the keys in the JSON. A field that is `None` is absent.
 #[derive(Debug, Serialize)]
 pub struct StreamStatus<'a> {
     /// The id of the stream.
     pub id: &'a str,
-    /// When it was created.
+    /// When the stream was created.
     pub created_at: Timestamp,
-    /// When it ended, or an error was reported.
+    /// When the stream ended, or when an error was reported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deactivated_at: Option<Timestamp>,
-    /// The name of its state, such as `STREAMING`.
+    /// The name of the state, such as `STREAMING`.
     pub state: &'static str,
-    /// It has not ended.
+    /// Whether the stream has not ended.
     pub active: bool,
-    /// Why it failed.
+    /// Why the stream failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorBody>,
-    /// The header set of the destination's response, as it was given.
+    /// The header set of the destination's response, as its creator wrote it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub download_headers: Option<&'a RawValue>,
-    /// The header set of the source's response, as it was given.
+    /// The header set of the source's response, as its creator wrote it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upload_headers: Option<&'a RawValue>,
-    /// Bytes of the body that were passed on.
+    /// Body bytes passed on to the destination.
     pub bytes_transferred: u64,
 }
 
-/// A time, written as ISO 8601 in UTC with milliseconds.
+/// A time, serialized as ISO 8601 in UTC with milliseconds, such as `2025-01-31T12:00:00.000Z`.
 #[derive(Debug, Clone, Copy)]
 pub struct Timestamp(pub SystemTime);
 

@@ -1,18 +1,30 @@
-//! Lengths of time and numbers of bytes, as flags and JSON bodies write them.
+//! Durations and numbers of bytes, as command-line flags and JSON bodies write them.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-/// A length of time from a millisecond to a year, written as `60`, `2.5`, `500ms`, `60s`, `10m`, `6h` or
-/// `1d`.
+/// A duration from 1 ms to 365 days. A number without a unit is in seconds.
+///
+/// Parses a decimal number with an optional unit: `60`, `2.5`, `500ms`, `60s`, `10m`, `6h` or `1d`.
+///
+/// ```
+/// use std::time::Duration;
+/// use rendezvous_protocol::Period;
+///
+/// assert_eq!("2.5".parse::<Period>()?.get(), Duration::from_millis(2500));
+/// assert_eq!("10m".parse::<Period>()?.get(), Duration::from_secs(600));
+/// assert!("366d".parse::<Period>().is_err(), "above the range");
+/// assert!("1h30m".parse::<Period>().is_err(), "one number only");
+/// # Ok::<_, rendezvous_protocol::BadPeriod>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period(Duration);
 
-/// A text that is no [`Period`].
+/// The text is not a [`Period`]. The message quotes it and describes the format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no length of time: give seconds such as 60 or 2.5, or a number with ms, s, m, h or d; from 1ms to 365d"
+    "{0:?} is not a duration: give seconds such as 60 or 2.5, or a number with ms, s, m, h or d; from 1ms to 365d"
 )]
 pub struct BadPeriod(String);
 
@@ -20,13 +32,13 @@ impl Period {
     const MIN: Duration = Duration::from_millis(1);
     const MAX: Duration = Duration::from_hours(365 * 24);
 
-    /// So many seconds, brought into the range.
+    /// Creates a period of `seconds`, clamped to the range.
     #[must_use]
     pub fn from_secs(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds).clamp(Self::MIN, Self::MAX))
     }
 
-    /// The duration.
+    /// Returns the duration.
     #[must_use]
     pub fn get(self) -> Duration {
         self.0
@@ -61,23 +73,34 @@ impl fmt::Display for Period {
     }
 }
 
-/// A number of bytes, at least one, written as `65536`, `64k`, `10m`, `2g` or `1t`.
+/// A number of bytes, at least 1. The units are powers of 1024.
+///
+/// Parses a whole number with an optional unit, in either case: `65536`, `64k`, `10m`, `2g` or `1t`.
+///
+/// ```
+/// use rendezvous_protocol::Size;
+///
+/// assert_eq!("64k".parse::<Size>()?.get(), 65_536);
+/// assert!("0".parse::<Size>().is_err(), "below the range");
+/// assert!("1.5m".parse::<Size>().is_err(), "whole numbers only");
+/// # Ok::<_, rendezvous_protocol::BadSize>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(u64);
 
-/// A text that is no [`Size`].
+/// The text is not a [`Size`]. The message quotes it and describes the format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no number of bytes: give one from 1 up, such as 65536, 64k, 10m, 2g or 1t (k is 1024)")]
+#[error("{0:?} is not a number of bytes: give 1 or more, such as 65536, 64k, 10m, 2g or 1t (k is 1024)")]
 pub struct BadSize(String);
 
 impl Size {
-    /// So many bytes, but at least one.
+    /// Creates a size of `bytes`, or of 1 for 0.
     #[must_use]
     pub fn bytes(bytes: u64) -> Self {
         Self(bytes.max(1))
     }
 
-    /// The bytes.
+    /// Returns the number of bytes.
     #[must_use]
     pub fn get(self) -> u64 {
         self.0
@@ -109,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_size_is_bytes_or_names_its_unit() {
+    fn a_size_is_in_bytes_unless_it_names_a_unit() {
         for (text, bytes) in [
             ("1", 1),
             ("65536", 65_536),
@@ -136,14 +159,14 @@ mod tests {
         ] {
             let error = text.parse::<Size>().unwrap_err().to_string();
             assert!(
-                error.starts_with(&format!("{text:?} is no number of bytes: give one from 1 up")),
+                error.starts_with(&format!("{text:?} is not a number of bytes: give 1 or more")),
                 "{error}"
             );
         }
     }
 
     #[test]
-    fn a_period_is_seconds_or_names_its_unit() {
+    fn a_period_is_in_seconds_unless_it_names_a_unit() {
         for (text, milliseconds) in [
             ("60", 60_000),
             ("2.5", 2_500),
@@ -161,13 +184,13 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_period_is_refused_with_what_would_be_right() {
+    fn the_error_of_a_bad_period_describes_the_format() {
         for text in
             ["", "0", "-1", "1e3", "inf", "nan", "s", "6 h", "6hours", "1h30m", "366d", "1.2.3", "0.0001"]
         {
             let error = text.parse::<Period>().unwrap_err().to_string();
             assert!(
-                error.starts_with(&format!("{text:?} is no length of time: give seconds such as 60")),
+                error.starts_with(&format!("{text:?} is not a duration: give seconds such as 60")),
                 "{error}"
             );
         }

@@ -31,7 +31,7 @@ use http::Version;
 use rendezvous_core::budget::Budget;
 use rendezvous_core::clients::Clients;
 use rendezvous_core::rendezvous::Presence;
-use rendezvous_core::token::{AuthError, Needed};
+use rendezvous_core::token::{AuthError, RequiredToken};
 use rendezvous_core::transfer::SourceHalf;
 use rendezvous_net::splice::Pipes;
 use rendezvous_protocol::Side;
@@ -39,7 +39,7 @@ use rendezvous_protocol::StreamId;
 
 use crate::metrics::{Gauges, Metrics};
 use crate::proxies::TrustedProxies;
-use crate::request_body::{Meeting, Offer, Rendezvous, RequestBody, Seat};
+use crate::request_body::{Offer, Pairing, Rendezvous, RequestBody, Seat};
 use access::Access;
 use connection::ConnectionInfo;
 use cors::{Cors, Grant};
@@ -106,9 +106,9 @@ impl App {
             Route::Create => self.access.creation().check(given),
             Route::List => self.access.list(entrance).check(given),
             Route::Metrics => self.access.metrics(entrance).check(given),
-            Route::Source(id) => of_stream(id, Needed::Of(Side::Source)),
-            Route::Destination(id) => of_stream(id, Needed::Of(Side::Destination)),
-            Route::Probe(id) | Route::Report(id) | Route::Status(id) => of_stream(id, Needed::Either),
+            Route::Source(id) => of_stream(id, RequiredToken::Of(Side::Source)),
+            Route::Destination(id) => of_stream(id, RequiredToken::Of(Side::Destination)),
+            Route::Probe(id) | Route::Report(id) | Route::Status(id) => of_stream(id, RequiredToken::Either),
             Route::Front | Route::Ping | Route::Health | Route::Ready | Route::Describe => Ok(()),
         }
     }
@@ -141,7 +141,7 @@ pub(crate) enum Action {
     /// Wait for the destination. The body that was offered is read by its task.
     Source(Seat<SourceHalf>),
     /// Wait for the source.
-    Destination(Seat<Meeting>),
+    Destination(Seat<Pairing>),
 }
 
 /// A route whose request has a JSON body.

@@ -10,7 +10,7 @@ use http::Uri;
 pub use rendezvous_core::clients::ClientLimits;
 pub use rendezvous_core::token::{BadToken, Token};
 pub use rendezvous_core::transfer::StreamLimits;
-pub use rendezvous_protocol::units::{BadPeriod, BadSize, Period, Size};
+pub use rendezvous_protocol::{BadPeriod, BadSize, Period, Size};
 
 use crate::proxies::TrustedProxies;
 

@@ -10,7 +10,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rendezvous_core::clients::Place;
+use rendezvous_core::clients::Permit;
 use rendezvous_net::socket::Socket;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
@@ -43,7 +43,7 @@ pub(super) struct Peer {
 #[expect(dead_code, reason = "only its drop matters")]
 pub(super) enum ConnectionPermit {
     /// One of the connections of its client.
-    Client(Place),
+    Client(Permit),
     /// One of the connections over a limit that get a response before they are closed.
     Refused(OwnedSemaphorePermit),
 }

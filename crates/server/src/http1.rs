@@ -244,7 +244,7 @@ impl<'a> Exchange<'a> {
             Action::Source(mut seat) => {
                 let paired = tokio::select! {
                     biased;
-                    paired = seat.met() => paired,
+                    paired = seat.paired() => paired,
                     () = connection.wire.source_left() => return ConnectionOutcome::Closed,
                 };
                 Box::pin(async {
@@ -259,7 +259,7 @@ impl<'a> Exchange<'a> {
             Action::Destination(mut seat) => {
                 let paired = tokio::select! {
                     biased;
-                    paired = seat.met() => paired,
+                    paired = seat.paired() => paired,
                     () = connection.wire.destination_left() => return ConnectionOutcome::Closed,
                 };
                 Box::pin(async {

@@ -60,7 +60,7 @@ enum Progress {
 /// The types of the core, for request bodies.
 pub(crate) type Rendezvous = rendezvous::Rendezvous<RequestBody>;
 pub(crate) type Seat<M> = rendezvous::Seat<M, RequestBody>;
-pub(crate) type Meeting = rendezvous::Meeting<RequestBody>;
+pub(crate) type Pairing = rendezvous::Pairing<RequestBody>;
 pub(crate) type Offer = transfer::Offer<RequestBody>;
 pub(crate) type Relay = transfer::Relay<RequestBody>;
 
@@ -109,8 +109,8 @@ impl SourceBody for RequestBody {
 
     fn presence(&self) -> Option<PresenceCheck> {
         let wire = Arc::clone(self.wire()?);
-        let comes_first = wire.socket().departure().is_some();
-        Some(PresenceCheck { comes_first, answer: Box::pin(async move { wire.is_source_present().await }) })
+        let before_body = wire.socket().departure().is_some();
+        Some(PresenceCheck { before_body, answer: Box::pin(async move { wire.is_source_present().await }) })
     }
 }
 

@@ -195,7 +195,7 @@ impl Server {
         tokio::select! {
             () = self.accept_clients(&mut clients) => {}
             () = self.accept_operators(&mut operators) => {}
-            () = rendezvous.keep_time() => {}
+            () = rendezvous.run_timers() => {}
             () = self.watch_certificate() => {}
             () = async {
                 stop.await;
@@ -205,7 +205,7 @@ impl Server {
 
         self.listeners.retain(|listener| listener.entrance.audience == Audience::Operators);
         rendezvous.close();
-        let streams = rendezvous.cut();
+        let streams = rendezvous.abort_transfers();
         if streams > 0 {
             warn!(streams, "aborted the transfers that were still running");
         }
@@ -233,9 +233,9 @@ impl Server {
         let waiting = rendezvous.census().attended() - streaming;
         info!(created, waiting, streaming, "draining for at most {}", self.config.drain_timeout);
         let emptied = async {
-            let all_ended = timeout(UNATTENDED_GRACE, rendezvous.until(|census| census.alive() == 0));
+            let all_ended = timeout(UNATTENDED_GRACE, rendezvous.wait_until(|census| census.alive() == 0));
             if all_ended.await.is_err() {
-                rendezvous.until(|census| census.attended() == 0).await;
+                rendezvous.wait_until(|census| census.attended() == 0).await;
             }
         };
         // After the timeout, waiting sides get 503 and running transfers are aborted.

@@ -1,4 +1,4 @@
-//! The tables of what clients have. Pure: the caller says what time it is.
+//! The tables behind the quotas. Pure: the caller passes the time and holds the lock.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -6,23 +6,23 @@ use std::time::Duration;
 use super::Client;
 use crate::rate::Rate;
 
-/// How many things each client has; who has none is not in it.
+/// How many connections or streams each client has. A client that has none is not in the map.
 #[derive(Debug, Default)]
 pub(super) struct Counts(HashMap<Client, usize>);
 
 impl Counts {
-    /// One more for `client`, if it has fewer than `limit`.
+    /// Adds one for `client` if it has fewer than `limit`. Returns whether it did.
     pub(super) fn take(&mut self, client: Client, limit: usize) -> bool {
         let count = self.0.get(&client).copied().unwrap_or(0);
-        let may = count < limit;
-        if may {
+        let is_granted = count < limit;
+        if is_granted {
             self.0.insert(client, count + 1);
         }
-        may
+        is_granted
     }
 
-    /// One less for `client`.
-    pub(super) fn give_back(&mut self, client: Client) {
+    /// Removes one for `client`.
+    pub(super) fn release(&mut self, client: Client) {
         match self.0.get_mut(&client) {
             Some(count @ 2..) => *count -= 1,
             _ => drop(self.0.remove(&client)),
@@ -30,24 +30,25 @@ impl Counts {
     }
 }
 
-/// A bucket of tokens for each client, kept until it is full again. Where there are too many, the fullest is
-/// forgotten: that gives the fewest tokens away.
+/// A token bucket for each client. A bucket is dropped when it is full again. Over `capacity` buckets, the fullest is
+/// dropped, because that grants the fewest extra tokens.
 #[derive(Debug)]
 pub(super) struct Buckets {
-    most: usize,
+    capacity: usize,
+    /// When each bucket is full: its whole state, see [`Rate`].
     full_at: HashMap<Client, Duration>,
     by_time: BTreeSet<(Duration, Client)>,
 }
 
 impl Buckets {
-    /// At most `most` buckets at a time.
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, full_at: HashMap::new(), by_time: BTreeSet::new() }
+    /// Creates a table of at most `capacity` buckets.
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { capacity, full_at: HashMap::new(), by_time: BTreeSet::new() }
     }
 
-    /// Takes a token of `client`'s, or says how long it takes until there is one.
+    /// Takes one of `client`'s tokens. On failure returns the time until one is available.
     pub(super) fn take(&mut self, client: Client, rate: Rate, now: Duration) -> Result<(), Duration> {
-        self.forget(|full_at| full_at <= now);
+        self.drop_full(now);
         let full_at = self.full_at.get(&client).copied().unwrap_or(now);
         let wait = rate.wait(full_at, now);
         if wait > Duration::ZERO {
@@ -57,19 +58,19 @@ impl Buckets {
         self.by_time.remove(&(full_at, client));
         self.by_time.insert((later, client));
         self.full_at.insert(client, later);
-        if self.full_at.len() > self.most {
-            self.forget_fullest();
+        if self.full_at.len() > self.capacity {
+            self.drop_fullest();
         }
         Ok(())
     }
 
-    fn forget(&mut self, is_due: impl Fn(Duration) -> bool) {
-        while self.by_time.first().is_some_and(|(full_at, _)| is_due(*full_at)) {
-            self.forget_fullest();
+    fn drop_full(&mut self, now: Duration) {
+        while self.by_time.first().is_some_and(|(full_at, _)| *full_at <= now) {
+            self.drop_fullest();
         }
     }
 
-    fn forget_fullest(&mut self) {
+    fn drop_fullest(&mut self) {
         if let Some((_, client)) = self.by_time.pop_first() {
             self.full_at.remove(&client);
         }
@@ -84,49 +85,49 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_mins(1);
 
-    fn a_minute(tokens: u64) -> Rate {
+    fn per_minute(tokens: u64) -> Rate {
         Rate::new(tokens, MINUTE, MINUTE)
     }
 
     #[test]
-    fn who_has_none_is_not_in_the_table() {
+    fn a_client_that_has_none_is_not_in_the_table() {
         let mut counts = Counts::default();
         assert!(counts.take(Client(1), 2) && counts.take(Client(1), 2) && counts.take(Client(2), 2));
         assert!(!counts.take(Client(1), 2));
-        counts.give_back(Client(1));
+        counts.release(Client(1));
         assert!(counts.take(Client(1), 2));
         for client in [1, 1, 2] {
-            counts.give_back(Client(client));
+            counts.release(Client(client));
         }
         assert!(counts.0.is_empty());
     }
 
     #[test]
-    fn a_bucket_goes_when_it_is_full_again() {
+    fn a_bucket_is_dropped_when_it_is_full_again() {
         let mut buckets = Buckets::new(10);
         for client in 0..10 {
-            assert_eq!(buckets.take(Client(client), a_minute(1), Duration::ZERO), Ok(()));
+            assert_eq!(buckets.take(Client(client), per_minute(1), Duration::ZERO), Ok(()));
         }
-        assert_eq!(buckets.take(Client(3), a_minute(1), MINUTE / 3), Err(MINUTE * 2 / 3));
-        assert_eq!(buckets.take(Client(3), a_minute(1), MINUTE), Ok(()));
+        assert_eq!(buckets.take(Client(3), per_minute(1), MINUTE / 3), Err(MINUTE * 2 / 3));
+        assert_eq!(buckets.take(Client(3), per_minute(1), MINUTE), Ok(()));
         assert_eq!((buckets.full_at.len(), buckets.by_time.len()), (1, 1));
     }
 
     #[test]
-    fn of_too_many_buckets_the_fullest_goes() {
+    fn over_the_capacity_the_fullest_bucket_is_dropped() {
         let mut buckets = Buckets::new(2);
-        let mut take = |client| buckets.take(Client(client), a_minute(2), Duration::ZERO).is_ok();
-        assert!(take(1) && take(1) && take(2) && take(3), "2 or 3 was forgotten to make room");
-        assert!(!take(1), "who has used up its tokens was not");
+        let mut take = |client| buckets.take(Client(client), per_minute(2), Duration::ZERO).is_ok();
+        assert!(take(1) && take(1) && take(2) && take(3), "2 or 3 was dropped to make room");
+        assert!(!take(1), "the empty bucket was kept");
     }
 
     proptest! {
         #[test]
-        fn a_table_is_as_a_bucket_for_each_client_and_bounded(
+        fn a_table_behaves_as_one_bucket_for_each_client_and_is_bounded(
             takes in prop::collection::vec((0_u64..6, 0_u64..20_000), 1..200),
             tokens in 1_u64..20,
         ) {
-            let rate = a_minute(tokens);
+            let rate = per_minute(tokens);
             let (mut roomy, mut tight) = (Buckets::new(100), Buckets::new(3));
             let (mut now, mut model) = (Duration::ZERO, [Duration::ZERO; 6]);
             for (client, pause) in takes {

@@ -1,51 +1,52 @@
-//! Graceful shutdown: who is still admitted.
+//! Graceful shutdown: which requests the table still admits.
 
 use rendezvous_protocol::Side;
 
-use super::seats::{Party, refuse};
+use super::seats::{WaitingSide, refuse};
 use super::{Census, Rendezvous};
 use crate::outcome::{Fault, SeatError};
 
-/// Who is admitted.
+/// What the table admits.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AdmissionState {
-    /// New streams and sides.
+    /// New streams, and sides of all streams.
     #[default]
     Open,
-    /// Sides of the streams that exist.
+    /// Sides of existing streams.
     Draining,
-    /// Nobody.
+    /// Nothing.
     Closed,
 }
 
 impl<B: Send + 'static> Rendezvous<B> {
-    /// Refuses new streams from now on. Existing ones may still be joined, wait and run.
+    /// Refuses new streams from now on. Sides can still connect to existing streams, wait and transfer.
     pub fn drain(&self) {
         self.table.lock().admission = AdmissionState::Draining;
     }
 
-    /// Whether [`Rendezvous::drain`] or [`Rendezvous::close`] was called.
+    /// Returns whether [`Rendezvous::drain`] or [`Rendezvous::close`] was called.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.table.lock().admission != AdmissionState::Open
     }
 
-    /// How many streams are in which state.
+    /// Returns the number of streams in each state.
     #[must_use]
     pub fn census(&self) -> Census {
         self.table.lock().census
     }
 
-    /// Waits until the census satisfies `is_enough`, which is asked when streams end and when sides leave. For one caller at a time.
-    pub async fn until(&self, is_enough: impl Fn(Census) -> bool) {
-        while !is_enough(self.census()) {
-            self.abandoned.notified().await;
+    /// Waits until the census satisfies `condition`, which is checked when a stream ends or a waiting side leaves. Only one
+    /// task may wait at a time.
+    pub async fn wait_until(&self, condition: impl Fn(Census) -> bool) {
+        while !condition(self.census()) {
+            self.counts_decreased.notified().await;
         }
     }
 
-    /// Refuses new sides too from now on, and those that wait. Transfers go on.
+    /// Refuses new sides too from now on, and ends the wait of all waiting sides. Transfers continue.
     pub fn close(&self) {
-        let waiters: Vec<Party<B>> = {
+        let waiters: Vec<WaitingSide<B>> = {
             let mut table = self.table.lock();
             table.admission = AdmissionState::Closed;
             table.update_all(|slot| slot.leave(Side::Source).or_else(|| slot.leave(Side::Destination)))
@@ -55,8 +56,8 @@ impl<B: Send + 'static> Rendezvous<B> {
         }
     }
 
-    /// Ends every running transfer. Returns how many there were.
-    pub fn cut(&self) -> usize {
+    /// Aborts all running transfers with [`Fault::ShutDown`]. Returns their number.
+    pub fn abort_transfers(&self) -> usize {
         let transfers = self.table.lock().transfers();
         for transfer in &transfers {
             transfer.fail(Fault::ShutDown);

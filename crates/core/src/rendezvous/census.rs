@@ -1,13 +1,13 @@
-//! How many streams are in which state.
+//! The number of streams in each state, kept as running totals so that no caller walks the table.
 
 use rendezvous_protocol::Side;
 
 use crate::slot::Phase;
 
-/// How many streams are in which state, at one moment.
+/// The number of streams in each state, at one moment.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Census {
-    /// No side is connected.
+    /// Neither side is connected.
     pub created: usize,
     /// The source waits.
     pub source_waits: usize,
@@ -17,25 +17,25 @@ pub struct Census {
     pub streaming: usize,
     /// An error was reported that no side has received yet.
     pub reported: usize,
-    /// They have ended and are still visible.
+    /// The stream has ended and is still visible.
     pub ended: usize,
 }
 
 impl Census {
-    /// Streams with a connected side: one that waits, or both.
+    /// Returns the number of streams with at least one connected side.
     #[must_use]
     pub fn attended(&self) -> usize {
         self.source_waits + self.destination_waits + self.streaming
     }
 
-    /// Streams that have not ended.
+    /// Returns the number of streams that have not ended. [`Limits::max_streams`](super::Limits::max_streams) limits it.
     #[must_use]
     pub fn alive(&self) -> usize {
         self.created + self.attended() + self.reported
     }
 
-    /// The count of the streams in this phase.
-    pub(super) fn of(&mut self, phase: Phase<'_>) -> &mut usize {
+    /// Returns the count of streams in this phase.
+    pub(super) fn count_mut(&mut self, phase: Phase<'_>) -> &mut usize {
         match phase {
             Phase::Created => &mut self.created,
             Phase::Waiting(Side::Source) => &mut self.source_waits,

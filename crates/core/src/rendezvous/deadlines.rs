@@ -1,4 +1,4 @@
-//! When waiting streams expire, and when ended ones are forgotten.
+//! Deadlines: when waiting streams expire, and when ended ones are forgotten.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use super::Rendezvous;
 use super::seats::refuse;
 use crate::outcome::SeatError;
 
-/// Orders streams by deadline, and those of one deadline by age.
+/// A deadline and the number of its stream, which orders streams with equal deadlines by age.
 type Deadline = (Instant, u64);
 
-/// Streams with a deadline.
+/// Streams in the order of their deadlines. Insertion and removal cost O(log n).
 #[derive(Debug, Default)]
 pub(super) struct Deadlines(BTreeMap<Deadline, StreamId>);
 
@@ -33,20 +33,20 @@ impl Deadlines {
         self.0.len()
     }
 
-    /// Takes the stream with the earliest deadline.
+    /// Removes and returns the stream with the earliest deadline.
     pub(super) fn pop(&mut self) -> Option<StreamId> {
         self.0.pop_first().map(|(_, id)| id)
     }
 
-    /// Takes a stream whose deadline has passed at `now`.
+    /// Removes and returns a stream whose deadline is not after `now`.
     pub(super) fn pop_due(&mut self, now: Instant) -> Option<StreamId> {
         if self.next()? <= now { self.pop() } else { None }
     }
 }
 
 impl<B: Send + 'static> Rendezvous<B> {
-    /// Expires and forgets streams at their deadlines. Never ends by itself.
-    pub async fn keep_time(&self) {
+    /// Expires and forgets streams at their deadlines. Runs forever; one task must run it.
+    pub async fn run_timers(&self) {
         loop {
             let next = self.table.lock().next_deadline();
             let due = async {
@@ -73,7 +73,7 @@ impl<B: Send + 'static> Rendezvous<B> {
             }
             waiters
         });
-        self.abandoned.notify_one();
+        self.counts_decreased.notify_one();
         for waiter in waiters {
             refuse(waiter, SeatError::Expired);
         }

@@ -1,7 +1,11 @@
-//! Seats: how a side connects, waits, and meets the other.
+//! Seats: how a side connects, waits, and is paired with the other side.
 //!
-//! A side's own task notices only a moment after the kernel that the side has left. So a side that connects has the [`Presence`] of the
-//! waiting side checked, and before a pairing its own: no side is paired of which the kernel knows that it has left.
+//! *Invariant.* No side is paired that has disconnected as far as the kernel knows. The task of a side notices a
+//! disconnection a moment later than the kernel. So when a side connects, the [`Presence`] of the waiting side is
+//! checked, and before a pairing that of the connecting side too.
+//!
+//! *Concurrency.* Both checks and the pairing happen under one lock of the table. The results are sent to the two sides
+//! after it is released.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -12,23 +16,24 @@ use rendezvous_protocol::{Side, StreamId};
 use tokio::sync::oneshot;
 
 use super::admission::AdmissionState;
-use super::{Meeting, Rendezvous};
+use super::{Pairing, Rendezvous};
 use crate::events::Change;
 use crate::header_set::StreamHeaders;
 use crate::outcome::{LengthMismatch, SeatError, UploadLength};
 use crate::slot::{self, Waiter};
 use crate::transfer::{self, Offer, SourceHalf};
 
-/// The connection of a side.
+/// The connection of a side, as far as the table needs it.
 pub trait Presence: Send + Sync {
-    /// Whether the kernel knows already that this side has left. Asked with the table locked, so it must not wait.
+    /// Returns whether the kernel knows that this side has left. Called with the table locked, so it must not block.
     fn has_left(&self, side: Side) -> bool;
 
-    /// Whether the source may have left, as far as the kernel knows. Asked as [`Presence::has_left`].
+    /// Returns whether a source may have left although the kernel does not say so: it has closed its sending side after its
+    /// whole body, or its FIN may be stuck behind unread bytes. Called with the table locked, so it must not block.
     fn source_may_have_left(&self) -> bool;
 }
 
-/// Sent to a waiting side: whom it met, or why it waits no longer.
+/// Sent to a waiting side: its part of the pairing, or why it no longer waits.
 type Verdict<M> = Result<M, SeatError>;
 
 pub(super) struct WaitingSource<B> {
@@ -38,28 +43,31 @@ pub(super) struct WaitingSource<B> {
 }
 
 pub(super) struct WaitingDestination<B> {
-    verdict: oneshot::Sender<Verdict<Meeting<B>>>,
+    verdict: oneshot::Sender<Verdict<Pairing<B>>>,
     presence: Arc<dyn Presence>,
 }
 
+type Pair<B> = (WaitingSource<B>, WaitingDestination<B>);
 pub(super) type Slot<B> = slot::Slot<WaitingSource<B>, WaitingDestination<B>>;
-pub(super) type Party<B> = Waiter<WaitingSource<B>, WaitingDestination<B>>;
-pub(super) type PartyRef<'a, B> = Waiter<&'a WaitingSource<B>, &'a WaitingDestination<B>>;
+pub(super) type WaitingSide<B> = Waiter<WaitingSource<B>, WaitingDestination<B>>;
+pub(super) type WaitingSideRef<'a, B> = Waiter<&'a WaitingSource<B>, &'a WaitingDestination<B>>;
 
-/// A seat that was taken. Dropping it while it waits frees it.
+/// A seat that this side holds. Dropping it while it waits frees it. `M` is what the side receives when it is paired.
 pub struct Seat<M, B: Send + 'static> {
     id: StreamId,
     rendezvous: Arc<Rendezvous<B>>,
-    /// `None` once the other side has seen that this one has left: its own task is about to notice.
+    /// `None` if the table has removed this side because it has left. The task of the side is about to notice.
     verdict: Option<oneshot::Receiver<Verdict<M>>>,
 }
 
 impl<M, B: Send + 'static> Seat<M, B> {
-    /// Waits for the other side. It costs a waiting side no memory but the reference.
+    /// Waits until the sides are paired. The future is one reference, so a waiting side takes no memory for it. It never
+    /// completes for a side that has left.
     ///
     /// # Errors
-    /// Why the wait is over.
-    pub fn met(&mut self) -> impl Future<Output = Verdict<M>> {
+    /// Why the wait ended without a pairing: [`SeatError::Expired`], [`SeatError::Reported`] or
+    /// [`SeatError::ShuttingDown`].
+    pub fn paired(&mut self) -> impl Future<Output = Verdict<M>> {
         poll_fn(|cx| {
             let Some(verdict) = &mut self.verdict else { return Poll::Pending };
             if let Ok(verdict) = ready!(Pin::new(verdict).poll(cx)) {
@@ -73,7 +81,7 @@ impl<M, B: Send + 'static> Seat<M, B> {
 
 impl<M, B: Send + 'static> Drop for Seat<M, B> {
     fn drop(&mut self) {
-        // This tells the side that waits here from another one that has taken the seat meanwhile.
+        // A closed channel distinguishes this side from another one that has taken the seat in the meantime.
         if let Some(verdict) = &mut self.verdict {
             verdict.close();
         }
@@ -81,33 +89,33 @@ impl<M, B: Send + 'static> Drop for Seat<M, B> {
     }
 }
 
-/// Ends the wait of a side. One that has left does not notice.
-pub(super) fn refuse<B>(waiter: Party<B>, refusal: SeatError) {
+/// Ends the wait of a side with an error. The error is lost if the side has left.
+pub(super) fn refuse<B>(waiter: WaitingSide<B>, refusal: SeatError) {
     match waiter {
         Waiter::Source(source) => drop(source.verdict.send(Err(refusal))),
         Waiter::Destination(destination) => drop(destination.verdict.send(Err(refusal))),
     }
 }
 
-/// The kernel knows that this side has left; its task may not have noticed yet.
-fn has_left<B>(party: PartyRef<'_, B>) -> bool {
-    match party {
+/// Returns whether the kernel knows that this side has left. Its task may not have noticed yet.
+fn has_left<B>(waiting: WaitingSideRef<'_, B>) -> bool {
+    match waiting {
         Waiter::Source(source) => source.presence.has_left(Side::Source),
         Waiter::Destination(destination) => destination.presence.has_left(Side::Destination),
     }
 }
 
-/// The [`Seat`] of this side is being dropped.
-fn has_given_up<B>(party: PartyRef<'_, B>) -> bool {
-    match party {
+/// Returns whether the [`Seat`] of this side is being dropped.
+fn is_dropped<B>(waiting: WaitingSideRef<'_, B>) -> bool {
+    match waiting {
         Waiter::Source(source) => source.verdict.is_closed(),
         Waiter::Destination(destination) => destination.verdict.is_closed(),
     }
 }
 
-impl<B> Party<B> {
-    /// Whether the stream can have this side: the body of a source must be as long as promised, and not too long.
-    fn check(&self, headers: &StreamHeaders, limits: transfer::Limits) -> Result<(), SeatError> {
+impl<B> WaitingSide<B> {
+    /// Checks the declared length of a source's body against the promised length and the limit.
+    fn check_length(&self, headers: &StreamHeaders, limits: transfer::Limits) -> Result<(), SeatError> {
         let Self::Source(WaitingSource { offer, .. }) = self else { return Ok(()) };
         let Some(declared) = offer.length else { return Ok(()) };
         if let Some(promised) = headers.promised_length().filter(|promised| *promised != declared) {
@@ -119,7 +127,7 @@ impl<B> Party<B> {
         }
     }
 
-    fn sit(self, slot: &mut Slot<B>) -> Result<Option<(WaitingSource<B>, WaitingDestination<B>)>, SeatError> {
+    fn take_seat(self, slot: &mut Slot<B>) -> Result<Option<Pair<B>>, SeatError> {
         match self {
             Self::Source(source) => slot.seat_source(source),
             Self::Destination(destination) => slot.seat_destination(destination),
@@ -128,10 +136,11 @@ impl<B> Party<B> {
 }
 
 impl<B: Send + 'static> Rendezvous<B> {
-    /// Takes the seat of the source.
+    /// Connects a source: takes its seat, and pairs it if the destination waits.
     ///
     /// # Errors
-    /// The refusal, and the offer is dropped.
+    /// [`SeatError::NotFound`], [`SeatError::AlreadyConnected`], [`SeatError::Reported`], [`SeatError::ShuttingDown`], or
+    /// for the declared length of the body [`SeatError::LengthMismatch`] and [`SeatError::TooLong`]. The offer is dropped.
     pub fn seat_source(
         self: &Arc<Self>,
         id: &StreamId,
@@ -142,15 +151,15 @@ impl<B: Send + 'static> Rendezvous<B> {
         self.seat(id, Waiter::Source(WaitingSource { offer, verdict: sender, presence }), receiver)
     }
 
-    /// Takes the seat of the destination.
+    /// Connects a destination: takes its seat, and pairs it if the source waits.
     ///
     /// # Errors
-    /// The refusal.
+    /// [`SeatError::NotFound`], [`SeatError::AlreadyConnected`], [`SeatError::Reported`] or [`SeatError::ShuttingDown`].
     pub fn seat_destination(
         self: &Arc<Self>,
         id: &StreamId,
         presence: Arc<dyn Presence>,
-    ) -> Result<Seat<Meeting<B>, B>, SeatError> {
+    ) -> Result<Seat<Pairing<B>, B>, SeatError> {
         let (sender, receiver) = oneshot::channel();
         self.seat(id, Waiter::Destination(WaitingDestination { verdict: sender, presence }), receiver)
     }
@@ -158,10 +167,10 @@ impl<B: Send + 'static> Rendezvous<B> {
     fn seat<M>(
         self: &Arc<Self>,
         id: &StreamId,
-        newcomer: Party<B>,
+        arriving: WaitingSide<B>,
         receiver: oneshot::Receiver<Verdict<M>>,
     ) -> Result<Seat<M, B>, SeatError> {
-        let side = newcomer.side();
+        let side = arriving.side();
         let (id, pair) = self.change(|table, changes| {
             if table.admission == AdmissionState::Closed {
                 return Err(SeatError::ShuttingDown);
@@ -170,16 +179,16 @@ impl<B: Send + 'static> Rendezvous<B> {
             if entry.has_ended() {
                 return Err(SeatError::NotFound);
             }
-            newcomer.check(&entry.headers, self.limits.transfer)?;
-            // What was parsed of the request can be freed while the side waits.
+            arriving.check_length(&entry.headers, self.limits.transfer)?;
+            // The entry's copy of the id, so that the id parsed from the request can be freed while the side waits.
             let (id, headers) = (entry.id.clone(), Arc::clone(&entry.headers));
-            table.dismiss(&id, has_left, changes);
+            table.vacate_if(&id, has_left, changes);
             let waiting = table.entry(&id).and_then(|entry| entry.slot.waiter());
-            if waiting.is_some_and(|waiter| waiter.side() != side) && has_left(newcomer.as_ref()) {
-                // It takes no seat, so it is never paired; its own task is about to notice.
+            if waiting.is_some_and(|waiter| waiter.side() != side) && has_left(arriving.as_ref()) {
+                // It takes no seat, so it is never paired. Its task is about to notice the disconnection.
                 return Ok((id, None));
             }
-            let Some((entry, seated)) = table.update(&id, |slot| newcomer.sit(slot)) else {
+            let Some((entry, seated)) = table.update(&id, |slot| arriving.take_seat(slot)) else {
                 return Err(SeatError::NotFound);
             };
             match seated {
@@ -188,33 +197,33 @@ impl<B: Send + 'static> Rendezvous<B> {
                     Ok((id, None))
                 }
                 Ok(Some((source, destination))) => {
-                    let is_source_in_doubt =
+                    let source_may_have_left =
                         side == Side::Destination && source.presence.source_may_have_left();
                     let (source_half, half) = self.start_transfer(&id, headers);
                     table.pair(&id, half.transfer(), changes);
-                    let meeting = Meeting { half, offer: source.offer, is_source_in_doubt };
-                    Ok((id, Some(((source.verdict, source_half), (destination.verdict, meeting)))))
+                    let pairing = Pairing { half, offer: source.offer, source_may_have_left };
+                    Ok((id, Some(((source.verdict, source_half), (destination.verdict, pairing)))))
                 }
                 Err(refusal) => {
-                    // A report has reached somebody, which ends the stream.
+                    // The delivery of a report ends the stream. Other refusals change nothing.
                     table.retain(&id, changes);
                     Err(refusal)
                 }
             }
         })?;
-        if let Some(((source, half), (destination, meeting))) = pair {
-            // A side that left in this very moment drops its half unread, which fails the transfer.
+        if let Some(((source, half), (destination, pairing))) = pair {
+            // If a side leaves at this moment, its half is dropped with the channel, which fails the transfer.
             let _ = source.send(Ok(half));
-            let _ = destination.send(Ok(meeting));
+            let _ = destination.send(Ok(pairing));
         }
         Ok(Seat { id, rendezvous: Arc::clone(self), verdict: Some(receiver) })
     }
 
-    /// Frees the seat of the side that waits, if its [`Seat`] is being dropped.
+    /// Frees the seat of the waiting side, if its [`Seat`] is being dropped.
     fn leave(&self, id: &StreamId) {
-        let left = self.change(|table, changes| table.dismiss(id, has_given_up, changes));
+        let left = self.change(|table, changes| table.vacate_if(id, is_dropped, changes));
         if left.is_some() {
-            self.abandoned.notify_one();
+            self.counts_decreased.notify_one();
         }
     }
 }

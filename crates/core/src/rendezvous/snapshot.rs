@@ -1,4 +1,4 @@
-//! What can be seen of streams from outside.
+//! Snapshots: copies of the visible state of streams, for the status routes and for events.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,40 +9,40 @@ use super::Rendezvous;
 use crate::header_set::StreamHeaders;
 use crate::outcome::Outcome;
 
-/// What can be seen of a stream.
+/// The visible state of a stream at one moment.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// Its id.
+    /// The id of the stream.
     pub id: StreamId,
-    /// When it was created.
+    /// When the stream was created.
     pub created_at: SystemTime,
-    /// When it ended, or an error was reported.
+    /// When the stream ended, or when an error was reported.
     pub deactivated_at: Option<SystemTime>,
-    /// Its state.
+    /// The state.
     pub state: SnapshotState,
-    /// The header sets that it was created with.
+    /// The header sets that the stream was created with.
     pub headers: Arc<StreamHeaders>,
     /// Body bytes passed on so far.
     pub bytes_transferred: u64,
-    /// Its place in the order of creation.
+    /// The position in the order of creation.
     pub(super) number: u64,
 }
 
 /// The state of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SnapshotState {
-    /// No side is connected.
+    /// Neither side is connected.
     Created,
     /// This side waits for the other.
     Waiting(Side),
     /// Both sides are connected.
     Streaming,
-    /// It has ended, or an error was reported that no side has received yet.
+    /// The stream has ended, or an error was reported that no side has received yet.
     Ended(Outcome),
 }
 
 impl Snapshot {
-    /// Whether a GET or PUT might still get something other than 404.
+    /// Returns whether the stream has neither ended nor a report, so that a `HEAD` gets 200 and not 404.
     #[must_use]
     pub fn is_connectable(&self) -> bool {
         !matches!(self.state, SnapshotState::Ended(_))
@@ -54,17 +54,20 @@ impl Snapshot {
 pub struct Cursor(u64);
 
 impl<B> Rendezvous<B> {
-    /// What can be seen of one stream, also after its end while it is retained.
+    /// Returns a snapshot of one stream. `None` if it is unknown or was forgotten after its end.
     #[must_use]
     pub fn snapshot(&self, id: &StreamId) -> Option<Snapshot> {
         self.table.lock().entry(id).map(super::table::Entry::snapshot)
     }
 
-    /// At most `count` streams behind `cursor`, oldest first, and moves it behind them; none at the end. The table is unlocked between two
-    /// calls, so streams that are created or forgotten meanwhile may be in the list or not.
+    /// Returns snapshots of the next `count` streams after `cursor`, oldest first, and advances it. Returns fewer at the end
+    /// of the table, and none after it.
+    ///
+    /// The table is unlocked between calls, so a list may or may not contain streams that are created or forgotten while
+    /// it is built.
     #[must_use]
     pub fn snapshots(&self, cursor: &mut Cursor, count: usize) -> Vec<Snapshot> {
-        let snapshots: Vec<_> = self.table.lock().entries_after(cursor.0).take(count).collect();
+        let snapshots: Vec<_> = self.table.lock().snapshots_after(cursor.0).take(count).collect();
         if let Some(last) = snapshots.last() {
             cursor.0 = last.number;
         }

@@ -1,4 +1,7 @@
-//! The table of streams, as whoever holds its lock sees it.
+//! The table of streams behind the lock: the entries, their order, their deadlines and their counts.
+//!
+//! *Invariants.* An entry has its deadline in `expiring` until it pairs, in neither while it is streaming, and in `retained`
+//! after its end. The census counts each entry in the phase of its slot.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -9,10 +12,10 @@ use tokio::time::Instant;
 
 use super::admission::AdmissionState;
 use super::deadlines::Deadlines;
-use super::seats::{Party, PartyRef, Slot};
+use super::seats::{Slot, WaitingSide, WaitingSideRef};
 use super::{Census, Limits, NewStream, Snapshot, SnapshotState};
 use crate::budget::Reservation;
-use crate::clients::Place;
+use crate::clients::Permit;
 use crate::events::{Change, Event};
 use crate::header_set::StreamHeaders;
 use crate::outcome::Outcome;
@@ -20,16 +23,18 @@ use crate::slot::Phase;
 use crate::token::Tokens;
 use crate::transfer::Transfer;
 
-/// The table of streams.
+/// The table of streams. The caller holds its lock.
 pub(super) struct Table<B> {
     limits: Limits,
-    /// Boxed, so that the table grows by moving little and has little spare room.
+    /// Boxed, so that the map moves little when it grows and its spare capacity takes little memory.
     entries: HashMap<StreamId, Box<Entry<B>>>,
+    /// Ids by the number of the stream: the order of creation.
     by_age: BTreeMap<u64, StreamId>,
+    /// The number of the last stream that was created. The first is 1.
     created: u64,
-    /// Those that have not paired.
+    /// Streams that have not paired.
     pub(super) expiring: Deadlines,
-    /// Those that have ended.
+    /// Streams that have ended.
     pub(super) retained: Deadlines,
     pub(super) census: Census,
     pub(super) admission: AdmissionState,
@@ -45,35 +50,36 @@ pub(super) struct Entry<B> {
     created_at: SystemTime,
     deactivated_at: Option<SystemTime>,
     deadline: Option<Instant>,
-    /// Among the streams of its creator, until it has ended.
-    place: Option<Place>,
+    /// Counts the stream against its creator's quota until it ends.
+    permit: Option<Permit>,
+    /// Body bytes of the transfer that has ended.
     bytes: u64,
-    /// Boxed, because most streams have none of them.
+    /// Boxed, because most streams have none of these fields.
     rare: Option<Box<RareFields>>,
 }
 
-/// What few streams have.
+/// The fields of an [`Entry`] that few streams use.
 #[derive(Default)]
 struct RareFields {
     tokens: Option<Tokens>,
-    /// The memory of its header sets, and of an error that was reported.
+    /// The memory of the header sets and of a report.
     reserved: Vec<Reservation>,
 }
 
-/// What has changed while the table was locked, to be published afterwards.
+/// The changes made while the table is locked, to be published after it is unlocked.
 pub(super) struct Changes {
     events: Vec<Event>,
-    /// Somebody subscribes to them.
-    are_published: bool,
+    /// Without subscribers no event is built.
+    has_subscribers: bool,
 }
 
 impl Changes {
-    pub(super) fn new(are_published: bool) -> Self {
-        Self { events: Vec::new(), are_published }
+    pub(super) fn new(has_subscribers: bool) -> Self {
+        Self { events: Vec::new(), has_subscribers }
     }
 
     pub(super) fn push<B>(&mut self, entry: &Entry<B>, change: Change) {
-        if self.are_published {
+        if self.has_subscribers {
             self.events.push(Event { stream: entry.snapshot(), change });
         }
     }
@@ -83,11 +89,11 @@ impl Changes {
     }
 }
 
-/// Changes a slot, and counts it where it stands then.
+/// Changes a slot and moves it to the count of its new phase.
 fn update_slot<B, T>(census: &mut Census, slot: &mut Slot<B>, change: impl FnOnce(&mut Slot<B>) -> T) -> T {
-    *census.of(slot.phase()) -= 1;
+    *census.count_mut(slot.phase()) -= 1;
     let changed = change(slot);
-    *census.of(slot.phase()) += 1;
+    *census.count_mut(slot.phase()) += 1;
     changed
 }
 
@@ -109,13 +115,13 @@ impl<B> Table<B> {
         self.entries.get(id).map(|entry| &**entry)
     }
 
-    /// The streams that were created behind this number, oldest first.
-    pub(super) fn entries_after(&self, number: u64) -> impl Iterator<Item = Snapshot> {
+    /// Returns snapshots of the streams created after the one with this number, oldest first.
+    pub(super) fn snapshots_after(&self, number: u64) -> impl Iterator<Item = Snapshot> {
         let ids = self.by_age.range(number.saturating_add(1)..).map(|(_, id)| id);
         ids.filter_map(|id| self.entry(id).map(Entry::snapshot))
     }
 
-    /// The transfers that run.
+    /// Returns all running transfers.
     pub(super) fn transfers(&self) -> Vec<Arc<Transfer>> {
         self.entries.values().filter_map(|entry| entry.transfer.clone()).collect()
     }
@@ -129,7 +135,7 @@ impl<B> Table<B> {
         id: &StreamId,
         headers: Arc<StreamHeaders>,
         rest: NewStream,
-        place: Option<Place>,
+        permit: Option<Permit>,
         changes: &mut Changes,
     ) {
         self.created += 1;
@@ -145,7 +151,7 @@ impl<B> Table<B> {
             created_at: SystemTime::now(),
             deactivated_at: None,
             deadline: Some(deadline),
-            place,
+            permit,
             bytes: 0,
             rare: has_rare.then(|| Box::new(RareFields { tokens, reserved: Vec::from_iter(reserved) })),
         });
@@ -156,7 +162,7 @@ impl<B> Table<B> {
         self.census.created += 1;
     }
 
-    /// Changes the slot of a stream; `None` where there is none of this id.
+    /// Changes the slot of a stream. Returns the entry and the result of `change`, or `None` if the id is unknown.
     pub(super) fn update<T>(
         &mut self,
         id: &StreamId,
@@ -167,19 +173,19 @@ impl<B> Table<B> {
         Some((entry, changed))
     }
 
-    /// Changes the slots of all streams, and returns what that gives.
+    /// Changes the slots of all streams. Returns the results that are not `None`.
     pub(super) fn update_all<T>(&mut self, change: impl Fn(&mut Slot<B>) -> Option<T>) -> Vec<T> {
         let slots = self.entries.values_mut().map(|entry| &mut entry.slot);
         slots.filter_map(|slot| update_slot(&mut self.census, slot, &change)).collect()
     }
 
-    /// Frees the seat of the side that waits, if that `is_absent`.
-    pub(super) fn dismiss(
+    /// Frees the seat of the waiting side if `is_absent`. Returns that side.
+    pub(super) fn vacate_if(
         &mut self,
         id: &StreamId,
-        is_absent: impl FnOnce(PartyRef<'_, B>) -> bool,
+        is_absent: impl FnOnce(WaitingSideRef<'_, B>) -> bool,
         changes: &mut Changes,
-    ) -> Option<Party<B>> {
+    ) -> Option<WaitingSide<B>> {
         let waiter = self.entry(id)?.slot.waiter()?;
         let side = waiter.side();
         if !is_absent(waiter) {
@@ -190,7 +196,7 @@ impl<B> Table<B> {
         left
     }
 
-    /// The sides of the stream have paired: it waits no more.
+    /// Records the transfer of a stream whose sides have paired, and removes its deadline.
     pub(super) fn pair(&mut self, id: &StreamId, transfer: &Arc<Transfer>, changes: &mut Changes) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         entry.transfer = Some(Arc::clone(transfer));
@@ -201,15 +207,16 @@ impl<B> Table<B> {
         }
     }
 
-    /// The time to live of the stream has passed. Returns the side that waits, if any.
-    pub(super) fn expire(&mut self, id: &StreamId, changes: &mut Changes) -> Option<Party<B>> {
+    /// Ends a stream whose time to live has passed. Returns the waiting side, if any.
+    pub(super) fn expire(&mut self, id: &StreamId, changes: &mut Changes) -> Option<WaitingSide<B>> {
         let (entry, waiter) = self.update(id, Slot::expire)?;
         entry.deadline = None;
         self.retain(id, changes);
         waiter
     }
 
-    /// The stream has ended: it stays visible for another time to live, unless too many have.
+    /// Keeps a stream that has ended visible for another time to live, and releases what only a live stream needs. Over
+    /// the limit, the oldest ended stream is forgotten. Does nothing if the stream has not ended.
     pub(super) fn retain(&mut self, id: &StreamId, changes: &mut Changes) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let Phase::Ended(outcome) = entry.slot.phase() else { return };
@@ -217,7 +224,7 @@ impl<B> Table<B> {
         let transfer = entry.transfer.take();
         entry.bytes = transfer.as_ref().map_or(0, |transfer| transfer.bytes());
         entry.deactivated_at.get_or_insert_with(SystemTime::now);
-        entry.place = None;
+        entry.permit = None;
         if let Some(deadline) = entry.deadline.take() {
             self.expiring.remove(deadline, entry.number);
         }
@@ -236,11 +243,11 @@ impl<B> Table<B> {
     pub(super) fn forget(&mut self, id: &StreamId) {
         if let Some(entry) = self.entries.remove(id) {
             self.by_age.remove(&entry.number);
-            *self.census.of(entry.slot.phase()) -= 1;
+            *self.census.count_mut(entry.slot.phase()) -= 1;
         }
     }
 
-    /// For the laws of the interleavings: nothing is left.
+    /// Returns whether nothing is left, for the checks of the interleaving tests.
     #[cfg(all(test, shuttle))]
     pub(super) fn is_empty(&self) -> bool {
         let queues = self.expiring.len() + self.retained.len() + self.by_age.len();
@@ -257,8 +264,8 @@ impl<B> Entry<B> {
         self.rare.as_ref()?.tokens.as_ref()
     }
 
-    /// An error was reported, whose memory is `reserved`.
-    pub(super) fn reported(&mut self, reserved: Option<Reservation>) {
+    /// Records that an error was reported. `reserved` is its memory.
+    pub(super) fn set_reported(&mut self, reserved: Option<Reservation>) {
         self.deactivated_at = Some(SystemTime::now());
         if let Some(reserved) = reserved {
             self.rare.get_or_insert_default().reserved.push(reserved);

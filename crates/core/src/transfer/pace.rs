@@ -1,4 +1,4 @@
-//! A stream's bytes, no faster than they may be: a few at a time, many times a second.
+//! The rate limit of one stream: a few bytes at a time, many times a second.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,30 +11,29 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{Departure, SourceBody};
 use crate::rate::Rate;
 
-/// The time whose bytes may be passed on at once. Half of it is slept at a time, so that a timer that is late loses
-/// nothing.
-const AT_ONCE: Duration = Duration::from_millis(50);
+/// The burst, as a time at the limited rate. The relay sleeps for half of it, so that a late timer loses no throughput.
+const BURST: Duration = Duration::from_millis(50);
 
-/// The pace of one stream.
+/// The rate limit of one stream, and the watch over the source while the relay sleeps for it.
 pub(super) struct Pace {
     rate: Rate,
     pause: Duration,
     started: Instant,
-    /// When what was passed on will have been earned.
+    /// The state of `rate`.
     earned_at: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
-    /// `None` where it can not be seen, or once it has been.
+    /// `None` if the departure cannot be observed, or once it has been.
     source_left: Option<Departure>,
 }
 
 impl Pace {
-    /// `rate` bytes a second of `body`.
+    /// Creates a limit of `rate` bytes per second for `body`. The burst is at least two bytes.
     pub(super) fn new(rate: Size, body: &impl SourceBody) -> Self {
         let second = Duration::from_secs(1);
-        let at_once = AT_ONCE.max(2 * Rate::new(rate.get(), second, AT_ONCE).time_of(1));
+        let burst = BURST.max(2 * Rate::new(rate.get(), second, BURST).time_of(1));
         Self {
-            rate: Rate::new(rate.get(), second, at_once),
-            pause: at_once / 2,
+            rate: Rate::new(rate.get(), second, burst),
+            pause: burst / 2,
             started: Instant::now(),
             earned_at: Duration::ZERO,
             sleep: None,
@@ -42,7 +41,7 @@ impl Pace {
         }
     }
 
-    /// How many bytes may be passed on now: at least one.
+    /// Polls for the number of bytes that may be passed on now, at least 1.
     pub(super) fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<u64> {
         loop {
             if let Some(sleep) = &mut self.sleep {
@@ -59,12 +58,12 @@ impl Pace {
         }
     }
 
-    /// So many bytes were passed on.
+    /// Records that bytes were passed on.
     pub(super) fn take(&mut self, bytes: u64) {
         self.earned_at = self.rate.take(self.earned_at, self.started.elapsed(), bytes);
     }
 
-    /// The source has left inside its body. One that has left behind it is needed no more.
+    /// Polls for the departure of the source before the end of its body. After the end it does not matter.
     pub(super) fn poll_source_left(&mut self, cx: &mut Context<'_>, body: &impl SourceBody) -> Poll<()> {
         let Some(source_left) = &mut self.source_left else { return Poll::Pending };
         ready!(source_left.as_mut().poll(cx));

@@ -1,4 +1,10 @@
-//! The body that flows through: what the source sends, as the destination may have it.
+//! The relay: the body of a transfer, from the source's request to the destination's response.
+//!
+//! *Invariant.* The relay reaches its end only where the source's body did, with the right length, and from a source that
+//! is known not to have left while it waited. Bytes that would complete the body are held back until that is known. Any
+//! other end is an error, which makes the response visibly incomplete.
+//!
+//! *Bounds.* One piece of the source's body, either held back or ahead of the rate limit.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -9,17 +15,17 @@ use super::pace::Pace;
 use super::{Awaited, Departure, Offer, PresenceCheck, SourceBody, Transfer};
 use crate::outcome::{Fault, LengthMismatch, UploadLength};
 
-/// What a [`Relay`] passes on next.
+/// The next part of a body.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece {
-    /// Some bytes, at least one; more bytes may follow.
+    /// At least one byte. More may follow.
     Data(Bytes),
-    /// The last bytes, or none where the end of the body was only seen behind them. Nothing follows.
+    /// The last bytes. Empty if the end of the body was seen after all bytes were passed on.
     Last(Bytes),
 }
 
 impl Piece {
-    /// The bytes.
+    /// Returns the bytes.
     #[must_use]
     pub fn into_data(self) -> Bytes {
         match self {
@@ -28,39 +34,37 @@ impl Piece {
     }
 }
 
-/// The destination's response body: the source's request body as it comes, and the watch over both.
-///
-/// It ends well only where the source's body did; any other end is an error, which makes the response visibly
-/// incomplete.
+/// The body of the destination's response: the body of the source's request, as it is received.
 pub struct Relay<B> {
     transfer: Arc<Transfer>,
     body: B,
-    /// Total length, where it is declared or promised.
+    /// The length in bytes, if it is declared or promised.
     length: Option<u64>,
-    /// The length is only promised: the frame that fulfils it waits in `held` until the source has really
-    /// ended.
-    promised: bool,
+    /// The length is promised and not declared, so the body may turn out longer. The piece that reaches the length waits in
+    /// `held` until the body has ended.
+    is_promised: bool,
+    /// Bytes received from the source.
     received: u64,
-    /// The source's body has ended well. What is in `held` and `ahead` is still to be passed on.
-    ended: bool,
-    /// Bytes that may be received.
-    most: u64,
+    /// The source's body has ended properly. `held` and `ahead` may still have to be passed on.
+    has_ended: bool,
+    /// Limit on `received`.
+    max_bytes: u64,
     held: Option<Bytes>,
-    /// Taken from the source and not yet passed on: by [`Relay::first`], or because of the pace.
+    /// Received and not yet passed on, by [`Relay::first`] or because of the rate limit.
     ahead: Option<Bytes>,
     pace: Option<Box<Pace>>,
-    /// Where the source may have left while it waited: whether it is still there.
+    /// The check of a source that may have left while it waited, until it has succeeded.
     presence: Option<PresenceCheck>,
-    /// Resolves when the destination leaves.
+    /// Completes when the destination leaves.
     departure: Departure,
 }
 
 impl<B: SourceBody> Relay<B> {
-    /// `departure` resolves when the destination's connection closes or resets. A source may be in doubt because it can have left
-    /// while it waited.
+    /// Creates a relay. If `source_may_have_left` while it waited, its presence is checked. `departure` completes when the
+    /// destination's connection closes or is reset.
     pub fn new(
         offer: Offer<B>,
-        is_source_in_doubt: bool,
+        source_may_have_left: bool,
         transfer: Arc<Transfer>,
         departure: impl Future<Output = ()> + Send + 'static,
     ) -> Self {
@@ -68,13 +72,13 @@ impl<B: SourceBody> Relay<B> {
         let limits = transfer.limits.stream;
         Self {
             pace: limits.max_rate.map(|rate| Box::new(Pace::new(rate, &offer.body))),
-            most: transfer.limits.max_bytes().unwrap_or(u64::MAX),
-            presence: if is_source_in_doubt { offer.body.presence() } else { None },
+            max_bytes: transfer.limits.max_bytes().unwrap_or(u64::MAX),
+            presence: if source_may_have_left { offer.body.presence() } else { None },
             body: offer.body,
             length: offer.length.or(promised),
-            promised: offer.length.is_none() && promised.is_some(),
+            is_promised: offer.length.is_none() && promised.is_some(),
             received: 0,
-            ended: false,
+            has_ended: false,
             held: None,
             ahead: None,
             departure: Box::pin(departure),
@@ -82,25 +86,26 @@ impl<B: SourceBody> Relay<B> {
         }
     }
 
-    /// Waits for the first bytes, or the end of an empty body. Until then a failure can be told as a status.
+    /// Waits for the first bytes, or the end of an empty body. Until then the response head has not been sent, so a failure
+    /// can still be reported as a status.
     ///
     /// # Errors
     /// The fault that ended the transfer.
     pub async fn first(&mut self) -> Result<(), Fault> {
         self.ahead = std::future::poll_fn(|cx| self.poll_data(cx)).await.transpose()?;
         if self.is_passed_on() {
-            self.transfer.awaits(Awaited::Delivery);
+            self.transfer.set_awaited(Awaited::Delivery);
         }
         Ok(())
     }
 
-    /// The length of the whole body in bytes, where it is known.
+    /// Returns the length of the whole body in bytes, if it is known.
     #[must_use]
     pub fn length(&self) -> Option<u64> {
         self.length
     }
 
-    /// The next piece to pass on, counted as passed on. Behind the last there are only empty last pieces.
+    /// Waits for the next piece, and counts it as passed on. After the last piece, returns empty last pieces.
     ///
     /// # Errors
     /// The fault that ended the transfer.
@@ -112,7 +117,7 @@ impl<B: SourceBody> Relay<B> {
         let allowed = ready!(self.poll_allowance(cx))?;
         let mut data = match self.ahead.take() {
             Some(ahead) => ahead,
-            None if self.ended => Bytes::new(),
+            None if self.has_ended => Bytes::new(),
             None => ready!(self.poll_data(cx)).transpose()?.unwrap_or_default(),
         };
         if (data.len() as u64) > allowed {
@@ -122,17 +127,18 @@ impl<B: SourceBody> Relay<B> {
         if !self.is_passed_on() {
             return Poll::Ready(Ok(Piece::Data(data)));
         }
-        self.transfer.awaits(Awaited::Delivery);
+        self.transfer.set_awaited(Awaited::Delivery);
         Poll::Ready(Ok(Piece::Last(data)))
     }
 
-    /// Whether the body has ended, and nothing of it is held back here.
+    /// Returns whether the body has ended and nothing of it is held back.
     #[must_use]
     pub fn is_passed_on(&self) -> bool {
-        self.ended && self.ahead.is_none()
+        self.has_ended && self.ahead.is_none()
     }
 
-    /// How many bytes may be passed on now: at least one. Until then each side is watched.
+    /// Waits until the rate limit allows more bytes, and returns their number, at least 1; `u64::MAX` without a limit. Fails
+    /// if a side leaves in the meantime.
     ///
     /// # Errors
     /// The fault that ended the transfer.
@@ -150,7 +156,7 @@ impl<B: SourceBody> Relay<B> {
         if let Poll::Ready(allowed) = allowance {
             return Poll::Ready(Ok(allowed));
         }
-        if pace.poll_source_left(cx, &self.body).is_ready() && !self.ended {
+        if pace.poll_source_left(cx, &self.body).is_ready() && !self.has_ended {
             return Poll::Ready(Err(self.fail(Fault::SourceDisconnected)));
         }
         ready!(self.departure.as_mut().poll(cx));
@@ -158,58 +164,59 @@ impl<B: SourceBody> Relay<B> {
     }
 
     fn pass_on(&mut self, bytes: usize) {
-        self.transfer.passed_on(bytes);
+        self.transfer.record_passed_on(bytes);
         if let Some(pace) = &mut self.pace {
             pace.take(bytes as u64);
         }
     }
 
-    /// From where, and how many bytes the kernel can move past the program. `None` where they have to pass through it.
+    /// Returns the source's connection and the number of body bytes, at least 1, that the kernel can move from it. `None` if
+    /// the next bytes must be passed on by [`Relay::next`].
     #[must_use]
     pub fn in_kernel(&self) -> Option<(B::Kernel, u64)> {
         if self.ahead.is_some() {
             return None;
         }
-        // The last byte is held back.
+        // The last byte is held back until the presence of the source is known.
         let held = u64::from(self.presence.is_some());
         self.body.in_kernel().map(|(from, left)| (from, left - held)).filter(|(_, left)| *left > 0)
     }
 
-    /// The kernel has taken so many bytes from the source.
+    /// Records that the kernel has taken this many bytes from the source.
     pub fn taken_by_kernel(&mut self, bytes: u64) {
         self.body.skip(bytes);
         self.received += bytes;
-        self.transfer.brought(bytes);
-        self.transfer.awaits(Awaited::Destination);
+        self.transfer.record_received(bytes);
+        self.transfer.set_awaited(Awaited::Destination);
         if self.length == Some(self.received) {
             self.end();
         }
     }
 
-    /// The kernel has passed so many bytes on to the destination. That they were the last, [`Relay::next`] says.
+    /// Records that the kernel has passed this many bytes on to the destination. [`Relay::next`] reports the end of the body.
     pub fn passed_by_kernel(&mut self, bytes: usize) {
         self.pass_on(bytes);
     }
 
-    /// The source's next bytes are what is waited for.
+    /// Records that the transfer waits for the source's next bytes.
     pub fn awaits_source(&self) {
-        self.transfer.awaits(Awaited::Source);
+        self.transfer.set_awaited(Awaited::Source);
     }
 
-    /// What was taken of it is about to be written.
+    /// Records that the bytes taken from the relay are about to be written to the destination.
     pub fn awaits_destination(&self) {
         self.transfer.awaits_destination();
     }
 
-    /// The source's connection has ended inside its body.
-    pub fn source_gone(&self) -> Fault {
+    /// Ends the transfer because the source's connection has closed before the end of its body. Returns the fault.
+    pub fn source_disconnected(&self) -> Fault {
         self.fail(Fault::SourceDisconnected)
     }
 
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         loop {
             let Poll::Ready(data) = self.poll_body(cx) else {
-                self.transfer.awaits(Awaited::Source);
+                self.transfer.set_awaited(Awaited::Source);
                 ready!(self.departure.as_mut().poll(cx));
                 return Poll::Ready(Some(Err(self.fail(Fault::DestinationDisconnected))));
             };
@@ -232,17 +239,17 @@ impl<B: SourceBody> Relay<B> {
         }
     }
 
-    /// Data has come: what of it may be passed on now.
+    /// Counts data received from the source. Returns the data if it may be passed on now, and `None` if it is held back.
     fn accept(&mut self, data: Bytes) -> Result<Option<Bytes>, Fault> {
         self.received += data.len() as u64;
-        self.transfer.brought(data.len() as u64);
-        self.transfer.awaits(Awaited::Destination);
+        self.transfer.record_received(data.len() as u64);
+        self.transfer.set_awaited(Awaited::Destination);
         match self.length {
             Some(length) if self.received > length => {
                 Err(mismatch(length, UploadLength::MoreThan(length)).into())
             }
-            _ if self.received > self.most => Err(Fault::TooLong { limit: self.most }),
-            Some(length) if self.received == length && (self.promised || self.presence.is_some()) => {
+            _ if self.received > self.max_bytes => Err(Fault::TooLong { limit: self.max_bytes }),
+            Some(length) if self.received == length && (self.is_promised || self.presence.is_some()) => {
                 self.held = Some(data);
                 Ok(None)
             }
@@ -254,9 +261,9 @@ impl<B: SourceBody> Relay<B> {
         }
     }
 
-    /// The source's body. It ends well only where the source is known not to have left while it waited.
+    /// Polls the source's body. Its end is returned only if the source is known not to have left while it waited.
     fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
-        if self.presence.as_ref().is_some_and(|presence| presence.comes_first) {
+        if self.presence.as_ref().is_some_and(|presence| presence.before_body) {
             ready!(self.poll_presence(cx))?;
         }
         let data = ready!(self.body.poll_data(cx));
@@ -268,14 +275,14 @@ impl<B: SourceBody> Relay<B> {
 
     fn poll_presence(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         let Some(presence) = &mut self.presence else { return Poll::Ready(Ok(())) };
-        let is_there = ready!(presence.answer.as_mut().poll(cx));
+        let is_connected = ready!(presence.answer.as_mut().poll(cx));
         self.presence = None;
-        Poll::Ready(if is_there { Ok(()) } else { Err(Fault::SourceDisconnected) })
+        Poll::Ready(if is_connected { Ok(()) } else { Err(Fault::SourceDisconnected) })
     }
 
     fn check_end(&self) -> Result<(), Fault> {
         match self.length {
-            Some(length) if self.received != length && self.promised => {
+            Some(length) if self.received != length && self.is_promised => {
                 Err(mismatch(length, UploadLength::Exactly(self.received)).into())
             }
             Some(length) if self.received != length => Err(Fault::SourceDisconnected),
@@ -283,10 +290,10 @@ impl<B: SourceBody> Relay<B> {
         }
     }
 
-    /// The source's body has ended well.
+    /// Records the proper end of the source's body.
     fn end(&mut self) {
-        self.ended = true;
-        self.transfer.source_done();
+        self.has_ended = true;
+        self.transfer.set_source_done();
     }
 
     fn fail(&self, fault: Fault) -> Fault {

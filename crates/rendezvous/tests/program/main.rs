@@ -173,7 +173,7 @@ fn a_token_file_holds_one_line_of_enough_visible_ascii() {
         file.path().to_str().unwrap().to_owned()
     };
     let no_token = "the file holds no token: it must be one line of visible ASCII";
-    let too_short = "must have at least 16 that nobody can guess: head -c 32 /dev/urandom | od -An -tx1";
+    let too_short = "must have at least 16 that cannot be guessed: head -c 32 /dev/urandom | od -An -tx1";
     for (content, sentence) in [
         (&b""[..], no_token),
         (b" \n", no_token),
@@ -262,11 +262,11 @@ fn refused(command: &mut Command) -> (Option<i32>, String) {
 #[test]
 fn a_bad_value_is_refused_with_what_would_be_right() {
     for (flag, value, sentence) in [
-        ("--ttl", "soon", "\"soon\" is no length of time: give seconds such as 60 or 2.5"),
+        ("--ttl", "soon", "\"soon\" is not a duration: give seconds such as 60 or 2.5"),
         ("--ttl", "0", "from 1ms to 365d"),
-        ("--idle-timeout", "-1", "is no length of time"),
-        ("--head-timeout", "1e9", "is no length of time"),
-        ("--drain-timeout", "1 week", "is no length of time"),
+        ("--idle-timeout", "-1", "is not a duration"),
+        ("--head-timeout", "1e9", "is not a duration"),
+        ("--drain-timeout", "1 week", "is not a duration"),
         (
             "--peer-timeout",
             "2s",
@@ -287,15 +287,15 @@ fn a_bad_value_is_refused_with_what_would_be_right() {
         (
             "--max-stream-bytes",
             "10mb",
-            "\"10mb\" is no number of bytes: give one from 1 up, such as 65536, 64k",
+            "\"10mb\" is not a number of bytes: give 1 or more, such as 65536, 64k",
         ),
-        ("--max-stream-rate", "0", "is no number of bytes"),
-        ("--min-upload-rate", "fast", "is no number of bytes"),
+        ("--max-stream-rate", "0", "is not a number of bytes"),
+        ("--min-upload-rate", "fast", "is not a number of bytes"),
         ("--threads", "0", "give a whole number from 1 to 1024"),
         ("--admin-listen", "9998", "give an address and a port, such as 127.0.0.1:9998"),
         ("--cors-origin", "https://a.example,b.example", "\"b.example\" is no origin: give a scheme, a host"),
         ("--allow-host", "a.example,http://b", "\"http://b\" is no host: give a name or an address"),
-        ("--max-metadata-bytes", "64mb", "is no number of bytes"),
+        ("--max-metadata-bytes", "64mb", "is not a number of bytes"),
         ("--create-token-file", "no/such/file", "'no/such/file'"),
         ("--admin-token-file", "no/such/file", "the file can not be read"),
         ("--data-path", "fast", "[possible values: splice, copy]"),

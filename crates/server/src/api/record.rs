@@ -97,7 +97,7 @@ impl Record {
         let Some(mut line) = self.0.take() else { return };
         line.status = Some(200);
         let mut record = Self(Some(line));
-        half.at_end(move |transfer| record.transferred(transfer));
+        half.on_end(move |transfer| record.transferred(transfer));
     }
 
     fn note(&mut self, note: impl FnOnce(&mut Line)) {

@@ -3,8 +3,7 @@
 use rendezvous_core::header_set::HeaderSet;
 use rendezvous_core::outcome::Outcome;
 use rendezvous_core::rendezvous::{Snapshot, SnapshotState};
-use rendezvous_protocol::status::Timestamp;
-use rendezvous_protocol::{Side, StreamStatus};
+use rendezvous_protocol::{Side, StreamStatus, Timestamp};
 
 use super::response;
 
@@ -22,8 +21,8 @@ pub fn status(snapshot: &Snapshot) -> StreamStatus<'_> {
         state: state_name(&snapshot.state),
         active: ended.is_none(),
         error: ended.and_then(response::error_of_outcome),
-        download_headers: snapshot.headers.download.as_ref().map(HeaderSet::given),
-        upload_headers: snapshot.headers.upload.as_ref().map(HeaderSet::given),
+        download_headers: snapshot.headers.download.as_ref().map(HeaderSet::json),
+        upload_headers: snapshot.headers.upload.as_ref().map(HeaderSet::json),
         bytes_transferred: snapshot.bytes_transferred,
     }
 }

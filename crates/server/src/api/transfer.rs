@@ -15,8 +15,7 @@ use rendezvous_protocol::Side;
 use super::head::RequestHead;
 use super::record::Record;
 use super::response::{self, Body, Download, Response, ResponseHead};
-use crate::request_body::Meeting;
-use crate::request_body::Relay;
+use crate::request_body::{Pairing, Relay};
 
 /// Those of a source's headers that describe the body it sends, and go to the destination.
 const PASSED_HEADERS: [HeaderName; 6] = [
@@ -44,15 +43,15 @@ pub(crate) async fn conclude(half: SourceHalf, record: &mut Record) -> Response 
 /// Begins the download. Its response waits for the first byte of the body, so that until then a failure can be told as
 /// a status. `departure` resolves when the destination has left; `None` where it has.
 pub(crate) async fn begin(
-    meeting: Meeting,
+    pairing: Pairing,
     departure: impl Future<Output = ()> + Send + 'static,
     record: &mut Record,
 ) -> Option<Response> {
-    let Meeting { mut half, offer, is_source_in_doubt } = meeting;
+    let Pairing { mut half, offer, source_may_have_left } = pairing;
     let transfer = Arc::clone(half.transfer());
     let mut headers = default_headers();
     headers.extend(offer.headers.as_deref().cloned().unwrap_or_default());
-    let mut relay = Relay::new(*offer, is_source_in_doubt, Arc::clone(&transfer), departure);
+    let mut relay = Relay::new(*offer, source_may_have_left, Arc::clone(&transfer), departure);
 
     let begun = tokio::select! {
         biased;

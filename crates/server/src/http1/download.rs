@@ -179,7 +179,7 @@ async fn splice_body(destination: &Socket, mut pipe: Pipe, relay: &mut Relay) ->
         match pipe.fill(source.socket(), left.min(allowed)).await {
             Ok(Filled::Bytes(taken)) => relay.taken_by_kernel(taken as u64),
             Ok(Filled::Unspliceable) => return Ok(()),
-            Ok(Filled::End) | Err(_) => return Err(relay.source_gone()),
+            Ok(Filled::End) | Err(_) => return Err(relay.source_disconnected()),
         }
         while pipe.buffered() > 0 {
             let passed = pipe.drain(destination).await.map_err(|_| Fault::DestinationDisconnected)?;

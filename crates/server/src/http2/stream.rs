@@ -39,7 +39,7 @@ use crate::api::refusal::Refusal;
 use crate::api::response::Response;
 use crate::api::{Action, App, JsonRoute, RequestContext, json_body, refuse, route, transfer};
 use crate::connection::Connection;
-use crate::request_body::{Meeting, RequestBody};
+use crate::request_body::{Pairing, RequestBody};
 
 /// The state of the connection after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,7 +166,7 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
         Action::Source(mut seat) => {
             let paired = tokio::select! {
                 biased;
-                paired = seat.met() => paired,
+                paired = seat.paired() => paired,
                 // The drop of the exchange resets the HTTP/2 stream.
                 () = exchange.until_reset() => return ConnectionState::Reusable,
             };
@@ -175,7 +175,7 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
         Action::Destination(mut seat) => {
             let paired = tokio::select! {
                 biased;
-                paired = seat.met() => paired,
+                paired = seat.paired() => paired,
                 () = exchange.until_reset() => return ConnectionState::Reusable,
             };
             Box::pin(exchange.send_download(paired)).await
@@ -209,7 +209,7 @@ impl Exchange<'_> {
     }
 
     /// Sends a destination the body of its stream.
-    async fn send_download(mut self, paired: Result<Meeting, SeatError>) -> ConnectionState {
+    async fn send_download(mut self, paired: Result<Pairing, SeatError>) -> ConnectionState {
         let response = match paired {
             Ok(meeting) => {
                 let Exchange { respond, context, .. } = &mut self;

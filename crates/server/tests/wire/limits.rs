@@ -615,7 +615,7 @@ async fn a_source_that_is_too_slow_is_ended_and_named() {
         let upload = source.response().await;
         assert_eq!(upload.error(), "502 StreamSourceError");
         let brought = each_second * 9 / 10;
-        let sentence = format!("it brought {brought} bytes per second, and the least is 100");
+        let sentence = format!("it sent {brought} bytes per second, and the minimum is 100");
         assert!(upload.message().contains(&sentence), "{}", upload.message());
         if each_second > 0 {
             assert_eq!(clock.resumed(destination.response()).await.end, End::Reset);

@@ -1,0 +1,66 @@
+//! Finds the end of a request head in the bytes received so far.
+
+use super::{HeadError, MAX_HEAD_BYTES, is_token_byte, malformed};
+
+/// Finds the end of a head in a growing buffer. Each byte is examined once, so the cost does not depend on the number of
+/// reads.
+///
+/// ```
+/// use rendezvous_codec::head::HeadScanner;
+///
+/// let received = b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\nGET /next";
+/// let mut scanner = HeadScanner::default();
+/// assert_eq!(scanner.scan(&received[..20]), Ok(None));
+/// assert_eq!(scanner.scan(received), Ok(Some(31)));
+///
+/// // A line feed without a carriage return is an error as soon as it is received.
+/// assert!(HeadScanner::default().scan(b"GET / HTTP/1.1\n").is_err());
+/// ```
+#[derive(Debug, Default)]
+pub struct HeadScanner {
+    scanned: usize,
+    line_start: usize,
+    in_head: bool,
+}
+
+impl HeadScanner {
+    /// Returns the length in bytes of the head at the start of `buffer`, including empty lines before it (RFC 9112,
+    /// section 2.2). `None` if it is not complete yet: call again with the same bytes and more after them.
+    ///
+    /// # Errors
+    /// [`HeadError::Malformed`] or [`HeadError::TooLong`].
+    pub fn scan(&mut self, buffer: &[u8]) -> Result<Option<usize>, HeadError> {
+        match self.find_end(buffer)? {
+            Some(length) if length <= MAX_HEAD_BYTES => Ok(Some(length)),
+            None if buffer.len() < MAX_HEAD_BYTES => Ok(None),
+            _ => Err(HeadError::TooLong),
+        }
+    }
+
+    fn find_end(&mut self, buffer: &[u8]) -> Result<Option<usize>, HeadError> {
+        while let Some(&byte) = buffer.get(self.scanned) {
+            let next = buffer.get(self.scanned + 1);
+            match (byte, next) {
+                (b'\r', None) => return Ok(None),
+                (b'\r', Some(b'\n')) => {
+                    let empty = self.scanned == self.line_start;
+                    self.scanned += 2;
+                    self.line_start = self.scanned;
+                    if empty && self.in_head {
+                        return Ok(Some(self.scanned));
+                    }
+                }
+                (b'\r', Some(_)) => return Err(malformed("a CR without LF in the head")),
+                (b'\n', _) => return Err(malformed("a LF without CR in the head")),
+                _ if !self.in_head && !is_token_byte(byte) => {
+                    return Err(malformed("this is not HTTP/1.1: the request line must begin with a method"));
+                }
+                _ => {
+                    self.in_head = true;
+                    self.scanned += 1;
+                }
+            }
+        }
+        Ok(None)
+    }
+}

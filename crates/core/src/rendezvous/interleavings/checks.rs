@@ -1,0 +1,119 @@
+//! The invariants of a stream, checked after all threads of a case have ended.
+
+use rendezvous_protocol::Side;
+
+use super::super::*;
+use super::fixture::{ActionResult, Attempt, BODY, End, Fixture, Published};
+use super::observed;
+use crate::outcome::Fault;
+
+impl Fixture {
+    /// Checks all invariants. Returns what was [`observed`].
+    pub(super) fn check(self, results: &[ActionResult]) -> u32 {
+        // An ended stream is forgotten by the second expiry at the latest.
+        self.expire();
+        self.expire();
+        let table = self.rendezvous.table.lock();
+        assert!(table.is_empty());
+        drop(table);
+        assert_eq!(Arc::strong_count(&self.rendezvous), 1, "a reference to the table is left");
+        assert_eq!(Arc::strong_count(&self.bodies), 1, "a body was not dropped");
+
+        let counted = usize::try_from(self.rendezvous.body_bytes()).unwrap();
+        let published = &*self.published;
+        let attempts: Vec<_> = results.iter().filter_map(ActionResult::attempt).collect();
+        check_transfer(&attempts, published, counted);
+        check_report(results, &attempts, published);
+        let ends = published.count(|change| matches!(change, Change::Ended { .. }));
+        assert_eq!(ends, 1, "a stream ends once");
+        attempts.iter().fold(0, |all, attempt| all | check_attempt(attempt, &attempts, published))
+    }
+}
+
+/// A stream pairs at most once. Both sides get the same outcome, and the destination gets the bytes of the source that it
+/// was paired with.
+fn check_transfer(attempts: &[&Attempt], published: &Published, counted: usize) {
+    let pairings = published.count(|change| matches!(change, Change::Paired { .. }));
+    assert!(pairings <= 1, "a stream pairs at most once");
+    let transfers = published.count(|change| matches!(change, Change::Ended { duration: Some(_), .. }));
+    assert_eq!(transfers, pairings);
+    let transferred = |of: Side| {
+        let mut ends = attempts.iter().filter_map(move |attempt| match &attempt.end {
+            End::Transferred { outcome, received, whole } if attempt.side == of => {
+                Some((attempt.tag, outcome, received, *whole))
+            }
+            _ => None,
+        });
+        let end = ends.next();
+        assert!(ends.next().is_none(), "two of the same side were paired");
+        end
+    };
+    let (source, destination) = (transferred(Side::Source), transferred(Side::Destination));
+    for (_, outcome, ..) in source.iter().chain(&destination) {
+        assert_eq!(pairings, 1);
+        assert_eq!(published.ended(outcome.name()), 1, "{outcome}: the table has another outcome");
+    }
+    let nothing = Vec::new();
+    let received = destination.map_or(&nothing, |(_, _, received, _)| received);
+    // Bytes passed on between a failure and its detection are not counted.
+    assert!(counted <= received.len(), "{counted} bytes were counted, and {} received", received.len());
+    let Some((_, outcome, received, whole)) = destination else { return };
+    if *outcome == Outcome::Finished {
+        assert!(whole && counted == BODY, "the outcome is finished, and {counted} bytes were counted");
+    }
+    if whole {
+        assert_eq!(received.len(), BODY);
+        assert_ne!(*outcome, Outcome::Failed(Fault::DestinationDisconnected), "it was delivered");
+    }
+    if let Some(tag) = received.first() {
+        assert!(received.iter().all(|byte| byte == tag), "two bodies were mixed");
+        let sender =
+            attempts.iter().find(|attempt| attempt.side == Side::Source && attempt.tag == *tag).unwrap();
+        assert!(
+            !matches!(sender.end, End::Left { unpaired: true } | End::Refused(_)),
+            "the bytes are of a source that had left: {sender:?}"
+        );
+        assert!(source.is_none_or(|(paired, ..)| paired == *tag), "the bytes are not of the paired source");
+    }
+}
+
+/// At most one report is accepted, and at most one side receives it.
+fn check_report(results: &[ActionResult], attempts: &[&Attempt], published: &Published) {
+    let reports = results.iter().filter_map(|result| match result {
+        ActionResult::Reported(result) => Some(result),
+        _ => None,
+    });
+    let accepted = reports.filter(|result| result.is_ok()).count();
+    let is_report = |attempt: &&&Attempt| matches!(attempt.end, End::Refused(SeatError::Reported(_)));
+    let received = attempts.iter().filter(is_report).count();
+    assert!(received <= accepted && accepted <= 1, "{received} received of {accepted} reports");
+    assert_eq!(published.ended("reported"), accepted);
+}
+
+/// A refusal has its cause. Returns what was [`observed`].
+fn check_attempt(attempt: &Attempt, attempts: &[&Attempt], published: &Published) -> u32 {
+    match &attempt.end {
+        End::Refused(SeatError::AlreadyConnected(side)) => {
+            assert_eq!((*side, attempt.seated), (attempt.side, false));
+            let had_seat = |other: &&&Attempt| other.side == attempt.side && other.seated;
+            assert!(attempts.iter().any(|other| had_seat(&other)), "the seat was never taken");
+            observed::SEAT_TAKEN
+        }
+        End::Refused(SeatError::Expired) => {
+            assert!(attempt.seated);
+            assert_eq!(published.ended("expired"), 1);
+            observed::EXPIRED
+        }
+        End::Refused(SeatError::Reported(_)) => observed::REPORT_RECEIVED,
+        End::Refused(SeatError::ShuttingDown) => observed::SHUT_DOWN,
+        End::Refused(SeatError::NotFound) => {
+            assert!(!attempt.seated, "a waiting side must receive why its wait ended");
+            0
+        }
+        End::Refused(refusal) => panic!("{refusal:?} cannot occur here"),
+        End::Left { unpaired: true } => observed::LEFT_UNPAIRED,
+        End::Left { unpaired: false } => observed::LEFT_PAIRED,
+        End::Transferred { outcome: Outcome::Finished, .. } => observed::FINISHED,
+        End::Transferred { .. } => observed::FAILED,
+    }
+}
