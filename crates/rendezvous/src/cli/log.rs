@@ -24,8 +24,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 const QUEUE: usize = 4 * 1024;
 /// For lines to gather. To wake the thread that writes them for each would cost more than the line.
 const PAUSE: Duration = Duration::from_millis(5);
-/// What the program's own events begin with: those of requests and streams, and all others.
-const OWN_TARGETS: [&str; 2] = ["access", "http_rendezvous"];
+/// How the targets of our own events begin: those of requests and streams, and those of all crates of this workspace (`rendezvous_server`, …).
+const OWN_TARGETS: [&str; 2] = ["access", "rendezvous"];
 
 /// The least important events to log.
 #[derive(Debug, Clone, Copy, ValueEnum)]
