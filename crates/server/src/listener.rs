@@ -50,7 +50,7 @@ pub struct Inherited {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The host name has no address.
-    #[error("cannot find the address of the host {host:?}: {source}")]
+    #[error("cannot find the address of the host {host:?}")]
     Host {
         /// The name.
         host: String,
@@ -71,10 +71,10 @@ pub enum BindError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// What was handed over is no such socket.
-    #[error("cannot listen on the socket that was handed over: {0}")]
+    #[error("cannot listen on the socket that was handed over")]
     Inherited(#[source] io::Error),
     /// The system says no.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,

@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
 use crate::config::TlsFiles;
+use crate::log::Chain;
 
 /// Between two looks at the files.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
@@ -38,7 +39,7 @@ const MAX_LOOKS: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file can not be read.
-    #[error("cannot read {path:?}: {source}")]
+    #[error("cannot read {path:?}")]
     Read {
         /// The file.
         path: PathBuf,
@@ -54,7 +55,7 @@ pub enum TlsError {
         key: PathBuf,
     },
     /// A file is not what it should be.
-    #[error("{path:?} holds no {what} in PEM: {source}")]
+    #[error("{path:?} holds no {what} in PEM")]
     Pem {
         /// The file.
         path: PathBuf,
@@ -64,7 +65,7 @@ pub enum TlsError {
         source: pem::Error,
     },
     /// They can not be used, or do not belong together.
-    #[error("the certificate of {certificate:?} can not be used with the key of {key:?}: {source}")]
+    #[error("the certificate of {certificate:?} cannot be used with the key of {key:?}")]
     Pair {
         /// The certificate's file.
         certificate: PathBuf,
@@ -156,7 +157,7 @@ impl Certificate {
                 *self.current.lock() = Arc::new(fresh);
                 info!("the certificate was read again");
             }
-            Some(Err(error)) => warn!(%error, "the old certificate stays"),
+            Some(Err(error)) => warn!(error = %Chain(&error), "the old certificate stays"),
             None => {}
         }
     }
