@@ -28,6 +28,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod certificate;
 pub mod config;
 mod connection;
 mod exposure;
@@ -44,6 +45,7 @@ mod shares;
 mod tls;
 mod wire;
 
+pub use certificate::CertificateSummary;
 pub use listener::{BindError, Inherited, ListenerKind};
 pub use server::{LAST_WORDS, Server};
 pub use tls::TlsError;

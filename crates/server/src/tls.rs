@@ -102,6 +102,11 @@ impl Certificate {
         Ok(Arc::new(Self { files, current, read_at: Mutex::new(modified) }))
     }
 
+    /// The chain in use, the server's own certificate first.
+    pub(super) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.current.lock().cert.clone()
+    }
+
     /// Accepts TLS 1.2 and 1.3 with whatever certificate is at hand then, for HTTP/2 or HTTP/1.1.
     pub(super) fn acceptor(self: &Arc<Self>) -> TlsAcceptor {
         let mut config =

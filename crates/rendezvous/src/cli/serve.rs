@@ -1,8 +1,10 @@
 //! `rendezvous serve`: starts the server, translates signals, and reports to the terminal and the service manager.
 
 mod flags;
+mod greeting;
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use rendezvous_server::config::Config;
@@ -12,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::flags::ServeArguments;
+use self::greeting::{Greeting, own_address};
 use super::{log, systemd};
 
 /// Runs the server until a signal ends it.
@@ -21,33 +24,46 @@ pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     let (filter, format) = arguments.log();
     let _until_all_is_logged = log::start(filter, format);
     let config = arguments.config(raise_descriptor_limit());
+    let create_token_file = arguments.create_token_file().map(ToOwned::to_owned);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = arguments.threads() {
         runtime.worker_threads(threads);
     }
     let runtime = runtime.enable_all().build().context("cannot start the threads of the server")?;
     // On a worker of the runtime, so that a connection is served by the thread that accepted it.
-    let ended = runtime.block_on(runtime.spawn(serve(config, inherited)));
+    let ended = runtime.block_on(runtime.spawn(serve(config, create_token_file, inherited)));
     // Tasks that are left have had their time; a read of a file system that hangs may never end.
     runtime.shutdown_background();
     ended.context("a defect of the server")?
 }
 
-async fn serve(config: Config, inherited: Vec<Inherited>) -> anyhow::Result<()> {
+async fn serve(
+    config: Config,
+    create_token_file: Option<PathBuf>,
+    inherited: Vec<Inherited>,
+) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let drain = config.drain_timeout.get() + LAST_WORDS;
-    let scheme = if config.tls.is_some() { "https" } else { "http" };
+    let (host, tls) = (config.host.clone(), config.tls.clone());
     let server = tokio::select! {
         bound = Server::bind(config, inherited) => bound?,
         // There is nothing to drain yet.
         () = signals.next() => return Ok(()),
     };
-    if let Some(address) = server.address(ListenerKind::Main) {
-        let base = format!("{scheme}://{address}");
+    if let Some(main) = server.address(ListenerKind::Main) {
+        let greeting = Greeting {
+            main,
+            plain: server.address(ListenerKind::Plain),
+            admin: server.address(ListenerKind::Admin),
+            host: &host,
+            tls: tls.as_ref().map(|files| files.certificate.as_path()).zip(server.certificate()),
+            create_token_file: create_token_file.as_deref(),
+            own_address: own_address(main.ip()),
+        };
         // Standard output may be closed.
-        let _ = greet(&base, &server);
-        systemd::ready(base);
+        let _ = print(&greeting);
+        systemd::ready(greeting.base());
     }
     let reload = server.reload();
     let stop = CancellationToken::new();
@@ -64,18 +80,9 @@ async fn serve(config: Config, inherited: Vec<Inherited>) -> anyhow::Result<()> 
     }
 }
 
-/// Prints where the server listens, and how to try it.
-fn greet(base: &str, server: &Server) -> std::io::Result<()> {
+fn print(greeting: &Greeting<'_>) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "Listening on {base}")?;
-    writeln!(out, r#"  id=$(curl -s -X POST {base}/stream | cut -d'"' -f4); curl -s {base}/stream/$id &"#)?;
-    writeln!(out, "  echo hello | curl -T - {base}/stream/$id")?;
-    if let Some(plain) = server.address(ListenerKind::Plain) {
-        writeln!(out, "Listening without TLS on http://{plain}")?;
-    }
-    if let Some(admin) = server.address(ListenerKind::Admin) {
-        writeln!(out, "Listening for operators on http://{admin}")?;
-    }
+    write!(out, "{greeting}")?;
     out.flush()
 }
 

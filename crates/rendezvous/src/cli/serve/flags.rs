@@ -10,10 +10,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use rendezvous_server::config::{CorsOrigin, HostName, PeerTimeout, Period, Size, Token};
+use rendezvous_server::config::{CorsOrigin, HostName, PeerTimeout, Period, Size};
 use rendezvous_server::proxies::Network;
 
-use self::values::{DataPathName, address, count, threads, token_file};
+use self::values::{DataPathName, TokenFile, address, count, threads, token_file};
 use crate::cli::log;
 
 /// What both help texts say at their end.
@@ -135,7 +135,7 @@ struct Access {
         value_parser = token_file,
         verbatim_doc_comment
     )]
-    create_token_file: Option<Token>,
+    create_token_file: Option<TokenFile>,
     /// File with the token that GET /stream and GET /metrics require
     ///
     /// As --create-token-file. Without this flag and --open-list only loopback listeners show the
@@ -147,7 +147,7 @@ struct Access {
         value_parser = token_file,
         verbatim_doc_comment
     )]
-    admin_token_file: Option<Token>,
+    admin_token_file: Option<TokenFile>,
     /// Show the list of streams and the metrics to everybody
     ///
     /// The list has the ids of all streams, and an id gives the right to use its stream.

@@ -1,8 +1,10 @@
 //! From flags to settings.
 
+use std::path::Path;
+
 use rendezvous_server::config::{ClientLimits, Config, DataPath, StreamLimits, TlsFiles};
 
-use super::values::DataPathName;
+use super::values::{DataPathName, TokenFile};
 use super::{Log, ServeArguments};
 use crate::cli::log;
 
@@ -11,14 +13,15 @@ impl ServeArguments {
     pub(crate) fn config(&self, descriptors: Option<usize>) -> Config {
         let Self { listeners, access, timeouts, server, client, stream, .. } = self;
         let tls = listeners.tls_cert.clone().zip(listeners.tls_key.clone());
+        let token = |file: &Option<TokenFile>| file.as_ref().map(|file| file.token.clone());
         Config {
             host: listeners.host.clone(),
             port: listeners.port,
             tls: tls.map(|(certificate, key)| TlsFiles { certificate, key }),
             plain_port: listeners.plain_port,
             admin_listen: listeners.admin_listen,
-            create_token: access.create_token_file.clone(),
-            admin_token: access.admin_token_file.clone(),
+            create_token: token(&access.create_token_file),
+            admin_token: token(&access.admin_token_file),
             open_list: access.open_list,
             trusted_proxies: access.trusted_proxy.iter().copied().collect(),
             cors_origins: access.cors_origins.clone(),
@@ -48,6 +51,11 @@ impl ServeArguments {
                 DataPathName::Copy => DataPath::Copy,
             },
         }
+    }
+
+    /// The file of the token that `POST /stream` requires.
+    pub(crate) fn create_token_file(&self) -> Option<&Path> {
+        self.access.create_token_file.as_ref().map(|file| file.path.as_path())
     }
 
     /// The threads that serve, if their number is given.

@@ -1,6 +1,7 @@
 //! How the values of flags are parsed that are no types of the server.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use rendezvous_server::config::Token;
@@ -13,6 +14,13 @@ const MAX_THREADS: usize = 1024;
 pub(super) enum DataPathName {
     Splice,
     Copy,
+}
+
+/// A token, and the file that it was read from.
+#[derive(Debug, Clone)]
+pub(super) struct TokenFile {
+    pub(super) path: PathBuf,
+    pub(super) token: Token,
 }
 
 pub(super) fn threads(text: &str) -> Result<usize, String> {
@@ -29,7 +37,8 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "give an address and a port, such as 127.0.0.1:9998 or [::1]:0".to_owned())
 }
 
-pub(super) fn token_file(path: &str) -> Result<Token, String> {
+pub(super) fn token_file(path: &str) -> Result<TokenFile, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("the file cannot be read: {error}"))?;
-    Token::parse(text.trim()).map_err(|error| format!("the file holds no token: {error}"))
+    let token = Token::parse(text.trim()).map_err(|error| format!("the file holds no token: {error}"))?;
+    Ok(TokenFile { path: path.into(), token })
 }
