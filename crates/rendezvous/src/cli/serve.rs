@@ -69,7 +69,7 @@ async fn serve(
     let stop = CancellationToken::new();
     tokio::select! {
         () = server.run(stop.cancelled()) => Ok(()),
-        () = systemd::keep_watchdog_calm() => Ok(()),
+        () = systemd::feed_watchdog() => Ok(()),
         () = async { while hangup.recv().await.is_some() { reload.notify_one() } } => Ok(()),
         () = async {
             signals.next().await;

@@ -252,7 +252,7 @@ fn a_bad_value_is_refused_with_what_would_be_right() {
         ("--idle-timeout", "-1", "is no length of time"),
         ("--head-timeout", "1e9", "is no length of time"),
         ("--drain-timeout", "1 week", "is no length of time"),
-        ("--peer-timeout", "2s", "\"2s\" is no time after which a silent client counts as gone: give one from 3s to 12h"),
+        ("--peer-timeout", "2s", "\"2s\" is not a timeout for clients: give a period from 3s to 12h"),
         ("--peer-timeout", "1d", "from 3s to 12h"),
         ("--port", "65536", "65536 is not in 0..=65535"),
         ("--max-streams", "0", "give a whole number from 1 to"),
@@ -263,7 +263,7 @@ fn a_bad_value_is_refused_with_what_would_be_right() {
         (
             "--trusted-proxy",
             "10.0.0.0/8,localhost",
-            "\"localhost\" is no network: give one such as 10.0.0.0/8",
+            "\"localhost\" is not a network: give one such as 10.0.0.0/8",
         ),
         (
             "--max-stream-bytes",
@@ -277,9 +277,9 @@ fn a_bad_value_is_refused_with_what_would_be_right() {
         (
             "--cors-origin",
             "https://a.example,b.example",
-            "\"b.example\" is no origin: give a scheme, a host",
+            "\"b.example\" is not an origin: give a scheme, a host",
         ),
-        ("--allow-host", "a.example,http://b", "\"http://b\" is no host: give a name or an address"),
+        ("--allow-host", "a.example,http://b", "\"http://b\" is not a host: give a name or an address"),
         ("--max-metadata-bytes", "64mb", "is no number of bytes"),
         ("--create-token-file", "no/such/file", "'no/such/file'"),
         ("--admin-token-file", "no/such/file", "the file cannot be read"),
