@@ -118,7 +118,7 @@ mod tests {
         for flag in flags() {
             let heading = flag.get_help_heading().map(str::to_owned);
             if heading != group {
-                tables += &format!("\n**{}**\n\n", heading.as_deref().unwrap());
+                tables.extend(["\n**", heading.as_deref().unwrap(), "**\n\n"]);
                 tables += "| flag | environment variable | value | default | |\n|---|---|---|---|---|\n";
                 group = heading;
             }

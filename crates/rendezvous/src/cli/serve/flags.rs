@@ -2,6 +2,8 @@
 //!
 //! The first line of a flag's comment is what `-h` shows; `--help` shows all of it, with the lines as they are here.
 
+#![allow(clippy::struct_field_names, reason = "a field has the name of its flag")]
+
 mod settings;
 mod values;
 
@@ -16,7 +18,7 @@ use rendezvous_server::proxies::Network;
 use self::values::{DataPathName, TokenFile, address, count, threads, token_file};
 use crate::cli::log;
 
-/// What both help texts say at their end.
+/// The end of both help texts.
 macro_rules! variables {
     () => {
         "Every flag is also an environment variable: --tls-cert is RENDEZVOUS_TLS_CERT. A flag on the command line\n\

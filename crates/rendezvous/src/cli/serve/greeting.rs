@@ -89,12 +89,11 @@ impl Greeting<'_> {
     }
 
     fn target_without_tls(&self) -> Target {
-        let (url, comments) = match self.address() {
-            Some(address) => (self.url(address), Vec::new()),
-            None => {
-                let placeholder = "HOST: an address or name of this machine that others reach";
-                (self.url(format_args!("HOST:{}", self.main.port())), vec![placeholder.to_owned()])
-            }
+        let (url, comments) = if let Some(address) = self.address() {
+            (self.url(address), Vec::new())
+        } else {
+            let placeholder = "HOST: an address or name of this machine that others reach";
+            (self.url(format_args!("HOST:{}", self.main.port())), vec![placeholder.to_owned()])
         };
         Target { url, options: String::new(), comments }
     }
@@ -115,14 +114,14 @@ impl Greeting<'_> {
         if self.is_on_loopback() {
             return certificate.covers("localhost").then(|| (named("localhost"), Vec::new()));
         }
-        let names = certificate.names();
-        let (name, is_local) = match names.iter().find(|name| *name != "localhost") {
-            Some(name) => (name, false),
-            None => (names.first()?, true),
-        };
+        let covered = certificate.names();
+        let name = covered.iter().find(|name| *name != "localhost").or(covered.first())?;
         let address = address.map_or_else(|| "ADDRESS".to_owned(), |address| bracketed(address.ip()));
-        let place =
-            if is_local { "On other machines" } else { "Where this name does not lead to this machine" };
+        let place = if name == "localhost" {
+            "On other machines"
+        } else {
+            "Where this name does not lead to this machine"
+        };
         Some((named(name), vec![format!("{place}, add --resolve {name}:{port}:{address}")]))
     }
 }
