@@ -1,4 +1,4 @@
-//! The command line: arguments become a `Config`, and a failure becomes a sentence and an exit code.
+//! The command line: arguments become a call of a subcommand, and a failure becomes a sentence and an exit code.
 
 mod log;
 mod serve;
@@ -13,9 +13,28 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use self::variables::UnknownVariables;
 
+const EXAMPLES: &str = r#"Examples:
+  Start the server:
+      rendezvous serve
+
+  Create a stream, receive in one terminal, and send in another:
+      id=$(curl -fsS -X POST http://127.0.0.1:9999/stream | cut -d'"' -f4)
+      curl -fsS http://127.0.0.1:9999/stream/$id -o copy
+      curl -fsS -T file http://127.0.0.1:9999/stream/$id
+
+  See all flags with their defaults, and how to serve other machines:
+      rendezvous serve --help"#;
+
 /// An HTTP rendezvous relay: one side PUTs, the other GETs, and the bytes flow through, live and unstored.
 #[derive(Debug, Parser)]
-#[command(version, about, arg_required_else_help = true)]
+#[command(
+    name = "rendezvous",
+    version = env!("VERSION"),
+    about,
+    arg_required_else_help = true,
+    after_help = "--help has examples.",
+    after_long_help = EXAMPLES
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -32,18 +51,18 @@ pub(crate) fn run() -> ExitCode {
     match serve::run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Where stderr is closed, the exit code has to do.
+            // Standard error may be closed; then the exit code has to do.
             let _ = writeln!(std::io::stderr(), "rendezvous: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// The arguments, or the error or help text to end with. An unknown variable is the first error reported, because it may
-/// explain the others: Kubernetes sets `RENDEZVOUS_PORT` to what is no port.
+/// Returns the arguments, or the error or help text to end with. An unknown variable is the first error reported, because it may
+/// explain the others: Kubernetes sets `RENDEZVOUS_PORT` to a URL.
 fn parse() -> Result<Arguments, clap::Error> {
     let parsed = Arguments::try_parse();
-    let has_help = parsed.as_ref().is_err_and(|error| {
+    let is_help = parsed.as_ref().is_err_and(|error| {
         matches!(
             error.kind(),
             ErrorKind::DisplayHelp
@@ -53,7 +72,7 @@ fn parse() -> Result<Arguments, clap::Error> {
     });
     let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
     match UnknownVariables::find(names, &variables_of_flags()) {
-        Some(unknown) if !has_help => {
+        Some(unknown) if !is_help => {
             let help = "For more information, try 'rendezvous serve --help'.";
             Err(clap::Error::raw(ErrorKind::UnknownArgument, format!("{unknown}\n\n{help}\n")))
         }
@@ -72,43 +91,62 @@ fn variables_of_flags() -> Vec<String> {
 mod tests {
     use std::path::PathBuf;
 
-    use clap::{Arg, CommandFactory};
+    use clap::error::ErrorKind;
+    use clap::{Arg, Command, CommandFactory, Parser};
 
     use super::Arguments;
 
     const BEGIN: &str = "<!-- The flags, made by `UPDATE_DOCS=1 cargo test --bin rendezvous`: -->\n";
     const END: &str = "<!-- The end of the flags. -->\n";
+    /// Columns of a terminal that has room for the short help.
+    const WIDTH: usize = 120;
 
-    fn flags() -> Vec<Arg> {
+    fn serve() -> Command {
         let mut command = Arguments::command();
         command.build();
-        let flags = command.find_subcommand("serve").unwrap().get_arguments().cloned();
-        flags.filter(|flag| flag.get_id() != "help").collect()
+        command.find_subcommand("serve").unwrap().clone()
     }
 
-    /// The flags of `serve`, as the page for operators has them.
-    fn table() -> String {
-        let head = "| flag | environment variable | value | default | |\n|---|---|---|---|---|\n".to_owned();
-        flags().iter().fold(head, |table, flag| table + &row(flag))
+    fn flags() -> Vec<Arg> {
+        serve().get_arguments().filter(|flag| flag.get_id() != "help").cloned().collect()
+    }
+
+    /// The flags of `serve` as Markdown: a table for each group.
+    fn tables() -> String {
+        let mut tables = String::new();
+        let mut group = None;
+        for flag in flags() {
+            let heading = flag.get_help_heading().map(str::to_owned);
+            if heading != group {
+                tables.extend(["\n**", heading.as_deref().unwrap(), "**\n\n"]);
+                tables += "| flag | environment variable | value | default | |\n|---|---|---|---|---|\n";
+                group = heading;
+            }
+            tables += &row(&flag);
+        }
+        tables
     }
 
     fn row(flag: &Arg) -> String {
         let name = flag.get_long().unwrap();
         let variable = flag.get_env().unwrap_or_else(|| panic!("--{name} has no environment variable"));
         let help = flag.get_help().unwrap().to_string();
-        // What the program works out for itself stands behind the text.
-        let (text, worked_out) = help.split_once(" [default: ").unwrap_or((&help, "none]"));
+        // A default that is computed is at the end of the first line.
+        let (line, computed) = help.split_once(" [default: ").unwrap_or((&help, "none]"));
         let given: Vec<_> = flag.get_default_values().iter().map(|value| value.to_str().unwrap()).collect();
         let default = match (flag.get_action().takes_values(), given.as_slice()) {
             (false, _) => "off".to_owned(),
-            (true, []) => worked_out.strip_suffix(']').unwrap().to_owned(),
+            (true, []) => computed.strip_suffix(']').unwrap().to_owned(),
             (true, values) => format!("`{}`", values.join(",")),
         };
-        let (variable, value, text) = (variable.to_str().unwrap(), value(flag), text.replace('|', "\\|"));
+        let long = flag.get_long_help().map(ToString::to_string).unwrap_or_default();
+        let rest = long.split_once("\n\n").map(|(_, rest)| format!(". {}", rest.replace('\n', " ")));
+        let text = format!("{line}{}", rest.unwrap_or_default()).replace('|', "\\|");
+        let (variable, value) = (variable.to_str().unwrap(), value(flag));
         format!("| `--{name}` | `{variable}` | {value} | {default} | {text} |\n")
     }
 
-    /// What a flag takes: one of a few words, or what its name for the value says.
+    /// The values of a flag: one of a few words, or the name of their kind.
     fn value(flag: &Arg) -> String {
         let words = flag.get_possible_values();
         match (flag.get_action().takes_values(), words.as_slice()) {
@@ -126,7 +164,7 @@ mod tests {
         let page = std::fs::read_to_string(&path).unwrap();
         let (before, rest) = page.split_once(BEGIN).unwrap();
         let (_, after) = rest.split_once(END).unwrap();
-        let as_it_is = [before, BEGIN, "\n", &table(), "\n", END, after].concat();
+        let as_it_is = [before, BEGIN, &tables(), "\n", END, after].concat();
         if std::env::var_os("UPDATE_DOCS").is_some() {
             std::fs::write(&path, &as_it_is).unwrap();
             return;
@@ -134,7 +172,7 @@ mod tests {
         assert!(
             page == as_it_is,
             "docs/operations.md is behind the flags: `UPDATE_DOCS=1 cargo test --bin rendezvous` brings it up to date\n{}",
-            table()
+            tables()
         );
     }
 
@@ -143,6 +181,82 @@ mod tests {
         let page = include_str!("../../../docs/operations.md");
         for name in flags().iter().map(value).filter(|name| name.starts_with('`') && !name.contains(", ")) {
             assert!(page.contains(&format!("\n| {name} | ")), "{name} is not explained");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_variable_has_the_name_of_its_flag() {
+        for flag in flags() {
+            let name = flag.get_long().unwrap().to_uppercase().replace('-', "_");
+            assert_eq!(flag.get_env().unwrap().to_str().unwrap(), format!("RENDEZVOUS_{name}"));
+        }
+    }
+
+    #[test]
+    fn the_short_help_has_a_line_for_each_flag_below_the_heading_of_its_group() {
+        let help = serve().render_help().to_string();
+        assert!(!help.contains("Examples:"), "{help}");
+        let mut rest = help.as_str();
+        for flag in flags() {
+            let heading = format!("\n{}:\n", flag.get_help_heading().unwrap());
+            if let Some((_, below)) = rest.split_once(&heading) {
+                rest = below;
+            }
+            let (before, below) = rest.split_once(&format!("--{} ", flag.get_long().unwrap())).unwrap();
+            assert!(!before.contains(":\n"), "--{} is not below {heading}", flag.get_long().unwrap());
+            rest = below;
+        }
+        for line in help.lines() {
+            assert!(line.len() <= WIDTH, "{line}");
+        }
+        assert!(help.lines().count() < flags().len() + 40, "{help}");
+    }
+
+    #[test]
+    fn the_long_help_has_more_than_the_short_one() {
+        for mut command in [Arguments::command(), serve()] {
+            let [short, long] =
+                [command.render_help(), command.render_long_help()].map(|help| help.to_string());
+            assert!(long.contains("\nExamples:\n") && !short.contains("Examples:"), "{long}");
+            assert!(short.contains("--help"), "{short}");
+        }
+    }
+
+    #[test]
+    fn the_examples_are_right() {
+        let help = serve().render_long_help().to_string();
+        let (_, examples) = help.split_once("\nExamples:\n").unwrap();
+        let examples = examples.replace("\\\n", " ");
+        let commands: Vec<_> =
+            examples.lines().map(str::trim).filter(|line| line.starts_with("rendezvous ")).collect();
+        assert_eq!(commands.len(), 4, "{examples}");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "0123456789abcdef").unwrap();
+        let path = file.path().to_str().unwrap();
+        for command in commands {
+            let command = command.replace("/etc/rendezvous/create-token", path);
+            let parsed = Arguments::try_parse_from(command.split_whitespace());
+            assert!(parsed.is_ok(), "{command}: {}", parsed.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn the_version_has_the_commit_if_there_is_one() {
+        for flag in ["-V", "--version"] {
+            let error = Arguments::try_parse_from(["rendezvous", flag]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::DisplayVersion);
+            let text = error.to_string();
+            let version =
+                text.strip_prefix(concat!("rendezvous ", env!("CARGO_PKG_VERSION"))).unwrap().trim_end();
+            let commit = version.strip_prefix(" (").and_then(|rest| rest.strip_suffix(')'));
+            let is_commit =
+                |text: &str| text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+            assert!(version.is_empty() || commit.is_some_and(is_commit), "{text}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The program `rendezvous`.
+//! The program `rendezvous`: its allocator and its entry point. [`cli`] has everything else.
 
 #![forbid(unsafe_code)]
 
@@ -6,7 +6,7 @@ mod cli;
 
 use std::process::ExitCode;
 
-/// A transfer is some hundred short-lived allocations, made on one thread and freed on another.
+/// A transfer makes some hundred short-lived allocations on one thread, and frees them on another, which mimalloc does fast.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

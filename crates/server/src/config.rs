@@ -1,4 +1,4 @@
-//! The server's settings, validated. Knows nothing of a command line.
+//! The settings of the server, as types that hold only valid values. Independent of the command line.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -14,81 +14,101 @@ pub use rendezvous_protocol::{BadPeriod, BadSize, Period, Size};
 
 use crate::proxies::TrustedProxies;
 
-/// All settings of a server.
+/// All settings of a server. [`Config::default`] serves this machine on port 9999.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Name or address to listen on.
+    /// The name or address to listen on; `127.0.0.1` by default. A name stands for the first of its addresses. On a loopback address
+    /// requests whose `Host` is neither local, nor this, nor in `allowed_hosts` get 403.
     pub host: String,
-    /// Port to listen on; 0 lets the system pick one.
+    /// The port to listen on; 9999 by default. With 0 the system picks one.
     pub port: u16,
-    /// How long a stream waits for both sides, and stays visible after its end.
+    /// How long a stream waits for both sides; 60 s by default. Then the side that waits gets 504. A stream that has ended stays
+    /// visible for the same time.
     pub ttl: Period,
-    /// How long a running transfer may stand still.
+    /// How long a running transfer may move no byte; 6 h by default. Then it is aborted, and the `PUT` gets 502.
     pub idle_timeout: Period,
-    /// How long a request head, or a JSON body, may take, and how long a client may take none of an answer.
+    /// How long a TLS handshake, a request head and a JSON body may each take, and how long a client may read nothing of a response;
+    /// 10 s by default. Then the connection is closed, after 408 where a head is missing.
     pub head_timeout: Period,
-    /// How long a connection is kept between two requests.
+    /// How long a connection is kept open between two requests; 75 s by default, which is more than common proxies keep theirs. With
+    /// less than its keep-alive timeout, a proxy sends requests on connections that are being closed.
     pub keep_alive: Period,
-    /// How long running transfers may go on after the server was asked to end.
+    /// How long a shutdown waits for streams; 30 s by default. Then waiting requests get 503 and running transfers are aborted.
     pub drain_timeout: Period,
-    /// After how long a client that answers nothing, not even its kernel, counts as gone.
+    /// How long a client's kernel may acknowledge nothing; 2 min by default. Then the client counts as disconnected.
     pub peer_timeout: PeerTimeout,
-    /// Streams at a time that have not ended, at least 1.
+    /// Streams at a time that have not ended, at least 1; 100 000 by default. `POST /stream` gets 503 beyond.
     pub max_streams: usize,
-    /// Memory of all header sets, error reports and JSON bodies together, in bytes; and again as much for large answers that
-    /// describe streams. Requests that need more get 503. Streams without header sets and reports are not counted.
+    /// Memory in bytes for all header sets, error reports and JSON bodies together, and again as much for large responses that
+    /// describe streams; 64 MiB by default. Requests that need more get 503. Streams without header sets and reports do not count.
     pub max_metadata_bytes: Size,
-    /// Connections of clients at a time, at least 1.
+    /// Connections of clients at a time, at least 1; 210 000 by default: both sides of `max_streams`, and some more. Further ones get
+    /// 503.
     pub max_connections: usize,
-    /// Descriptors that the process may have, where that is bounded; connections, pipes and all else must fit.
+    /// Descriptors that the process may have; `None`, the default, is no limit. Fewer connections than `max_connections` are accepted
+    /// where those, pipes and everything else do not fit.
     pub descriptors: Option<usize>,
-    /// What each client may have.
+    /// The limits of each client; by default none on loopback, and elsewhere those of [`rendezvous_core::clients`]. Requests and
+    /// connections beyond get 429.
     pub clients: ClientLimits,
-    /// The proxies whose word is taken for whom they speak for.
+    /// The proxies whose `Forwarded` or `X-Forwarded-For` names the client; none by default. Limits and log then refer to that
+    /// client. With any, loopback listeners for clients show neither the list nor the metrics, unless `open_list` or `admin_token` is
+    /// set: the proxy may be on this machine.
     pub trusted_proxies: TrustedProxies,
-    /// What each stream may carry, and how fast.
+    /// The limits of each stream; none by default. The outcomes are `too_long` and `too_slow`.
     pub streams: StreamLimits,
-    /// How bodies are moved.
+    /// How bodies are moved; by default [`DataPath::Splice`], which costs the least CPU.
     pub data_path: DataPath,
-    /// The certificate of `host` and `port`, which then speak TLS.
+    /// The certificate of the listener on `port`, which then speaks TLS; `None` by default.
     pub tls: Option<TlsFiles>,
-    /// A further port of `host`, without TLS.
+    /// A further port of `host` without TLS; `None` by default. With 0 the system picks one.
     pub plain_port: Option<u16>,
-    /// A listener of the operators' own, to which what is theirs alone moves.
+    /// A separate admin listener, without TLS; `None` by default. When set, the list, metrics and health routes are served only there.
     pub admin_listen: Option<SocketAddr>,
-    /// Needed to make a stream.
+    /// The token that `POST /stream` requires; `None` by default: everybody who reaches the server may create streams.
     pub create_token: Option<Token>,
-    /// Needed to see the list of streams.
+    /// The token that the list and the metrics require; `None` by default: loopback listeners show both, the admin listener shows the
+    /// metrics, and other listeners show neither.
     pub admin_token: Option<Token>,
-    /// Everybody who can reach the server may see the list of streams.
+    /// Shows the list and the metrics on every listener where they are served, unless there is an `admin_token`; `false` by default.
+    /// The list has the ids of all streams, and an id gives the right to use its stream.
     pub open_list: bool,
-    /// The origins whose web pages may use the server.
+    /// The origins whose web pages may use the server; none by default. Requests from pages of other sites
+    /// get 403.
     pub cors_origins: Vec<CorsOrigin>,
-    /// The names that listeners on loopback accept as `Host`, besides those of loopback and `host`. Requests with other names get
-    /// 403, because the name of a web page can resolve to loopback (DNS rebinding).
+    /// The names that loopback listeners accept as `Host`, besides local ones and `host`; none by default. Requests with other names
+    /// get 403, because the name of a web page can resolve to loopback (DNS rebinding).
     pub allowed_hosts: Vec<HostName>,
 }
 
-/// A host name or an address, without a port.
+/// A host name or an IP address, without a port.
+///
+/// ```
+/// use rendezvous_server::config::HostName;
+///
+/// assert_eq!("Relay.Example.".parse(), Ok(HostName::Name("relay.example".to_owned())));
+/// assert_eq!("[::1]".parse(), Ok(HostName::Address([0, 0, 0, 0, 0, 0, 0, 1].into())));
+/// assert!("relay.example:80".parse::<HostName>().is_err());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostName {
-    /// An address.
+    /// An IP address.
     Address(IpAddr),
-    /// A name, in lower case and without the root's dot.
+    /// A name in lower case, without the dot of the root.
     Name(String),
 }
 
-/// A text that is no [`HostName`].
+/// A text that is not a [`HostName`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no host: give a name or an address, without a scheme, port or path, such as relay.example or 10.0.0.5"
+    "{0:?} is not a host: give a name or an address, without a scheme, port or path, such as relay.example or 10.0.0.5"
 )]
 pub struct BadHost(String);
 
 impl HostName {
-    /// Whether no page of the web can have it: a loopback address, `localhost` or a name below it (RFC 6761, section 6.3), or a name
-    /// without a dot. Those are of this machine or its network (a hosts file, a container, a search domain): the public DNS has
-    /// none (RFC 7085 and ICANN's SAC 053 tell why).
+    /// Whether a page of the public web cannot have this host: a loopback address, `localhost` or a name below it (RFC 6761, section
+    /// 6.3), or a name without a dot. The latter belong to this machine or its network (a hosts file, a container, a search domain),
+    /// because the public DNS has none (RFC 7085 and ICANN's SAC 053 give the reasons).
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
@@ -101,7 +121,7 @@ impl HostName {
 impl FromStr for HostName {
     type Err = BadHost;
 
-    /// An IPv6 address may be in brackets.
+    /// Parses a name or an address; an IPv6 address may be in brackets.
     fn from_str(text: &str) -> Result<Self, BadHost> {
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
         if let Ok(address) = bare.parse() {
@@ -120,19 +140,27 @@ impl FromStr for HostName {
     }
 }
 
-/// Whose web pages may use the server.
+/// An origin whose web pages may use the server.
+///
+/// ```
+/// use rendezvous_server::config::CorsOrigin;
+///
+/// assert_eq!("*".parse(), Ok(CorsOrigin::Any));
+/// assert_eq!("https://App.example".parse(), Ok(CorsOrigin::This("https://app.example".to_owned())));
+/// assert!("app.example".parse::<CorsOrigin>().is_err());
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CorsOrigin {
-    /// Everybody's.
+    /// Every origin.
     Any,
-    /// Those of this origin, as browsers write it.
+    /// One origin, as browsers serialize it (RFC 6454, section 6.2).
     This(String),
 }
 
-/// A text that is no [`CorsOrigin`].
+/// A text that is not a [`CorsOrigin`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is no origin: give a scheme, a host, and a port where it is not the scheme's own, such as https://app.example or http://localhost:3000; or * alone for any"
+    "{0:?} is not an origin: give a scheme, a host, and a port where it is not the scheme's own, such as https://app.example or http://localhost:3000; or * alone for any"
 )]
 pub struct BadOrigin(String);
 
@@ -150,7 +178,7 @@ impl FromStr for CorsOrigin {
     }
 }
 
-/// The origin of `uri`, as browsers write it.
+/// The origin of `uri`, as browsers serialize it (RFC 6454, section 6.2). They leave out the default port of the scheme.
 fn written(uri: &Uri) -> Option<String> {
     let (scheme, host) = (uri.scheme_str()?, uri.host()?);
     match (scheme, uri.port_u16()) {
@@ -159,21 +187,21 @@ fn written(uri: &Uri) -> Option<String> {
     }
 }
 
-/// Where the certificate is, in PEM.
+/// The files of a certificate, in PEM. They are read again when they change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The chain, the server's own certificate first.
+    /// The certificate chain, the server's own certificate first.
     pub certificate: PathBuf,
-    /// Its private key.
+    /// The private key of the certificate.
     pub key: PathBuf,
 }
 
-/// How the bodies of plain HTTP/1 streams of a known length are moved.
+/// How bodies of known length are moved between two HTTP/1 connections without TLS. All others are copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataPath {
-    /// By splice(2), without a copy through the program. Only on Linux; elsewhere they are copied.
+    /// By splice(2), inside the kernel. Outside of Linux they are copied.
     Splice,
-    /// Through the program's own buffers, as all others.
+    /// Through buffers of the server.
     Copy,
 }
 
@@ -190,7 +218,7 @@ impl Default for Config {
             peer_timeout: PeerTimeout::default(),
             max_streams: 100_000,
             max_metadata_bytes: Size::bytes(64 << 20),
-            // Both sides of every stream, and some who ask.
+            // Both sides of every stream, and some other requests.
             max_connections: 2 * 100_000 + 10_000,
             descriptors: None,
             clients: ClientLimits::default(),
@@ -209,25 +237,33 @@ impl Default for Config {
     }
 }
 
-/// How long a client's kernel may leave everything unanswered, from 3 seconds to 12 hours; 2 minutes by default: a router
-/// that starts anew takes about one, and a transfer that is cut has to begin again.
+/// How long a client's kernel may acknowledge nothing, from 3 seconds to 12 hours. The default is 2 minutes: a router needs about one
+/// to restart, and an aborted transfer has to start again.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use rendezvous_server::config::PeerTimeout;
+///
+/// assert_eq!("90s".parse::<PeerTimeout>()?.get(), Duration::from_secs(90));
+/// assert!("1d".parse::<PeerTimeout>().is_err());
+/// # Ok::<_, rendezvous_server::config::BadPeerTimeout>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PeerTimeout(Period);
 
-/// A text that is no [`PeerTimeout`].
+/// A text that is not a [`PeerTimeout`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is no time after which a silent client counts as gone: give one from 3s to 12h, such as 30s or 2m"
-)]
+#[error("{0:?} is not a timeout for clients: give a period from 3s to 12h, such as 30s or 2m")]
 pub struct BadPeerTimeout(String);
 
 impl PeerTimeout {
-    /// Room for several questions, of which each may be lost.
+    /// Time for several keepalive probes, because each may be lost.
     const MIN: Duration = Duration::from_secs(3);
-    /// Keepalive can not wait for much longer: it takes 15 bits of seconds.
+    /// The kernel takes at most 15 bits of seconds for keepalive.
     const MAX: Duration = Duration::from_hours(12);
 
-    /// The duration.
+    /// Returns the timeout as a duration.
     #[must_use]
     pub fn get(self) -> Duration {
         self.0.get()
@@ -275,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_browser_would_send_as_an_origin_is_refused() {
+    fn a_text_that_no_browser_sends_as_an_origin_is_refused() {
         for text in [
             "",
             "null",
@@ -295,7 +331,10 @@ mod tests {
             " https://app.example",
         ] {
             let error = text.parse::<CorsOrigin>().unwrap_err().to_string();
-            assert!(error.starts_with(&format!("{text:?} is no origin: give a scheme, a host")), "{error}");
+            assert!(
+                error.starts_with(&format!("{text:?} is not an origin: give a scheme, a host")),
+                "{error}"
+            );
         }
     }
 
@@ -339,21 +378,21 @@ mod tests {
             "ä.example",
         ] {
             let error = text.parse::<HostName>().unwrap_err().to_string();
-            assert!(error.starts_with(&format!("{text:?} is no host: give a name or an address")), "{error}");
+            assert!(
+                error.starts_with(&format!("{text:?} is not a host: give a name or an address")),
+                "{error}"
+            );
         }
     }
 
     #[test]
-    fn a_peer_timeout_has_room_for_questions_and_fits_keepalive() {
+    fn a_peer_timeout_has_time_for_probes_and_fits_keepalive() {
         for (text, seconds) in [("3s", 3), ("90", 90), ("2m", 120), ("12h", 43_200)] {
             assert_eq!(text.parse::<PeerTimeout>().unwrap().get(), Duration::from_secs(seconds));
         }
         for text in ["2.999s", "0", "43201s", "1d", "", "soon"] {
             let error = text.parse::<PeerTimeout>().unwrap_err().to_string();
-            assert!(
-                error.starts_with(&format!("{text:?} is no time after which a silent client")),
-                "{error}"
-            );
+            assert!(error.starts_with(&format!("{text:?} is not a timeout for clients: give")), "{error}");
         }
     }
 }

@@ -35,6 +35,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod certificate;
 pub mod config;
 mod connection;
 mod descriptors;
@@ -51,6 +52,7 @@ mod server;
 mod tls;
 mod wire;
 
+pub use certificate::CertificateSummary;
 pub use listener::{BindError, Inherited, ListenerKind};
 pub use server::{SHUTDOWN_GRACE, Server};
 pub use tls::TlsError;

@@ -57,7 +57,7 @@ pub struct Inherited {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The host name has no address.
-    #[error("cannot find the address of the host {host:?}: {source}")]
+    #[error("cannot find the address of the host {host:?}")]
     Host {
         /// The host name.
         host: String,
@@ -78,10 +78,10 @@ pub enum BindError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The socket that was handed over cannot be used as a listener.
-    #[error("cannot listen on the socket that was handed over: {0}")]
+    #[error("cannot listen on the socket that was handed over")]
     Inherited(#[source] io::Error),
     /// The system refuses to listen on the address.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Listen {
         /// The address.
         address: SocketAddr,

@@ -1,8 +1,8 @@
-//! What the server has done and what it holds, in numbers, and how they are told: as `OpenMetrics`, or in the text format of
-//! Prometheus that is older.
+//! The counters, histograms and gauges of the server, and their exposition as `OpenMetrics` or in the older text format of
+//! Prometheus.
 //!
-//! To count an event costs an atomic or two, and nothing for each byte: labels are resolved once, at the start. No label says
-//! whom a number is about: each is one of a few words that stand here.
+//! Counting an event costs one or two atomic operations, and bytes cost none, because the labels are resolved once, at the start. No
+//! label identifies a client or a stream; each has a fixed set of values, so the size of the response is bounded.
 
 mod durations;
 mod families;
@@ -27,20 +27,20 @@ use self::families::{Connections, Outcomes, Refusals};
 pub(crate) use self::format::Format;
 use self::format::to_prometheus;
 
-/// Of every name.
+/// The prefix of the names of all metric families.
 const PREFIX: &str = "rendezvous";
-/// From the creation of a stream to its pairing, in seconds: up to a `--ttl`.
+/// Bucket bounds in seconds, from the creation of a stream to its pairing. They reach beyond common values of `--ttl`.
 const PAIRING_WAITS: &[f64] = &[0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0, 3600.0];
-/// From the pairing to the outcome, in seconds: they may run for ever.
+/// Bucket bounds in seconds, from pairing to outcome. A transfer may run for days.
 const TRANSFER_DURATIONS: &[f64] =
     &[0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0];
-/// From the last byte written to its acknowledgement, in seconds: a way to the client and back, and what its kernel adds.
+/// Bucket bounds in seconds, from the last byte written to its acknowledgement: a round trip, and the delay of the client's kernel.
 const DELIVERY_WAITS: &[f64] =
     &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
-/// All that is counted of a server.
+/// The metrics of a server that are updated by events.
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
@@ -53,14 +53,14 @@ pub(crate) struct Metrics {
     refusals: Refusals,
 }
 
-/// What is counted elsewhere, at one moment.
+/// The values that other modules keep, at the time of a scrape.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Gauges {
-    /// Streams by state.
+    /// The streams by state.
     pub(crate) streams: Census,
-    /// Body bytes that all transfers have passed on.
+    /// Body bytes that all transfers have passed on since the start.
     pub(crate) body_bytes: u64,
-    /// Pipes that bodies pass through.
+    /// Pipes that transfers use.
     pub(crate) pipes_in_use: usize,
 }
 
@@ -102,7 +102,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All numbers as text.
+    /// Returns all metrics as text in the given format.
     #[must_use]
     pub(crate) fn text(&self, gauges: Gauges, format: Format) -> String {
         let Gauges { streams, body_bytes, pipes_in_use } = gauges;
@@ -125,7 +125,7 @@ impl Metrics {
         now.register_with_unit("body", "Bytes of bodies passed on to destinations", Unit::Bytes, body_bytes);
 
         let mut text = String::new();
-        // A string takes all that is written.
+        // Writing to a string cannot fail.
         let _ = encode_registry(&mut text, &now);
         let _ = encode_registry(&mut text, &self.registry);
         let _ = encode_eof(&mut text);
@@ -135,17 +135,18 @@ impl Metrics {
         }
     }
 
-    /// A destination has acknowledged its last byte, so long after that was written.
+    /// Counts a delivery: the destination acknowledged the last byte `wait` after it was written.
     pub(crate) fn delivered(&self, wait: Duration) {
         self.delivery_waits.observe(wait);
     }
 
-    /// A request, or a whole connection, is refused, by an error of this name: that of an [`rendezvous_protocol::ErrorKind`], or [`REPORTED`].
+    /// Counts a request or a whole connection that is refused. `error` is the name of a [`rendezvous_protocol::ErrorKind`], or
+    /// [`REPORTED`].
     pub(crate) fn refused(&self, error: &str) {
         self.refusals.count(error);
     }
 
-    /// A connection was accepted. It is open as long as this is there.
+    /// Counts an accepted connection, which is open until the returned value is dropped.
     #[must_use]
     pub(crate) fn accepted(self: &Arc<Self>, is_tls: bool) -> OpenConnection {
         self.open_connections.inc();
@@ -168,16 +169,16 @@ impl Subscriber for Metrics {
     }
 }
 
-/// What a connection speaks.
+/// The protocol of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Protocol {
-    /// HTTP/1.1, or HTTP/1.0.
+    /// HTTP/1.1 or HTTP/1.0.
     Http1,
     /// HTTP/2.
     Http2,
 }
 
-/// A connection that is open.
+/// An open connection. Dropping it closes it for the metrics.
 #[derive(Debug)]
 pub(crate) struct OpenConnection {
     metrics: Arc<Metrics>,
@@ -186,7 +187,7 @@ pub(crate) struct OpenConnection {
 }
 
 impl OpenConnection {
-    /// The first request is one of this protocol, which the connection is counted by.
+    /// Sets the protocol under which the connection is counted. Only the first call has an effect.
     pub(crate) fn taken_by(&self, protocol: Protocol) {
         self.count(Some(protocol));
     }

@@ -1,7 +1,7 @@
-//! Whom a trusted proxy speaks for: `Forwarded` (RFC 7239) and `X-Forwarded-For`. Pure.
+//! The client behind a trusted proxy, by `Forwarded` (RFC 7239) or `X-Forwarded-For`. Pure.
 //!
-//! Anybody can send these fields, so they count only on connections of proxies that the operator named; and of what
-//! they say only as much as such proxies have added: from the right, up to the first address that is none of theirs.
+//! Anybody can send these fields, so they are used only on connections of proxies that the operator has named, and only the part
+//! that such proxies have added: from the right, up to the first address that is not a trusted proxy's.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
@@ -9,12 +9,20 @@ use std::str::FromStr;
 use ipnet::IpNet;
 
 /// A network of trusted proxies, written as `10.0.0.0/8`, `fd00::/8` or one address.
+///
+/// ```
+/// use rendezvous_server::proxies::{Network, TrustedProxies};
+///
+/// let network: Network = "10.0.0.0/8".parse()?;
+/// assert!(TrustedProxies::from_iter([network]).contain([10, 1, 2, 3].into()));
+/// # Ok::<_, rendezvous_server::proxies::BadNetwork>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network(IpNet);
 
-/// A text that is no [`Network`].
+/// A text that is not a [`Network`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no network: give one such as 10.0.0.0/8 or fd00::/8, or an address")]
+#[error("{0:?} is not a network: give one such as 10.0.0.0/8 or fd00::/8, or an address")]
 pub struct BadNetwork(String);
 
 impl FromStr for Network {
@@ -26,7 +34,7 @@ impl FromStr for Network {
     }
 }
 
-/// The proxies whose word is taken for whom they speak for.
+/// The networks of the proxies that may name the client. By default there are none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<Network>);
 
@@ -37,20 +45,21 @@ impl FromIterator<Network> for TrustedProxies {
 }
 
 impl TrustedProxies {
-    /// Whether there is none.
+    /// Whether there are no trusted proxies.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether `address` is a trusted proxy's.
+    /// Whether `address` belongs to a trusted proxy. An IPv4-mapped IPv6 address counts as the IPv4 address.
     #[must_use]
     pub fn contain(&self, address: IpAddr) -> bool {
         !self.0.is_empty() && self.0.iter().any(|network| network.0.contains(&address.to_canonical()))
     }
 
-    /// The client that a trusted proxy speaks for, by the lines of its `Forwarded`, or else by those of its
-    /// `X-Forwarded-For`: the rightmost address that is no trusted proxy's. `None` where they do not tell.
+    /// Returns the client of a request that came from a trusted proxy: the rightmost address in the lines of `Forwarded`, or without
+    /// those in the lines of `X-Forwarded-For`, that does not belong to a trusted proxy. `None` if there is none, or if an element to
+    /// the right of it cannot be parsed.
     pub fn client<'a>(
         &self,
         forwarded: impl IntoIterator<Item = &'a [u8]>,
@@ -65,7 +74,7 @@ impl TrustedProxies {
         }
     }
 
-    /// An element that can not be read hides what stands to its left.
+    /// An element that cannot be parsed invalidates everything to its left.
     fn rightmost(&self, hops: impl Iterator<Item = Option<IpAddr>>) -> Option<IpAddr> {
         hops.fold(None, |client, hop| match hop {
             Some(address) if self.contain(address) => client,
@@ -74,13 +83,13 @@ impl TrustedProxies {
     }
 }
 
-/// The `for` of one element of `Forwarded`; `None` where it has none, two, or is not well-formed.
+/// The `for` parameter of one element of `Forwarded`; `None` if there are none or two, or if the element is malformed.
 fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
     let mut found = None;
     for pair in split(element, b';') {
         let at = pair.iter().position(|byte| *byte == b'=')?;
         let (name, value) = (pair.get(..at)?.trim_ascii(), unquote(pair.get(at + 1..)?.trim_ascii())?);
-        // One that a client has left open there would swallow what its proxy added.
+        // A quote that the client left open would otherwise swallow the element that its proxy added.
         if name.contains(&b'"') {
             return None;
         }
@@ -91,7 +100,7 @@ fn forwarded_for(element: &[u8]) -> Option<IpAddr> {
     found
 }
 
-/// The parts of `text` between separators that are not inside quotes.
+/// Splits `text` at the separators outside of quotes.
 fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     let (mut quoted, mut escaped) = (false, false);
     text.split(move |byte| {
@@ -105,7 +114,7 @@ fn split(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// A token as it is, or what is between quotes with its escapes, which no address has.
+/// Returns a token unchanged, or the content of a quoted string with its escapes, which an address never contains.
 fn unquote(value: &[u8]) -> Option<&[u8]> {
     let Some(rest) = value.strip_prefix(b"\"") else {
         return (!value.contains(&b'"')).then_some(value);
@@ -120,7 +129,7 @@ fn unquote(value: &[u8]) -> Option<&[u8]> {
     (!ends_early && !escaped).then_some(inside)
 }
 
-/// An address, maybe with a port; of IPv6 with a port the address is in brackets.
+/// Parses a node of RFC 7239, section 6: an address with or without a port. With a port, an IPv6 address is in brackets.
 fn node(text: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(text).ok()?;
     let address = if let Some(rest) = text.strip_prefix('[') {
@@ -136,7 +145,7 @@ fn node(text: &[u8]) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// A number, or a name that a proxy has for it.
+/// Whether `text` is a port: a number, or an obfuscated name (RFC 7239, section 6.3).
 fn is_port(text: &str) -> bool {
     let is_name = |name: &str| {
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
@@ -189,7 +198,7 @@ mod tests {
             ("for=192.0.2.43,", None),
             ("for", None),
             ("", None),
-            // A quote that a client left open must not swallow what its proxy added.
+            // A quote that a client left open must not swallow the element that its proxy added.
             ("for=9.9.9.9;x=\", for=192.0.2.43", None),
             ("for=9.9.9.9;x=\", for=192.0.2.43;by=\"_a\"", None),
             ("for=9.9.9.9;x\", for=192.0.2.43", None),
@@ -219,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_named_is_not_trusted() {
+    fn an_address_outside_of_the_networks_is_not_trusted() {
         for (address, trusted) in [
             ("10.255.0.1", true),
             ("::ffff:10.255.0.1", true),
@@ -237,7 +246,7 @@ mod tests {
     fn a_bad_network_is_refused_with_what_would_be_right() {
         for text in ["", "10.0.0.0/33", "10.0.0/8", "localhost", "10.0.0.0/8,", "fd00::/129"] {
             let error = text.parse::<Network>().unwrap_err().to_string();
-            assert!(error.starts_with(&format!("{text:?} is no network: give one such as")), "{error}");
+            assert!(error.starts_with(&format!("{text:?} is not a network: give one such as")), "{error}");
         }
     }
 

@@ -42,6 +42,7 @@ use crate::api::cors::Cors;
 use crate::api::hosts::Hosts;
 use crate::api::refusal::Refusal;
 use crate::api::response;
+use crate::certificate::CertificateSummary;
 use crate::config::{Config, DataPath};
 use crate::connection::{self, Accepted, ConnectionPermit, Peer, Shared};
 use crate::descriptors::DescriptorShares;
@@ -179,6 +180,12 @@ impl Server {
     #[must_use]
     pub fn address(&self, kind: ListenerKind) -> Option<SocketAddr> {
         self.listeners.iter().find(|listener| listener.kind == kind).map(|listener| listener.address)
+    }
+
+    /// The certificate of the listener that speaks TLS, if there is one.
+    #[must_use]
+    pub fn certificate(&self) -> Option<CertificateSummary> {
+        self.certificate.as_ref().map(|certificate| CertificateSummary::new(certificate.chain()))
     }
 
     /// Returns a handle that reloads the certificate when it is notified.

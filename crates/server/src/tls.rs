@@ -29,6 +29,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{info, warn};
 
 use crate::config::TlsFiles;
+use crate::log::Chain;
 
 /// Interval of the checks for changed files.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -41,7 +42,7 @@ const MAX_CHECKS: usize = 4;
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("cannot read {path:?}: {source}")]
+    #[error("cannot read {path:?}")]
     Read {
         /// The file.
         path: PathBuf,
@@ -59,7 +60,7 @@ pub enum TlsError {
         key: PathBuf,
     },
     /// A file does not contain what it should.
-    #[error("{path:?} holds no {what} in PEM: {source}")]
+    #[error("{path:?} holds no {what} in PEM")]
     Pem {
         /// The file.
         path: PathBuf,
@@ -69,7 +70,7 @@ pub enum TlsError {
         source: pem::Error,
     },
     /// The certificate and the key are of an unsupported kind, or do not belong together.
-    #[error("the certificate of {certificate:?} cannot be used with the key of {key:?}: {source}")]
+    #[error("the certificate of {certificate:?} cannot be used with the key of {key:?}")]
     Pair {
         /// The certificate's file.
         certificate: PathBuf,
@@ -104,6 +105,11 @@ impl Certificate {
             read.map_err(|panic| TlsError::Read { path: files.certificate.clone(), source: panic.into() })?;
         let current = Mutex::new(Arc::new(read?));
         Ok(Arc::new(Self { files, current, fingerprint: Mutex::new(fingerprint) }))
+    }
+
+    /// The chain in use, the server's own certificate first.
+    pub(super) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.current.lock().cert.clone()
     }
 
     /// Returns an acceptor of TLS 1.2 and 1.3 that offers HTTP/2 and HTTP/1 and uses the certificate current at each handshake.
@@ -162,7 +168,7 @@ impl Certificate {
                 *self.current.lock() = Arc::new(fresh);
                 info!("the certificate was reloaded");
             }
-            Some(Err(error)) => warn!(%error, "the old certificate stays"),
+            Some(Err(error)) => warn!(error = %Chain(&error), "the old certificate stays"),
             None => {}
         }
     }

@@ -43,8 +43,9 @@ impl Program {
     pub(crate) fn start_secure(&self, flags: &[&str]) -> anyhow::Result<Server> {
         let flags: Vec<_> = flags.iter().copied().chain(["--plain-port", "0"]).collect();
         let (process, greeting) = self.greet(&flags, 4)?;
-        let named = (addresses(&greeting).next(), addresses(&greeting).last());
-        let (Some(secure), Some(plain)) = named else { bail!("no address in {greeting:?}") };
+        let secure = addresses(&greeting).next();
+        let plain = addresses(&greeting).find(|address| Some(*address) != secure);
+        let (Some(secure), Some(plain)) = (secure, plain) else { bail!("no address in {greeting:?}") };
         Ok(Server { process, plain, secure: Some(secure) })
     }
 

@@ -1,8 +1,8 @@
-//! Logs, to standard error.
+//! The log, on standard error.
 //!
-//! Lines are written by a thread of their own, so that a reader who is slow never holds up a stream: where too many wait, lines are
-//! lost, not time. Of the libraries only errors are shown: a peer can cause their warnings at will (a TLS client that names an address,
-//! for one), and what they log below that may have a whole id or a token in it.
+//! A thread of its own writes the lines, so that a slow reader of standard error never delays a stream; when [`QUEUE`] lines wait,
+//! further ones are dropped. Of libraries only errors are logged: peers can cause their warnings at will (for example a TLS client
+//! that sends an address as its server name), and their less severe events may contain whole ids and tokens.
 
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Stderr, Write, stderr};
@@ -20,14 +20,15 @@ use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Lines that wait to be written, at most.
+/// The maximum of lines that wait to be written.
 const QUEUE: usize = 4 * 1024;
-/// For lines to gather. To wake the thread that writes them for each would cost more than the line.
+/// The pause after each write, in which lines are collected: waking the thread for each line would cost more than the line.
 const PAUSE: Duration = Duration::from_millis(5);
-/// How the targets of our own events begin: those of requests and streams, and those of all crates of this workspace (`rendezvous_server`, …).
+/// How the targets of our own events begin: those of requests and streams, and those of all crates of the workspace, such as
+/// `rendezvous_server`.
 const OWN_TARGETS: [&str; 2] = ["access", "rendezvous"];
 
-/// The least important events to log.
+/// The least severe events to log.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Level {
     Error,
@@ -37,14 +38,14 @@ pub(crate) enum Level {
     Trace,
 }
 
-/// How to log.
+/// The format of the lines.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Format {
     Text,
     Json,
 }
 
-/// Which events to log.
+/// The events to log: a level for each target.
 #[derive(Debug, Clone)]
 pub(crate) struct Filter(Targets);
 
@@ -69,15 +70,15 @@ impl From<Level> for Filter {
     }
 }
 
-/// Logs what passes `filter` until the guard is dropped, which waits a moment for the last lines to be written.
+/// Logs the events that pass `filter`. Dropping the guard waits a moment for the last lines to be written, and ends the log.
 pub(crate) fn start(filter: Filter, format: Format) -> WorkerGuard {
-    let is_read_by_a_person = stderr().is_terminal();
+    let is_terminal = stderr().is_terminal();
     let builder = NonBlockingBuilder::default().buffered_lines_limit(QUEUE).thread_name("log");
-    let (writer, guard) = builder.finish(Gathering(BufWriter::new(stderr())));
+    let (writer, guard) = builder.finish(Collecting(BufWriter::new(stderr())));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = match format {
-        Format::Text if is_read_by_a_person => lines.with_target(false).boxed(),
-        // The library's own way, which could have colours, takes twice as long.
+        Format::Text if is_terminal => lines.with_target(false).boxed(),
+        // The default formatter, which supports colours, takes twice as long.
         Format::Text => {
             lines.with_target(false).with_ansi(false).fmt_fields(debug_fn(write_field).delimited(" ")).boxed()
         }
@@ -93,15 +94,15 @@ fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -
     if field.name() == "message" { write!(writer, "{value:?}") } else { write!(writer, "{field}={value:?}") }
 }
 
-/// Standard error, for a thread that flushes it when there is nothing more to write.
-struct Gathering(BufWriter<Stderr>);
+/// Standard error for the thread of the log, which flushes it when no line waits.
+struct Collecting(BufWriter<Stderr>);
 
-impl Write for Gathering {
+impl Write for Collecting {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.write(bytes)
     }
 
-    #[allow(clippy::disallowed_methods, reason = "no connection is served by the thread that writes the log")]
+    #[allow(clippy::disallowed_methods, reason = "the thread that writes the log serves no connection")]
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()?;
         thread::sleep(PAUSE);

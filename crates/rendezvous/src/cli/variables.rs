@@ -1,25 +1,25 @@
-//! The environment variables of the flags: one that begins like them and belongs to no flag is a mistake. Pure.
+//! Rejects environment variables that begin like those of the flags and belong to no flag. Pure.
 //!
 //! A misspelled variable would otherwise be ignored, and a server without its token file is open to everybody.
 
 use std::fmt;
 
-/// What all variables of the program begin with.
+/// The prefix of all variables of the program.
 const PREFIX: &str = "RENDEZVOUS_";
-/// How alike two names must be, from 0 to 1, for one to be suggested for the other. That of clap.
-const ALIKE: f64 = 0.7;
-/// Unknown variables that are named at most.
+/// The similarity, from 0 to 1, above which one name is suggested for another; the same as that of clap.
+const SIMILAR: f64 = 0.7;
+/// The maximum of unknown variables that a message names.
 const MAX_NAMED: usize = 10;
 
-/// Variables that begin like those of the flags, and belong to no flag.
+/// The variables that begin like those of the flags and belong to no flag; never empty.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct UnknownVariables {
-    /// Each with the variable that was probably meant.
+    /// Each with the variable that was probably meant, in alphabetical order.
     unknown: Vec<(String, Option<String>)>,
 }
 
 impl UnknownVariables {
-    /// Those among the names of the `environment`, or `None` if there are none. `known` are the variables of the flags.
+    /// Finds them among the names of the `environment`; `None` if there are none. `known` are the variables of the flags.
     pub(super) fn find(environment: impl Iterator<Item = String>, known: &[String]) -> Option<Self> {
         let is_unknown = |name: &String| name.starts_with(PREFIX) && !known.contains(name);
         let mut unknown: Vec<_> =
@@ -29,19 +29,19 @@ impl UnknownVariables {
         (!unknown.is_empty()).then_some(Self { unknown })
     }
 
-    /// Kubernetes sets such a variable for every Service in the namespace, after the name of the Service.
+    /// Whether Kubernetes has set them: it does so for every Service in the namespace, with the name of the Service as prefix.
     fn are_service_links(&self) -> bool {
         self.unknown.iter().any(|(name, _)| name.ends_with("_SERVICE_HOST"))
     }
 }
 
-/// The known variable most like `name`.
+/// The known variable that is most similar to `name`.
 fn nearest(name: &str, known: &[String]) -> Option<String> {
     let rest = |name: &str| name.trim_start_matches(PREFIX).to_ascii_uppercase();
-    let alike = |known: &String| strsim::jaro_winkler(&rest(name), &rest(known));
-    let scored = known.iter().map(|known| (alike(known), known));
+    let similarity = |known: &String| strsim::jaro_winkler(&rest(name), &rest(known));
+    let scored = known.iter().map(|known| (similarity(known), known));
     let nearest = scored.max_by(|(one, _), (other, _)| one.total_cmp(other));
-    nearest.filter(|(alike, _)| *alike > ALIKE).map(|(_, known)| known.clone())
+    nearest.filter(|(similarity, _)| *similarity > SIMILAR).map(|(_, known)| known.clone())
 }
 
 impl fmt::Display for UnknownVariables {
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn variables_of_flags_and_of_others_are_no_mistake() {
+    fn variables_of_flags_and_of_other_programs_are_accepted() {
         assert_eq!(find(&KNOWN), None);
         assert_eq!(find(&["PATH", "RENDEZVOUS", "MY_RENDEZVOUS_PORT", "rendezvous_port"]), None);
     }
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kubernetes_sets_for_a_service_is_recognized() {
+    fn variables_that_kubernetes_sets_for_a_service_are_recognized() {
         for service in ["RENDEZVOUS", "RENDEZVOUS_ADMIN"] {
             let links = ["SERVICE_HOST", "SERVICE_PORT", "PORT", "PORT_80_TCP", "PORT_80_TCP_ADDR"]
                 .map(|rest| format!("{service}_{rest}"));

@@ -1,5 +1,5 @@
-//! TLS in the program: certificates on a file system that hangs (a FIFO in the place of a file, which is read until somebody writes to
-//! it), and clients whose handshake is none.
+//! TLS in the program: certificates on a file system that hangs (a FIFO replaces the file, and reading blocks until the test writes to
+//! it), and clients whose handshake is invalid.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,36 +13,41 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use crate::{PATIENCE, Program, Running, curl, rendezvous};
 
-/// A certificate for the address of the tests, and its key, in files.
-struct Pair {
+/// A self-signed certificate and its key, in files.
+pub(crate) struct Pair {
     folder: tempfile::TempDir,
 }
 
 impl Pair {
+    /// For the address of the tests.
     fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        Self::of("127.0.0.1")
+    }
+
+    pub(crate) fn of(name: &str) -> Self {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
         let pair = Self { folder: tempfile::tempdir().unwrap() };
         fs::write(pair.certificate(), made.cert.pem()).unwrap();
         fs::write(pair.key(), made.signing_key.serialize_pem()).unwrap();
         pair
     }
 
-    fn certificate(&self) -> PathBuf {
+    pub(crate) fn certificate(&self) -> PathBuf {
         self.folder.path().join("certificate.pem")
     }
 
-    fn key(&self) -> PathBuf {
+    pub(crate) fn key(&self) -> PathBuf {
         self.folder.path().join("key.pem")
     }
 
-    fn flags(&self) -> [String; 4] {
+    pub(crate) fn flags(&self) -> [String; 4] {
         let [certificate, key] =
             [self.certificate(), self.key()].map(|path| path.to_str().unwrap().to_owned());
         ["--tls-cert".into(), certificate, "--tls-key".into(), key]
     }
 
-    /// Puts files in the place of these, each by a rename.
-    fn become_those_of(&self, other: &Self) {
+    /// Replaces the files by those of another pair, each by a rename.
+    fn replace_by(&self, other: &Self) {
         for (from, to) in [(other.key(), self.key()), (other.certificate(), self.certificate())] {
             let beside = to.with_extension("new");
             fs::copy(from, &beside).unwrap();
@@ -51,14 +56,14 @@ impl Pair {
     }
 }
 
-/// Makes the file at `path` one that hangs who reads it.
+/// Replaces the file at `path` by one whose readers hang.
 fn make_hang(path: &Path) {
     let beside = path.with_extension("fifo");
     assert!(Command::new("mkfifo").arg(&beside).status().unwrap().success());
     fs::rename(beside, path).unwrap();
 }
 
-/// Waits until somebody reads the file, who then waits for what is never written, as long as the answer is kept.
+/// Waits until the server reads the file. The read hangs as long as the returned file is open.
 fn until_it_is_read(path: &Path) -> File {
     File::options().write(true).open(path).unwrap()
 }
@@ -71,24 +76,24 @@ fn serve(pair: &Pair, flags: &[&str]) -> Program {
     )
 }
 
-/// Whether the server shows this certificate, and answers.
+/// Whether the server presents this certificate, and responds.
 fn answers_with(program: &Program, certificate: &Path) -> bool {
     let url = format!("{}/ping", program.base);
-    let mut ask = curl(&["--cacert", certificate.to_str().unwrap(), &url]);
-    ask.output().unwrap().status.success()
+    let mut request = curl(&["--cacert", certificate.to_str().unwrap(), &url]);
+    request.output().unwrap().status.success()
 }
 
 #[test]
-fn a_certificate_that_can_not_be_read_holds_up_nothing_and_heals() {
+fn a_certificate_that_hangs_delays_no_connection_and_is_replaced_later() {
     for hangs in ["certificate", "key"] {
         let (pair, old, fresh) = (Pair::new(), Pair::new(), Pair::new());
-        pair.become_those_of(&old);
+        pair.replace_by(&old);
         let mut program = serve(&pair, &[]);
         let mut log = BufReader::new(program.process.0.stderr.take().unwrap());
         let path = if hangs == "key" { pair.key() } else { pair.certificate() };
         make_hang(&path);
         let _never_written = until_it_is_read(&path);
-        assert!(answers_with(&program, &old.certificate()), "it serves with what it has");
+        assert!(answers_with(&program, &old.certificate()), "it serves with the old certificate");
         let mut line = String::new();
         log.read_line(&mut line).unwrap();
         assert!(
@@ -98,18 +103,18 @@ fn a_certificate_that_can_not_be_read_holds_up_nothing_and_heals() {
         assert!(line.contains(path.to_str().unwrap()), "{line}");
         assert!(answers_with(&program, &old.certificate()), "{hangs}");
 
-        // The look that hangs does so to the end.
-        pair.become_those_of(&fresh);
+        // The read that hangs never ends.
+        pair.replace_by(&fresh);
         program.process.signal(Signal::HUP);
         let deadline = std::time::Instant::now() + PATIENCE;
         while !answers_with(&program, &fresh.certificate()) {
-            assert!(std::time::Instant::now() < deadline, "the new {hangs} is not taken up");
+            assert!(std::time::Instant::now() < deadline, "the new {hangs} is not used");
         }
         program.process.signal(Signal::TERM);
         assert_eq!(program.process.wait().code(), Some(0));
         let mut rest = String::new();
         log.read_to_string(&mut rest).unwrap();
-        assert_eq!(rest, "", "what hangs is reported once");
+        assert_eq!(rest, "", "a file that hangs is reported once");
     }
 }
 
@@ -130,7 +135,7 @@ fn a_server_whose_certificate_hangs_ends_in_time() {
 }
 
 #[test]
-fn a_certificate_that_hangs_at_the_start_is_an_error_and_no_silence() {
+fn a_certificate_that_hangs_at_the_start_is_an_error() {
     for (signal, code) in [(None, 1), (Some(Signal::TERM), 0)] {
         let pair = Pair::new();
         make_hang(&pair.certificate());
@@ -141,26 +146,26 @@ fn a_certificate_that_hangs_at_the_start_is_an_error_and_no_silence() {
             process.signal(signal);
         }
         assert_eq!(process.wait().code(), Some(code));
-        let mut said = String::new();
-        process.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        let mut error = String::new();
+        process.0.stderr.take().unwrap().read_to_string(&mut error).unwrap();
         if signal.is_none() {
             let path = pair.certificate();
             assert!(
-                said.contains("has not answered for 5s") && said.contains(path.to_str().unwrap()),
-                "{said}"
+                error.contains("has not answered for 5s") && error.contains(path.to_str().unwrap()),
+                "{error}"
             );
         }
     }
 }
 
-/// The library warns of a client that names an address where a name belongs.
+/// The library warns about a client that sends an address as its server name.
 #[test]
 fn no_handshake_writes_to_the_log() {
     let pair = Pair::new();
     let program = serve(&pair, &[]);
     let config = ClientConfig::builder().with_root_certificates(RootCertStore::empty());
     let config = Arc::new(config.with_no_client_auth());
-    // The library would not send an address; both have as many bytes.
+    // The library would not send an address, so the test replaces a name of the same length.
     let (name, address) = ("127-0-0-1", b"127.0.0.1");
     let mut client = ClientConnection::new(config, name.try_into().unwrap()).unwrap();
     let mut hello = Vec::new();
@@ -170,6 +175,6 @@ fn no_handshake_writes_to_the_log() {
     let mut stream = TcpStream::connect(program.base.strip_prefix("https://").unwrap()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(&hello).unwrap();
-    assert_eq!(stream.read(&mut [0]).unwrap(), 1, "it is answered");
+    assert_eq!(stream.read(&mut [0]).unwrap(), 1, "the server responds");
     assert_eq!(program.log(), "");
 }

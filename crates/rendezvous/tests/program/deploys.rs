@@ -1,4 +1,4 @@
-//! What a service manager does to the server: it keeps the socket, is told how the server is, and restarts it.
+//! The server below a service manager: it inherits a socket, reports its state, and is restarted.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,9 +12,9 @@ use rustix::process::Signal;
 
 use crate::{PATIENCE, Program, curl, rendezvous, until_state};
 
-/// A server that is handed `socket`, under this name, by the protocol of `sd_listen_fds(3)`.
+/// A server that inherits `socket`, under this name, by the protocol of `sd_listen_fds(3)`.
 fn activated(socket: &TcpListener, name: &str, arguments: &[&str]) -> Program {
-    // It wants the number of the process that serves: the shell's, which becomes it.
+    // LISTEN_PID is the process that serves: the shell's, which exec replaces.
     let script = r#"export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&0 </dev/null"#;
     let mut command = Command::new("sh");
     command
@@ -28,11 +28,11 @@ fn activated(socket: &TcpListener, name: &str, arguments: &[&str]) -> Program {
 struct Answer {
     status: u16,
     body: Vec<u8>,
-    /// As long as its head says.
+    /// Whether the body has the length that the head declares.
     is_whole: bool,
 }
 
-/// A request of a connection of its own. Fails where that is refused, or where there is no answer.
+/// Sends a request on a connection of its own. Fails if that is refused, or closed without a response.
 fn ask(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -43,8 +43,8 @@ fn ask(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> io::Result
     stream.write_all(&[head.as_bytes(), body].concat())?;
     let mut answer = Vec::new();
     let ended = stream.read_to_end(&mut answer);
-    let no_answer = || io::Error::new(io::ErrorKind::UnexpectedEof, "no answer");
-    let head_end = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(no_answer)?;
+    let no_response = || io::Error::new(io::ErrorKind::UnexpectedEof, "no response");
+    let head_end = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(no_response)?;
     let body = answer.split_off(head_end + 4);
     let head = String::from_utf8(answer).unwrap().to_ascii_lowercase();
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
@@ -52,7 +52,7 @@ fn ask(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> io::Result
     Ok(Answer { status: head[9..12].parse().unwrap(), is_whole, body })
 }
 
-/// Makes a stream as soon as there is a server that makes some, and moves a body through it.
+/// Creates a stream as soon as a server does not drain, and moves a body through it.
 fn transfer(address: SocketAddr, seed: usize) -> io::Result<()> {
     let id = loop {
         let made = ask(address, "POST", "/stream", b"")?;
@@ -100,7 +100,7 @@ fn a_restart_under_load_refuses_no_connection_and_cuts_no_stream() {
             {
                 thread::yield_now();
             }
-            // The last one serves what the others are about to ask.
+            // The last server serves the transfers that still run.
             over.store(restart == RESTARTS, Ordering::Relaxed);
             if restart < RESTARTS {
                 program.process.signal(Signal::TERM);
@@ -116,7 +116,7 @@ fn a_restart_under_load_refuses_no_connection_and_cuts_no_stream() {
 }
 
 #[test]
-fn a_socket_that_is_handed_over_takes_the_place_of_the_flag_of_its_name() {
+fn an_inherited_socket_replaces_the_listener_of_the_flag_of_its_name() {
     let socket = TcpListener::bind("127.0.0.1:0").unwrap();
     let base = format!("http://{}", socket.local_addr().unwrap());
     for (name, line, path) in [
@@ -126,19 +126,20 @@ fn a_socket_that_is_handed_over_takes_the_place_of_the_flag_of_its_name() {
     ] {
         let flags: &[&str] = if name == "admin" { &["--admin-listen", "127.0.0.1:1"] } else { &[] };
         let program = activated(&socket, name, flags);
-        let greeting: Vec<_> = program.greeting.iter().filter_map(|said| said.strip_prefix(line)).collect();
+        let greeting: Vec<_> =
+            program.greeting.iter().filter_map(|printed| printed.strip_prefix(line)).collect();
         assert_eq!(greeting, [&base], "{name}");
         assert!(curl(&[&format!("{base}{path}")]).output().unwrap().status.success(), "{name}");
     }
 }
 
 #[test]
-fn a_service_manager_is_told_that_the_server_is_ready_lives_and_ends() {
+fn a_service_manager_gets_reports_that_the_server_is_ready_alive_and_stopping() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager.set_read_timeout(Some(PATIENCE)).unwrap();
-    let told = || {
+    let report = || {
         let mut message = [0; 1024];
         let length = manager.recv(&mut message).unwrap();
         String::from_utf8_lossy(&message[..length]).into_owned()
@@ -146,17 +147,17 @@ fn a_service_manager_is_told_that_the_server_is_ready_lives_and_ends() {
     let mut command = rendezvous(&["--port", "0", "--drain-timeout", "20s"]);
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000");
     let mut program = Program::start_by(&mut command);
-    assert_eq!(told(), format!("READY=1\nSTATUS=Listening on {}\n", program.base));
+    assert_eq!(report(), format!("READY=1\nSTATUS=Listening on {}\n", program.base));
     for _ in 0..3 {
-        assert_eq!(told(), "WATCHDOG=1\n");
+        assert_eq!(report(), "WATCHDOG=1\n");
     }
     let stream = program.create();
     let mut waiting =
-        program.say(&format!("GET {} HTTP/1.0\r\n\r\n", stream.strip_prefix(&program.base).unwrap()));
+        program.send(&format!("GET {} HTTP/1.0\r\n\r\n", stream.strip_prefix(&program.base).unwrap()));
     until_state(&stream, "DST_CONNECTED");
     program.process.signal(Signal::TERM);
     let stopping = loop {
-        let message = told();
+        let message = report();
         if message != "WATCHDOG=1\n" {
             break message;
         }
@@ -166,7 +167,7 @@ fn a_service_manager_is_told_that_the_server_is_ready_lives_and_ends() {
         stopping.contains("\nEXTEND_TIMEOUT_USEC=23000000\n"),
         "a drain may take longer than a stop: {stopping}"
     );
-    assert_eq!(told(), "WATCHDOG=1\n", "while it drains it lives");
+    assert_eq!(report(), "WATCHDOG=1\n", "while it drains it is alive");
     assert!(curl(&["-T", "Cargo.toml", &stream]).output().unwrap().status.success());
     let mut download = Vec::new();
     waiting.read_to_end(&mut download).unwrap();

@@ -1,11 +1,11 @@
-//! What clients make the server hold, in its resident memory.
+//! The memory that the server needs for its clients, measured as resident memory.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use crate::{Program, until_state};
 
-/// A frame of an HTTP/2 stream (RFC 9113, section 4.1), by hand: no library would send these.
+/// A frame of an HTTP/2 stream (RFC 9113, section 4.1). It is encoded here because no library would send such frames.
 fn frame(stream: u8, kind: u8, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let flags = if kind == HEADERS { END_HEADERS } else { 0 };
@@ -27,7 +27,7 @@ fn head(path: &str) -> Vec<u8> {
     frame(1, HEADERS, &fields.collect::<Vec<_>>())
 }
 
-/// Waits until the server has read all that was sent.
+/// Waits until the server has read everything that was sent.
 fn until_all_is_read(stream: &mut TcpStream) {
     const PAYLOAD: &[u8; 8] = b"all read";
     stream.write_all(&frame(0, PING, PAYLOAD)).unwrap();
@@ -39,7 +39,7 @@ fn until_all_is_read(stream: &mut TcpStream) {
     }
 }
 
-/// Frames that the server does not know stand in the buffers that those of a waiting body are read into, and are held with.
+/// Unknown frames arrive in the buffers of a waiting body, and must not be kept with it.
 #[test]
 fn frames_between_those_of_a_waiting_upload_cost_no_memory() {
     const UPLOADS: u64 = 20;
@@ -57,15 +57,15 @@ fn frames_between_those_of_a_waiting_upload_cost_no_memory() {
         until_all_is_read(&mut source);
         source
     };
-    // What the first takes, all take.
+    // The first one also allocates what all share.
     let _first = upload();
     let before = program.resident_kib();
     let _uploads: Vec<_> = (0..UPLOADS).map(|_| upload()).collect();
     let each = program.resident_kib().saturating_sub(before) / UPLOADS;
-    assert!(each < 400, "a waiting upload of 60 000 bytes takes {each} KiB");
+    assert!(each < 400, "a waiting upload of 60 000 bytes needs {each} KiB");
 }
 
-/// Makes a stream over a connection that is kept, and returns its path.
+/// Creates a stream over a persistent connection, and returns its path.
 fn create_by(control: &mut TcpStream) -> String {
     const LENGTH: usize = "{\"stream\":\"00000000-0000-0000-0000-000000000000\"}".len();
     control.write_all(b"POST /stream HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
@@ -82,22 +82,22 @@ fn create_by(control: &mut TcpStream) -> String {
     format!("/stream/{}", body.split('"').nth(3).unwrap())
 }
 
-/// All that the process holds for it: the stream, the connection, its task and the waiting request.
+/// Everything that the process holds for it: the stream, the connection, its task and the waiting request.
 #[test]
-fn a_side_that_waits_takes_little() {
+fn a_side_that_waits_needs_little_memory() {
     const SIDES: u32 = 2000;
     for (head, fields, limit) in [("GET", "", 2.6), ("PUT", "Content-Length: 5\r\n", 3.8)] {
         let program = Program::start(&["--log-level", "warn", "--ttl", "10m"]);
         let mut control = program.connect();
         let mut wait_for = |count: u32| -> Vec<TcpStream> {
             let request = |path| format!("{head} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
-            (0..count).map(|_| program.say(&request(create_by(&mut control)))).collect()
+            (0..count).map(|_| program.send(&request(create_by(&mut control)))).collect()
         };
-        // What the first take, all take.
+        // The first ones also allocate what all share.
         let _first = wait_for(200);
         let before = program.resident_kib();
         let _sides = wait_for(SIDES);
         let each = f64::from(u32::try_from(program.resident_kib() - before).unwrap()) / f64::from(SIDES);
-        assert!(each < limit, "a {head} that waits takes {each:.2} KiB");
+        assert!(each < limit, "a {head} that waits needs {each:.2} KiB");
     }
 }

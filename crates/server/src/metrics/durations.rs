@@ -1,4 +1,4 @@
-//! A histogram without a lock.
+//! A histogram of durations that needs no lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,16 +7,17 @@ use std::time::Duration;
 use prometheus_client::encoding::{EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-/// A histogram of durations. That of the library has a lock; this is atomics.
+/// A histogram of durations, made of atomics. The one of the library takes a lock for each observation.
 #[derive(Debug, Clone)]
 pub(super) struct Durations(Arc<Buckets>);
 
 #[derive(Debug)]
 struct Buckets {
-    /// Upper bounds in seconds, each with how many are in it and in none before it.
+    /// Upper bounds in seconds in ascending order, each with the count of durations above the bound before it.
     bounded: Vec<(f64, AtomicU64)>,
+    /// Durations above the last bound.
     beyond: AtomicU64,
-    /// In them the sum of a server's life fits in 64 bits, and that of nanoseconds may not.
+    /// The sum. In microseconds it fits in 64 bits for the life of a server; in nanoseconds it might not.
     microseconds: AtomicU64,
 }
 
@@ -59,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_counts_in_the_first_bucket_that_has_room_for_it() {
+    fn a_duration_counts_in_the_first_bucket_that_includes_it() {
         let durations = Durations::new(&[0.1, 1.0]);
         for milliseconds in [0, 100, 101, 1000, 1001, 10_000_000] {
             durations.observe(Duration::from_millis(milliseconds));

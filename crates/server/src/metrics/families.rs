@@ -1,4 +1,4 @@
-//! What is counted under several words: each word has a counter, made once, at the start.
+//! The metric families with a label: each value of the label has a counter, which is created once, at the start.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -8,9 +8,9 @@ use rendezvous_protocol::ErrorKind;
 
 use super::{Labels, Protocol};
 
+/// Accepted connections, by protocol: each without TLS and with it.
 #[derive(Debug)]
 pub(super) struct Connections {
-    /// Each without TLS, and over it.
     http1: [Counter; 2],
     http2: [Counter; 2],
     none: [Counter; 2],
@@ -41,21 +41,21 @@ impl Connections {
     }
 }
 
-/// A counter for each of some words.
+/// A counter for each value of a label.
 #[derive(Debug)]
-struct Words(Vec<(&'static str, Counter)>);
+struct Counters(Vec<(&'static str, Counter)>);
 
-impl Words {
+impl Counters {
     fn new(
         family: &Family<Labels<1>, Counter>,
         label: &'static str,
-        words: impl Iterator<Item = &'static str>,
+        values: impl Iterator<Item = &'static str>,
     ) -> Self {
-        Self(words.map(|word| (word, family.get_or_create_owned(&[(label, word)]))).collect())
+        Self(values.map(|value| (value, family.get_or_create_owned(&[(label, value)]))).collect())
     }
 
-    fn count(&self, word: &str) {
-        if let Some((_, counter)) = self.0.iter().find(|(known, _)| *known == word) {
+    fn count(&self, value: &str) {
+        if let Some((_, counter)) = self.0.iter().find(|(known, _)| *known == value) {
             counter.inc();
         }
     }
@@ -63,14 +63,14 @@ impl Words {
 
 /// Streams that have ended, by their outcome.
 #[derive(Debug)]
-pub(super) struct Outcomes(Words);
+pub(super) struct Outcomes(Counters);
 
 impl Outcomes {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let family = Family::default();
         let faults = FAULTS.iter().map(|fault| fault.name);
-        let words = ["finished"].into_iter().chain(faults).chain(["expired", "reported"]);
-        let outcomes = Self(Words::new(&family, "outcome", words));
+        let values = ["finished"].into_iter().chain(faults).chain(["expired", "reported"]);
+        let outcomes = Self(Counters::new(&family, "outcome", values));
         registry.register("streams_ended", "Streams that have ended, by their outcome", family);
         outcomes
     }
@@ -80,18 +80,18 @@ impl Outcomes {
     }
 }
 
-/// Counts the errors that clients have named.
+/// The label value for errors whose names clients have chosen.
 pub(crate) const REPORTED: &str = "reported";
 
-/// Requests and connections that were refused, by the name of the error that the client is told.
+/// Requests and connections that were refused, by the name of the error in the response.
 #[derive(Debug)]
-pub(super) struct Refusals(Words);
+pub(super) struct Refusals(Counters);
 
 impl Refusals {
     pub(super) fn new(registry: &mut Registry) -> Self {
         let family = Family::default();
         let names = ErrorKind::ALL.iter().map(|kind| kind.name());
-        let refusals = Self(Words::new(&family, "error", names.chain([REPORTED])));
+        let refusals = Self(Counters::new(&family, "error", names.chain([REPORTED])));
         registry.register("refusals", "Requests and connections refused, by the name of the error", family);
         refusals
     }

@@ -1,8 +1,8 @@
-//! The two texts by which numbers are told, and which of them a client wants. Pure.
+//! The two text formats of metrics, and the negotiation between them. Pure.
 
 use std::borrow::Cow;
 
-/// How the numbers are told.
+/// A text format of metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     /// `OpenMetrics` 1.0.0.
@@ -12,23 +12,23 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// What a client that gives these `Accept` fields is told: `OpenMetrics` where it names that, and does not like plain text
-    /// better.
+    /// Chooses the format for a request with these values of `Accept`: `OpenMetrics` if they name it with a quality that is at least
+    /// that of `text/plain` (RFC 9110, section 12.5.1).
     pub(crate) fn of_accept<'a>(accepts: impl IntoIterator<Item = &'a str>) -> Self {
         let (mut open_metrics, mut plain) = (0.0, 0.0);
         for range in accepts.into_iter().flat_map(|value| value.split(',')) {
             let (name, parameters) = range.split_once(';').unwrap_or((range, ""));
-            let liked = match name.trim() {
+            let best = match name.trim() {
                 name if name.eq_ignore_ascii_case("application/openmetrics-text") => &mut open_metrics,
                 name if name.eq_ignore_ascii_case("text/plain") => &mut plain,
                 _ => continue,
             };
-            *liked = f32::max(*liked, quality(parameters));
+            *best = f32::max(*best, quality(parameters));
         }
         if open_metrics > 0.0 && open_metrics >= plain { Self::OpenMetrics } else { Self::Prometheus }
     }
 
-    /// The `Content-Type`.
+    /// The `Content-Type` of the format.
     #[must_use]
     pub(crate) fn content_type(self) -> &'static str {
         match self {
@@ -38,22 +38,22 @@ impl Format {
     }
 }
 
-/// How much a client likes a media range (RFC 9110, section 12.4.2): all there is where it does not say.
+/// The quality of a media range (RFC 9110, section 12.4.2): 1 if its parameters have none, 0 if it is malformed.
 fn quality(parameters: &str) -> f32 {
     let mut pairs = parameters.split(';').filter_map(|pair| pair.split_once('='));
-    let said = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
-    said.map_or(1.0, |(_, value)| value.trim().parse().unwrap_or(0.0))
+    let quality = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("q"));
+    quality.map_or(1.0, |(_, value)| value.trim().parse().unwrap_or(0.0))
 }
 
-/// The older format has neither units nor an end nor the type `info`, and calls a counter what its samples are called.
+/// Translates to the format of Prometheus, which has no units, no end marker and no type `info`, and names a counter as its samples.
 pub(super) fn to_prometheus(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
-    // Told before the type, on which the name depends.
+    // The help comes before the type, which determines the name.
     let mut help = "";
     for line in open_metrics.lines() {
         let mut words = line.splitn(4, ' ');
         match (words.next(), words.next(), words.next(), words.next()) {
-            (Some("#"), Some("HELP"), Some(_), Some(told)) => help = told,
+            (Some("#"), Some("HELP"), Some(_), Some(text)) => help = text,
             (Some("#"), Some("TYPE"), Some(name), Some(kind)) => {
                 let (name, kind) = match kind {
                     "counter" => (Cow::from(format!("{name}_total")), kind),
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn open_metrics_is_for_who_asks_for_it() {
+    fn open_metrics_is_sent_to_clients_that_ask_for_it() {
         let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
                           application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.4,*/*;q=0.2";
         for (accepts, format) in [
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_older_format_says_the_same_in_its_own_words() {
+    fn the_older_format_has_the_same_values() {
         let open_metrics = "# HELP a_b Of a.\n# TYPE a_b counter\n# UNIT a_b b\na_b_total{x=\"y\"} 1\n\
                             # HELP c Of c d.\n# TYPE c info\nc_info{v=\"1\"} 1\n\
                             # HELP e Of e.\n# TYPE e gauge\ne 2\n# EOF\n";
