@@ -172,7 +172,7 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
                         let Exchange { respond, upload, context, .. } = &mut exchange;
                         tokio::select! {
                             biased;
-                            response = transfer::conclude(half, &mut context.record) => response,
+                            response = transfer::source_response(half, &mut context.record) => response,
                             () = abandoned(respond, upload) => return ConnectionState::Reusable,
                         }
                     }
@@ -195,7 +195,7 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
                         tokio::select! {
                             biased;
                             // A destination that leaves takes this with it.
-                            response = transfer::begin(meeting, pending(), &mut context.record) => response,
+                            response = transfer::destination_response(meeting, pending(), &mut context.record) => response,
                             () = wait_for_reset(|cx| respond.poll_reset(cx)) => None,
                         }
                     }
@@ -215,10 +215,10 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
             let Exchange { app, respond, context, body_length, .. } = &mut exchange;
             let read = tokio::select! {
                 biased;
-                read = json_body::read(&mut body, *body_length, app.request_timeout, &app.metadata) => read,
+                read = json_body::read(&mut body, *body_length, app.request_timeout, &app.metadata_memory) => read,
                 () = wait_for_reset(|cx| respond.poll_reset(cx)) => return ConnectionState::Reusable,
             };
-            let response = context.answer_json(app, route, read);
+            let response = context.json_response(app, route, read);
             exchange.respond(response).await
         })
         .await,
@@ -372,7 +372,7 @@ async fn write_listing(
     let mut send = respond.send_response(head, first.is_none()).ok()?;
     let mut next = first.map(Ok);
     while let Some(part) = next.take() {
-        let is_last = rest.is_over();
+        let is_last = rest.is_finished();
         let sent = match part {
             Ok(part) => timeout(app.request_timeout, send_all(&mut send, part, is_last, || {})).await,
             Err(_) => {
