@@ -318,7 +318,7 @@ fn seat_source(
     presence: &Arc<impl Presence + 'static>,
 ) -> Result<Seat<SourceHalf>, Refusal> {
     if head.has("content-range") {
-        let message = "A PUT with Content-Range is a part of something: streams carry whole bodies only";
+        let message = "A stream carries whole bodies only: send the PUT without Content-Range";
         return Err(Refusal::BadRequest(message));
     }
     let length = head.body_length();

@@ -68,11 +68,11 @@ impl Access {
     }
 }
 
-const LIST_IS_CLOSED: &str = "The list has the ids of all streams: start the server with --admin-token-file to show it to requests \
-                              with that token, or with --open-list to show it to everybody";
-const METRICS_ARE_CLOSED: &str = "The metrics are not for everybody: start the server with --admin-listen to show them on a listener of \
-                                  their own, with --admin-token-file to show them to requests with that token, or with --open-list \
-                                  to show them to everybody";
+const LIST_IS_CLOSED: &str = "The list is not public, because it has the ids of all streams: start the server with \
+                              --admin-token-file to show it to requests with that token, or with --open-list to make it public";
+const METRICS_ARE_CLOSED: &str = "The metrics are not public: start the server with --admin-listen to serve them on a separate listener, \
+                                  with --admin-token-file to show them to requests with that token, or with --open-list to make \
+                                  them public";
 
 /// The requests on a listener that have a right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

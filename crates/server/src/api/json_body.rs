@@ -32,14 +32,14 @@ pub enum BodyError {
     #[error("The body is over the limit of {MAX_BODY_BYTES} bytes")]
     TooLarge,
     /// The framing of the body is invalid, or the connection ended within the body.
-    #[error("The request body is broken off")]
+    #[error("The request body is incomplete or badly framed")]
     Incomplete,
     /// The body was not complete within this time.
     #[error("The request was not complete after {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
     /// The memory budget of JSON bodies, header sets and error reports is used up.
     #[error(
-        "The header sets and error reports of all streams take as much memory as they may (--max-metadata-bytes): try again later"
+        "The memory for the header sets and error reports of all streams is used up (--max-metadata-bytes): try again later"
     )]
     Busy,
 }
@@ -131,7 +131,7 @@ pub fn stream_settings(body: &[u8]) -> Result<StreamSettings, BodyError> {
     let is_split = match object.remove("access") {
         None | Some(Value::Null) => false,
         Some(Value::String(access)) if access == "split" => true,
-        Some(_) => return Err(BodyError::Invalid("access must be \"split\", or be left out".into())),
+        Some(_) => return Err(BodyError::Invalid("access must be \"split\" or absent".into())),
     };
     let mut set = |key: &str, side| match object.remove(key) {
         None | Some(Value::Null) => Ok(None),
@@ -277,7 +277,7 @@ mod tests {
             (nested.as_bytes(), "Invalid JSON: recursion limit"),
             (br#"{"download_headers":[]}"#, "download_headers must be an object"),
             (br#"{"upload_headers":"x"}"#, "upload_headers must be an object"),
-            (br#"{"access":"SPLIT"}"#, "access must be \"split\", or be left out"),
+            (br#"{"access":"SPLIT"}"#, "access must be \"split\" or absent"),
             (br#"{"access":true}"#, "access must be \"split\""),
             (br#"{"access":{}}"#, "access must be \"split\""),
             (br#"{"upload_headers":{"Date":"x"}}"#, "The server sets the header Date itself"),

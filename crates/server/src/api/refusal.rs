@@ -31,7 +31,7 @@ pub(crate) enum Refusal {
     #[error("{0}")]
     Busy(&'static str),
     /// A defect of the server. The text does not describe it, because clients may be strangers.
-    #[error("The server failed to answer this request")]
+    #[error("The server failed to process this request")]
     Internal,
 }
 

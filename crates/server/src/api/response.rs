@@ -154,7 +154,7 @@ pub(crate) fn large_json(value: &impl Serialize, budget: &Arc<Budget>) -> Result
 
 /// Returns the refusal of a large response when its memory budget is used up.
 pub(super) fn response_memory_exhausted() -> Refusal {
-    Refusal::Busy("The server sends as many large answers as it may (--max-metadata-bytes): try again later")
+    Refusal::Busy("The memory for large responses is used up (--max-metadata-bytes): try again later")
 }
 
 /// Returns a 200 with the list of all streams: its `first` part, then the parts of `rest`.
@@ -242,7 +242,7 @@ pub(crate) fn source_fault(fault: &Fault) -> Response {
     let (status, name) = fault.traits().source;
     match fault {
         Fault::SourceDisconnected => {
-            closing_error(status, name, "The connection ended before the upload did")
+            closing_error(status, name, "The connection closed before the upload was complete")
         }
         _ => closing_error(status, name, fault),
     }
