@@ -109,6 +109,7 @@ impl Script {
     }
 
     /// Appends steps in the syntax of [`Script::parse`].
+    #[must_use]
     pub fn then(mut self, text: &str) -> Self {
         for step in text.split(" | ") {
             assert!(self.take(step), "{step:?} is not a step");
@@ -157,11 +158,13 @@ impl Script {
     }
 
     /// Appends a [`Step::Say`].
+    #[must_use]
     pub fn say(self, who: Who, bytes: impl Into<Vec<u8>>) -> Self {
         self.step(Step::Say(who, bytes.into().into()))
     }
 
     /// Appends a step.
+    #[must_use]
     pub fn step(mut self, step: Step) -> Self {
         self.steps.push(step);
         self

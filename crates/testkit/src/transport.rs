@@ -24,6 +24,12 @@ pub struct Certificate {
     der: CertificateDer<'static>,
 }
 
+impl Default for Certificate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Certificate {
     /// Generates a certificate and writes it to a temporary folder.
     pub fn new() -> Self {

@@ -1,4 +1,4 @@
-//! Cross-origin requests from web pages: CORS (Fetch standard, section 3.2) and the refusal of requests from other sites.
+//! Cross-origin requests from web pages: CORS (Fetch standard, "CORS protocol") and the refusal of requests from other sites.
 //!
 //! A browser sends many cross-origin requests without a preflight and only hides the response from the page. Such a request can
 //! still create a stream or use one up. So requests from pages of another site are refused unless their origin is allowed. They are
@@ -55,9 +55,9 @@ impl Cors {
         if self.allows_any() {
             return Some(AllowedOrigin(HeaderValue::from_static("*")));
         }
-        let is_this =
+        let matches =
             |allowed: &CorsOrigin| matches!(allowed, CorsOrigin::This(text) if text.as_bytes() == origin);
-        let is_allowed = self.origins.iter().any(is_this) && origins.next().is_none();
+        let is_allowed = self.origins.iter().any(matches) && origins.next().is_none();
         is_allowed.then(|| HeaderValue::from_bytes(origin).ok().map(AllowedOrigin)).flatten()
     }
 
@@ -94,13 +94,13 @@ impl Cors {
 
 /// Whether `Sec-Fetch-Site` reports a page of another site. A navigation to a `GET` route does not count, because the user follows a link.
 fn is_cross_site(route: &Route, head: &impl RequestHead) -> bool {
-    let is_near = |site: &[u8]| [&b"same-origin"[..], b"same-site", b"none"].contains(&site);
-    if head.values(SEC_FETCH_SITE).all(is_near) {
+    let is_trusted = |site: &[u8]| [&b"same-origin"[..], b"same-site", b"none"].contains(&site);
+    if head.values(SEC_FETCH_SITE).all(is_trusted) {
         return false;
     }
     let mut modes = head.values(SEC_FETCH_MODE).peekable();
-    let navigates = modes.peek().is_some() && modes.all(|mode| mode == b"navigate");
-    !(navigates && route.is_read())
+    let is_navigation = modes.peek().is_some() && modes.all(|mode| mode == b"navigate");
+    !(is_navigation && route.is_read())
 }
 
 /// Whether the request has an `Origin` that is not the server's own.
@@ -119,11 +119,11 @@ fn is_own_origin(origin: &[u8], head: &impl RequestHead) -> bool {
         _ => return false,
     };
     let port = origin.port_u16().unwrap_or(default_port);
-    let mut named = head.authorities().peekable();
-    named.peek().is_some()
-        && named.all(|named| {
-            named.is_some_and(|named| {
-                named.host().eq_ignore_ascii_case(host) && named.port_u16().unwrap_or(default_port) == port
+    let mut authorities = head.authorities().peekable();
+    authorities.peek().is_some()
+        && authorities.all(|authority| {
+            authority.is_some_and(|own| {
+                own.host().eq_ignore_ascii_case(host) && own.port_u16().unwrap_or(default_port) == port
             })
         })
 }

@@ -29,6 +29,7 @@ pub(crate) struct Listing {
 }
 
 impl Listing {
+    /// Starts a list. Nothing is read from the table before the first part.
     pub(crate) fn new(rendezvous: &Arc<Rendezvous>) -> Self {
         Self {
             rendezvous: Arc::clone(rendezvous),
@@ -64,12 +65,11 @@ impl Listing {
                 (None, true) => {}
             }
             self.is_started = true;
-            match next {
-                Some(snapshot) => serde_json::to_writer(&mut part, &status(&snapshot))?,
-                None => {
-                    part.push(b']');
-                    self.is_finished = true;
-                }
+            if let Some(snapshot) = next {
+                serde_json::to_writer(&mut part, &status(&snapshot))?;
+            } else {
+                part.push(b']');
+                self.is_finished = true;
             }
         }
         Ok(part.into())

@@ -1,4 +1,4 @@
-//! The OpenAPI 3.1 description of the API.
+//! `GET /openapi.json`: the description of the API for programs.
 //!
 //! It is written by hand. The tests compare its routes, errors and version with the code, and the tables of the README too.
 

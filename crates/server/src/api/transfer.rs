@@ -56,13 +56,13 @@ pub(crate) async fn destination_response(
     headers.extend(offer.headers.as_deref().cloned().unwrap_or_default());
     let mut relay = Relay::new(*offer, is_source_in_doubt, Arc::clone(&transfer), departure);
 
-    let begun = tokio::select! {
+    let first = tokio::select! {
         biased;
-        begun = relay.first() => begun,
+        first = relay.first() => first,
         fault = transfer.failed() => Err(fault.clone()),
         fault = transfer.stalled(|| 0) => Err(fault),
     };
-    if let Err(fault) = begun {
+    if let Err(fault) = first {
         transfer.fail(fault);
         // Another fault may have been first, and the first one stands.
         let fault = transfer.failed().await;
