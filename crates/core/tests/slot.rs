@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use rendezvous_core::outcome::{Fault, Outcome};
 use rendezvous_protocol::Side;
-use testkit::slot_model::{Operation, hold};
+use testkit::slot_model::{Operation, check};
 
 fn operation() -> impl Strategy<Value = Operation> {
     let side = prop_oneof![Just(Side::Source), Just(Side::Destination)];
@@ -20,6 +20,6 @@ fn operation() -> impl Strategy<Value = Operation> {
 proptest! {
     #[test]
     fn any_sequence_of_operations_agrees_with_the_model(history in prop::collection::vec(operation(), 0..40)) {
-        hold(history);
+        check(history);
     }
 }

@@ -6,7 +6,7 @@ use testkit::slot_model::{self, Operation};
 
 /// Each byte is an operation.
 pub fn hold(data: &[u8]) {
-    slot_model::hold(data.iter().map(|byte| match byte % 9 {
+    slot_model::check(data.iter().map(|byte| match byte % 9 {
         0 | 1 => Operation::Come(Side::Source),
         2 | 3 => Operation::Come(Side::Destination),
         4 => Operation::Leave(Side::Source),

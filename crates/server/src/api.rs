@@ -1,8 +1,13 @@
-//! HTTP: from a request to a response. [`route()`] decides what a request gets, for both versions of HTTP and without I/O; the
-//! driver of its connection carries that [`Action`] out.
+//! The HTTP API (docs/api.md): routing, authorization and responses, shared by HTTP/1 and HTTP/2.
 //!
-//! Knows nothing of listeners and connections but what [`ConnectionInfo`] shows. Every refusal and every ending
-//! becomes a response in [`response`].
+//! [`route()`] takes a request head and returns an [`Action`]: a response, a JSON body to read, or a seat to wait in. It does no I/O; the
+//! driver of the connection (`http1` or `http2`) carries the action out.
+//!
+//! - Invariants: this module depends on no listener or connection, only on [`ConnectionInfo`]. [`response`] is the only place that turns a
+//!   refusal or an outcome into a response.
+//! - Concurrency: [`App`] is shared by all connections and is not locked as a whole. A panic within a request becomes a 500.
+//! - Bounds: JSON bodies, stored header sets and reports are limited by `App::metadata_memory`, large responses by
+//!   `App::response_memory`.
 
 pub(crate) mod access;
 pub(crate) mod connection;
@@ -42,48 +47,48 @@ use crate::proxies::TrustedProxies;
 use crate::request_body::{Offer, Pairing, Rendezvous, RequestBody, Seat};
 use access::Access;
 use connection::ConnectionInfo;
-use cors::{Cors, Grant};
+use cors::{AllowedOrigin, Cors};
 use head::RequestHead;
 use hosts::Hosts;
-use json_body::{BodyError, Metadata};
+use json_body::{BodyError, JsonBody};
 use record::Record;
 use refusal::Refusal;
 use response::Response;
 use route::Route;
 
-/// What all requests share.
+/// The state and the settings that all requests share.
 pub(crate) struct App {
-    /// Where the sides meet.
+    /// The table of all streams.
     pub rendezvous: Arc<Rendezvous>,
-    /// What is counted.
+    /// The metrics of the server.
     pub metrics: Arc<Metrics>,
-    /// For bodies that the kernel moves; `None` where all are copied.
+    /// The pipes for splice(2); `None` if all bodies are copied through user space.
     pub pipes: Option<Arc<Pipes>>,
-    /// How long a request's head, and a JSON body, may take, and how long a client may take nothing of a response.
+    /// The timeout for a request head, for a JSON body, and for a client that reads nothing of a response.
     pub request_timeout: Duration,
-    /// How long a connection is kept between two requests.
+    /// The timeout of an idle connection between two requests.
     pub keep_alive: Duration,
-    /// How long a client's kernel may leave everything unanswered.
+    /// The timeout after which a client whose kernel acknowledges nothing counts as disconnected.
     pub peer_timeout: Duration,
-    /// Who may do what that concerns no stream of theirs.
+    /// The authorization of requests that need no token of a stream.
     pub access: Access,
-    /// Which web pages may use it.
+    /// The web origins that may use the server.
     pub cors: Cors,
-    /// Which host names a listener on loopback accepts.
+    /// The host names that a loopback listener accepts.
     pub hosts: Hosts,
-    /// What each client has.
+    /// The quotas of each client: connections, streams and creations.
     pub clients: Clients,
-    /// The memory of JSON bodies that are read, and of the header sets and error reports of all streams.
-    pub metadata: Arc<Budget>,
-    /// The memory of large answers that describe streams.
-    pub answers: Arc<Budget>,
-    /// Whose word is taken for whom they speak for.
+    /// The memory budget of JSON bodies that are being read, and of the header sets and error reports of all streams.
+    pub metadata_memory: Arc<Budget>,
+    /// The memory budget of large responses that describe streams.
+    pub response_memory: Arc<Budget>,
+    /// The proxies whose `Forwarded` and `X-Forwarded-For` fields are trusted.
     pub trusted_proxies: TrustedProxies,
 }
 
 impl App {
-    /// Checks whether a request may use a route: its `Host`, the page that it is sent for, its purpose, its token.
-    fn permit(
+    /// Checks the `Host`, origin, purpose and token of a request (docs/api.md, section 2, "Rights"). Affects no stream.
+    fn authorize(
         &self,
         connection: ConnectionInfo,
         route: &Route,
@@ -91,7 +96,7 @@ impl App {
     ) -> Result<(), AuthError> {
         let entrance = connection.entrance;
         if !route.is_public() {
-            // A proxy passes on the `Host` of its clients.
+            // A proxy forwards the `Host` of its clients, which is a public name.
             if entrance.is_loopback && !connection.is_proxy {
                 self.hosts.check(head)?;
             }
@@ -100,20 +105,20 @@ impl App {
         if route.has_effect() {
             access::check_purpose(head)?;
         }
-        let given = access::credential(head.values("authorization"), head.query());
-        let of_stream = |id, needed| self.rendezvous.authorize(id, needed, given);
+        let credential = access::credential(head.values("authorization"), head.query());
+        let of_stream = |id, needed| self.rendezvous.authorize(id, needed, credential);
         match route {
-            Route::Create => self.access.creation().check(given),
-            Route::List => self.access.list(entrance).check(given),
-            Route::Metrics => self.access.metrics(entrance).check(given),
+            Route::Create => self.access.creation().check(credential),
+            Route::List => self.access.list(entrance).check(credential),
+            Route::Metrics => self.access.metrics(entrance).check(credential),
             Route::Source(id) => of_stream(id, RequiredToken::Of(Side::Source)),
             Route::Destination(id) => of_stream(id, RequiredToken::Of(Side::Destination)),
             Route::Probe(id) | Route::Report(id) | Route::Status(id) => of_stream(id, RequiredToken::Either),
-            Route::Front | Route::Ping | Route::Health | Route::Ready | Route::Describe => Ok(()),
+            Route::Front | Route::Ping | Route::Health | Route::Ready | Route::OpenApi => Ok(()),
         }
     }
 
-    /// What `GET /metrics` shows besides what is counted there.
+    /// The metrics that are read when `GET /metrics` asks for them, instead of being counted.
     fn gauges(&self) -> Gauges {
         Gauges {
             streams: self.rendezvous.census(),
@@ -122,23 +127,23 @@ impl App {
         }
     }
 
-    /// Who asks: the far end of the connection, or whom a trusted proxy there speaks for.
+    /// The client's address: the peer of the connection, or the address that a trusted proxy forwards.
     fn client(&self, connection: ConnectionInfo, head: &impl RequestHead) -> IpAddr {
-        let named = connection
+        let forwarded = connection
             .is_proxy
             .then(|| self.trusted_proxies.client(head.values("forwarded"), head.values("x-forwarded-for")))
             .flatten();
-        named.unwrap_or(connection.address)
+        forwarded.unwrap_or(connection.address)
     }
 }
 
-/// What the driver of a connection does for a request.
+/// What the driver of a connection must do for a request.
 pub(crate) enum Action {
-    /// Send this.
+    /// Send this response.
     Respond(Box<Response>),
-    /// Read the JSON body, and respond by it.
+    /// Read the JSON body, then call [`RequestContext::json_response`].
     ReadJson(JsonRoute),
-    /// Wait for the destination. The body that was offered is read by its task.
+    /// Wait for the destination. The destination's task reads the source's body.
     Source(Seat<SourceHalf>),
     /// Wait for the source.
     Destination(Seat<Pairing>),
@@ -146,51 +151,52 @@ pub(crate) enum Action {
 
 /// A route whose request has a JSON body.
 pub(crate) enum JsonRoute {
-    /// `POST /stream`, by this client.
+    /// `POST /stream`, from this client.
     Create(IpAddr),
-    /// `POST /stream/:id/error`
+    /// `POST /stream/:id/error`.
     Report(StreamId),
 }
 
-/// What is kept of a request until its response.
+/// State that a request needs until its response.
 pub(crate) struct RequestContext {
-    /// Its line in the access log.
+    /// The request's line in the access log.
     pub record: Record,
-    /// For the web page that asks, if one does that may. Boxed: most requests have none.
-    grant: Option<Box<Grant>>,
+    /// The allowed origin for the CORS fields. Boxed, because most requests have none.
+    origin: Option<Box<AllowedOrigin>>,
 }
 
 impl RequestContext {
-    /// Completes the response.
+    /// Adds the CORS fields to the response and records it for the access log.
     pub(crate) fn finish(&mut self, response: &mut Response) {
-        if let Some(grant) = &self.grant {
-            grant.put_on(&mut response.head.headers);
+        if let Some(origin) = &self.origin {
+            origin.add_to(&mut response.head.headers);
         }
-        self.record.answered(response);
+        self.record.set_response(response);
     }
 
-    /// The response to a request that is refused, counted and recorded.
+    /// Returns the response to a refused request, and records the refusal in the metrics and the access log.
     pub(crate) fn refuse(&mut self, app: &App, refusal: impl Into<Refusal>) -> Response {
         let refusal = refusal.into();
         app.metrics.refused(response::refusal_name(&refusal));
-        self.record.refused(&refusal);
+        self.record.set_refusal(&refusal);
         response::refusal(&refusal)
     }
 
-    /// The response to a request whose JSON body was read.
-    pub(crate) fn answer_json(
+    /// Returns the response to a request whose JSON body was read.
+    pub(crate) fn json_response(
         &mut self,
         app: &App,
         route: JsonRoute,
-        read: Result<Metadata, BodyError>,
+        body: Result<JsonBody, BodyError>,
     ) -> Response {
-        let answered = read.map_err(Refusal::from).and_then(|json| route.answer(app, json, &mut self.record));
-        answered.unwrap_or_else(|refusal| self.refuse(app, refusal))
+        let response = body.map_err(Refusal::from).and_then(|body| route.handle(app, body, &mut self.record));
+        response.unwrap_or_else(|refusal| self.refuse(app, refusal))
     }
 }
 
-/// Decides what a request gets: its rights, its route and its seat. `body` is called for what is offered as a source, and `presence` is the
-/// connection, whose departure frees the seat.
+/// Routes and authorizes a request, and takes its seat.
+///
+/// `body` is called only for a source. `presence` is the connection or HTTP/2 stream; the seat is freed when it disconnects.
 pub(crate) fn route(
     app: &App,
     connection: ConnectionInfo,
@@ -199,26 +205,26 @@ pub(crate) fn route(
     presence: &Arc<impl Presence + 'static>,
 ) -> (RequestContext, Action) {
     let record = Record::begin(app.client(connection, head), head.version());
-    let grant = app.cors.grant(connection.entrance, head).map(Box::new);
-    let mut context = RequestContext { record, grant };
+    let origin = app.cors.allowed_origin(connection.entrance, head).map(Box::new);
+    let mut context = RequestContext { record, origin };
     let decided = guard(|| decide(app, connection, head, body, presence, &mut context));
     let action = decided.unwrap_or_else(|refusal| respond(context.refuse(app, refusal)));
     (context, action)
 }
 
-/// Makes a refusal of a panic: one request must not end the others of its connection.
-fn guard<T>(answer: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
-    catch_unwind(AssertUnwindSafe(answer)).unwrap_or(Err(Refusal::Internal))
+/// Turns a panic into a refusal, so that it does not end the other requests of the connection.
+fn guard<T>(handler: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
+    catch_unwind(AssertUnwindSafe(handler)).unwrap_or(Err(Refusal::Internal))
 }
 
-/// As [`route()`], for a request that is refused whatever it asks.
+/// Like [`route()`], for a request that is refused before it is routed.
 pub(crate) fn refuse(
     app: &App,
     connection: ConnectionInfo,
     version: Version,
     refusal: impl Into<Refusal>,
 ) -> (RequestContext, Action) {
-    let mut context = RequestContext { record: Record::begin(connection.address, version), grant: None };
+    let mut context = RequestContext { record: Record::begin(connection.address, version), origin: None };
     let action = respond(context.refuse(app, refusal));
     (context, action)
 }
@@ -233,17 +239,17 @@ fn decide(
 ) -> Result<Action, Refusal> {
     let is_served = |route: &Route| app.access.serves(connection.entrance, route);
     let Some(route) = Route::parse(head.method(), head.path()).filter(is_served) else {
-        let is_preflight = context.grant.is_some()
+        let is_preflight = context.origin.is_some()
             && cors::is_preflight(head)
             && Route::of_path(head.path()).any(|route| is_served(&route));
         return if is_preflight { Ok(respond(response::preflight(head))) } else { Err(Refusal::BadRoute) };
     };
     let record = &mut context.record;
-    record.asks(route.name());
+    record.set_route(route.name());
     if let Some(id) = route.stream() {
-        record.concerns(id);
+        record.set_stream(id);
     }
-    app.permit(connection, &route, head)?;
+    app.authorize(connection, &route, head)?;
     Ok(match route {
         Route::Source(id) => Action::Source(seat_source(app, head, &id, body, presence)?),
         Route::Destination(_) | Route::Probe(_) if has_body(head) => {
@@ -266,7 +272,7 @@ fn decide(
         Route::Ping => respond(response::text("pong")),
         Route::Health => respond(response::text("ok")),
         Route::Ready => respond(handlers::ready(app)?),
-        Route::Describe => respond(response::written_json(openapi::DOCUMENT)),
+        Route::OpenApi => respond(response::static_json(openapi::DOCUMENT)),
     })
 }
 
@@ -274,8 +280,10 @@ fn respond(response: Response) -> Action {
     Action::Respond(Box::new(response))
 }
 
-/// Whether a request declares a body. HTTP/2 without `Content-Length` declares nothing before `END_STREAM`, which some proxies send
-/// in an empty DATA frame of its own, so there it counts as none.
+/// Whether a request declares a body.
+///
+/// An HTTP/2 request without `Content-Length` counts as one without a body: some proxies send its `END_STREAM` in a separate, empty DATA
+/// frame.
 fn has_body(head: &impl RequestHead) -> bool {
     head.body_length().map_or(head.version() != Version::HTTP_2, |length| length > 0)
 }
@@ -287,17 +295,17 @@ fn read_json(
     record: &mut Record,
 ) -> Result<Action, Refusal> {
     if head.body_length() == Some(0) {
-        route.answer(app, Metadata::default(), record).map(respond)
+        route.handle(app, JsonBody::default(), record).map(respond)
     } else {
         Ok(Action::ReadJson(route))
     }
 }
 
 impl JsonRoute {
-    fn answer(self, app: &App, metadata: Metadata, record: &mut Record) -> Result<Response, Refusal> {
+    fn handle(self, app: &App, body: JsonBody, record: &mut Record) -> Result<Response, Refusal> {
         guard(|| match self {
-            Self::Create(client) => handlers::create(app, client, metadata, record),
-            Self::Report(id) => handlers::report(app, &id, metadata),
+            Self::Create(client) => handlers::create(app, client, body, record),
+            Self::Report(id) => handlers::report(app, &id, body),
         })
     }
 }
@@ -310,7 +318,7 @@ fn seat_source(
     presence: &Arc<impl Presence + 'static>,
 ) -> Result<Seat<SourceHalf>, Refusal> {
     if head.has("content-range") {
-        let message = "A PUT with Content-Range is a part of something: streams carry whole bodies only";
+        let message = "A stream carries whole bodies only: send the PUT without Content-Range";
         return Err(Refusal::BadRequest(message));
     }
     let length = head.body_length();

@@ -33,7 +33,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 use super::connection::{Connection, Shared};
-use crate::api::json_body::{self, BodyError, Metadata};
+use crate::api::json_body::{self, BodyError, JsonBody};
 use crate::api::refusal::Refusal;
 use crate::api::response::{Body, Response, ResponseHead};
 use crate::api::{Action, RequestContext, refuse, route, transfer};
@@ -249,7 +249,7 @@ impl<'a> Exchange<'a> {
                 };
                 Box::pin(async {
                     let response = match paired {
-                        Ok(half) => transfer::conclude(half, &mut context.record).await,
+                        Ok(half) => transfer::source_response(half, &mut context.record).await,
                         Err(refusal) => context.refuse(&shared.app, refusal),
                     };
                     responder.respond(context, response).await
@@ -264,10 +264,10 @@ impl<'a> Exchange<'a> {
                 };
                 Box::pin(async {
                     let response = match paired {
-                        Ok(meeting) => {
+                        Ok(pairing) => {
                             let wire = Arc::clone(&connection.wire);
                             let departure = async move { wire.destination_left().await };
-                            transfer::begin(meeting, departure, &mut context.record).await
+                            transfer::destination_response(pairing, departure, &mut context.record).await
                         }
                         Err(refusal) => Some(context.refuse(&shared.app, refusal)),
                     };
@@ -282,7 +282,7 @@ impl<'a> Exchange<'a> {
             Action::ReadJson(route) => {
                 Box::pin(async {
                     let read = responder.read_json().await;
-                    let response = context.answer_json(&shared.app, route, read);
+                    let response = context.json_response(&shared.app, route, read);
                     responder.respond(context, response).await
                 })
                 .await
@@ -325,10 +325,10 @@ impl Responder<'_> {
         !is_at_end || is_upload && input.has_trailing_bytes(self.connection.socket())
     }
 
-    async fn read_json(&self) -> Result<Metadata, BodyError> {
+    async fn read_json(&self) -> Result<JsonBody, BodyError> {
         let app = &self.shared.app;
         let mut body = RequestBody::Socket(self.body());
-        json_body::read(&mut body, self.request.length, app.request_timeout, &app.metadata).await
+        json_body::read(&mut body, self.request.length, app.request_timeout, &app.metadata_memory).await
     }
 
     /// Discards a small body that the response did not need, so that the connection can be reused. If the body does not arrive in time, the

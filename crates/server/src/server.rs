@@ -124,8 +124,8 @@ impl Server {
             cors: Cors::new(config.cors_origins.clone()),
             hosts: Hosts::new(&config.host, &config.allowed_hosts),
             clients: Clients::new(config.clients),
-            metadata: Budget::new(config.max_metadata_bytes.get()),
-            answers: Budget::new(config.max_metadata_bytes.get()),
+            metadata_memory: Budget::new(config.max_metadata_bytes.get()),
+            response_memory: Budget::new(config.max_metadata_bytes.get()),
             trusted_proxies: config.trusted_proxies.clone(),
         };
         let refusal_permits = Arc::new(Semaphore::new(descriptors.refused));

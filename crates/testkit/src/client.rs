@@ -1,4 +1,6 @@
-//! An HTTP/1 client over a raw socket that can not take a cut message for a whole one.
+//! A raw HTTP/1 client that distinguishes a complete message from a cut one.
+//!
+//! It sends exactly the bytes it is given, and panics if a response is not valid HTTP/1. Each wait is bounded by [`PATIENCE`].
 
 use std::future::Future;
 use std::io;
@@ -16,54 +18,65 @@ use crate::transport::{CERTIFICATE, Transport, is_tls};
 /// How a message ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// As its framing says.
+    /// At the end that its framing declares.
     Whole,
-    /// By a FIN where nothing else frames it.
+    /// By a FIN, which is the only framing of the message.
     Closed,
     /// By a FIN before its end.
     Short,
-    /// By an RST before its end.
+    /// By an RST before its end, or over TLS without `close_notify`.
     Reset,
 }
 
+/// A response.
 #[derive(Debug, Clone)]
 pub struct Response {
+    /// The status code.
     pub status: u16,
+    /// The status line and the fields, with the empty line.
     pub head: String,
+    /// The body, without chunk framing. Incomplete unless `end` is [`End::Whole`] or [`End::Closed`].
     pub body: Vec<u8>,
+    /// How the message ended.
     pub end: End,
 }
 
 impl Response {
+    /// Returns the values of the fields with this name, in order. Case does not matter.
     pub fn fields(&self, name: &str) -> Vec<&str> {
         let lines = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
         lines.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
     }
 
+    /// Whether the response has `Connection: close`.
     pub fn closes(&self) -> bool {
         self.fields("connection") == ["close"]
     }
 
+    /// Returns the JSON body of a complete response.
     pub fn json(&self) -> Value {
         assert_eq!(self.end, End::Whole, "{self:?}");
         assert_eq!(self.fields("content-type"), ["application/json"], "{self:?}");
         serde_json::from_slice(&self.body).unwrap()
     }
 
-    /// `status name`, of an error answer.
+    /// Returns the status and the name of an error response, as in `404 BadRouteError`.
     pub fn error(&self) -> String {
         format!("{} {}", self.status, self.json()["name"].as_str().unwrap())
     }
 
+    /// Returns the message of an error response.
     pub fn message(&self) -> String {
         self.json()["message"].as_str().unwrap().to_owned()
     }
 }
 
+/// A connection of an HTTP/1 client.
 pub struct Client {
     stream: Transport,
+    /// Received bytes that are not part of a returned response yet.
     input: Vec<u8>,
-    /// The connection ended, and TLS did not say that it was to.
+    /// Whether a TLS connection ended without `close_notify`.
     truncated: bool,
 }
 
@@ -74,27 +87,27 @@ enum Framing {
 }
 
 impl Client {
-    /// Over TLS where the whole suite runs so.
+    /// Connects, over TLS if [`is_tls`].
     pub async fn connect(address: SocketAddr) -> Self {
         Self::begin(TcpStream::connect(address).await.unwrap()).await
     }
 
-    /// Never over TLS.
+    /// Connects over plain TCP.
     pub async fn connect_plainly(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self::over(Transport::Plain(stream))
     }
 
-    /// A client whose kernel takes little that the client does not read.
+    /// Connects with a small receive buffer (4 KiB requested), which fills soon if the client does not read.
     pub async fn connect_narrow(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         Self::begin(socket.connect(address).await.unwrap()).await
     }
 
-    /// A client whose kernel holds a few KiB each way, and lets that of the server hold some 150 KiB for it: small segments keep
-    /// Linux from giving the server's socket megabytes.
+    /// Connects with socket buffers of a few KiB in each direction. The server's kernel then buffers some 150 KiB for this connection: with
+    /// small segments, Linux does not grow the buffer of the server's socket to megabytes.
     pub async fn connect_cramped(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
@@ -103,17 +116,18 @@ impl Client {
         Self::begin(socket.connect(address).await.unwrap()).await
     }
 
-    /// A client at another address of this machine.
+    /// Connects from another address of this machine, such as `127.0.0.2`.
     pub async fn connect_from(client: &str, address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(format!("{client}:0").parse().unwrap()).unwrap();
         Self::begin(socket.connect(address).await.unwrap()).await
     }
 
+    /// Uses a TCP connection, over TLS if [`is_tls`].
     pub async fn begin(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
         if is_tls() {
-            // A server that refuses connections closes them in mid-handshake.
+            // A server that refuses connections closes them during the handshake.
             let secure = soon(CERTIFICATE.secure(stream, &["http/1.1"])).await.unwrap();
             Self::over(Transport::Tls(Box::new(secure)))
         } else {
@@ -121,21 +135,23 @@ impl Client {
         }
     }
 
+    /// Uses a transport that is connected already.
     pub fn over(stream: Transport) -> Self {
         Self { stream, input: Vec::new(), truncated: false }
     }
 
+    /// Sends all bytes. Panics if the server does not read them in time.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         soon(self.stream.write_all(bytes.as_ref())).await.unwrap();
         soon(self.stream.flush()).await.unwrap();
     }
 
-    /// As [`Client::send`], and marks the last byte that goes out as urgent data (tcp(7)). Only for little.
+    /// Like [`Client::send`], but marks the last byte as urgent data (tcp(7)). Only for a few bytes, which must fit into the send buffer.
     pub async fn send_urgently(&mut self, bytes: impl AsRef<[u8]>) {
         soon(self.stream.write_urgently(bytes.as_ref())).await.unwrap();
     }
 
-    /// Sends until all is sent or the server does not let it; returns how much went out.
+    /// Sends until everything is sent or the connection fails. Returns the number of bytes sent.
     pub async fn push(&mut self, bytes: &[u8]) -> usize {
         let mut sent = 0;
         while sent < bytes.len() {
@@ -144,28 +160,28 @@ impl Client {
                 Err(_) => return sent,
             }
         }
-        // Whether it went out shows in what comes of it.
+        // A failure shows in the response.
         let _ = self.stream.flush().await;
         sent
     }
 
-    /// Says that it sends no more, and may still read.
+    /// Closes the sending side of the connection. The client may still read.
     pub async fn half_close(&mut self) {
         soon(self.stream.shutdown()).await.unwrap();
     }
 
-    /// Leaves by FIN.
+    /// Closes the connection with FIN.
     pub fn close(self) {
         drop(self.stream);
     }
 
-    /// Leaves by RST.
+    /// Closes the connection with RST.
     pub fn reset(self) {
         self.stream.tcp().set_zero_linger().unwrap();
         drop(self.stream);
     }
 
-    /// Reads once; false at the end.
+    /// Reads once into `input`. Returns how the connection ended if it has.
     async fn fill(&mut self) -> Result<(), End> {
         match soon(self.stream.read_buf(&mut self.input)).await {
             Ok(0) => Err(End::Short),
@@ -178,7 +194,7 @@ impl Client {
         }
     }
 
-    /// Reads a head, interim ones too; how the connection ended if there is none.
+    /// Reads a head, which may be that of an interim response. Returns how the connection ended if it did so before the head.
     pub async fn head(&mut self) -> Result<String, End> {
         loop {
             if let Some(end) = find(&self.input, b"\r\n\r\n") {
@@ -189,8 +205,7 @@ impl Client {
         }
     }
 
-    /// Reads until `bytes` of the body have come, and leaves them to be read. Only for a body that is not
-    /// chunked.
+    /// Waits for so many bytes of the body and returns them without consuming them. Only for a body that is not chunked.
     pub async fn body_bytes(&mut self, bytes: usize) -> Vec<u8> {
         while self.input.len() < bytes {
             self.fill().await.unwrap();
@@ -198,14 +213,14 @@ impl Client {
         self.input[..bytes].to_vec()
     }
 
-    /// Waits until so many bytes of a body of letters from `G` to `Z` have come, however it is framed, or the connection has
-    /// ended. They stay to be read.
+    /// Waits for so many bytes of the body, or the end of the connection, without consuming them. The body may be chunked, but must consist
+    /// of letters from `G` to `Z`, which no chunk size contains.
     pub async fn receive(&mut self, bytes: usize) {
         let count = |input: &[u8]| input.iter().filter(|byte| (b'G'..=b'Z').contains(byte)).count();
         while count(&self.input) < bytes && self.fill().await.is_ok() {}
     }
 
-    /// The final response, behind interim ones that a client which has closed its sending side may get.
+    /// Reads the final response and skips interim ones, which a client that has half-closed may get.
     pub async fn final_response(&mut self) -> Response {
         loop {
             let head = self.head().await.unwrap();
@@ -215,12 +230,13 @@ impl Client {
         }
     }
 
+    /// Reads a response.
     pub async fn response(&mut self) -> Response {
         let head = self.head().await.unwrap();
         self.rest(head).await
     }
 
-    /// The rest of the response whose head was read.
+    /// Reads the rest of a response after its head.
     pub async fn rest(&mut self, head: String) -> Response {
         let status = head[9..12].parse().unwrap();
         let mut response = Response { status, head, body: Vec::new(), end: End::Whole };
@@ -244,7 +260,7 @@ impl Client {
         let is_tls = matches!(self.stream, Transport::Tls(_));
         assert!(
             response.end != End::Short || self.truncated || !is_tls,
-            "TLS calls the end of a cut message a good one: {response:?}"
+            "close_notify after an incomplete message: {response:?}"
         );
         response
     }
@@ -294,17 +310,17 @@ impl Client {
         }
     }
 
-    /// What the connection does when nothing more is to come: `None` while it stays open and silent.
+    /// Waits for the end of the connection and returns it. Returns `Ok` if the server sends more instead.
     pub async fn ending(&mut self) -> Result<(), End> {
         self.fill().await
     }
 }
 
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
+fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
+    bytes.windows(pattern.len()).position(|window| window == pattern)
 }
 
-/// Nothing in a test may hang.
+/// Awaits `future` for at most [`PATIENCE`], then panics.
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("this hangs")
 }

@@ -1,9 +1,13 @@
-//! Test code that the integration tests, fuzzing and the system tests share.
+//! Test code shared by the integration tests, fuzzing and the system tests.
 //!
-//! - [`server`]: a server in the runtime of the test; [`client`]: a client that speaks raw HTTP/1; [`transport`]: plain or TLS
-//! - [`script`]: what clients do, as a list of steps
-//! - [`matrix`]: every way in which a transfer can end, and what each side sees
-//! - [`slot_model`]: the rules of the seats, told by what has happened
+//! - [`server`]: a server in the runtime of the test
+//! - [`client`]: a raw HTTP/1 client; [`transport`]: plain TCP or TLS below it
+//! - [`script`]: the actions of clients as a list of steps
+//! - [`matrix`]: every combination of events in a transfer, with the outcome that docs/api.md promises
+//! - [`slot_model`]: a second implementation of the seats' rules, to compare the real one with
+//!
+//! Invariants: a helper panics if the server violates HTTP, so no test passes by accident. Concurrency: server and clients run in the
+//! runtime of the test. Bounds: no wait is longer than [`server::PATIENCE`]; a watchdog aborts a test that hangs nevertheless.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -16,8 +20,7 @@
     clippy::missing_errors_doc,
     clippy::must_use_candidate,
     clippy::cast_possible_truncation,
-    missing_docs,
-    reason = "a test fails loudly, and its helpers are named by what they do"
+    reason = "a test fails loudly"
 )]
 #![allow(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 

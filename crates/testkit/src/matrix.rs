@@ -1,10 +1,10 @@
-//! The table of transfers: every combination of versions, framing, pace, event and moment, and what the contract promises for
-//! it (sections 4 and 6).
+//! The matrix of transfers: every combination of HTTP versions, framing, pace, event and moment, with the outcome that docs/api.md
+//! (sections 4 and 6) promises for it.
 //!
-//! A [`Cell`] says what is played. [`Cell::all`] returns all cells that exist; [`Cell::expected`] says how each must end.
-//! `tests/wire/matrix.rs` plays every cell over sockets, and `system-tests/chaos` draws cells by chance.
+//! A [`Cell`] is one combination. [`Cell::all`] returns all that exist; [`Cell::expected`] returns the outcome that the server must produce.
+//! `crates/server/tests/wire/matrix.rs` runs every cell over sockets, and `system-tests/chaos` chooses cells at random.
 //!
-//! In every cell the destination waits first, then the source connects, and the event happens while both are paired.
+//! In every cell the destination connects first, then the source, and the event happens while both are paired.
 
 /// The version of HTTP that a side speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,49 +22,49 @@ pub enum Version {
 pub enum Framing {
     /// The source declares it in `Content-Length`.
     Length,
-    /// It is not known before the end: a chunked upload, or an HTTP/2 request without `Content-Length`.
+    /// It is unknown until the end: a chunked upload, or an HTTP/2 request without `Content-Length`.
     Chunked,
-    /// As [`Framing::Chunked`], but `download_headers` of the stream promise a `Content-Length`.
+    /// Like [`Framing::Chunked`], but the `download_headers` of the stream promise a `Content-Length`.
     Promised,
 }
 
-/// What happens besides the transfer itself.
+/// An event during the transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// Nothing: the transfer is whole.
+    /// No event: the transfer completes.
     Nothing,
     /// The source closes its connection.
     SourceCloses,
-    /// The source resets: its connection (HTTP/1), or its stream by `RST_STREAM(CANCEL)` (HTTP/2).
+    /// The source resets its connection (HTTP/1) or its HTTP/2 stream, by `RST_STREAM(CANCEL)`.
     SourceResets,
     /// The source closes the sending side of its connection (HTTP/1).
     SourceHalfCloses,
-    /// The source sends a body that violates its framing.
+    /// The source sends a body with invalid framing.
     SourceBreaksFraming,
-    /// The source sends nothing more until the idle limit.
+    /// The source sends nothing until the idle limit.
     SourceStalls,
     /// The destination closes its connection.
     DestinationCloses,
-    /// The destination resets: its connection (HTTP/1), or its stream by `RST_STREAM(CANCEL)` (HTTP/2).
+    /// The destination resets its connection (HTTP/1) or its HTTP/2 stream, by `RST_STREAM(CANCEL)`.
     DestinationResets,
     /// The destination closes the sending side of its connection (HTTP/1).
     DestinationHalfCloses,
-    /// The destination reads nothing from the start until the idle limit. HTTP/2: its flow-control window is used up.
+    /// The destination reads nothing from the start until the idle limit. Over HTTP/2 its flow-control window is used up.
     DestinationStalls,
-    /// The destination reads nothing until its buffers are full, then closes its connection. HTTP/2: it does not read the
-    /// connection, and its windows are open.
+    /// The destination reads nothing until its buffers are full, then closes its connection. Over HTTP/2 it does not read the connection, and
+    /// its flow-control windows are open.
     DestinationStallsThenCloses,
-    /// The destination reads nothing until its buffers are full, then resets. HTTP/2: its flow-control window is used up; with
-    /// [`When::AfterEnd`], it does not read the connection instead, so that its last frame is with the kernels.
+    /// The destination reads nothing until its buffers are full, then resets. Over HTTP/2 its flow-control window is used up; with
+    /// [`When::AfterEnd`] it does not read the connection instead, so that the last frame is in the socket buffers.
     DestinationStallsThenResets,
 }
 
-/// When it happens: how much of the body the source has sent.
+/// The moment of the event, as the part of the message that the source has sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum When {
     /// Nothing.
     BeforeFirstByte,
-    /// The size line of the first chunk, and not its data.
+    /// The size line of the first chunk, without its data.
     InFirstByte,
     /// One byte.
     AfterFirstByte,
@@ -76,107 +76,107 @@ pub enum When {
     AfterLastByte,
     /// All bytes, and the size line of the last chunk without the empty line after it.
     InEnd,
-    /// The whole message.
+    /// The complete message.
     AfterEnd,
 }
 
-/// One row of the table: what is played.
+/// One combination of the matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Cell {
-    /// What the source speaks.
+    /// The version that the source uses.
     pub source: Version,
-    /// What the destination speaks.
+    /// The version that the destination uses.
     pub destination: Version,
-    /// How the length of the body is known.
+    /// The framing of the body.
     pub framing: Framing,
-    /// The server limits the rate of each stream (`--max-stream-rate`).
+    /// Whether the server limits the rate of each stream (`--max-stream-rate`).
     pub paced: bool,
-    /// What happens.
+    /// The event.
     pub event: Event,
-    /// When it happens.
+    /// The moment of the event.
     pub when: When,
 }
 
-/// An error response, as section 2 of the contract lists them.
+/// An error response (docs/api.md, section 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Error {
     /// The status code.
     pub status: u16,
-    /// `name` of the body.
+    /// The `name` in the body.
     pub name: &'static str,
-    /// What `message` of the body begins with.
+    /// A prefix of the `message` in the body.
     pub message: &'static str,
 }
 
 impl Error {
-    /// The source left before its body was whole.
+    /// The source disconnected before its body was complete.
     pub const SOURCE_LEFT: Self =
         Self { status: 502, name: "StreamSourceError", message: "Stream source closed unexpectedly" };
     /// The source sent nothing for the idle limit.
     pub const SOURCE_STALLED: Self =
         Self { status: 502, name: "StreamSourceError", message: "Stream source stalled" };
-    /// The source broke its framing, as its destination is told.
+    /// The source sent invalid framing: the response to the destination.
     pub const SOURCE_BROKE: Self = Self { status: 502, name: "StreamSourceError", message: "" };
-    /// The source broke its framing, or half-closed before its body was whole, as it is told itself.
+    /// The source sent invalid framing, or half-closed before its body was complete: the response to the source.
     pub const BAD_BODY: Self = Self { status: 400, name: "BadRequestError", message: "" };
-    /// The destination left before it had acknowledged the body.
+    /// The destination disconnected before it had acknowledged the body.
     pub const DESTINATION_LEFT: Self = Self {
         status: 502,
         name: "StreamDestinationError",
         message: "Stream destination closed unexpectedly",
     };
-    /// The destination took nothing for the idle limit.
+    /// The destination read nothing for the idle limit.
     pub const DESTINATION_STALLED: Self =
         Self { status: 502, name: "StreamDestinationError", message: "Stream destination stalled" };
 }
 
-/// What the source gets.
+/// The response that the source must get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Answered {
     /// 200.
     Ok,
     /// This error.
     Error(Error),
-    /// 200 where the final state is `FINISHED`, else [`Error::DESTINATION_LEFT`].
+    /// 200 if the final state is `FINISHED`, otherwise [`Error::DESTINATION_LEFT`].
     ByState,
-    /// Nothing to compare: the source left, or the server reset its HTTP/2 stream.
+    /// Nothing to compare: the source disconnected, or the server reset its HTTP/2 stream.
     Unseen,
 }
 
-/// What the destination gets.
+/// The response that the destination must get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Received {
-    /// 200 and the whole body.
+    /// 200 and the complete body.
     Whole,
-    /// 200 and a prefix of the body, at least as long as [`Cell::passed_on`], ended by a visible cut.
+    /// 200 and a prefix of the body, at least as long as [`Cell::passed_on`], with a visible cut at its end.
     Cut(Cut),
     /// This error.
     Error(Error),
-    /// Nothing to compare: the destination left.
+    /// Nothing to compare: the destination disconnected.
     Unseen,
 }
 
-/// The form of a cut (section 6, "Incomplete"). Over TLS, no HTTP/1 connection that is cut ends with `close_notify`.
+/// The form of a cut (docs/api.md, section 6, "Incomplete"). Over TLS, a cut HTTP/1 connection never ends with `close_notify`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cut {
-    /// The connection ends by FIN, before the end that `Content-Length` or the chunks announce.
+    /// The connection ends by FIN before the end that `Content-Length` or the chunks declare.
     Short,
-    /// The connection is reset (RST). Over TLS, the missing `close_notify` is enough.
+    /// The connection is reset (RST). Over TLS, a missing `close_notify` is enough.
     ConnectionReset,
     /// `RST_STREAM` with this error code.
     StreamReset(u32),
 }
 
-/// How a cell must end.
+/// The outcome that a cell must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Expected {
-    /// The final state: one of these.
+    /// The allowed final states.
     pub states: &'static [&'static str],
-    /// What the source gets.
+    /// The response to the source.
     pub source: Answered,
-    /// What the destination gets.
+    /// The response to the destination.
     pub destination: Received,
-    /// The `error` object of the status, unless the state is `FINISHED`.
+    /// The `error` object of the status object, unless the state is `FINISHED`.
     pub error: Option<Error>,
 }
 
@@ -204,9 +204,10 @@ impl Event {
         Self::DestinationStallsThenResets,
     ];
 
-    /// Whether the destination reads nothing of the body before the event is over. The body is then larger than its buffers:
-    /// with [`When::BeforeLastByte`] larger than all buffers on the way, so that the source is held up; with
-    /// [`When::AfterEnd`] small enough for the source to send all of it.
+    /// Whether the destination reads nothing of the body before the end of the event.
+    ///
+    /// The body must then be larger than the destination's buffers. With [`When::BeforeLastByte`] it must be larger than all buffers on the
+    /// way, so that backpressure stops the source. With [`When::AfterEnd`] it must be small enough for the source to send all of it.
     #[must_use]
     pub fn has_unread_body(self) -> bool {
         matches!(
@@ -215,7 +216,7 @@ impl Event {
         )
     }
 
-    /// Whether the idle limit ends it.
+    /// Whether the idle limit ends the event.
     #[must_use]
     pub fn lasts_until_idle_limit(self) -> bool {
         matches!(self, Self::SourceStalls | Self::DestinationStalls)
@@ -247,7 +248,7 @@ impl When {
 }
 
 impl Cell {
-    /// All cells that exist.
+    /// Returns all cells that exist.
     pub fn all() -> impl Iterator<Item = Self> {
         let sides =
             Version::ALL.into_iter().flat_map(|source| Version::ALL.map(|destination| (source, destination)));
@@ -278,7 +279,7 @@ impl Cell {
             // HTTP/2 has no half-closed connection.
             Event::SourceHalfCloses => self.source != Version::Http2,
             Event::DestinationHalfCloses => self.destination != Version::Http2,
-            // A length can be violated only where frames tell another one.
+            // A declared length can be violated only where the framing carries another one.
             Event::SourceBreaksFraming => match self.source {
                 Version::Http10 => false,
                 Version::Http11 => self.framing != Framing::Length,
@@ -293,13 +294,13 @@ impl Cell {
         let is_whole = self.when == When::AfterEnd;
         let happens = match self.event {
             Event::Nothing => is_whole,
-            // After the end there is nothing left to break or to wait for.
+            // After the end, nothing is left to violate or to wait for.
             Event::SourceBreaksFraming | Event::SourceStalls => !is_whole,
             event if event.has_unread_body() => is_whole || self.when == When::BeforeLastByte,
             _ => true,
         };
         let is_distinct = match self.when {
-            // Where the size line is sent ahead of the data, the data is what would have to be broken.
+            // After the size line, only the data could be invalid, and any data is valid.
             When::InFirstByte | When::InLastByte => {
                 has_chunks && self.event.is_of_source() && self.event != Event::SourceBreaksFraming
             }
@@ -311,9 +312,9 @@ impl Cell {
         happens && is_distinct
     }
 
-    /// Bytes of a body of `length` bytes, at least 3, that the source has sent when the event happens.
+    /// Returns how many bytes of a body of `length` bytes, at least 3, the source has sent when the event happens.
     ///
-    /// With an unread body ([`Event::has_unread_body`]) and [`When::BeforeLastByte`], fewer: as many as all buffers take.
+    /// With an unread body ([`Event::has_unread_body`]) and [`When::BeforeLastByte`] it has sent fewer: as many as fit into all buffers.
     #[must_use]
     pub fn sent(self, length: u64) -> u64 {
         match self.when {
@@ -324,7 +325,7 @@ impl Cell {
         }
     }
 
-    /// Bytes of a body of `length` bytes, at least 3, that the server must have passed on when the event happens.
+    /// Returns how many bytes of a body of `length` bytes, at least 3, the server must have passed on when the event happens.
     #[must_use]
     pub fn passed_on(self, length: u64) -> u64 {
         // The byte that completes a promised length is held back until the source has ended its message.
@@ -339,7 +340,7 @@ impl Cell {
         }
     }
 
-    /// How the destination sees that its message is incomplete.
+    /// Returns the form in which the destination sees that its message is incomplete.
     #[must_use]
     pub fn cut(self) -> Cut {
         const INTERNAL_ERROR: u32 = 2;
@@ -349,7 +350,7 @@ impl Cell {
         }
     }
 
-    /// How it must end.
+    /// Returns the outcome that the cell must have.
     #[must_use]
     pub fn expected(self) -> Expected {
         let is_whole = self.when == When::AfterEnd;
@@ -400,7 +401,7 @@ impl Cell {
         }
     }
 
-    /// An ending by the source. Before the first byte the destination can still be told by a status.
+    /// Returns the outcome of a source failure. Before the first byte, the destination gets it as a status.
     fn source_failed(self, states: &'static [&'static str], source: Answered, error: Error) -> Expected {
         let destination = match self.passed_on(u64::MAX) {
             0 => Received::Error(error),
@@ -427,7 +428,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_cell_is_there_once_and_every_value_is_in_one() {
+    fn every_cell_is_unique_and_every_value_is_in_a_cell() {
         let cells: Vec<_> = Cell::all().collect();
         assert_eq!(cells.iter().collect::<HashSet<_>>().len(), cells.len());
         for event in Event::ALL {

@@ -1,64 +1,71 @@
-//! What clients do, as a list of steps.
+//! Scripts: the actions of the clients of one stream, as a list of steps.
+//!
+//! A script is data, without a connection. `crates/server/tests/scripts` runs each against several servers and compares the results,
+//! `crates/server/tests/transcripts` records the responses, and the fuzz target `connection` generates scripts.
 
 use bytes::Bytes;
 
-/// A connection. It is opened by the first bytes said, and anew after it was left.
+/// The client of a step. Its connection is opened by the first bytes that it sends, and again after it was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Who {
+    /// The source.
     Source,
+    /// The destination.
     Destination,
+    /// A third client.
     Other,
 }
 
+/// One action.
 #[derive(Debug, Clone)]
 pub enum Step {
-    /// `{src}` and `{dst}` become the stream's target, in the form that this side gives it; `{id}` its id, `{up}` and `{down}` its
-    /// tokens.
+    /// Sends bytes. Placeholders are replaced: `{src}` and `{dst}` by the request target of the source and the destination ([`Targets`]),
+    /// `{id}` by the id of the stream, `{up}` and `{down}` by its tokens.
     Say(Who, Bytes),
+    /// Closes the sending side of the connection.
     HalfClose(Who),
-    /// Leaves by FIN.
+    /// Closes the connection with FIN.
     Close(Who),
-    /// Leaves by RST.
+    /// Closes the connection with RST.
     Reset(Who),
-    /// Waits for the state.
+    /// Waits for the stream to be in this state.
     Until(String),
-    /// Waits until so many bytes were passed on.
+    /// Waits until so many bytes of the body were passed on.
     Passed(usize),
     /// Reads a `100 Continue`.
     Interim(Who),
-    /// Reads an answer to its end, and past the interim ones before it.
+    /// Reads a final response to its end, and skips interim ones before it.
     Answer(Who),
 }
 
 /// The form of the request targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Targets {
-    /// The path.
+    /// Only the path.
     Plain,
-    /// With a query, and in absolute form.
+    /// With a query for the source, and in absolute form for the destination (RFC 9112, section 3.2.2).
     Rare,
 }
 
 impl Targets {
-    /// What is said in the words of [`Step::Say`] about the stream of this id, whose tokens are the source's and the
-    /// destination's.
+    /// Replaces the placeholders of [`Step::Say`] in `bytes`. `tokens` are those of the source and the destination.
     pub fn fill(self, bytes: &[u8], id: &str, tokens: &[String; 2]) -> Vec<u8> {
         let (source, destination) = match self {
             Self::Plain => (format!("/stream/{id}"), format!("/stream/{id}")),
             Self::Rare => (format!("/stream/{id}?x"), format!("http://test/stream/{id}")),
         };
-        let blanks: [(&[u8], &str); 5] = [
+        let placeholders: [(&[u8], &str); 5] = [
             (b"{src}", &source),
             (b"{dst}", &destination),
             (b"{id}", id),
             (b"{up}", &tokens[0]),
             (b"{down}", &tokens[1]),
         ];
-        blanks.iter().fold(bytes.to_vec(), |bytes, (name, value)| fill(&bytes, name, value.as_bytes()))
+        placeholders.iter().fold(bytes.to_vec(), |bytes, (name, value)| fill(&bytes, name, value.as_bytes()))
     }
 }
 
-/// `text` with `value` wherever it has `name`.
+/// Returns `text` with every `name` replaced by `value`.
 pub fn fill(text: &[u8], name: &[u8], value: &[u8]) -> Vec<u8> {
     match text.windows(name.len()).position(|window| window == name) {
         Some(at) => [&text[..at], value, &fill(&text[at + name.len()..], name, value)].concat(),
@@ -66,45 +73,60 @@ pub fn fill(text: &[u8], name: &[u8], value: &[u8]) -> Vec<u8> {
     }
 }
 
+/// The steps of one stream.
 #[derive(Debug, Clone, Default)]
 pub struct Script {
-    /// The body of `POST /stream`.
+    /// The body of `POST /stream`. Default: empty.
     pub create: String,
+    /// The steps, in order.
     pub steps: Vec<Step>,
-    /// Bytes race with a failure. How much of the download comes before its cut may differ then, and `bytes_transferred`
-    /// with it; and where the first byte is in the race, also whether it is cut or a 502. Nothing else may.
+    /// Whether bytes race with a failure. Default: false.
+    ///
+    /// If so, the length of the download before its cut may differ between runs, and `bytes_transferred` with it. If the first byte is in
+    /// the race, the destination may get a 502 instead of a cut. Nothing else may differ.
     pub racy: bool,
 }
 
 impl Script {
-    /// The steps of `text`, with ` | ` between them:
+    /// Parses steps separated by ` | `. Panics if one is not valid.
     ///
-    /// - `S> bytes`, `D> bytes`, `O> bytes`: the source, the destination, another say this
-    /// - `put fields`, `get fields`: the source's or the destination's head, fields with ` ~ ` between them; `put10`, `get10`
-    /// - `S close`, `S reset`, `S half-close`, `S 100`, `S answer`: and so on
-    /// - `both`: the destination's answer, and then the source's
-    /// - `until STATE`, `passed BYTES`, `create JSON`, `racy`
+    /// - `S> bytes`, `D> bytes`, `O> bytes`: the source, the destination or the third client sends the bytes
+    /// - `put fields`, `get fields`: the source or the destination sends its head, with fields separated by ` ~ `; `put10` and `get10` do
+    ///   so in HTTP/1.0
+    /// - `S close`, `S reset`, `S half-close`, `S 100`, `S answer`: the other steps of the source; likewise with `D` and `O`
+    /// - `both`: reads the response to the destination, then that to the source
+    /// - `until STATE`, `passed BYTES`: waits
+    /// - `create JSON`, `racy`: sets the fields of [`Script`]
+    ///
+    /// ```
+    /// use testkit::script::Script;
+    ///
+    /// let script = Script::parse("get | until DST_CONNECTED | put Content-Length: 2 | S> hi | both");
+    /// assert_eq!(script.steps.len(), 6);
+    /// ```
     pub fn parse(text: &str) -> Self {
         Self::default().then(text)
     }
 
+    /// Appends steps in the syntax of [`Script::parse`].
+    #[must_use]
     pub fn then(mut self, text: &str) -> Self {
         for step in text.split(" | ") {
-            assert!(self.take(step), "{step:?} is no step");
+            assert!(self.take(step), "{step:?} is not a step");
         }
         self
     }
 
-    /// Takes one more step of that text; false where it is none.
+    /// Appends one step in the syntax of [`Script::parse`]. Returns false if it is not valid.
     pub fn take(&mut self, step: &str) -> bool {
         let (verb, rest) = step.split_once(' ').unwrap_or((step, ""));
-        let (who, says) = match verb.split_at_checked(1) {
-            Some(("S", says)) => (Who::Source, says),
-            Some(("D", says)) => (Who::Destination, says),
-            Some(("O", says)) => (Who::Other, says),
+        let (who, action) = match verb.split_at_checked(1) {
+            Some(("S", action)) => (Who::Source, action),
+            Some(("D", action)) => (Who::Destination, action),
+            Some(("O", action)) => (Who::Other, action),
             _ => (Who::Other, verb),
         };
-        let is_who = says.len() < verb.len();
+        let has_client = action.len() < verb.len();
         let say = |who, bytes: String| Step::Say(who, bytes.into());
         let steps = match (verb, rest) {
             ("put", _) => vec![say(Who::Source, head("PUT {src} HTTP/1.1\r\nHost: a\r\n", rest))],
@@ -122,8 +144,8 @@ impl Script {
                 self.racy = true;
                 vec![]
             }
-            _ if is_who && says == ">" => vec![say(who, rest.into())],
-            _ if !is_who || !says.is_empty() => return false,
+            _ if has_client && action == ">" => vec![say(who, rest.into())],
+            _ if !has_client || !action.is_empty() => return false,
             (_, "close") => vec![Step::Close(who)],
             (_, "reset") => vec![Step::Reset(who)],
             (_, "half-close") => vec![Step::HalfClose(who)],
@@ -135,10 +157,14 @@ impl Script {
         true
     }
 
+    /// Appends a [`Step::Say`].
+    #[must_use]
     pub fn say(self, who: Who, bytes: impl Into<Vec<u8>>) -> Self {
         self.step(Step::Say(who, bytes.into().into()))
     }
 
+    /// Appends a step.
+    #[must_use]
     pub fn step(mut self, step: Step) -> Self {
         self.steps.push(step);
         self

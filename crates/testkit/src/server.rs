@@ -1,4 +1,7 @@
-//! A server in the test's own runtime, on a port of its own.
+//! A server in the runtime of the test, on a port that the kernel chooses.
+//!
+//! Each test has its own server. A watchdog thread aborts the process if a test takes longer than three times [`PATIENCE`], because
+//! a timeout of tokio does not fire if the clock is paused or the runtime is blocked.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -13,10 +16,10 @@ use tokio::task::JoinHandle;
 use crate::client::{Client, Response};
 use crate::transport::{CERTIFICATE, is_tls};
 
-/// Longer than anything may take that is not waited for on purpose.
+/// The timeout of every wait. Nothing in a test takes that long, except for waits that it tests.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Ends a test that hangs, by the clock on the wall: a paused clock would wait with it.
+/// Aborts a test that hangs. It uses the system's clock, because tokio's may be paused.
 struct Watchdog {
     _alive: std::sync::mpsc::Sender<()>,
 }
@@ -35,11 +38,12 @@ impl Watchdog {
     }
 }
 
-/// Whether all bodies are copied, by the variable that the program knows: the whole suite runs with either data path.
+/// Whether the whole test suite runs with copied bodies instead of splice(2) (`RENDEZVOUS_DATA_PATH=copy`, as for the program).
 pub fn is_copied() -> bool {
     std::env::var("RENDEZVOUS_DATA_PATH").as_deref() == Ok("copy")
 }
 
+/// A running server. Dropping it starts a graceful shutdown; its tasks end with the runtime of the test at the latest.
 pub struct TestServer {
     address: SocketAddr,
     plain_address: Option<SocketAddr>,
@@ -51,14 +55,17 @@ pub struct TestServer {
 }
 
 impl TestServer {
+    /// Starts a server with the default configuration.
     pub async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
+    /// Starts a server with a configuration changed by `adjust`.
+    ///
+    /// Before that, the port is 0, and the data path and TLS are those of the test run ([`is_copied`], [`is_tls`]).
     pub async fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
         let data_path = if is_copied() { DataPath::Copy } else { DataPath::Splice };
         let tls = is_tls().then(|| CERTIFICATE.files());
-        // The names by which the tests ask.
         let mut config = Config { port: 0, data_path, tls, ..Config::default() };
         adjust(&mut config);
         let server = Server::bind(config, Vec::new()).await.unwrap();
@@ -75,25 +82,28 @@ impl TestServer {
         Self { address, plain_address, admin, reload, stop: Some(stop), running, _watchdog: watchdog }
     }
 
+    /// Returns the address of the main listener.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
+    /// Returns the address of the additional plain listener. Panics if there is none.
     pub fn plain_address(&self) -> SocketAddr {
         self.plain_address.unwrap()
     }
 
+    /// Makes the server reload its TLS files, as SIGHUP does.
     pub fn reload(&self) {
         self.reload.notify_one();
     }
 
-    /// Asks the server to end, and waits until it drains.
+    /// Starts a graceful shutdown, and waits until the server drains.
     pub async fn stop(&mut self) {
         drop(self.stop.take());
         while self.ready().await.status == 200 {}
     }
 
-    /// What it says of whether it is ready.
+    /// Returns the response to `GET /readyz`, from the admin listener if there is one.
     pub async fn ready(&self) -> Response {
         if self.admin.is_some() {
             self.ask_admin(get("/readyz")).await
@@ -102,96 +112,103 @@ impl TestServer {
         }
     }
 
-    /// Waits until it has ended.
+    /// Shuts the server down, and waits for its end.
     pub async fn ended(self) {
         drop(self.stop);
         self.running.await.unwrap();
     }
 
+    /// Connects to the main listener.
     pub async fn connect(&self) -> Client {
         Client::connect(self.address).await
     }
 
-    /// A connection that has said `bytes`.
+    /// Connects and sends `bytes`.
     pub async fn say(&self, bytes: impl AsRef<[u8]>) -> Client {
         let mut client = self.connect().await;
         client.send(bytes).await;
         client
     }
 
-    /// The answer to a request of a connection of its own.
+    /// Connects, sends a request and returns the response.
     pub async fn ask(&self, bytes: impl AsRef<[u8]>) -> Response {
         self.say(bytes).await.response().await
     }
 
-    /// A connection to the operators' listener.
+    /// Connects to the admin listener. Panics if there is none.
     pub async fn connect_admin(&self) -> Client {
         Client::connect_plainly(self.admin.unwrap()).await
     }
 
-    /// The answer of the operators' listener.
+    /// Like [`TestServer::ask`], to the admin listener.
     pub async fn ask_admin(&self, bytes: impl AsRef<[u8]>) -> Response {
         let mut client = self.connect_admin().await;
         client.send(bytes).await;
         client.response().await
     }
 
+    /// Sends a `POST` with this body and returns the response.
     pub async fn post(&self, path: &str, body: impl AsRef<[u8]>) -> Response {
         self.ask(post(path, body)).await
     }
 
+    /// Creates a stream with the default settings and returns its id.
     pub async fn create(&self) -> String {
         self.create_with("").await
     }
 
+    /// Creates a stream by a `POST /stream` with this body, and returns its id.
     pub async fn create_with(&self, body: &str) -> String {
         self.make(body).await["stream"].as_str().unwrap().to_owned()
     }
 
-    /// The whole answer to who makes a stream.
+    /// Creates a stream by a `POST /stream` with this body, and returns the JSON of the response.
     pub async fn make(&self, body: &str) -> Value {
         let response = self.post("/stream", body).await;
         assert_eq!(response.status, 201, "{response:?}");
         response.json()
     }
 
+    /// Connects as a destination and returns the connection.
     pub async fn get(&self, id: &str) -> Client {
         self.say(get(&format!("/stream/{id}"))).await
     }
 
-    /// A PUT that says its head and nothing of its body.
+    /// Connects as a source, and sends the head of the request but no body. `fields` are lines that end in CRLF.
     pub async fn put(&self, id: &str, fields: &str) -> Client {
         self.say(put_head(id, fields)).await
     }
 
+    /// Returns the status object of a stream.
     pub async fn status(&self, id: &str) -> Value {
         self.status_at(&format!("/stream/{id}/status")).await
     }
 
-    /// What this target, with a token or without one, says of its stream.
+    /// Returns the status object at this request target, which may have a token.
     pub async fn status_at(&self, target: &str) -> Value {
         self.ask(get(target)).await.json()
     }
 
-    /// Waits until the stream is in `state`, and returns its status.
+    /// Waits until the stream is in `state`, and returns its status object.
     pub async fn until(&self, id: &str, state: &str) -> Value {
         self.until_at(&format!("/stream/{id}/status"), state).await
     }
 
-    /// Waits until so many bytes of the body are passed on.
+    /// Waits until exactly so many bytes of the body are passed on.
     pub async fn until_passed_on(&self, id: &str, bytes: usize) {
         let passed_on = async { while self.status(id).await["bytes_transferred"] != bytes {} };
         let in_time = tokio::time::timeout(PATIENCE, passed_on).await.is_ok();
         assert!(in_time, "{bytes} bytes are not passed on: {}", self.status(id).await);
     }
 
-    /// Waits until the stream is forgotten.
+    /// Waits until the server has forgotten the stream.
     pub async fn until_gone(&self, id: &str) {
         let target = format!("/stream/{id}/status");
         let gone = async { while self.ask(get(&target)).await.status != 404 {} };
         tokio::time::timeout(PATIENCE, gone).await.unwrap();
     }
 
+    /// Like [`TestServer::until`], with the request target of the status, which may have a token.
     pub async fn until_at(&self, target: &str, state: &str) -> Value {
         let reached = async {
             loop {
@@ -208,16 +225,19 @@ impl TestServer {
     }
 }
 
+/// Returns a `GET` request.
 pub fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: test\r\n\r\n")
 }
 
+/// Returns a `POST` request with this body.
 pub fn post(path: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
     let head = format!("POST {path} HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", body.len());
     [head.as_bytes(), body].concat()
 }
 
+/// Returns the head of a `PUT` request of a source. `fields` are lines that end in CRLF.
 pub fn put_head(id: &str, fields: &str) -> String {
     format!("PUT /stream/{id} HTTP/1.1\r\nHost: test\r\n{fields}\r\n")
 }

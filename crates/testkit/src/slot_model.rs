@@ -1,4 +1,7 @@
-//! The rules of the seats again, told by what has happened instead of by a state machine. For tests, and for `fuzz/`.
+//! A second implementation of the rules of [`Slot`], to compare it with.
+//!
+//! The model keeps the history of a stream as independent facts, where [`Slot`] is a state machine. The tests of `core` and the fuzz target
+//! `slot` run the same operations on both.
 
 use std::sync::Arc;
 
@@ -6,19 +9,23 @@ use rendezvous_core::outcome::{Outcome, Report, SeatError};
 use rendezvous_core::slot::{Phase, Slot, Waiter};
 use rendezvous_protocol::Side;
 
-/// What happens to a stream.
+/// An operation on a stream.
 #[derive(Debug, Clone)]
 pub enum Operation {
+    /// This side connects.
     Come(Side),
+    /// This side disconnects.
     Leave(Side),
+    /// A client reports an error.
     Report,
+    /// The ttl passes.
     Expire,
-    /// The transfer ends.
+    /// The transfer ends with this outcome.
     Settle(Outcome),
 }
 
-/// Holds that a stream to which this happens obeys the rules.
-pub fn hold(history: impl IntoIterator<Item = Operation>) {
+/// Runs the operations on a [`Slot`] and on the model, and panics where they differ.
+pub fn check(history: impl IntoIterator<Item = Operation>) {
     let (mut slot, mut model, mut pairings) = (Slot::default(), Model::default(), 0);
     for (party, operation) in (0..).zip(history) {
         match operation {
@@ -30,9 +37,9 @@ pub fn hold(history: impl IntoIterator<Item = Operation>) {
                 pairings += u32::from(matches!(seated, Ok(Some(_))));
                 assert_eq!(seated, model.come(side, party));
             }
-            Operation::Leave(side) => assert_eq!(told(slot.leave(side)), model.leave(side)),
-            Operation::Report => assert_eq!(slot.report(report()).map(told), model.report()),
-            Operation::Expire => assert_eq!(told(slot.expire()), model.expire()),
+            Operation::Leave(side) => assert_eq!(side_and_party(slot.leave(side)), model.leave(side)),
+            Operation::Report => assert_eq!(slot.report(report()).map(side_and_party), model.report()),
+            Operation::Expire => assert_eq!(side_and_party(slot.expire()), model.expire()),
             Operation::Settle(outcome) => assert_eq!(slot.settle(outcome.clone()), model.settle(outcome)),
         }
         assert_eq!(slot.phase(), model.phase());
@@ -45,24 +52,32 @@ struct Model {
     source: Option<u32>,
     destination: Option<u32>,
     paired: bool,
-    untold: bool,
-    ending: Option<Outcome>,
+    /// Whether an error was reported while no side waited.
+    report_pending: bool,
+    outcome: Option<Outcome>,
     report: Arc<Report>,
 }
 
 impl Default for Model {
     fn default() -> Self {
-        Self { source: None, destination: None, paired: false, untold: false, ending: None, report: report() }
+        Self {
+            source: None,
+            destination: None,
+            paired: false,
+            report_pending: false,
+            outcome: None,
+            report: report(),
+        }
     }
 }
 
 impl Model {
     fn come(&mut self, side: Side, party: u32) -> Result<Option<(u32, u32)>, SeatError> {
-        if std::mem::take(&mut self.untold) {
-            self.ending = Some(Outcome::Reported(report()));
+        if std::mem::take(&mut self.report_pending) {
+            self.outcome = Some(Outcome::Reported(report()));
             return Err(SeatError::Reported(report()));
         }
-        if self.ending.is_some() {
+        if self.outcome.is_some() {
             return Err(SeatError::NotFound);
         }
         let seat = match side {
@@ -79,27 +94,27 @@ impl Model {
     }
 
     fn leave(&mut self, side: Side) -> Option<(Side, u32)> {
-        let leaver = self.waiting().filter(|(waits, _)| *waits == side)?;
+        let waiter = self.waiting().filter(|(waiting, _)| *waiting == side)?;
         (self.source, self.destination) = (None, None);
-        Some(leaver)
+        Some(waiter)
     }
 
     fn report(&mut self) -> Result<Option<(Side, u32)>, SeatError> {
-        if self.paired || self.untold || self.ending.is_some() {
+        if self.paired || self.report_pending || self.outcome.is_some() {
             return Err(SeatError::AlreadyStarted);
         }
         if self.waiting().is_none() {
-            self.untold = true;
+            self.report_pending = true;
             return Ok(None);
         }
         Ok(self.end(Outcome::Reported(report())))
     }
 
     fn expire(&mut self) -> Option<(Side, u32)> {
-        if self.ending.is_some() || self.paired {
+        if self.outcome.is_some() || self.paired {
             return None;
         }
-        if std::mem::take(&mut self.untold) {
+        if std::mem::take(&mut self.report_pending) {
             return self.end(Outcome::Reported(report()));
         }
         let present = self.waiting().map(|(side, _)| side);
@@ -107,15 +122,15 @@ impl Model {
     }
 
     fn settle(&mut self, outcome: Outcome) -> bool {
-        let first = self.paired && self.ending.is_none();
+        let first = self.paired && self.outcome.is_none();
         if first {
-            self.ending = Some(outcome);
+            self.outcome = Some(outcome);
         }
         first
     }
 
     fn waiting(&self) -> Option<(Side, u32)> {
-        if self.paired || self.ending.is_some() {
+        if self.paired || self.outcome.is_some() {
             return None;
         }
         let source = self.source.map(|party| (Side::Source, party));
@@ -124,14 +139,14 @@ impl Model {
 
     fn end(&mut self, outcome: Outcome) -> Option<(Side, u32)> {
         let waiter = self.waiting();
-        self.ending = Some(outcome);
+        self.outcome = Some(outcome);
         waiter
     }
 
     fn phase(&self) -> Phase<'_> {
-        match (&self.ending, self.waiting()) {
+        match (&self.outcome, self.waiting()) {
             (Some(outcome), _) => Phase::Ended(outcome),
-            _ if self.untold => Phase::Reported(&self.report),
+            _ if self.report_pending => Phase::Reported(&self.report),
             _ if self.paired => Phase::Streaming,
             (_, Some((side, _))) => Phase::Waiting(side),
             (_, None) => Phase::Created,
@@ -143,7 +158,7 @@ fn report() -> Arc<Report> {
     Arc::new(Report { status: 418, name: "N".into(), message: "M".into() })
 }
 
-fn told(waiter: Option<Waiter<u32, u32>>) -> Option<(Side, u32)> {
+fn side_and_party(waiter: Option<Waiter<u32, u32>>) -> Option<(Side, u32)> {
     waiter.map(|waiter| match waiter {
         Waiter::Source(party) => (Side::Source, party),
         Waiter::Destination(party) => (Side::Destination, party),

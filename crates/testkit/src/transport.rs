@@ -1,4 +1,6 @@
-//! What a test's client speaks HTTP over: plain TCP, or TLS.
+//! The transport of a test's client: plain TCP or TLS.
+//!
+//! The environment variable `RENDEZVOUS_TRANSPORT=tls` runs a whole test suite over TLS.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -16,13 +18,20 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// A certificate for `localhost`, in files.
+/// A self-signed certificate for `localhost`, in files that exist until it is dropped.
 pub struct Certificate {
     folder: TempDir,
     der: CertificateDer<'static>,
 }
 
+impl Default for Certificate {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Certificate {
+    /// Generates a certificate and writes it to a temporary folder.
     pub fn new() -> Self {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let folder = TempDir::new().unwrap();
@@ -33,18 +42,26 @@ impl Certificate {
         certificate
     }
 
+    /// Returns the paths of the files, for the server's configuration.
     pub fn files(&self) -> TlsFiles {
         let path = |name: &str| -> PathBuf { self.folder.path().join(name) };
         TlsFiles { certificate: path("certificate.pem"), key: path("key.pem") }
     }
 
-    /// Connects, and shakes hands with whoever shows this certificate.
+    /// Connects over TLS to a server with this certificate, and offers `protocols` by ALPN.
+    ///
+    /// # Errors
+    /// If the connection or the handshake fails.
     pub async fn connect(&self, address: SocketAddr, protocols: &[&str]) -> io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         self.secure(stream, protocols).await
     }
 
+    /// Like [`Certificate::connect`], over an existing TCP connection.
+    ///
+    /// # Errors
+    /// If the handshake fails.
     pub async fn secure(&self, stream: TcpStream, protocols: &[&str]) -> io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).unwrap();
@@ -55,21 +72,27 @@ impl Certificate {
     }
 }
 
-/// The certificate that all servers of a run over TLS share.
+/// The certificate of all servers in a run over TLS.
 pub static CERTIFICATE: LazyLock<Certificate> = LazyLock::new(Certificate::new);
 
-/// `RENDEZVOUS_TRANSPORT=tls` runs the whole suite over TLS.
+/// Whether the whole test suite runs over TLS (`RENDEZVOUS_TRANSPORT=tls`).
 pub fn is_tls() -> bool {
     std::env::var("RENDEZVOUS_TRANSPORT").as_deref() == Ok("tls")
 }
 
+/// A connected transport.
 pub enum Transport {
+    /// Plain TCP.
     Plain(TcpStream),
+    /// TLS.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Transport {
-    /// Sends `bytes`, the last that goes out for them as urgent data.
+    /// Sends `bytes` and marks the last one, or over TLS the last byte of its record, as urgent data (tcp(7)).
+    ///
+    /// # Errors
+    /// If the socket or the TLS session fails.
     pub async fn write_urgently(&mut self, bytes: &[u8]) -> io::Result<()> {
         let bytes = match self {
             Self::Plain(_) => bytes.to_vec(),
@@ -88,6 +111,7 @@ impl Transport {
         Ok(())
     }
 
+    /// Returns the TCP connection.
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(stream) => stream,

@@ -1,4 +1,6 @@
-//! Who may do what that concerns no stream of theirs, and where; and how a token is given. Pure.
+//! The authorization of requests by listener and by server token, and the parsing of credentials (docs/api.md, section 2, "Rights").
+//!
+//! Does no I/O and has no state that changes. The tokens of a stream are checked by the stream table.
 
 use rendezvous_core::token::{AuthError, Credential, Token};
 
@@ -6,55 +8,56 @@ use super::connection::{Audience, Entrance};
 use super::head::RequestHead;
 use super::route::Route;
 
-/// The rules of one server.
+/// The authorization rules of a server.
 #[derive(Debug, Default)]
 pub(crate) struct Access {
-    /// Needed to make a stream.
+    /// The token that `POST /stream` needs (`--create-token-file`). Default: `None`, no token is needed.
     pub create_token: Option<Token>,
-    /// Needed to see the list and the metrics.
+    /// The token that the list and the metrics need (`--admin-token-file`). Default: `None`.
     pub admin_token: Option<Token>,
-    /// Everybody who can reach the server may see them.
+    /// Whether the list and the metrics are public (`--open-list`). The admin token takes precedence. Default: false.
     pub open_list: bool,
-    /// The operators have a listener of their own.
+    /// Whether there is an admin listener (`--admin-listen`). If so, the list, metrics and health routes are served only there.
     pub has_admin_listener: bool,
-    /// Some clients come through trusted proxies.
+    /// Whether there are trusted proxies (`--trusted-proxy`).
     pub has_proxies: bool,
 }
 
 impl Access {
-    /// Whether there is such a route for those who come in here.
+    /// Whether this listener serves the route.
     #[must_use]
     pub(crate) fn serves(&self, entrance: Entrance, route: &Route) -> bool {
-        let is_operators = matches!(route, Route::List | Route::Metrics | Route::Health | Route::Ready);
+        let is_admin_route = matches!(route, Route::List | Route::Metrics | Route::Health | Route::Ready);
         match entrance.audience {
-            Audience::Operators => is_operators || matches!(route, Route::Ping | Route::Describe),
-            Audience::Clients => !(is_operators && self.has_admin_listener),
+            Audience::Operators => is_admin_route || matches!(route, Route::Ping | Route::OpenApi),
+            Audience::Clients => !(is_admin_route && self.has_admin_listener),
         }
     }
 
-    /// Who may make a stream.
+    /// The right to create a stream.
     #[must_use]
     pub(crate) fn creation(&self) -> Right<'_> {
         self.create_token.as_ref().map_or(Right::Everybody, Right::Token)
     }
 
-    /// Who may see the list on this listener. It has the ids of all streams.
+    /// The right to get the list on this listener. The list has the ids of all streams.
     #[must_use]
     pub(crate) fn list(&self, entrance: Entrance) -> Right<'_> {
-        self.watch(entrance, LIST_IS_CLOSED)
+        self.monitoring(entrance, LIST_IS_CLOSED)
     }
 
-    /// Who may see the metrics on this listener. They have no ids, so the operators' listener shows them to all who reach it.
+    /// The right to get the metrics on this listener. They have no ids, so without an admin token they are public on the admin listener.
     #[must_use]
     pub(crate) fn metrics(&self, entrance: Entrance) -> Right<'_> {
-        match self.watch(entrance, METRICS_ARE_CLOSED) {
+        match self.monitoring(entrance, METRICS_ARE_CLOSED) {
             Right::Nobody(_) if entrance.audience == Audience::Operators => Right::Everybody,
             right => right,
         }
     }
 
-    fn watch(&self, entrance: Entrance, closed: &'static str) -> Right<'_> {
-        // A proxy on this machine brings in anybody.
+    /// The right to get the list or the metrics. `closed` is the message to clients without it.
+    fn monitoring(&self, entrance: Entrance, closed: &'static str) -> Right<'_> {
+        // A proxy on this machine forwards requests of remote clients over loopback.
         let may_be_a_proxy = self.has_proxies && entrance.audience == Audience::Clients;
         match &self.admin_token {
             Some(token) => Right::Token(token),
@@ -65,43 +68,43 @@ impl Access {
     }
 }
 
-const LIST_IS_CLOSED: &str = "The list has the ids of all streams: start the server with --admin-token-file to show it to requests \
-                              with that token, or with --open-list to show it to everybody";
-const METRICS_ARE_CLOSED: &str = "The metrics are not for everybody: start the server with --admin-listen to show them on a listener of \
-                                  their own, with --admin-token-file to show them to requests with that token, or with --open-list \
-                                  to show them to everybody";
+const LIST_IS_CLOSED: &str = "The list is not public, because it has the ids of all streams: start the server with \
+                              --admin-token-file to show it to requests with that token, or with --open-list to make it public";
+const METRICS_ARE_CLOSED: &str = "The metrics are not public: start the server with --admin-listen to serve them on a separate listener, \
+                                  with --admin-token-file to show them to requests with that token, or with --open-list to make \
+                                  them public";
 
-/// Who has a right, on one listener.
+/// The requests on a listener that have a right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Right<'a> {
-    /// Everybody who reaches the listener.
+    /// All requests.
     Everybody,
-    /// The same, where only programs of this machine reach it.
+    /// All requests, on a listener that only programs on this machine can reach.
     Machine,
     /// Requests with this token.
     Token(&'a Token),
-    /// Nobody. With what to tell them.
+    /// No request. The text is the error message.
     Nobody(&'static str),
 }
 
 impl Right<'_> {
-    /// Whether a request that gives this has it.
+    /// Checks whether a request with this credential has the right.
     ///
     /// # Errors
-    /// [`AuthError::Unauthorized`] or [`AuthError::Forbidden`].
-    pub(crate) fn check(self, given: Option<Credential<'_>>) -> Result<(), AuthError> {
+    /// [`AuthError::Unauthorized`] without a needed token, [`AuthError::Forbidden`] with a wrong one or if no request has the right.
+    pub(crate) fn check(self, credential: Option<Credential<'_>>) -> Result<(), AuthError> {
         match self {
             Self::Everybody | Self::Machine => Ok(()),
-            Self::Token(token) => token.check(given),
-            Self::Nobody(why) => Err(AuthError::Forbidden(why)),
+            Self::Token(token) => token.check(credential),
+            Self::Nobody(message) => Err(AuthError::Forbidden(message)),
         }
     }
 }
 
-/// Refuses a prefetch: a browser that fetches what its user may open next would use the stream up.
+/// Refuses a prefetch. A browser that fetches a link before its user opens it would use up the stream.
 ///
 /// # Errors
-/// [`AuthError::Forbidden`]
+/// [`AuthError::Forbidden`] if a field that browsers use for the purpose of a request has `prefetch`.
 pub(crate) fn check_purpose(head: &impl RequestHead) -> Result<(), AuthError> {
     let mut purposes = ["sec-purpose", "purpose", "x-moz"].into_iter().flat_map(|name| head.values(name));
     if purposes.any(is_prefetch) {
@@ -112,13 +115,14 @@ pub(crate) fn check_purpose(head: &impl RequestHead) -> Result<(), AuthError> {
     Ok(())
 }
 
-/// Whether `prefetch` is among these purposes, each of which may have parameters: `prefetch;prerender`.
+/// Whether a list of purposes contains `prefetch`. Each may have parameters, as in `prefetch;prerender`.
 fn is_prefetch(purposes: &[u8]) -> bool {
     let mut names = purposes.split(|byte| b",;".contains(byte));
     names.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"prefetch"))
 }
 
-/// The token that a request gives: as `Authorization: Bearer …`, or else as the first `token` in its query.
+/// Returns the credential of a request: from `Authorization: Bearer …` (RFC 6750, section 2.1), otherwise from the first `token` in the
+/// query.
 pub(crate) fn credential<'a>(
     authorizations: impl IntoIterator<Item = &'a [u8]>,
     query: Option<&'a str>,
@@ -151,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_given_by_the_header_or_else_by_the_query() {
+    fn the_token_is_taken_from_the_header_or_else_from_the_query() {
         let token = Token::parse("secret-16-bytes-x").unwrap();
         for (authorizations, query, verdict) in [
             (vec![], None, "none"),
@@ -205,11 +209,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_the_operators_moves_to_their_listener() {
+    fn admin_routes_move_to_the_admin_listener() {
         let (moved, stayed) = (Access { has_admin_listener: true, ..Access::default() }, Access::default());
         let id = StreamId::parse("a").unwrap();
-        let theirs = [Route::List, Route::Metrics, Route::Health, Route::Ready];
-        let others = [
+        let admin_routes = [Route::List, Route::Metrics, Route::Health, Route::Ready];
+        let stream_routes = [
             Route::Create,
             Route::Source(id.clone()),
             Route::Destination(id.clone()),
@@ -218,30 +222,26 @@ mod tests {
             Route::Status(id),
         ];
         for entrance in entrances() {
-            let is_theirs = entrance.audience == Audience::Operators;
-            assert!(theirs.iter().all(|route| moved.serves(entrance, route) == is_theirs));
-            assert!(others.iter().all(|route| moved.serves(entrance, route) != is_theirs));
-            assert!(theirs.iter().all(|route| stayed.serves(entrance, route)));
-            assert!([Route::Ping, Route::Describe].iter().all(|route| moved.serves(entrance, route)));
+            let is_admin = entrance.audience == Audience::Operators;
+            assert!(admin_routes.iter().all(|route| moved.serves(entrance, route) == is_admin));
+            assert!(stream_routes.iter().all(|route| moved.serves(entrance, route) != is_admin));
+            assert!(admin_routes.iter().all(|route| stayed.serves(entrance, route)));
+            assert!([Route::Ping, Route::OpenApi].iter().all(|route| moved.serves(entrance, route)));
         }
     }
 
     #[test]
-    fn the_list_is_for_this_machine_or_whom_the_flags_name() {
+    fn the_list_is_for_this_machine_or_for_the_clients_that_the_flags_allow() {
         let token = Token::parse("secret-16-bytes-x").unwrap();
         for entrance in entrances() {
             let seen =
                 |access: Access| (access.list(entrance).check(None), access.metrics(entrance).check(None));
-            let (is_near, is_operators) = (entrance.is_loopback, entrance.audience == Audience::Operators);
+            let (is_local, is_admin) = (entrance.is_loopback, entrance.audience == Audience::Operators);
 
             let (list, metrics) = seen(Access::default());
-            assert_eq!((list.is_ok(), metrics.is_ok()), (is_near, is_near || is_operators), "{entrance:?}");
+            assert_eq!((list.is_ok(), metrics.is_ok()), (is_local, is_local || is_admin), "{entrance:?}");
             let (list, metrics) = seen(Access { has_proxies: true, ..Access::default() });
-            assert_eq!(
-                (list.is_ok(), metrics.is_ok()),
-                (is_near && is_operators, is_operators),
-                "{entrance:?}"
-            );
+            assert_eq!((list.is_ok(), metrics.is_ok()), (is_local && is_admin, is_admin), "{entrance:?}");
 
             let open = Access { open_list: true, has_proxies: true, ..Access::default() };
             assert_eq!(seen(open), (Ok(()), Ok(())));

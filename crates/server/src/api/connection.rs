@@ -1,34 +1,34 @@
-//! What a request's routing may know of the connection that it came by.
+//! The properties of a connection that routing and authorization may use.
 
 use std::net::IpAddr;
 
-/// Where a connection came in.
+/// The listener that accepted a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entrance {
-    /// Whom it serves.
+    /// The clients that the listener is for.
     pub audience: Audience,
-    /// Only programs of this machine can come in here.
+    /// Whether it is bound to a loopback address, so that only programs on this machine reach it.
     pub is_loopback: bool,
 }
 
-/// Whom a listener serves.
+/// The clients that a listener is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Audience {
-    /// Those who make and use streams.
+    /// Clients that create and use streams.
     Clients,
-    /// Those who watch the server.
+    /// Operators that monitor the server: the admin listener.
     Operators,
 }
 
-/// The far end of a connection, and the listener that accepted it.
+/// The peer of a connection, and the listener that accepted it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConnectionInfo {
     /// The listener.
     pub entrance: Entrance,
-    /// A client's address, or a proxy's.
+    /// The address of the peer: a client or a proxy.
     pub address: IpAddr,
-    /// It is a trusted proxy: its requests name the clients that it speaks for.
+    /// Whether the peer is a trusted proxy, whose requests name their clients.
     pub is_proxy: bool,
-    /// It is TLS.
+    /// Whether the connection uses TLS.
     pub is_tls: bool,
 }

@@ -1,8 +1,8 @@
-//! Which web pages of other origins may use the server (CORS, as the Fetch standard has it). Pure.
+//! Cross-origin requests from web pages: CORS (Fetch standard, "CORS protocol") and the refusal of requests from other sites.
 //!
 //! A browser sends many cross-origin requests without a preflight and only hides the response from the page. Such a request can
-//! still make a stream or use one up. So requests from pages of another site are refused unless their origin is allowed. They are
-//! recognized by `Origin` and `Sec-Fetch-Site`, which a page cannot set, and which other clients do not send.
+//! still create a stream or use one up. So requests from pages of another site are refused unless their origin is allowed. They are
+//! recognized by `Origin` and `Sec-Fetch-Site`, which a page cannot set and which other clients do not send. Does no I/O.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -17,53 +17,57 @@ use super::head::RequestHead;
 use super::route::Route;
 use crate::config::CorsOrigin;
 
-/// How the page that sends the request relates to the server: `cross-site`, `same-site`, `same-origin`, or `none` for the user.
+/// The relation between the page that sends the request and the server: `cross-site`, `same-site`, `same-origin`, or `none` if the user
+/// caused the request.
 const SEC_FETCH_SITE: &str = "sec-fetch-site";
-/// `navigate` where the response is shown or saved, and not given to a page.
+/// The mode of the request. It is `navigate` if the response is shown or saved and not passed to a page.
 const SEC_FETCH_MODE: &str = "sec-fetch-mode";
 
-/// Seconds for which a browser may keep the answer to a preflight; they keep none longer than two hours.
+/// The time in seconds for which a browser may cache the response to a preflight. Browsers cache none longer than two hours.
 const MAX_AGE: u64 = 2 * 60 * 60;
 
-/// The rules of one server. Without origins it knows nothing of CORS.
+/// The allowed origins of a server (`--cors-origin`). Default: none, and no response has CORS fields.
 #[derive(Debug, Default)]
 pub(crate) struct Cors {
     origins: Vec<CorsOrigin>,
 }
 
-/// The origin of a page that may, as answers to it name it.
+/// The value of `Access-Control-Allow-Origin` for a request from an allowed origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Grant(HeaderValue);
+pub(crate) struct AllowedOrigin(HeaderValue);
 
 impl Cors {
-    /// Pages of these origins may.
+    /// Allows pages of these origins.
     #[must_use]
     pub(crate) fn new(origins: Vec<CorsOrigin>) -> Self {
         Self { origins }
     }
 
-    /// What the page that made this request is granted, if it was one and it may. What is the operators' is for no
-    /// page.
+    /// Returns the origin of a request if it is allowed. The admin listener allows none.
     #[must_use]
-    pub(crate) fn grant(&self, entrance: Entrance, head: &impl RequestHead) -> Option<Grant> {
+    pub(crate) fn allowed_origin(
+        &self,
+        entrance: Entrance,
+        head: &impl RequestHead,
+    ) -> Option<AllowedOrigin> {
         let mut origins = head.values("origin");
         let origin = origins.next().filter(|_| entrance.audience == Audience::Clients)?;
         if self.allows_any() {
-            return Some(Grant(HeaderValue::from_static("*")));
+            return Some(AllowedOrigin(HeaderValue::from_static("*")));
         }
-        let is_this =
+        let matches =
             |allowed: &CorsOrigin| matches!(allowed, CorsOrigin::This(text) if text.as_bytes() == origin);
-        let is_granted = self.origins.iter().any(is_this) && origins.next().is_none();
-        is_granted.then(|| HeaderValue::from_bytes(origin).ok().map(Grant)).flatten()
+        let is_allowed = self.origins.iter().any(matches) && origins.next().is_none();
+        is_allowed.then(|| HeaderValue::from_bytes(origin).ok().map(AllowedOrigin)).flatten()
     }
 
-    /// Checks whether a page of the request's origin may use a route. Of a repeated field every value must pass.
+    /// Checks whether the origin of a request may use a route. All values of a repeated field must be allowed.
     ///
-    /// A page of the same site (another port, another subdomain) is judged by its `Origin` alone. Browsers leave that out only of
-    /// requests that change nothing but the use of an id, and the page must know the id.
+    /// For a page of the same site (another port or subdomain) only `Origin` counts. Browsers omit it only from `GET` and `HEAD`, which can
+    /// change no more than use up a stream whose id the page knows.
     ///
     /// # Errors
-    /// [`AuthError::Forbidden`]
+    /// [`AuthError::Forbidden`] if it may not.
     pub(crate) fn check(
         &self,
         entrance: Entrance,
@@ -72,9 +76,9 @@ impl Cors {
     ) -> Result<(), AuthError> {
         let is_allowed = || {
             let is_any = self.allows_any() && entrance.audience == Audience::Clients;
-            is_any || self.grant(entrance, head).is_some()
+            is_any || self.allowed_origin(entrance, head).is_some()
         };
-        if (is_of_another_site(route, head) || is_of_another_origin(head)) && !is_allowed() {
+        if (is_cross_site(route, head) || is_cross_origin(head)) && !is_allowed() {
             return Err(AuthError::Forbidden(
                 "This request is from a web page of another site: to allow it, start the server with --cors-origin ORIGIN. A proxy \
                  must pass on Host",
@@ -88,80 +92,80 @@ impl Cors {
     }
 }
 
-/// Whether `Sec-Fetch-Site` says so. Following a link is up to the user, so navigations to `GET` routes pass.
-fn is_of_another_site(route: &Route, head: &impl RequestHead) -> bool {
-    let is_near = |site: &[u8]| [&b"same-origin"[..], b"same-site", b"none"].contains(&site);
-    if head.values(SEC_FETCH_SITE).all(is_near) {
+/// Whether `Sec-Fetch-Site` reports a page of another site. A navigation to a `GET` route does not count, because the user follows a link.
+fn is_cross_site(route: &Route, head: &impl RequestHead) -> bool {
+    let is_trusted = |site: &[u8]| [&b"same-origin"[..], b"same-site", b"none"].contains(&site);
+    if head.values(SEC_FETCH_SITE).all(is_trusted) {
         return false;
     }
     let mut modes = head.values(SEC_FETCH_MODE).peekable();
-    let navigates = modes.peek().is_some() && modes.all(|mode| mode == b"navigate");
-    !(navigates && route.is_read())
+    let is_navigation = modes.peek().is_some() && modes.all(|mode| mode == b"navigate");
+    !(is_navigation && route.is_read())
 }
 
 /// Whether the request has an `Origin` that is not the server's own.
-fn is_of_another_origin(head: &impl RequestHead) -> bool {
-    head.values("origin").any(|origin| !is_own(origin, head))
+fn is_cross_origin(head: &impl RequestHead) -> bool {
+    head.values("origin").any(|origin| !is_own_origin(origin, head))
 }
 
-/// Whether an origin has the host and the port that the request names. The scheme does not count: behind a proxy that ends TLS the
-/// server does not know it.
-fn is_own(origin: &[u8], head: &impl RequestHead) -> bool {
+/// Whether an origin has the host and port of the request. The scheme is not compared: behind a proxy that terminates TLS, the server does
+/// not know it.
+fn is_own_origin(origin: &[u8], head: &impl RequestHead) -> bool {
     let Ok(origin) = Uri::try_from(origin) else { return false };
     let (Some(scheme), Some(host)) = (origin.scheme_str(), origin.host()) else { return false };
-    let usual = match scheme {
+    let default_port = match scheme {
         "http" => 80,
         "https" => 443,
         _ => return false,
     };
-    let port = origin.port_u16().unwrap_or(usual);
-    let mut named = head.authorities().peekable();
-    named.peek().is_some()
-        && named.all(|named| {
-            named.is_some_and(|named| {
-                named.host().eq_ignore_ascii_case(host) && named.port_u16().unwrap_or(usual) == port
+    let port = origin.port_u16().unwrap_or(default_port);
+    let mut authorities = head.authorities().peekable();
+    authorities.peek().is_some()
+        && authorities.all(|authority| {
+            authority.is_some_and(|own| {
+                own.host().eq_ignore_ascii_case(host) && own.port_u16().unwrap_or(default_port) == port
             })
         })
 }
 
-impl Grant {
-    /// Puts the grant on an answer; what is there already, because the stream's maker wants it so, stays.
-    pub(crate) fn put_on(&self, answer: &mut HeaderMap) {
+impl AllowedOrigin {
+    /// Adds the CORS fields to a response. Fields that are there already, from the stream's header set, stay.
+    pub(crate) fn add_to(&self, headers: &mut HeaderMap) {
         if self.0 != "*" {
-            vary_by_origin(answer);
+            vary_by_origin(headers);
         }
-        answer.entry(ACCESS_CONTROL_ALLOW_ORIGIN).or_insert_with(|| self.0.clone());
-        answer.entry(ACCESS_CONTROL_EXPOSE_HEADERS).or_insert(HeaderValue::from_static("*"));
+        headers.entry(ACCESS_CONTROL_ALLOW_ORIGIN).or_insert_with(|| self.0.clone());
+        headers.entry(ACCESS_CONTROL_EXPOSE_HEADERS).or_insert(HeaderValue::from_static("*"));
     }
 }
 
-/// Whether a browser asks by this request what a page may.
+/// Whether the request is a CORS preflight.
 #[must_use]
 pub(crate) fn is_preflight(request: &impl RequestHead) -> bool {
     *request.method() == Method::OPTIONS && request.has(ACCESS_CONTROL_REQUEST_METHOD.as_str())
 }
 
-/// What the answer to a preflight says besides the grant.
+/// Returns the fields of a preflight response, except for those of [`AllowedOrigin::add_to`].
 #[must_use]
 pub(crate) fn preflight(request: &impl RequestHead) -> HeaderMap {
-    let mut answer = HeaderMap::new();
-    answer.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, PUT, POST"));
-    let asked = request.values(ACCESS_CONTROL_REQUEST_HEADERS.as_str()).next();
-    if let Some(asked) = asked.and_then(|asked| HeaderValue::from_bytes(asked).ok()) {
-        answer.insert(ACCESS_CONTROL_ALLOW_HEADERS, asked);
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, PUT, POST"));
+    let requested = request.values(ACCESS_CONTROL_REQUEST_HEADERS.as_str()).next();
+    if let Some(requested) = requested.and_then(|names| HeaderValue::from_bytes(names).ok()) {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, requested);
     }
-    answer.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE.into());
-    vary_by_origin(&mut answer);
-    answer
+    headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE.into());
+    vary_by_origin(&mut headers);
+    headers
 }
 
-fn vary_by_origin(answer: &mut HeaderMap) {
-    let names_it = |value: &HeaderValue| {
+fn vary_by_origin(headers: &mut HeaderMap) {
+    let has_origin = |value: &HeaderValue| {
         let mut names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         names.any(|name| name == b"*" || name.eq_ignore_ascii_case(b"origin"))
     };
-    if !answer.get_all(VARY).iter().any(names_it) {
-        answer.append(VARY, HeaderValue::from_static("Origin"));
+    if !headers.get_all(VARY).iter().any(has_origin) {
+        headers.append(VARY, HeaderValue::from_static("Origin"));
     }
 }
 
@@ -174,18 +178,18 @@ mod tests {
 
     const CLIENTS: Entrance = Entrance { audience: Audience::Clients, is_loopback: true };
 
-    fn granted(allowed: &[&str], origin: &str) -> Option<Grant> {
+    fn allowed_origin(allowed: &[&str], origin: &str) -> Option<AllowedOrigin> {
         let cors = Cors::new(allowed.iter().map(|origin| origin.parse().unwrap()).collect());
         let request = Request::builder().header("origin", origin).body(()).unwrap();
         let operators = Entrance { audience: Audience::Operators, ..CLIENTS };
-        assert_eq!(cors.grant(operators, &request), None);
-        cors.grant(CLIENTS, &request)
+        assert_eq!(cors.allowed_origin(operators, &request), None);
+        cors.allowed_origin(CLIENTS, &request)
     }
 
     #[test]
-    fn only_the_origins_that_were_named_are_granted_anything() {
+    fn only_the_configured_origins_are_allowed() {
         let named = ["https://a.example", "http://localhost:3000"];
-        for (allowed, origin, grant) in [
+        for (allowed, origin, expected) in [
             (&named[..], "https://a.example", Some("https://a.example")),
             (&named[..], "http://localhost:3000", Some("http://localhost:3000")),
             (&named[..], "http://a.example", None),
@@ -196,36 +200,44 @@ mod tests {
             (&["https://a.example", "*"][..], "null", Some("*")),
             (&[][..], "https://a.example", None),
         ] {
-            let seen = granted(allowed, origin);
-            assert_eq!(seen, grant.map(|grant| Grant(HeaderValue::from_str(grant).unwrap())), "{origin}");
+            let seen = allowed_origin(allowed, origin);
+            assert_eq!(
+                seen,
+                expected.map(|value| AllowedOrigin(HeaderValue::from_str(value).unwrap())),
+                "{origin}"
+            );
         }
-        assert_eq!(Cors::new(vec![CorsOrigin::Any]).grant(CLIENTS, &Request::new(())), None, "no page asks");
+        assert_eq!(
+            Cors::new(vec![CorsOrigin::Any]).allowed_origin(CLIENTS, &Request::new(())),
+            None,
+            "the request has no origin"
+        );
     }
 
     #[test]
-    fn what_the_maker_of_a_stream_wants_stays() {
+    fn fields_of_the_stream_s_header_set_stay() {
         let origin = "https://a.example";
-        let put_on = |given: &[(&'static str, &'static str)]| {
+        let add_to = |given: &[(&'static str, &'static str)]| {
             let lines = given.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-            let mut answer: HeaderMap = lines.collect();
-            granted(&[origin], origin).unwrap().put_on(&mut answer);
+            let mut headers: HeaderMap = lines.collect();
+            allowed_origin(&[origin], origin).unwrap().add_to(&mut headers);
             let of = |name: &str| {
-                let values = answer.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned());
+                let values = headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned());
                 values.collect::<Vec<_>>().join(" | ")
             };
             [of("vary"), of("access-control-allow-origin"), of("access-control-expose-headers")]
         };
-        assert_eq!(put_on(&[]), ["Origin", origin, "*"]);
+        assert_eq!(add_to(&[]), ["Origin", origin, "*"]);
         let given = [
             ("vary", "Accept, ORIGIN"),
             ("access-control-allow-origin", "https://b.example"),
             ("access-control-expose-headers", "X-A"),
         ];
-        assert_eq!(put_on(&given), ["Accept, ORIGIN", "https://b.example", "X-A"]);
-        assert_eq!(put_on(&[("vary", "Accept")])[0], "Accept | Origin");
+        assert_eq!(add_to(&given), ["Accept, ORIGIN", "https://b.example", "X-A"]);
+        assert_eq!(add_to(&[("vary", "Accept")])[0], "Accept | Origin");
     }
 
-    /// Whether a request with these fields passes, by the name of `host`.
+    /// Whether a request with these fields and this `Host` passes.
     fn passes(allowed: &[&str], route: &Route, host: &str, fields: &[(&str, &str)]) -> bool {
         let cors = Cors::new(allowed.iter().map(|origin| origin.parse().unwrap()).collect());
         let request = Request::builder().header("host", host);
@@ -238,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn an_origin_is_own_where_host_and_port_are() {
+    fn an_origin_is_own_if_its_host_and_port_are() {
         for (host, origin, own) in [
             ("relay.example", "https://relay.example", true),
             ("relay.example", "http://relay.example", true),
@@ -297,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_read_can_be_navigated_to_from_another_site() {
+    fn only_get_routes_can_be_navigated_to_from_another_site() {
         let id = || StreamId::parse("a").unwrap();
         let link = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
         for (route, expected) in [
@@ -310,7 +322,7 @@ mod tests {
             (Route::Report(id()), false),
         ] {
             assert_eq!(passes(&[], &route, "a", &link), expected, "{route:?}");
-            // A page that gets the answer is no user who follows a link.
+            // Without `navigate` a page gets the response, instead of a user that follows a link.
             assert!(!passes(&[], &route, "a", &[link[0], ("sec-fetch-mode", "no-cors")]), "{route:?}");
             assert!(!passes(&[], &route, "a", &link[..1]), "{route:?}");
             assert!(passes(&["*"], &route, "a", &link[..1]), "{route:?}");

@@ -1,4 +1,4 @@
-//! `GET /`: how to use this very server, as a page for browsers and as text for everything else.
+//! `GET /`: the first commands for this server, as a page for browsers and as text for other clients.
 
 use http::header::{ACCEPT, CONTENT_SECURITY_POLICY, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
@@ -9,10 +9,10 @@ use super::response::{self, Response};
 
 const PAGE: &str = include_str!("front.html");
 const TEXT: &str = include_str!("front.txt");
-/// Nothing but the page's own style.
+/// Allows only the page's own style.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'";
 
-/// The response. With `needs_token`, its first command shows where the create token goes.
+/// Returns the response. With `needs_token`, the first command sends the create token from `$TOKEN`.
 pub(super) fn front(connection: ConnectionInfo, head: &impl RequestHead, needs_token: bool) -> Response {
     let is_page = head.values(ACCEPT.as_str()).any(|value| {
         let ranges = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
@@ -34,7 +34,8 @@ pub(super) fn front(connection: ConnectionInfo, head: &impl RequestHead, needs_t
     response
 }
 
-/// The address of the server as the client wrote it. A host with letters that mean something to a shell or to a browser is left out.
+/// Returns the base URL under which the client reached the server. A host with characters that are special in a shell or in HTML is
+/// replaced by a placeholder, because the page contains commands to paste.
 fn base(connection: ConnectionInfo, head: &impl RequestHead) -> String {
     let is_https = connection.is_tls
         || connection.is_proxy

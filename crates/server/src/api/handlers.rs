@@ -1,4 +1,4 @@
-//! One function for each route that is answered without the other side.
+//! The handlers of the routes that respond without waiting for the other side.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ use rendezvous_protocol::StreamId;
 
 use super::App;
 use super::head::RequestHead;
-use super::json_body::{self, Metadata};
+use super::json_body::{self, JsonBody};
 use super::listing::{Listing, PART};
 use super::record::Record;
 use super::refusal::Refusal;
@@ -20,19 +20,19 @@ use super::response::{self, Response};
 use super::status::status as status_of;
 use crate::metrics::Format;
 
-/// `POST /stream`
+/// Handles `POST /stream`.
 pub(super) fn create(
     app: &App,
     client: IpAddr,
-    metadata: Metadata,
+    body: JsonBody,
     record: &mut Record,
 ) -> Result<Response, Refusal> {
-    let settings = json_body::stream_settings(&metadata.json)?;
-    let reserved = metadata.into_reservation(settings.headers.memory())?;
+    let settings = json_body::stream_settings(&body.bytes)?;
+    let reserved = body.into_reservation(settings.headers.memory())?;
     let tokens = settings.is_split.then(Tokens::mint);
     let new = NewStream { headers: settings.headers, tokens: tokens.clone(), reserved };
     let id = app.rendezvous.create(new, || app.clients.create(client))?;
-    record.concerns(&id);
+    record.set_stream(&id);
     let created = CreatedStream {
         stream: id.as_str(),
         upload_token: tokens.as_ref().map(|tokens| tokens.upload.as_str()),
@@ -41,33 +41,34 @@ pub(super) fn create(
     Ok(response::json(StatusCode::CREATED, &created))
 }
 
-/// `POST /stream/:id/error`
-pub(super) fn report(app: &App, id: &StreamId, metadata: Metadata) -> Result<Response, Refusal> {
-    let report = json_body::report(&metadata.json)?;
-    let reserved = metadata.into_reservation(report.memory())?;
+/// Handles `POST /stream/:id/error`.
+pub(super) fn report(app: &App, id: &StreamId, body: JsonBody) -> Result<Response, Refusal> {
+    let report = json_body::report(&body.bytes)?;
+    let reserved = body.into_reservation(report.memory())?;
     app.rendezvous.report(id, report, reserved)?;
     Ok(response::empty(StatusCode::OK))
 }
 
-/// `GET /stream`
+/// Handles `GET /stream`. A list of one part is sent whole; a longer one is written in parts and reserves the memory of one part.
 pub(super) fn list(app: &App) -> Result<Response, Refusal> {
     let mut listing = Listing::new(&app.rendezvous);
     let first = listing.next_part().map_err(|_| Refusal::Internal)?;
-    if listing.is_over() {
+    if listing.is_finished() {
         return Ok(response::json_body(StatusCode::OK, first));
     }
-    let reserved = app.answers.reserve(PART as u64).map_err(|_| response::too_many_answers())?;
+    let reserved =
+        app.response_memory.reserve(PART as u64).map_err(|_| response::response_memory_exhausted())?;
     Ok(response::listing(first, listing.with(reserved)))
 }
 
-/// `GET /metrics`
+/// Handles `GET /metrics`.
 pub(super) fn metrics(app: &App, head: &impl RequestHead) -> Response {
     let accepted = head.values(ACCEPT.as_str()).filter_map(|value| std::str::from_utf8(value).ok());
     let format = Format::of_accept(accepted);
-    response::made_text(format.content_type(), app.metrics.text(app.gauges(), format))
+    response::generated_text(format.content_type(), app.metrics.text(app.gauges(), format))
 }
 
-/// `GET /readyz`
+/// Handles `GET /readyz`.
 pub(super) fn ready(app: &App) -> Result<Response, Refusal> {
     if app.rendezvous.is_draining() {
         Err(SeatError::ShuttingDown.into())
@@ -76,13 +77,13 @@ pub(super) fn ready(app: &App) -> Result<Response, Refusal> {
     }
 }
 
-/// `GET /stream/:id/status`
+/// Handles `GET /stream/:id/status`.
 pub(super) fn status(app: &App, id: &StreamId) -> Result<Response, Refusal> {
     let snapshot = app.rendezvous.snapshot(id).ok_or(SeatError::NotFound)?;
-    response::large_json(&status_of(&snapshot), &app.answers)
+    response::large_json(&status_of(&snapshot), &app.response_memory)
 }
 
-/// `HEAD /stream/:id`
+/// Handles `HEAD /stream/:id`.
 pub(super) fn probe(app: &App, id: &StreamId) -> Result<Response, Refusal> {
     match app.rendezvous.snapshot(id) {
         Some(snapshot) if snapshot.is_connectable() => Ok(response::empty(StatusCode::OK)),

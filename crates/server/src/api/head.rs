@@ -1,38 +1,38 @@
-//! The head of a request, whichever version of HTTP it came by.
+//! [`RequestHead`]: the request head as routing sees it, for both HTTP/1 and HTTP/2.
 
 use http::uri::Authority;
 use http::{Method, Version};
 use rendezvous_codec::head::Head;
 
-/// A request's head.
+/// The head of a request.
 pub(crate) trait RequestHead {
     /// The method.
     fn method(&self) -> &Method;
 
-    /// The path of its target.
+    /// The path of the request target.
     fn path(&self) -> &str;
 
-    /// The query of its target.
+    /// The query of the request target.
     fn query(&self) -> Option<&str>;
 
-    /// The authority of its target: of the absolute form, or `:authority`.
+    /// The authority of the request target: from the absolute form (RFC 9112, section 3.2.2) or `:authority` (RFC 9113, section 8.3.1).
     fn target_authority(&self) -> Option<&Authority>;
 
     /// The version of HTTP.
     fn version(&self) -> Version;
 
-    /// The length of the body in bytes, where it is declared.
+    /// The declared length of the body in bytes.
     fn body_length(&self) -> Option<u64>;
 
-    /// The values of the fields of this name (in lower case), in order.
+    /// The values of the fields with this name, in order. `name` is in lower case.
     fn values(&self, name: &str) -> impl Iterator<Item = &[u8]>;
 
-    /// Whether there is a field of this name (in lower case).
+    /// Whether there is a field with this name. `name` is in lower case.
     fn has(&self, name: &str) -> bool {
         self.values(name).next().is_some()
     }
 
-    /// The authorities that it names: its target's, and each `Host` that is not empty. `None` stands for one that cannot be parsed.
+    /// The authorities of the request: that of the target, and each `Host` that is not empty. `None` is one that cannot be parsed.
     fn authorities(&self) -> impl Iterator<Item = Option<Authority>> {
         let hosts = self.values("host").filter(|host| !host.is_empty());
         self.target_authority()
@@ -73,7 +73,7 @@ impl RequestHead for Head<'_> {
     }
 }
 
-/// Of no body, as tests make it.
+/// For tests: a request without a body.
 #[cfg(test)]
 impl RequestHead for http::Request<()> {
     fn method(&self) -> &Method {

@@ -1,29 +1,29 @@
-//! Which host names a listener on loopback accepts. Pure.
+//! The host names that a loopback listener accepts.
 //!
-//! The name of a web page can be made to resolve to this machine (DNS rebinding). The browser then treats the server as the
-//! page's own origin. Only the `Host` of its requests shows it: it is the page's public name, and not one of this machine.
+//! An attacker can make the name of a web page resolve to this machine (DNS rebinding). The browser then treats the server as the page's
+//! own origin. Only the `Host` of its requests reveals this: it is the page's public name, and not a name of this machine. Does no I/O.
 
 use rendezvous_core::token::AuthError;
 
 use super::head::RequestHead;
 use crate::config::HostName;
 
-/// The accepted names, besides local ones.
+/// The accepted names, in addition to local ones.
 #[derive(Debug, Default)]
 pub(crate) struct Hosts(Vec<HostName>);
 
 impl Hosts {
-    /// Accepts the `allowed` names, and the `host` that the server listens on.
+    /// Accepts the `allowed` names (`--allow-host`) and the `host` that the server listens on (`--host`).
     #[must_use]
     pub(crate) fn new(host: &str, allowed: &[HostName]) -> Self {
         Self(host.parse().into_iter().chain(allowed.iter().cloned()).collect())
     }
 
-    /// Checks every name in the head of a request to a listener on loopback. Browsers always send one, so a head without a name
-    /// passes.
+    /// Checks every host name in the head of a request to a loopback listener. A head without a name passes, because browsers always
+    /// send one.
     ///
     /// # Errors
-    /// [`AuthError::Forbidden`]
+    /// [`AuthError::Forbidden`] if one is not accepted.
     pub(crate) fn check(&self, head: &impl RequestHead) -> Result<(), AuthError> {
         let is_ours = |host: HostName| host.is_local() || self.0.contains(&host);
         if head
@@ -54,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_one_of_this_machine_or_one_that_was_allowed() {
+    fn a_host_is_accepted_if_it_is_local_or_allowed() {
         for (host, passes) in [
             ("localhost", true),
             ("LOCALHOST:9999", true),
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_of_a_request_counts() {
+    fn every_host_name_of_a_request_must_be_accepted() {
         for (target, hosts, passes) in [
             ("/", &[][..], true),
             ("/", &["localhost", "localhost"], true),

@@ -1,5 +1,7 @@
-//! The JSON bodies of `POST /stream` and `POST /stream/:id/error`: how they are read, and what may be in
-//! them.
+//! Reads and parses the JSON bodies of `POST /stream` and `POST /stream/:id/error` (docs/api.md, sections 3 and 5).
+//!
+//! Bounds: a body has at most [`MAX_BODY_BYTES`]. Bodies over [`SMALL_BODY_BYTES`] reserve their memory in a budget that they share with
+//! the stored header sets and reports.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -15,29 +17,29 @@ use tokio::time::timeout;
 
 use crate::request_body::RequestBody;
 
-/// Bytes of a JSON body.
+/// The maximum size of a JSON body, in bytes.
 pub const MAX_BODY_BYTES: u64 = 64 * 1024;
-/// Bytes of a JSON body that are not reserved: a stream without header sets needs no more.
+/// The size in bytes up to which a JSON body reserves no memory. A stream without header sets needs no more.
 const SMALL_BODY_BYTES: usize = 1024;
 
-/// Why a JSON body is refused.
+/// The reason why a JSON body is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// It is not what the route takes; with a sentence that says why.
+    /// The body is not valid for the route. The message says why.
     #[error("{0}")]
     Invalid(String),
-    /// It has more than [`MAX_BODY_BYTES`].
+    /// The body is larger than [`MAX_BODY_BYTES`].
     #[error("The body is over the limit of {MAX_BODY_BYTES} bytes")]
     TooLarge,
-    /// Its framing is broken, or its connection has ended.
-    #[error("The request body is broken off")]
-    BrokenOff,
-    /// It was not complete in time.
+    /// The framing of the body is invalid, or the connection ended within the body.
+    #[error("The request body is incomplete or badly framed")]
+    Incomplete,
+    /// The body was not complete within this time.
     #[error("The request was not complete after {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
-    /// All header sets, error reports and JSON bodies together take as much memory as they may.
+    /// The memory budget of JSON bodies, header sets and error reports is used up.
     #[error(
-        "The header sets and error reports of all streams take as much memory as they may (--max-metadata-bytes): try again later"
+        "The memory for the header sets and error reports of all streams is used up (--max-metadata-bytes): try again later"
     )]
     Busy,
 }
@@ -48,47 +50,47 @@ impl From<InvalidHeaders> for BodyError {
     }
 }
 
-/// Reads a body of `length` bytes, if that is declared, for which the client has `limit`. Its memory is reserved in `budget`.
+/// Reads a body within `limit`, and reserves its memory in `budget`. `length` is the declared length in bytes.
 ///
 /// # Errors
-/// [`BodyError`]; over 64 KiB as soon as a declared length is.
+/// All variants of [`BodyError`] but [`BodyError::Invalid`]. With a declared length over [`MAX_BODY_BYTES`], nothing is read.
 pub async fn read(
     body: &mut RequestBody,
     length: Option<u64>,
     limit: Duration,
     budget: &Arc<Budget>,
-) -> Result<Metadata, BodyError> {
+) -> Result<JsonBody, BodyError> {
     if length.is_some_and(|length| length > MAX_BODY_BYTES) {
         return Err(BodyError::TooLarge);
     }
-    let mut metadata = Metadata { json: Vec::new(), reserved: Some(budget.reserve(0).map_err(busy)?) };
+    let mut json = JsonBody { bytes: Vec::new(), reserved: Some(budget.reserve(0).map_err(busy)?) };
     let reading = async {
         while let Some(data) = poll_fn(|cx| body.poll_data(cx)).await {
-            metadata.extend(&data.map_err(|_| BodyError::BrokenOff)?)?;
+            json.extend(&data.map_err(|_| BodyError::Incomplete)?)?;
         }
         Ok(())
     };
     timeout(limit, reading).await.unwrap_or(Err(BodyError::TimedOut(limit)))?;
-    Ok(metadata)
+    Ok(json)
 }
 
-/// A JSON body that was read, with the reservation of its memory.
+/// A JSON body, not yet parsed, with the reservation of its memory.
 #[derive(Default)]
-pub struct Metadata {
-    /// The body.
-    pub json: Vec<u8>,
-    /// `None` where there was nothing to read.
+pub struct JsonBody {
+    /// The bytes of the body.
+    pub bytes: Vec<u8>,
+    /// `None` for a request without a body.
     reserved: Option<Reservation>,
 }
 
-impl Metadata {
+impl JsonBody {
     fn extend(&mut self, data: &[u8]) -> Result<(), BodyError> {
-        if (self.json.len() + data.len()) as u64 > MAX_BODY_BYTES {
+        if (self.bytes.len() + data.len()) as u64 > MAX_BODY_BYTES {
             return Err(BodyError::TooLarge);
         }
-        self.json.extend_from_slice(data);
-        if self.json.len() > SMALL_BODY_BYTES {
-            self.reserve(self.json.capacity() as u64)?;
+        self.bytes.extend_from_slice(data);
+        if self.bytes.len() > SMALL_BODY_BYTES {
+            self.reserve(self.bytes.capacity() as u64)?;
         }
         Ok(())
     }
@@ -97,7 +99,7 @@ impl Metadata {
         self.reserved.as_mut().map_or(Ok(()), |reserved| reserved.resize(bytes)).map_err(busy)
     }
 
-    /// Drops the body and keeps a reservation of `bytes` for what was parsed from it; `None` for 0 bytes.
+    /// Drops the body and resizes its reservation to `bytes`, for the values parsed from it. Returns `None` for 0 bytes.
     ///
     /// # Errors
     /// [`BodyError::Busy`]
@@ -111,25 +113,25 @@ fn busy(_: Exhausted) -> BodyError {
     BodyError::Busy
 }
 
-/// What a stream is to be made with.
+/// The settings of a new stream.
 #[derive(Debug, Default)]
 pub struct StreamSettings {
-    /// The header sets.
+    /// The header sets of both responses.
     pub headers: StreamHeaders,
-    /// Each side is to have a token of its own.
+    /// Whether each side gets its own token (split access). Default: false.
     pub is_split: bool,
 }
 
-/// What a stream is to be made with.
+/// Parses the body of `POST /stream` (docs/api.md, section 3).
 ///
 /// # Errors
-/// [`BodyError::Invalid`] with a sentence that says what is wrong.
+/// [`BodyError::Invalid`], with the reason.
 pub fn stream_settings(body: &[u8]) -> Result<StreamSettings, BodyError> {
     let mut object = object(body)?.unwrap_or_default();
     let is_split = match object.remove("access") {
         None | Some(Value::Null) => false,
         Some(Value::String(access)) if access == "split" => true,
-        Some(_) => return Err(BodyError::Invalid("access must be \"split\", or be left out".into())),
+        Some(_) => return Err(BodyError::Invalid("access must be \"split\" or absent".into())),
     };
     let mut set = |key: &str, side| match object.remove(key) {
         None | Some(Value::Null) => Ok(None),
@@ -143,10 +145,10 @@ pub fn stream_settings(body: &[u8]) -> Result<StreamSettings, BodyError> {
     Ok(StreamSettings { headers, is_split })
 }
 
-/// What a client reports.
+/// Parses the body of `POST /stream/:id/error` (docs/api.md, section 5).
 ///
 /// # Errors
-/// [`BodyError::Invalid`] with a sentence that says what is wrong.
+/// [`BodyError::Invalid`], with the reason.
 pub fn report(body: &[u8]) -> Result<Report, BodyError> {
     let mut object = object(body)?.unwrap_or_default();
     let status = match object.remove("http_status") {
@@ -174,17 +176,17 @@ fn bad_status() -> BodyError {
     BodyError::Invalid("http_status must be an integer from 400 to 599".into())
 }
 
-/// JSON has one kind of number: `404.0` is 404, and `-0` is 0.
+/// Converts a number to an integer. JSON has only one type of number: `404.0` is 404, and `-0` is 0.
 fn whole_number(value: &Value) -> Option<u16> {
     (value.as_f64()? + 0.0).to_string().parse().ok()
 }
 
-/// The object that `body` is; `None` where it is empty or `null`.
+/// Parses `body` as an object. Returns `None` if it is empty or `null`.
 fn object(body: &[u8]) -> Result<Option<Map<String, Value>>, BodyError> {
     if body.is_empty() {
         return Ok(None);
     }
-    // The parser bounds the depth of nesting, so that no body can exhaust the stack.
+    // The parser limits the nesting depth, so no body can exhaust the stack.
     match serde_json::from_slice(body) {
         Ok(Value::Object(object)) => Ok(Some(object)),
         Ok(Value::Null) => Ok(None),
@@ -275,7 +277,7 @@ mod tests {
             (nested.as_bytes(), "Invalid JSON: recursion limit"),
             (br#"{"download_headers":[]}"#, "download_headers must be an object"),
             (br#"{"upload_headers":"x"}"#, "upload_headers must be an object"),
-            (br#"{"access":"SPLIT"}"#, "access must be \"split\", or be left out"),
+            (br#"{"access":"SPLIT"}"#, "access must be \"split\" or absent"),
             (br#"{"access":true}"#, "access must be \"split\""),
             (br#"{"access":{}}"#, "access must be \"split\""),
             (br#"{"upload_headers":{"Date":"x"}}"#, "The server sets the header Date itself"),

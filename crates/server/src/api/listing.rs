@@ -1,5 +1,7 @@
-//! The list of all streams as JSON, written a part at a time as the client takes it: neither its memory nor the time for which the table
-//! is locked grows with the number of streams.
+//! The list of all streams as JSON, made in parts while the client reads them.
+//!
+//! Concurrency: the table is locked for one batch of [`BATCH`] streams at a time. Bounds: a list needs the memory of one part
+//! ([`PART`] bytes and one status object) and one batch, for any number of streams.
 
 use std::sync::Arc;
 use std::vec::IntoIter;
@@ -11,63 +13,63 @@ use rendezvous_core::rendezvous::{Cursor, Snapshot};
 use super::status::status;
 use crate::request_body::Rendezvous;
 
-/// Bytes of a part, to which the status of one stream is added.
+/// The size of a part in bytes. A part is longer by at most one status object.
 pub(crate) const PART: usize = 64 * 1024;
-/// Streams that are looked up at a time, while the table is locked.
+/// The number of streams that are read from the table under one lock.
 const BATCH: usize = 64;
 
-/// The list of all streams, oldest first. Those that are created or forgotten while it is written may be in it or not.
+/// The list of all streams, oldest first. It may or may not contain streams that are created or forgotten meanwhile.
 pub(crate) struct Listing {
     rendezvous: Arc<Rendezvous>,
     cursor: Cursor,
     batch: IntoIter<Snapshot>,
-    is_begun: bool,
-    is_over: bool,
-    _reserved: Option<Reservation>,
+    is_started: bool,
+    is_finished: bool,
+    _reservation: Option<Reservation>,
 }
 
 impl Listing {
+    /// Starts a list. Nothing is read from the table before the first part.
     pub(crate) fn new(rendezvous: &Arc<Rendezvous>) -> Self {
         Self {
             rendezvous: Arc::clone(rendezvous),
             cursor: Cursor::default(),
             batch: IntoIter::default(),
-            is_begun: false,
-            is_over: false,
-            _reserved: None,
+            is_started: false,
+            is_finished: false,
+            _reservation: None,
         }
     }
 
-    /// Keeps the reservation of its memory.
+    /// Holds the reservation of its memory until the list is dropped.
     pub(crate) fn with(self, reserved: Reservation) -> Self {
-        Self { _reserved: Some(reserved), ..self }
+        Self { _reservation: Some(reserved), ..self }
     }
 
-    /// Whether the last part was made.
-    pub(crate) fn is_over(&self) -> bool {
-        self.is_over
+    /// Whether [`Listing::next_part`] has returned the last part.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.is_finished
     }
 
-    /// Makes the next part.
+    /// Returns the next part.
     ///
     /// # Errors
-    /// A status cannot be written as JSON, which is a defect.
+    /// If a status cannot be serialized, which is a defect.
     pub(crate) fn next_part(&mut self) -> serde_json::Result<Bytes> {
         let mut part = Vec::new();
-        while part.len() < PART && !self.is_over {
+        while part.len() < PART && !self.is_finished {
             let next = self.next_snapshot();
-            match (&next, self.is_begun) {
+            match (&next, self.is_started) {
                 (_, false) => part.push(b'['),
                 (Some(_), true) => part.push(b','),
                 (None, true) => {}
             }
-            self.is_begun = true;
-            match next {
-                Some(snapshot) => serde_json::to_writer(&mut part, &status(&snapshot))?,
-                None => {
-                    part.push(b']');
-                    self.is_over = true;
-                }
+            self.is_started = true;
+            if let Some(snapshot) = next {
+                serde_json::to_writer(&mut part, &status(&snapshot))?;
+            } else {
+                part.push(b']');
+                self.is_finished = true;
             }
         }
         Ok(part.into())

@@ -1,4 +1,4 @@
-//! The head of an HTTP/1 response as bytes.
+//! Encodes the head of an HTTP/1 response.
 
 use std::io::Write;
 use std::time::SystemTime;
@@ -8,8 +8,9 @@ use rendezvous_codec::body::Framing;
 
 use super::response::ResponseHead;
 
-/// The head of a response, up to and with the empty line. Without a `framing` its body is ended by the end of the connection, or has
-/// none by its status.
+/// Encodes the head of a response, including the empty line (RFC 9112, sections 4 and 5).
+///
+/// `framing` is `None` if the end of the connection ends the body, or if the status allows no body.
 #[must_use]
 pub fn head(response: &ResponseHead, version: Version, framing: Option<Framing>) -> Vec<u8> {
     let mut head = Vec::with_capacity(512);
@@ -39,7 +40,7 @@ pub fn head(response: &ResponseHead, version: Version, framing: Option<Framing>)
     head
 }
 
-/// The present time, as the `Date` field of a response has it (RFC 9110, section 6.6.1).
+/// Returns the current time as a value of the `Date` field (RFC 9110, section 6.6.1).
 #[must_use]
 pub fn date() -> String {
     httpdate::HttpDate::from(SystemTime::now()).to_string()

@@ -1,8 +1,8 @@
-//! The description of the API for programs. Pure.
+//! `GET /openapi.json`: the description of the API for programs.
 //!
 //! It is written by hand. The tests compare its routes, errors and version with the code, and those of docs/api.md too.
 
-/// The document, as `GET /openapi.json` shows it.
+/// The body of `GET /openapi.json`.
 pub const DOCUMENT: &str = include_str!("openapi.json").trim_ascii_end();
 
 #[cfg(test)]
@@ -19,7 +19,7 @@ mod tests {
 
     const PAGE: &str = include_str!("../../../../docs/api.md");
 
-    /// Gives each route the operation that it is in the documents, and lists these; a route without one does not compile.
+    /// Maps each route to its operation in the documents, and lists all operations. A route without an operation does not compile.
     macro_rules! operations {
         ($($route:pat => $operation:literal,)*) => {
             fn operation(route: &Route) -> &'static str {
@@ -45,7 +45,7 @@ mod tests {
         Route::Health => "GET /healthz",
         Route::Ready => "GET /readyz",
         Route::Metrics => "GET /metrics",
-        Route::Describe => "GET /openapi.json",
+        Route::OpenApi => "GET /openapi.json",
     }
 
     fn document() -> Value {
@@ -56,13 +56,13 @@ mod tests {
         value.as_object().unwrap()
     }
 
-    /// What `value` refers to, or else itself.
+    /// Returns the target of a `$ref`, or `value` itself if it has none.
     fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
         let Some(reference) = value["$ref"].as_str() else { return value };
         document.pointer(reference.strip_prefix('#').unwrap()).unwrap_or_else(|| panic!("no {reference}"))
     }
 
-    /// Every operation, as its method and its path.
+    /// Returns each operation with its method and path.
     fn operations(document: &Value) -> Vec<(String, String, &Value)> {
         let mut operations = Vec::new();
         for (path, item) in object(&document["paths"]) {
@@ -73,7 +73,7 @@ mod tests {
         operations
     }
 
-    /// The names that an answer's schema lists.
+    /// Returns the error names that the schema of a response lists.
     fn names<'a>(document: &'a Value, schema: &'a Value) -> Vec<&'a str> {
         let schema = resolve(document, schema);
         let listed = schema["properties"]["name"]["enum"].as_array();
@@ -111,8 +111,8 @@ mod tests {
         let document = document();
         let mut found = BTreeSet::new();
         for (method, path, operation) in operations(&document) {
-            for (status, answer) in object(&operation["responses"]) {
-                let schema = &resolve(&document, answer)["content"]["application/json"]["schema"];
+            for (status, response) in object(&operation["responses"]) {
+                let schema = &resolve(&document, response)["content"]["application/json"]["schema"];
                 let listed = names(&document, schema);
                 assert!(
                     method == "HEAD"

@@ -1,7 +1,7 @@
-//! The access log: one line for each request.
+//! The access log: one line per request.
 //!
-//! A [`Record`] tells its line when it is dropped, so there is one whatever becomes of the request: it was answered, its
-//! download has ended, or its client has left. No line has a whole id, a token, or a path that the server does not know.
+//! A [`Record`] logs its line when it is dropped. So each request has exactly one line, whether it got a response, its download ended or
+//! its client disconnected. No line contains a whole id, a token or an unknown path.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tracing::{Level, enabled, info};
 use super::refusal::Refusal;
 use super::response::{self, Body, Response};
 
-/// What is known of a request so far.
+/// The access log line of a request, filled in as the request proceeds. `None` if the access log is disabled.
 pub(crate) struct Record(Option<Box<Line>>);
 
 struct Line {
@@ -24,7 +24,7 @@ struct Line {
     stream: Option<StreamId>,
     client: IpAddr,
     protocol: Version,
-    began: Instant,
+    started: Instant,
     wait: Option<Duration>,
     status: Option<u16>,
     bytes: u64,
@@ -32,7 +32,7 @@ struct Line {
 }
 
 impl Record {
-    /// A request of this client has come. Nothing is kept where nobody wants the line.
+    /// Starts the line of a request from `client`. Allocates nothing if the access log is disabled.
     #[must_use]
     pub(crate) fn begin(client: IpAddr, protocol: Version) -> Self {
         let line = || {
@@ -41,7 +41,7 @@ impl Record {
                 stream: None,
                 client,
                 protocol,
-                began: Instant::now(),
+                started: Instant::now(),
                 wait: None,
                 status: None,
                 bytes: 0,
@@ -51,34 +51,34 @@ impl Record {
         Self(enabled!(target: "access", Level::INFO).then(line))
     }
 
-    /// This is what it asks for.
-    pub(crate) fn asks(&mut self, request: &'static str) {
-        self.note(|line| line.request = request);
+    /// Sets the name of the route.
+    pub(crate) fn set_route(&mut self, name: &'static str) {
+        self.update(|line| line.request = name);
     }
 
-    /// It concerns this stream.
-    pub(crate) fn concerns(&mut self, stream: &StreamId) {
-        self.note(|line| line.stream = Some(stream.clone()));
+    /// Sets the stream of the request.
+    pub(crate) fn set_stream(&mut self, stream: &StreamId) {
+        self.update(|line| line.stream = Some(stream.clone()));
     }
 
-    /// It gets nothing.
-    pub(crate) fn refused(&mut self, refusal: &Refusal) {
-        self.note(|line| line.outcome = response::refusal_name(refusal));
+    /// Sets the outcome of a refused request.
+    pub(crate) fn set_refusal(&mut self, refusal: &Refusal) {
+        self.update(|line| line.outcome = response::refusal_name(refusal));
     }
 
-    /// Its transfer is over.
-    pub(crate) fn transferred(&mut self, transfer: &Transfer) {
-        self.note(|line| {
-            line.wait = Some(transfer.started().saturating_duration_since(line.began));
+    /// Sets the wait, the bytes and the outcome of an ended transfer.
+    pub(crate) fn set_transfer(&mut self, transfer: &Transfer) {
+        self.update(|line| {
+            line.wait = Some(transfer.started().saturating_duration_since(line.started));
             line.bytes = transfer.bytes();
-            // Where another thread is about to say why, this one only knows that.
+            // Another thread may have ended the transfer without having set the outcome yet.
             line.outcome = transfer.ending().map_or("cut", Outcome::name);
         });
     }
 
-    /// This is its response. That of a download is over with the download.
-    pub(crate) fn answered(&mut self, response: &Response) {
-        self.note(|line| {
+    /// Sets the status of the response, and its bytes and outcome unless a transfer has set them.
+    pub(crate) fn set_response(&mut self, response: &Response) {
+        self.update(|line| {
             line.status = Some(response.head.status.as_u16());
             if line.wait.is_some() {
                 return;
@@ -92,17 +92,17 @@ impl Record {
         });
     }
 
-    /// Its answer is a download, which `half` ends.
-    pub(crate) fn downloads(&mut self, half: &mut DestinationHalf) {
+    /// Keeps the line until the download ends, which `half` reports.
+    pub(crate) fn log_at_end_of(&mut self, half: &mut DestinationHalf) {
         let Some(mut line) = self.0.take() else { return };
         line.status = Some(200);
         let mut record = Self(Some(line));
-        half.on_end(move |transfer| record.transferred(transfer));
+        half.on_end(move |transfer| record.set_transfer(transfer));
     }
 
-    fn note(&mut self, note: impl FnOnce(&mut Line)) {
+    fn update(&mut self, change: impl FnOnce(&mut Line)) {
         if let Some(line) = &mut self.0 {
-            note(line);
+            change(line);
         }
     }
 }
@@ -116,7 +116,7 @@ impl Drop for Line {
             outcome = self.outcome,
             bytes = self.bytes,
             wait_us = self.wait.map(microseconds),
-            duration_us = microseconds(self.began.elapsed()),
+            duration_us = microseconds(self.started.elapsed()),
             client = %self.client,
             protocol = ?self.protocol,
             "{}", self.request

@@ -1,4 +1,4 @@
-//! Why a request gets nothing: the errors of all layers, each of which knows its own.
+//! [`Refusal`]: the union of the errors of all layers for which a request is refused.
 
 use rendezvous_codec::head::HeadError;
 use rendezvous_core::outcome::{SeatError, TooMany};
@@ -6,37 +6,37 @@ use rendezvous_core::token::AuthError;
 
 use crate::api::json_body::BodyError;
 
-/// Why a request is refused. [`super::response`] makes the response of it.
+/// The reason why a request is refused. [`super::response`] turns it into a response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// Its head cannot be read.
+    /// The head is malformed, too large or too slow.
     #[error(transparent)]
     Head(#[from] HeadError),
-    /// It lacks a right.
+    /// The request is not authorized.
     #[error(transparent)]
     Auth(#[from] AuthError),
-    /// It gets nothing of a stream.
+    /// The stream or its table refuses the request.
     #[error(transparent)]
     Seat(#[from] SeatError),
-    /// Its JSON body is not taken.
+    /// The JSON body is invalid, too large, incomplete or too slow.
     #[error(transparent)]
     Body(#[from] BodyError),
-    /// Method and path name no endpoint.
+    /// No route has this method and path.
     #[error("No endpoint exists for the specified method and/or route")]
     BadRoute,
-    /// It asks for what cannot be had.
+    /// The request is valid HTTP, but the route does not support it.
     #[error("{0}")]
     BadRequest(&'static str),
-    /// One of the server's limits is reached.
+    /// A limit of the server is reached.
     #[error("{0}")]
     Busy(&'static str),
-    /// A defect of the server. The text says nothing about the inside.
-    #[error("The server failed to answer this request")]
+    /// A defect of the server. The text does not describe it, because clients may be strangers.
+    #[error("The server failed to process this request")]
     Internal,
 }
 
 impl Refusal {
-    /// The flag of the limit that is reached, where a client's administrator may be the server's too.
+    /// The flag that sets the reached quota of a client. A client's user may be the server's administrator too.
     #[must_use]
     pub(crate) fn flag(&self) -> Option<&'static str> {
         match self {

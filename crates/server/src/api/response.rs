@@ -1,4 +1,7 @@
-//! A response, and the one place where an ending becomes one: status, headers and body.
+//! Responses, and the only place that turns a refusal or an outcome into one: status, headers and body.
+//!
+//! The statuses and names are in docs/api.md, section 2. Bounds: a response of more than [`SMALL_JSON`] bytes reserves its memory in a
+//! budget until it is written.
 
 use std::io;
 use std::sync::Arc;
@@ -26,54 +29,54 @@ use crate::request_body::Relay;
 
 /// A response.
 pub(crate) struct Response {
-    /// What comes before its body.
+    /// The status and the fields.
     pub head: ResponseHead,
-    /// Its body.
+    /// The body.
     pub body: Body,
 }
 
 /// The head of a response.
 #[derive(Debug, Default)]
 pub struct ResponseHead {
-    /// Its status.
+    /// The status code. Default: 200.
     pub status: StatusCode,
-    /// Its fields, but for those that frame it or belong to the connection, and `Date`.
+    /// The fields, except for the framing, the connection options and `Date`.
     pub headers: HeaderMap,
-    /// How the stream's maker spelled the names of some fields.
+    /// The field names as the stream's creator spelled them.
     pub spellings: Option<Spellings>,
-    /// An HTTP/1 connection is closed behind it.
+    /// Whether an HTTP/1 connection closes after this response. Default: false.
     pub closes: bool,
 }
 
 /// The body of a response.
 pub(crate) enum Body {
-    /// Bytes that are there.
+    /// A complete body.
     Bytes(Bytes),
-    /// The list of all streams.
+    /// The list of all streams, in parts.
     Listing {
-        /// Its first part.
+        /// The first part.
         first: Bytes,
-        /// The parts behind it.
+        /// The remaining parts.
         rest: Box<Listing>,
     },
-    /// The body of a stream, to be delivered.
+    /// The body of a transfer.
     Download(Box<Download>),
 }
 
-/// What a destination is still to receive.
+/// The running transfer to a destination.
 pub(crate) struct Download {
-    /// Its hold on the transfer.
+    /// The destination's half of the transfer. Dropping it fails the transfer.
     pub half: DestinationHalf,
-    /// The body.
+    /// Relays the body.
     pub relay: Relay,
 }
 
-/// When a client may try again that was told so.
-const RETRY: Duration = Duration::from_secs(5);
-/// Bytes of an answer that are not reserved: a connection takes as much anyway.
+/// The `Retry-After` value.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
+/// The size in bytes up to which a response reserves no memory. A connection needs as much anyway.
 const SMALL_JSON: usize = 4 * 1024;
 
-/// What the status object says of an ending; `None` for a good one.
+/// Returns the `error` of the status object; `None` for a finished transfer.
 #[must_use]
 pub(crate) fn error_of_outcome(outcome: &Outcome) -> Option<ErrorBody> {
     match outcome {
@@ -84,13 +87,13 @@ pub(crate) fn error_of_outcome(outcome: &Outcome) -> Option<ErrorBody> {
     }
 }
 
-/// `status` with an empty body.
+/// Returns a response with an empty body.
 #[must_use]
 pub(crate) fn empty(status: StatusCode) -> Response {
     with_body(status, Bytes::new())
 }
 
-/// The response to the preflight of a page that may use the server.
+/// Returns the response to a CORS preflight from an allowed origin.
 #[must_use]
 pub(crate) fn preflight(request: &impl RequestHead) -> Response {
     let mut response = empty(StatusCode::NO_CONTENT);
@@ -98,7 +101,7 @@ pub(crate) fn preflight(request: &impl RequestHead) -> Response {
     response
 }
 
-/// `200 OK` with plain text.
+/// Returns a 200 with plain text.
 #[must_use]
 pub(crate) fn text(text: &'static str) -> Response {
     let mut response = with_body(StatusCode::OK, Bytes::from_static(text.as_bytes()));
@@ -106,63 +109,65 @@ pub(crate) fn text(text: &'static str) -> Response {
     response
 }
 
-/// `200 OK` with JSON that is written already.
+/// Returns a 200 with constant JSON.
 #[must_use]
-pub(crate) fn written_json(json: &'static str) -> Response {
+pub(crate) fn static_json(json: &'static str) -> Response {
     let mut response = with_body(StatusCode::OK, Bytes::from_static(json.as_bytes()));
     response.head.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-/// `200 OK` with text that was made for this answer.
+/// Returns a 200 with generated text.
 #[must_use]
-pub(crate) fn made_text(content_type: &'static str, text: String) -> Response {
+pub(crate) fn generated_text(content_type: &'static str, text: String) -> Response {
     let mut response = with_body(StatusCode::OK, text.into());
     response.head.headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
-/// `status` with compact JSON.
+/// Returns a response with compact JSON.
 #[must_use]
 pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => json_body(status, body.into()),
-        // Nothing here has a shape that JSON can not show.
+        // No type here has a value that JSON cannot represent.
         Err(_) => empty(StatusCode::INTERNAL_SERVER_ERROR),
     }
 }
 
-/// `200 OK` with compact JSON that may be large. Its memory is reserved in `budget` until the answer has been written; to know how
-/// much before there is any, the JSON is measured first.
+/// Returns a 200 with compact JSON that may be large.
+///
+/// Its memory is reserved in `budget` until the response is written. The JSON is measured first, so that nothing is allocated before the
+/// reservation.
 ///
 /// # Errors
-/// [`Refusal::Busy`]
+/// [`Refusal::Busy`] if the budget is used up.
 pub(crate) fn large_json(value: &impl Serialize, budget: &Arc<Budget>) -> Result<Response, Refusal> {
-    let mut length = Length(0);
+    let mut length = ByteCounter(0);
     serde_json::to_writer(&mut length, value).map_err(|_| Refusal::Internal)?;
     let reserved = if length.0 > SMALL_JSON { allocated(length.0) } else { 0 };
-    let reserved = budget.reserve_alone(reserved).map_err(|_| too_many_answers())?;
+    let reserved = budget.reserve_alone(reserved).map_err(|_| response_memory_exhausted())?;
     let mut text = Vec::with_capacity(length.0);
     serde_json::to_writer(&mut text, value).map_err(|_| Refusal::Internal)?;
-    Ok(json_body(StatusCode::OK, Bytes::from_owner(Held { text, _reserved: reserved })))
+    Ok(json_body(StatusCode::OK, Bytes::from_owner(ReservedText { text, _reserved: reserved })))
 }
 
-/// The memory of large answers is used up.
-pub(super) fn too_many_answers() -> Refusal {
-    Refusal::Busy("The server sends as many large answers as it may (--max-metadata-bytes): try again later")
+/// Returns the refusal of a large response when its memory budget is used up.
+pub(super) fn response_memory_exhausted() -> Refusal {
+    Refusal::Busy("The memory for large responses is used up (--max-metadata-bytes): try again later")
 }
 
-/// `200 OK` with the list of all streams, the `first` part of which is there.
+/// Returns a 200 with the list of all streams: its `first` part, then the parts of `rest`.
 pub(super) fn listing(first: Bytes, rest: Listing) -> Response {
     let mut response = json_body(StatusCode::OK, Bytes::new());
     response.body = Body::Listing { first, rest: Box::new(rest) };
     response
 }
 
-/// Counts what is written.
-struct Length(usize);
+/// A writer that only counts bytes.
+struct ByteCounter(usize);
 
-impl io::Write for Length {
+impl io::Write for ByteCounter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0 += bytes.len();
         Ok(bytes.len())
@@ -174,12 +179,12 @@ impl io::Write for Length {
 }
 
 /// A body with the reservation of its memory.
-struct Held {
+struct ReservedText {
     text: Vec<u8>,
     _reserved: Reservation,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for ReservedText {
     fn as_ref(&self) -> &[u8] {
         &self.text
     }
@@ -191,13 +196,13 @@ pub(super) fn json_body(status: StatusCode, body: Bytes) -> Response {
     response
 }
 
-/// The name of an error that is the server's own, or [`REPORTED`] for one that a client has named.
+/// Returns the name of an error for the metrics and the access log: [`REPORTED`] for an error that a client reported.
 #[must_use]
 pub(crate) fn refusal_name(refusal: &Refusal) -> &'static str {
     refusal_kind(refusal).map_or(REPORTED, ErrorKind::name)
 }
 
-/// The response to a request that is refused.
+/// Returns the response to a refused request.
 #[must_use]
 pub(crate) fn refusal(refusal: &Refusal) -> Response {
     let (status, body) = refusal_parts(refusal);
@@ -207,50 +212,52 @@ pub(crate) fn refusal(refusal: &Refusal) -> Response {
         Refusal::Auth(AuthError::Unauthorized) => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        // It depends on request fields that are in no `Vary`.
+        // The refusal depends on request fields that `Vary` does not list.
         Refusal::Auth(AuthError::Forbidden(_)) => {
             headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         Refusal::Seat(SeatError::TooMany(too_many)) => {
             let seconds = match too_many {
                 TooMany::Creations { wait, .. } => wait.as_millis().div_ceil(1000),
-                TooMany::Connections(_) | TooMany::Streams(_) => RETRY.as_secs().into(),
+                TooMany::Connections(_) | TooMany::Streams(_) => RETRY_DELAY.as_secs().into(),
             };
             headers.insert(RETRY_AFTER, u64::try_from(seconds).unwrap_or(u64::MAX).into());
         }
         _ => {}
     }
-    // The connection's input is of no more use, or its server.
+    // After these, the end of the request in the input is unknown, or the server is shutting down.
     response.head.closes = matches!(
         refusal,
         Refusal::Head(_)
             | Refusal::BadRequest(_)
-            | Refusal::Body(BodyError::BrokenOff | BodyError::TimedOut(_))
+            | Refusal::Body(BodyError::Incomplete | BodyError::TimedOut(_))
             | Refusal::Seat(SeatError::ShuttingDown)
     );
     response
 }
 
-/// The response to the source of a transfer that has ended so.
+/// Returns the response to the source of a failed transfer.
 #[must_use]
 pub(crate) fn source_fault(fault: &Fault) -> Response {
     let (status, name) = fault.traits().source;
     match fault {
-        Fault::SourceDisconnected => last_error(status, name, "The connection ended before the upload did"),
-        _ => last_error(status, name, fault),
+        Fault::SourceDisconnected => {
+            closing_error(status, name, "The connection closed before the upload was complete")
+        }
+        _ => closing_error(status, name, fault),
     }
 }
 
-/// The response to a destination that has received no byte of a transfer that has ended so.
+/// Returns the response to the destination of a transfer that failed before its first byte.
 #[must_use]
 pub(crate) fn destination_fault(fault: &Fault) -> Response {
     let (status, name) = fault.traits().destination;
     match fault {
-        // How the source broke is between it and the server.
+        // The details of the source's error are for the source only.
         Fault::SourceBroke(_) | Fault::LengthMismatch(_) | Fault::TooLong { .. } => {
-            last_error(status, name, &Fault::SourceDisconnected)
+            closing_error(status, name, &Fault::SourceDisconnected)
         }
-        _ => last_error(status, name, fault),
+        _ => closing_error(status, name, fault),
     }
 }
 
@@ -262,8 +269,8 @@ pub(super) fn with_body(status: StatusCode, body: Bytes) -> Response {
     Response { head: ResponseHead { status, ..ResponseHead::default() }, body: Body::Bytes(body) }
 }
 
-/// An error behind which the connection is of no more use.
-fn last_error(status: u16, name: &str, message: &(impl ToString + ?Sized)) -> Response {
+/// Returns an error response that closes an HTTP/1 connection.
+fn closing_error(status: u16, name: &str, message: &(impl ToString + ?Sized)) -> Response {
     let mut response = error(status_code(status), &ErrorBody::new(name, message));
     response.head.closes = true;
     response
@@ -272,12 +279,12 @@ fn last_error(status: u16, name: &str, message: &(impl ToString + ?Sized)) -> Re
 fn error(status: StatusCode, body: &ErrorBody) -> Response {
     let mut response = json(status, body);
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        response.head.headers.insert(RETRY_AFTER, RETRY.as_secs().into());
+        response.head.headers.insert(RETRY_AFTER, RETRY_DELAY.as_secs().into());
     }
     response
 }
 
-/// Which error it is; `None` for one that a client reported.
+/// Returns the kind of a refusal; `None` for an error that a client reported.
 fn refusal_kind(refusal: &Refusal) -> Option<ErrorKind> {
     Some(match refusal {
         Refusal::Head(HeadError::Malformed(_)) | Refusal::BadRequest(_) => ErrorKind::BadRequest,
@@ -300,7 +307,7 @@ fn refusal_kind(refusal: &Refusal) -> Option<ErrorKind> {
         Refusal::Body(error) => match error {
             BodyError::Invalid(_) => ErrorKind::InvalidBody,
             BodyError::TooLarge => ErrorKind::BodyTooLarge,
-            BodyError::BrokenOff => ErrorKind::BadRequest,
+            BodyError::Incomplete => ErrorKind::BadRequest,
             BodyError::TimedOut(_) => ErrorKind::RequestTimeout,
             BodyError::Busy => ErrorKind::Busy,
         },

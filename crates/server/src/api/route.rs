@@ -1,68 +1,68 @@
-//! The routes of the contract (section 2), from a method and a path.
+//! The routes (docs/api.md, section 2) and their parser.
 
 use http::Method;
 use rendezvous_protocol::StreamId;
 
-/// What a request asks for.
+/// A route, with the stream id of its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Route {
-    /// `POST /stream`
+    /// `POST /stream`.
     Create,
-    /// `GET /stream`
+    /// `GET /stream`.
     List,
-    /// `PUT /stream/:id`
+    /// `PUT /stream/:id`.
     Source(StreamId),
-    /// `GET /stream/:id`
+    /// `GET /stream/:id`.
     Destination(StreamId),
-    /// `HEAD /stream/:id`
+    /// `HEAD /stream/:id`.
     Probe(StreamId),
-    /// `POST /stream/:id/error`
+    /// `POST /stream/:id/error`.
     Report(StreamId),
-    /// `GET /stream/:id/status`
+    /// `GET /stream/:id/status`.
     Status(StreamId),
-    /// `GET /`
+    /// `GET /`.
     Front,
-    /// `GET /ping`
+    /// `GET /ping`.
     Ping,
-    /// `GET /healthz`
+    /// `GET /healthz`.
     Health,
-    /// `GET /readyz`
+    /// `GET /readyz`.
     Ready,
-    /// `GET /openapi.json`
-    Describe,
-    /// `GET /metrics`
+    /// `GET /openapi.json`.
+    OpenApi,
+    /// `GET /metrics`.
     Metrics,
 }
 
 impl Route {
-    /// Reads the route; `None` where there is none. `HEAD` finds every route of `GET`.
+    /// Parses a method and a path. Returns `None` if no route matches. `HEAD` matches every `GET` route.
     #[must_use]
     pub(crate) fn parse(method: &Method, path: &str) -> Option<Self> {
-        let reads = matches!(*method, Method::GET | Method::HEAD);
+        let is_read = matches!(*method, Method::GET | Method::HEAD);
         if path == "/" {
-            return reads.then_some(Self::Front);
+            return is_read.then_some(Self::Front);
         }
         let path = path.strip_prefix('/')?;
         let path = path.strip_suffix('/').unwrap_or(path);
         let id = StreamId::parse;
         match *path.split('/').collect::<Vec<_>>() {
-            ["ping"] if reads => Some(Self::Ping),
-            ["healthz"] if reads => Some(Self::Health),
-            ["readyz"] if reads => Some(Self::Ready),
-            ["openapi.json"] if reads => Some(Self::Describe),
-            ["metrics"] if reads => Some(Self::Metrics),
-            ["stream"] if reads => Some(Self::List),
+            ["ping"] if is_read => Some(Self::Ping),
+            ["healthz"] if is_read => Some(Self::Health),
+            ["readyz"] if is_read => Some(Self::Ready),
+            ["openapi.json"] if is_read => Some(Self::OpenApi),
+            ["metrics"] if is_read => Some(Self::Metrics),
+            ["stream"] if is_read => Some(Self::List),
             ["stream"] if method == Method::POST => Some(Self::Create),
             ["stream", name] if method == Method::PUT => id(name).map(Self::Source),
             ["stream", name] if method == Method::GET => id(name).map(Self::Destination),
             ["stream", name] if method == Method::HEAD => id(name).map(Self::Probe),
-            ["stream", name, "status"] if reads => id(name).map(Self::Status),
+            ["stream", name, "status"] if is_read => id(name).map(Self::Status),
             ["stream", name, "error"] if method == Method::POST => id(name).map(Self::Report),
             _ => None,
         }
     }
 
-    /// What logs call it: no id, and no path that a client made up.
+    /// The name in logs. It contains no id and no path chosen by a client.
     #[must_use]
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -77,12 +77,12 @@ impl Route {
             Self::Ping => "GET /ping",
             Self::Health => "GET /healthz",
             Self::Ready => "GET /readyz",
-            Self::Describe => "GET /openapi.json",
+            Self::OpenApi => "GET /openapi.json",
             Self::Metrics => "GET /metrics",
         }
     }
 
-    /// The stream that it concerns.
+    /// The stream id in the path.
     #[must_use]
     pub(crate) fn stream(&self) -> Option<&StreamId> {
         match self {
@@ -95,25 +95,25 @@ impl Route {
         }
     }
 
-    /// Whether it says nothing about streams, so that any web page may use it.
+    /// Whether any web page may use the route, because the response has no data about streams.
     #[must_use]
     pub(crate) fn is_public(&self) -> bool {
-        matches!(self, Self::Front | Self::Ping | Self::Health | Self::Ready | Self::Describe)
+        matches!(self, Self::Front | Self::Ping | Self::Health | Self::Ready | Self::OpenApi)
     }
 
-    /// Whether its method is `GET` or `HEAD`.
+    /// Whether the method is `GET` or `HEAD`.
     #[must_use]
     pub(crate) fn is_read(&self) -> bool {
         !matches!(self, Self::Create | Self::Source(_) | Self::Report(_))
     }
 
-    /// Whether it makes a stream, takes a seat or ends a stream.
+    /// Whether the request creates a stream, takes a seat or ends a stream.
     #[must_use]
     pub(crate) fn has_effect(&self) -> bool {
         matches!(self, Self::Create | Self::Source(_) | Self::Destination(_) | Self::Report(_))
     }
 
-    /// The routes of a path, one for each method that it takes, but for `HEAD`.
+    /// Returns the routes of a path, one for each supported method except `HEAD`.
     pub(crate) fn of_path(path: &str) -> impl Iterator<Item = Self> {
         [Method::GET, Method::PUT, Method::POST]
             .into_iter()
@@ -142,7 +142,7 @@ mod tests {
             (Method::HEAD, "/ping", Route::Ping),
             (Method::GET, "/healthz", Route::Health),
             (Method::HEAD, "/readyz", Route::Ready),
-            (Method::GET, "/openapi.json", Route::Describe),
+            (Method::GET, "/openapi.json", Route::OpenApi),
             (Method::GET, "/metrics", Route::Metrics),
             (Method::HEAD, "/metrics", Route::Metrics),
         ] {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_no_route() {
+    fn nothing_else_is_a_route() {
         for (method, path) in [
             (Method::PUT, "/"),
             (Method::GET, "//"),

@@ -1,4 +1,4 @@
-//! The status object of the contract (section 7).
+//! The conversion of a snapshot to the status object (docs/api.md, section 7).
 
 use rendezvous_core::header_set::HeaderSet;
 use rendezvous_core::outcome::Outcome;
@@ -7,7 +7,7 @@ use rendezvous_protocol::{Side, StreamStatus, Timestamp};
 
 use super::response;
 
-/// One stream, as `GET /stream/:id/status` shows it.
+/// Returns the status object of a stream.
 #[must_use]
 pub fn status(snapshot: &Snapshot) -> StreamStatus<'_> {
     let ended = match &snapshot.state {

@@ -1,4 +1,4 @@
-//! The responses of a pair: the source's, which is the outcome, and the destination's, which carries the body.
+//! The responses of a paired stream: the outcome to the source, the body to the destination (docs/api.md, section 4).
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::record::Record;
 use super::response::{self, Body, Download, Response, ResponseHead};
 use crate::request_body::{Pairing, Relay};
 
-/// Those of a source's headers that describe the body it sends, and go to the destination.
+/// The representation fields of the source that are passed on to the destination.
 const PASSED_HEADERS: [HeaderName; 6] = [
     CONTENT_TYPE,
     CONTENT_ENCODING,
@@ -27,11 +27,11 @@ const PASSED_HEADERS: [HeaderName; 6] = [
     HeaderName::from_static("repr-digest"),
 ];
 
-/// Waits for the outcome of the source's transfer, which is its response.
-pub(crate) async fn conclude(half: SourceHalf, record: &mut Record) -> Response {
+/// Waits for the outcome of the transfer and returns the source's response.
+pub(crate) async fn source_response(half: SourceHalf, record: &mut Record) -> Response {
     let transfer = half.transfer();
     let outcome = transfer.outcome().await;
-    record.transferred(transfer);
+    record.set_transfer(transfer);
     if let Outcome::Failed(fault) = outcome {
         return response::source_fault(fault);
     }
@@ -40,9 +40,11 @@ pub(crate) async fn conclude(half: SourceHalf, record: &mut Record) -> Response 
     response
 }
 
-/// Begins the download. Its response waits for the first byte of the body, so that until then a failure can be told as
-/// a status. `departure` resolves when the destination has left; `None` where it has.
-pub(crate) async fn begin(
+/// Waits for the first byte of the body, or its end, and returns the destination's response. Until then a failure is still reported as a
+/// status.
+///
+/// `departure` resolves when the destination has disconnected. Returns `None` if it has.
+pub(crate) async fn destination_response(
     pairing: Pairing,
     departure: impl Future<Output = ()> + Send + 'static,
     record: &mut Record,
@@ -53,28 +55,28 @@ pub(crate) async fn begin(
     headers.extend(offer.headers.as_deref().cloned().unwrap_or_default());
     let mut relay = Relay::new(*offer, source_may_have_left, Arc::clone(&transfer), departure);
 
-    let begun = tokio::select! {
+    let first = tokio::select! {
         biased;
-        begun = relay.first() => begun,
+        first = relay.first() => first,
         fault = transfer.failed() => Err(fault.clone()),
         fault = transfer.stalled(|| 0) => Err(fault),
     };
-    if let Err(fault) = begun {
+    if let Err(fault) = first {
         transfer.fail(fault);
-        // The first fault stands, and it may be another.
+        // Another fault may have been first, and the first one stands.
         let fault = transfer.failed().await;
-        record.transferred(&transfer);
+        record.set_transfer(&transfer);
         return (*fault != Fault::DestinationDisconnected).then(|| response::destination_fault(fault));
     }
 
-    record.downloads(&mut half);
+    record.log_at_end_of(&mut half);
     let mut head = ResponseHead { headers, ..ResponseHead::default() };
     override_by(&mut head, transfer.headers(), Side::Destination);
     declare_type(&mut head.headers);
     Some(Response { head, body: Body::Download(Box::new(Download { half, relay })) })
 }
 
-/// Of a source's headers those that go to the destination.
+/// Returns the fields of the source that are passed on to the destination; `None` if there are none.
 pub(super) fn passed_headers(head: &impl RequestHead) -> Option<Box<HeaderMap>> {
     let mut passed = HeaderMap::new();
     for name in PASSED_HEADERS {
@@ -85,7 +87,7 @@ pub(super) fn passed_headers(head: &impl RequestHead) -> Option<Box<HeaderMap>> 
     (!passed.is_empty()).then(|| Box::new(passed))
 }
 
-/// A stream is nobody's to keep, to guess at, to index, to resume or to hold back.
+/// The default fields of a download. Nothing may cache it, guess its type, index it, resume it or buffer it.
 fn default_headers() -> HeaderMap {
     HeaderMap::from_iter([
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -96,12 +98,12 @@ fn default_headers() -> HeaderMap {
     ])
 }
 
-/// Puts the header set of the stream's maker over the response's own, to be spelled as it was given.
+/// Overrides fields of the response by the stream's header set, and keeps the spelling of the names.
 fn override_by(head: &mut ResponseHead, headers: &StreamHeaders, side: Side) {
     head.spellings = headers.of(side).map(|set| set.override_in(&mut head.headers));
 }
 
-/// Sets the default `Content-Type`. Without a type, browsers show a download as text, and the stream is used up.
+/// Sets the default `Content-Type`. Without a type, browsers show a binary as text, and the stream is used up.
 fn declare_type(headers: &mut HeaderMap) {
     if headers.get(CONTENT_TYPE).is_none_or(HeaderValue::is_empty) {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));

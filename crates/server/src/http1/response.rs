@@ -49,7 +49,7 @@ impl Responder<'_> {
         let mut next = if request.method == Method::HEAD { None } else { Some(Ok(first)) };
         socket.arm_reset();
         loop {
-            let is_last = next.is_none() || rest.is_over();
+            let is_last = next.is_none() || rest.is_finished();
             let Ok(part) = next.take().transpose().map(Option::unwrap_or_default) else {
                 return ConnectionOutcome::Dropped;
             };

@@ -107,7 +107,7 @@ async fn write_listing(
     let mut send = respond.send_response(head, first.is_none()).ok()?;
     let mut next = first.map(Ok);
     while let Some(part) = next.take() {
-        let is_last = rest.is_over();
+        let is_last = rest.is_finished();
         let Ok(part) = part else {
             send.send_reset(Reason::INTERNAL_ERROR);
             break;

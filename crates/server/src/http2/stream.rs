@@ -199,7 +199,7 @@ impl Exchange<'_> {
                 let Exchange { respond, upload, context, .. } = &mut self;
                 tokio::select! {
                     biased;
-                    response = transfer::conclude(half, &mut context.record) => response,
+                    response = transfer::source_response(half, &mut context.record) => response,
                     () = abandoned(respond, upload) => return ConnectionState::Reusable,
                 }
             }
@@ -211,12 +211,12 @@ impl Exchange<'_> {
     /// Sends a destination the body of its stream.
     async fn send_download(mut self, paired: Result<Pairing, SeatError>) -> ConnectionState {
         let response = match paired {
-            Ok(meeting) => {
+            Ok(pairing) => {
                 let Exchange { respond, context, .. } = &mut self;
                 tokio::select! {
                     biased;
                     // The departure is `pending`: if the destination leaves, the other branch drops this one.
-                    response = transfer::begin(meeting, pending(), &mut context.record) => response,
+                    response = transfer::destination_response(pairing, pending(), &mut context.record) => response,
                     () = wait_for_reset(|cx| respond.poll_reset(cx)) => None,
                 }
             }
@@ -234,10 +234,10 @@ impl Exchange<'_> {
         let Exchange { app, respond, context, body_length, .. } = &mut self;
         let read = tokio::select! {
             biased;
-            read = json_body::read(&mut body, *body_length, app.request_timeout, &app.metadata) => read,
+            read = json_body::read(&mut body, *body_length, app.request_timeout, &app.metadata_memory) => read,
             () = wait_for_reset(|cx| respond.poll_reset(cx)) => return ConnectionState::Reusable,
         };
-        let response = context.answer_json(app, route, read);
+        let response = context.json_response(app, route, read);
         self.respond(response).await
     }
 

@@ -89,7 +89,7 @@ async fn access_is_split_or_left_out() {
     for access in ["\"open\"", "\"Split\"", "\"\"", "true", "false", "0", "[\"split\"]", "{}"] {
         let refused = server.post("/stream", format!(r#"{{"access":{access}}}"#)).await;
         assert_eq!(refused.error(), "400 InvalidBodyError", "{access}");
-        assert!(refused.message().contains("must be \"split\", or be left out"), "{access}");
+        assert!(refused.message().contains("must be \"split\" or absent"), "{access}");
     }
     for body in ["", "{}", r#"{"access":null}"#] {
         let made = server.make(body).await;
