@@ -5,6 +5,7 @@
 //! ```
 //!
 //! A law that is broken is told with the seed, the scenario and the transcript, and the run fails.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it reports to a person")]
 
 mod body;
 mod client;
