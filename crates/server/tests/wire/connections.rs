@@ -120,9 +120,13 @@ async fn a_head_over_the_limits_is_431() {
 #[tokio::test]
 async fn what_is_no_route_is_a_bad_route() {
     let server = TestServer::start().await;
-    for request in
-        [get("/"), get("//ping"), get("/PING"), get("*"), "DELETE /stream HTTP/1.1\r\nHost: a\r\n\r\n".into()]
-    {
+    for request in [
+        get("/nowhere"),
+        get("//ping"),
+        get("/PING"),
+        get("*"),
+        "DELETE /stream HTTP/1.1\r\nHost: a\r\n\r\n".into(),
+    ] {
         let refused = server.ask(&request).await;
         assert_eq!(refused.error(), "404 BadRouteError", "{request:?}");
         assert_eq!(refused.message(), "No endpoint exists for the specified method and/or route");

@@ -389,7 +389,7 @@ async fn ids_that_name_properties_of_javascript_objects_are_unknown_ids() {
 
 #[tokio::test]
 async fn nothing_of_a_source_that_closed_behind_its_whole_body_is_delivered() {
-    let server = TestServer::start_with(|config| config.ttl = "300ms".parse().unwrap()).await;
+    let server = TestServer::start_with(|config| config.ttl = "1s".parse().unwrap()).await;
     for (fields, body) in
         [("Content-Length: 5\r\n", "hello"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n")]
     {
