@@ -18,7 +18,10 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+ROOT = Path(__file__).resolve().parent.parent
+KIB = 1 << 10
 MIB = 1 << 20
+GIB = 1 << 30
 PATIENCE = 30.0  # seconds for anything that should happen at once
 PAUSE = 0.002  # seconds between two looks at a state
 LOOPBACK = "127.0.0.1"
@@ -233,6 +236,16 @@ def listening_ports(pid: int) -> set[int]:
     }
 
 
+def listed_in(file: Path) -> list[str]:
+    """The lines of a list, without comments and empty lines."""
+    return [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def not_over_tls() -> list[str]:
+    """The tests over the wire that do not apply to TLS."""
+    return listed_in(ROOT / "crates/server/tests/wire/not-over-tls.txt")
+
+
 def write_random(file: Path, size: int) -> str:
     """Random, so that no lost, doubled or swapped piece can go unnoticed. The answer is the SHA-256."""
     sha256 = hashlib.sha256()
@@ -262,7 +275,7 @@ def run(name: str, proof: Proof, options: argparse.Namespace) -> bool:
 
 def new_parser(doc: str | None, proofs: Mapping[str, Proof]) -> argparse.ArgumentParser:
     """The arguments that all have. A proof may add its own."""
-    server = Path(__file__).resolve().parent.parent / "target/release/rendezvous"
+    server = ROOT / "target/release/rendezvous"
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=doc, formatter_class=raw)
     parser.add_argument("proof", nargs="?", default="all", choices=[*proofs, "all"])
