@@ -96,8 +96,7 @@ def share(counts):
 def table(files, branches):
     rows = [(name, share(lines), share(branch)) for name, (lines, branch) in sorted(files.items()) if lines]
     everything = [
-        {(name, key): count for name, counts in files.items() for key, count in counts[kind].items()}
-        for kind in (0, 1)
+        {(name, key): count for name, counts in files.items() for key, count in counts[kind].items()} for kind in (0, 1)
     ]
     rows.append(("**all**", share(everything[0]), share(everything[1])))
     print("| file | lines |" + (" branches |" if branches else ""))

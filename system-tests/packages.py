@@ -22,10 +22,15 @@ from pathlib import Path
 
 from harness import ROOT, Violation, check
 
-# The program by which a package is found, where its name is not that of the package.
+# The programs of packages that have another name.
 PROGRAMS = {"varnish": "varnishd"}
+DIRECTORY = ROOT / "target/packages"
 PROGRAM_FOLDERS = ("usr/sbin", "usr/bin")
 LIBRARIES = ("usr/lib/**/lib*.so.*", "lib/**/lib*.so.*")
+
+
+def program_of(package: str) -> str:
+    return PROGRAMS.get(package, package)
 
 
 class Packages:
@@ -47,15 +52,13 @@ class Packages:
         installed = Path("/", path)
         return str(installed if installed.exists() else self.root / path)
 
-    def find(self, pattern: str) -> Path:
-        """The one installed or unpacked file that matches the pattern."""
-        found = [*Path("/").glob(pattern), *self.root.glob(pattern)]
-        check(bool(found), f"no package has {pattern}")
-        return found[0]
+    def find(self, pattern: str) -> Path | None:
+        """The first installed or unpacked file that matches the pattern."""
+        return next((file for root in (Path("/"), self.root) for file in root.glob(pattern)), None)
 
     def provide(self, packages: Iterable[str]) -> None:
         """Makes the programs of these packages available."""
-        missing = sorted({name for name in packages if not self.program(PROGRAMS.get(name, name))})
+        missing = sorted({name for name in packages if not self.program(program_of(name))})
         if missing:
             self.unpack(missing)
 
@@ -103,9 +106,15 @@ def run_apt(*arguments: str) -> str:
     return "" if done.returncode == 0 else f"apt-get: exit {done.returncode}: {done.stderr.decode()[-500:]}"
 
 
+def add_packages_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument of tests that use such packages."""
+    help = "where packages are unpacked that would start services where they are installed"
+    parser.add_argument("--packages", type=Path, default=DIRECTORY, metavar="DIRECTORY", help=help)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--directory", type=Path, default=ROOT / "target/packages", help="where packages are unpacked")
+    parser.add_argument("--directory", type=Path, default=DIRECTORY, help="where packages are unpacked")
     parser.add_argument("packages", nargs="+", metavar="PACKAGE")
     options = parser.parse_args()
     try:
