@@ -289,7 +289,8 @@ class Stream:
         self._get = socket.create_connection((LOOPBACK, server.port), timeout=PATIENCE)
         self._received = b""
         self._put.sendall(head("PUT", f"/stream/{stream}", framing(length)))
-        self._get.sendall(head("GET", f"/stream/{stream}"))
+        # The reader ends with the connection.
+        self._get.sendall(head("GET", f"/stream/{stream}", "Connection: close"))
         server.wait_for_state(stream, "STREAMING")
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -962,11 +962,11 @@ def lossy(between: Network, putting: LossyHost, getting: LossyHost, seed: int) -
     ends: Counter[str] = Counter()
     for _ in range(LOSSY_ROUNDS):
         variant = chance.choice([variant for variant in FULL if not variant.http2])
-        victim = chance.choice(("nobody", "source", "destination"))
+        victim = chance.choice(("none", "source", "destination"))
         with Trial(between.servers[variant.data_path], variant, putting, getting, narrow=True) as trial:
             # At the kill, more is left than the buffers between hold.
             trial.stream_to(chance.randrange(1, LOSSY_SIZE // 3), LOSSY_SIZE)
-            if victim == "nobody":
+            if victim == "none":
                 trial.source.allow(LOSSY_SIZE)
                 trial.ends_well()
             elif victim == "source":
@@ -976,7 +976,7 @@ def lossy(between: Network, putting: LossyHost, getting: LossyHost, seed: int) -
                 trial.destination.end()
                 trial.until_status(502, PATIENCE)
         trial.is_consistent()
-        ends["whole" if victim == "nobody" else f"{victim} killed"] += 1
+        ends["whole" if victim == "none" else f"{victim} killed"] += 1
     return ends
 
 

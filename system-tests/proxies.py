@@ -465,7 +465,7 @@ def duration(seconds: float) -> str:
     return "after 5 s" if seconds < 9 else f"after {int((seconds + 1) / 10) * 10} s"
 
 
-def told(status: int | None) -> str:
+def shown(status: int | None) -> str:
     return "closed" if status == 0 else str(status)
 
 
@@ -529,7 +529,7 @@ def live(behind: Behind, site: Site, bench: Bench, how: str) -> str:
         # Some proxies make the sender get 502 for a body that has arrived. Another question is about that.
         status, outcome = sender.answer(SOON), receiver.outcome(SOON)
         if outcome != "whole":
-            return f"**fails**: {told(status)}, {outcome}"
+            return f"**fails**: {shown(status)}, {outcome}"
         check(receiver.size() == TOTAL, f"{receiver.size()} of {TOTAL} bytes, and curl exits with 0")
     if all(alone):
         return "live"
@@ -546,7 +546,7 @@ def largest_body(site: Site, _: Bench) -> str:
     for limit, name in limits.items():
         with Sender(site.port, site.new_stream(), "length", limit + 1) as sender:
             if (status := sender.answer(0.5)) is not None:
-                return name if status == 413 else f"{name}: {told(status)}"
+                return name if status == 413 else f"{name}: {shown(status)}"
     return "any"
 
 
@@ -560,7 +560,7 @@ def expectation(site: Site, bench: Bench) -> str:
             check(sender.send(b"hello"), "the body is refused")
             status, outcome = sender.answer(SOON), receiver.outcome(SOON)
     if (status, outcome) != (200, "whole") or early not in (None, 100) or late not in (None, 100):
-        return f"**fails**: {early}, {late}, {told(status)}, {outcome}"
+        return f"**fails**: {early}, {late}, {shown(status)}, {outcome}"
     return "once paired" if late else "before the pair" if early else "never"
 
 
@@ -577,7 +577,7 @@ def whole_transfers(site: Site, bench: Bench) -> str:
     if not wrong:
         return "all right"
     check(all(outcome == "whole" for _, outcome in wrong), f"{wrong}")
-    return f"{len(wrong)} senders of 40 get {told(wrong[0][0])} for what has arrived"
+    return f"{len(wrong)} senders of 40 get {shown(wrong[0][0])} for what has arrived"
 
 
 def sender_killed(behind: Behind, site: Site, bench: Bench, how: str) -> str:
@@ -646,7 +646,7 @@ def killed_waiting_receiver(site: Site, bench: Bench) -> str:
             return freed
         with Sender(site.server.port, stream, "length", 5) as sender:
             sender.send(b"hello")
-            return f"**keeps its seat, and the sender gets {told(sender.answer(SOON))}**"
+            return f"**keeps its seat, and the sender gets {shown(sender.answer(SOON))}**"
 
 
 def receiver_killed(behind: Behind, site: Site, bench: Bench) -> str:
@@ -661,15 +661,15 @@ def receiver_killed(behind: Behind, site: Site, bench: Bench) -> str:
         if status is not None:
             took = time.monotonic() - began
             check((state := site.state(stream)) == "DST_DISCONNECTED", state)
-            return f"{told(status)} {duration(took)}"
+            return f"{shown(status)} {duration(took)}"
         while status is None and time.monotonic() - began < 4.0 + SOON and sender.send(bytes(16 * KIB)):
             status = sender.answer(0.1)
         if status is not None:
-            return f"{told(status)} once it sends more"
+            return f"{shown(status)} once it sends more"
         with suppress(ConnectionError):
             sender.end()
         status = sender.answer(SOON)
-        return "**not told**" if status is None else f"**{told(status)} at the end of its body**"
+        return "**not told**" if status is None else f"**{shown(status)} at the end of its body**"
 
 
 AHEAD = 64 * MIB
@@ -681,7 +681,7 @@ def early_200(site: Site, bench: Bench) -> str:
         receiver.stop()
         sender.fill(AHEAD)
         status = sender.answer(3.0)
-    return "waits" if status is None else f"**{told(status)}** for 64 MiB that nobody has read"
+    return "waits" if status is None else f"**{shown(status)}** for 64 MiB that nobody has read"
 
 
 # Questions that take minutes.

@@ -548,7 +548,7 @@ def send(connection: ssl.SSLSocket, path: str, size: int) -> int:
 
 def fetch(connection: ssl.SSLSocket, path: str) -> int:
     """Reads to the end of TLS, so that nothing is left unread."""
-    connection.sendall(head("GET", path))
+    connection.sendall(head("GET", path, "Connection: close"))
     received = swallow(connection)
     check(connection.recv(1) == b"", "more bytes than Content-Length")
     return received
