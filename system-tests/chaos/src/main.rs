@@ -5,6 +5,7 @@
 //! ```
 //!
 //! A broken law fails the run. The report has the seed, the scenario and the transcript.
+#![allow(clippy::print_stdout, reason = "the report goes to stdout")]
 
 mod body;
 mod client;

@@ -40,7 +40,7 @@ const ATTEMPTS: u32 = 10;
 const FEW_DESCRIPTORS: u32 = 100;
 /// The streams of a client at a time: more than an episode needs.
 pub(crate) const MAX_STREAMS: usize = 100;
-/// TIME_WAIT in the system's list: only the kernel remembers the connection.
+/// `TIME_WAIT` in the system's list: only the kernel remembers the connection.
 const TIME_WAIT: &str = " 06 ";
 /// Unused user ids, one for each episode that is short of pipes.
 const FIRST_USER: u64 = 1_900_000;
