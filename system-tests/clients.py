@@ -1,25 +1,23 @@
 #!/usr/bin/env python3
-"""The HTTP clients that people use, each as source and as destination (Debian and its kin: `TOOLS` says what is needed,
-and the rest is installed below `target`).
+"""The HTTP clients that people use, each as source and as destination (Debian and its derivatives: `TOOLS` lists the
+requirements, and the rest is installed below `target`).
 
-Each API of each client transfers whole bodies, meets peers that are cut, and gets error statuses; with a peer that is
-there before it and with one that comes two seconds later; with a length and in chunks; over HTTP/1.1, TLS and HTTP/2.
-What must hold is that a whole body arrives and counts as whole, and that the API reports everything else as a failure.
-`KNOWN` lists the exceptions with their reasons: any other failure, and a known one that no longer occurs, fails the run.
+Each API of each client transfers whole bodies, meets peers that leave in mid-body, and gets error statuses: with a peer that
+is connected before it and with one that connects two seconds later; with a length and in chunks; over HTTP/1.1, TLS and
+HTTP/2. A whole body must arrive and be reported as whole, and the API must report everything else as a failure. `KNOWN`
+lists the exceptions with their reasons. Any other failure fails the run, and so does a known one that no longer occurs.
 
-    system-tests/clients.py                          # what holds, and what does not
+    system-tests/clients.py                          # all clients
     system-tests/clients.py --write docs/clients.md  # writes the tables of that page
-    system-tests/clients.py --check docs/clients.md  # fails where the page differs from what was seen
+    system-tests/clients.py --check docs/clients.md  # fails where the page differs from the results
     system-tests/clients.py --only 'node 22' -v      # one client, with a line for each transfer
 """
 
 import argparse
-import glob
 import http.client
 import os
 import random
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -32,7 +30,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from difflib import unified_diff
 from enum import Enum
 from fnmatch import fnmatchcase
 from functools import partial
@@ -42,39 +39,47 @@ from textwrap import dedent
 
 from harness import (
     FAILURES,
+    LAST_CHUNK,
     LOOPBACK,
     MIB,
+    ROOT,
     Command,
     Process,
-    Proof,
     Server,
     Tally,
+    Test,
     Violation,
     check,
+    chunk,
+    framing,
+    head,
     new_pair,
     new_parser,
+    no_panics,
     output_of,
     run_all,
     serving,
     wait_until,
 )
+from packages import Packages
+from pages import MadePage, add_page_arguments, table
 
 HERE = Path(__file__).resolve().parent / "clients"
-ROOT = HERE.parent.parent
 
-# Of Debian: curl wget npm python3-venv default-jdk-headless golang-go ruby liblwp-protocol-https-perl openssl
-TOOLS = ("curl", "wget", "npm", "javac", "go", "ruby", "perl", "apt-get", "openssl")
+# Debian packages: curl wget npm python3-venv default-jdk-headless golang-go ruby liblwp-protocol-https-perl openssl
+TOOLS = ("curl", "wget", "npm", "javac", "go", "ruby", "perl", "openssl")
 PYPI = ("requests==2.34.2", "httpx[http2]==0.28.1")
+PHP_FILES = ("usr/bin/php[0-9]*", "usr/lib/php/*/curl.so")
 NPM = {"node 20": "node@20.20.2", "node 22": "node@22.23.3", "node 24": "node@24.21.0"}
 
 SMALL = 1024
 LARGE = 5 * MIB
 LATE = 2.0  # seconds
-LIMIT = 40.0  # seconds for one transfer: beyond it the client hangs
-SAID = 300  # characters that are kept of what a client says
-AT_ONCE = 64  # transfers: most of them wait for a late peer
-BUSY_AT_ONCE = 8  # transfers that do more than wait: more would take each other's time
-RECEIVE_BUFFER = 64 * 1024  # of a peer that leaves: a large body must not fit into the kernel's buffers
+LIMIT = 40.0  # seconds for one transfer, after which the client counts as hanging
+KEPT_OUTPUT = 300  # characters that are kept of the output of a client
+AT_ONCE = 64  # transfers; most of them wait for a late peer
+BUSY_AT_ONCE = 8  # transfers that do more than wait; with more, some would run into the limit
+RECEIVE_BUFFER = 64 * 1024  # of a peer that leaves, so that a large body does not fit into the kernel's buffers
 
 
 # ----------------------------------------------------------------------------------------------- clients
@@ -98,10 +103,10 @@ FRAMINGS = ("length", "chunked")
 
 @dataclass(frozen=True)
 class Result:
-    """What the API reported. A program that ends without a failure reports success."""
+    """What the API reported. A program that exits with 0 reports success."""
 
     success: bool
-    said: str
+    output: str
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ class Job:
 
 
 class Runner:
-    """How the transfers of a client are started."""
+    """Runs the transfers of a client."""
 
     def run(self, job: Job) -> Result:
         raise NotImplementedError
@@ -128,7 +133,7 @@ class Runner:
 
 
 class Program(Runner):
-    """A process for each transfer, which exits with 0 where its API reports success."""
+    """Runs a process for each transfer, which exits with 0 if its API reports success."""
 
     def __init__(self, environment: dict[str, str], *command: str | Path) -> None:
         self.environment = environment
@@ -151,8 +156,8 @@ class Program(Runner):
         except subprocess.TimeoutExpired:
             return Result(False, "hangs")
         lines = [line.strip() for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
-        said = " ".join([line for line in lines if "Error" in line] or lines)
-        return Result(done.returncode == 0, f"exit {done.returncode}{said and ': '}{said[:SAID]}")
+        output = " ".join([line for line in lines if "Error" in line] or lines)
+        return Result(done.returncode == 0, f"exit {done.returncode}{output and ': '}{output[:KEPT_OUTPUT]}")
 
 
 CURL_VERSIONS = {PLAIN: "--http1.1", TLS: "--http1.1", H2: "--http2", H2C: "--http2-prior-knowledge"}
@@ -178,7 +183,7 @@ class Wget(Program):
 
 
 class Interpreter(Runner):
-    """One process for all transfers of a client, where starting it costs more than a transfer: a line each way."""
+    """One process for all transfers of a client that is slow to start. A job and its result are a line each."""
 
     def __init__(self, environment: dict[str, str], *command: str | Path) -> None:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -191,8 +196,8 @@ class Interpreter(Runner):
 
     def _read(self) -> None:
         for line in output_of(self.process):
-            number, verdict, said = line.decode(errors="replace").rstrip("\n").split("\t")
-            self.asked[int(number)].set_result(Result(verdict == "done", said))
+            number, verdict, output = line.decode(errors="replace").rstrip("\n").split("\t")
+            self.asked[int(number)].set_result(Result(verdict == "done", output))
         for future in self.asked.values():
             if not future.done():
                 future.set_result(Result(False, "the interpreter ended"))
@@ -235,9 +240,7 @@ def receiving(client: str, names: dict[str, tuple[Transport, ...]]) -> list[Api]
     return [Api(client, name, "receive", transports) for name, transports in names.items()]
 
 
-def sending(
-    client: str, names: dict[str, tuple[Transport, ...]], framings: tuple[str, ...] = FRAMINGS
-) -> list[Api]:
+def sending(client: str, names: dict[str, tuple[Transport, ...]], framings: tuple[str, ...] = FRAMINGS) -> list[Api]:
     return [Api(client, name, "send", transports, framings) for name, transports in names.items()]
 
 
@@ -260,7 +263,7 @@ NODE_APIS = [
 
 APIS = [
     *receiving("curl", dict.fromkeys(("curl -f", "curl"), CURL_TRANSPORTS)),
-    # curl before 8.0 cannot use a connection again that began with HTTP/2 by prior knowledge.
+    # curl before 8.0 cannot reuse a connection that began with HTTP/2 by prior knowledge.
     *receiving("curl", {"curl --retry 2": (PLAIN, TLS, H2)}),
     *sending("curl", {"curl -f -T file": CURL_TRANSPORTS}, ("length",)),
     *sending("curl", {"curl -f -T -": CURL_TRANSPORTS}, ("chunked",)),
@@ -288,14 +291,12 @@ APIS = [
             "httpx, http2=True": (H2, H2C),
         },
     ),
-    # The client for HTTP/2 is the default one, and asks a plain server for an upgrade to h2c.
+    # The client for HTTP/2 is the default, and requests an upgrade to h2c without TLS.
     *receiving("java", {"HttpClient": (TLS,), "HttpClient, HTTP/2": (PLAIN, H2), "URL.openStream()": HTTP_1}),
     *sending("java", {"HttpClient": (TLS,), "HttpClient, HTTP/2": (PLAIN, H2), "HttpURLConnection": HTTP_1}),
     *receiving("go", {"net/http": HTTP_1, "net/http, HTTP/2": (H2,)}),
     *sending("go", {"net/http": HTTP_1, "net/http, HTTP/2": (H2,)}),
-    *receiving(
-        "ruby", dict.fromkeys(("Net::HTTP", "Net::HTTP, length compared", "URI.open, IO.copy_stream"), HTTP_1)
-    ),
+    *receiving("ruby", dict.fromkeys(("Net::HTTP", "Net::HTTP, length compared", "URI.open, IO.copy_stream"), HTTP_1)),
     *sending("ruby", {"Net::HTTP": HTTP_1}),
     *receiving("perl", dict.fromkeys(("is_success", "is_success, and what it leaves out"), HTTP_1)),
     *sending("perl", {"is_success": HTTP_1}),
@@ -306,36 +307,31 @@ APIS = [
 
 
 def clean_environment(directory: Path, certificate: Path) -> dict[str, str]:
-    """Without proxies, and with one CA for every client."""
+    """An environment without HTTP proxies and with one CA for all clients."""
     kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     trust = dict.fromkeys(("CLIENTS_CA", "NODE_EXTRA_CA_CERTS", "PERL_LWP_SSL_CA_FILE"), str(certificate))
     return {**kept, **trust, "GOCACHE": str(directory / "go-cache")}
 
 
-def install(directory: Path) -> None:
-    """What Debian does not have, or has only together with a service. Nothing is done twice."""
+def install(directory: Path, packages: Packages) -> None:
+    """Installs the clients that are not Debian's, and unpacks PHP. A second call does nothing."""
+    if not all(map(packages.find, PHP_FILES)):
+        # Installed, Debian's PHP would enable a timer of systemd.
+        packages.unpack(("php-cli", "php-curl"))
     wanted = "\n".join((*PYPI, *NPM.values()))
     stamp = directory / "installed"
     if stamp.is_file() and stamp.read_text() == wanted:
         return
     directory.mkdir(parents=True, exist_ok=True)
 
-    def run(*command: str | Path, **how: Path) -> None:
-        done = subprocess.run(command, capture_output=True, check=False, **how)  # type: ignore[call-overload]
+    def run(*command: str | Path) -> None:
+        done = subprocess.run(command, capture_output=True, check=False)
         check(done.returncode == 0, f"{command[0]}: exit {done.returncode}: {done.stderr.decode()[-500:]}")
 
     run(sys.executable, "-m", "venv", directory / "venv")
     run(directory / "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", *PYPI)
     nodes = [f"{alias_of(node)}@npm:{package}" for node, package in NPM.items()]
     run("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", directory / "node", *nodes)
-    # Debian's PHP enables a timer of systemd where it is installed, so it is unpacked.
-    php = directory / "php"
-    shutil.rmtree(php, ignore_errors=True)
-    php.mkdir()
-    (name,) = set(re.findall(r"Depends: (php[\d.]+)-cli", subprocess.getoutput("apt-cache depends php-cli")))
-    run("apt-get", "download", "-qq", f"{name}-cli", f"{name}-curl", cwd=php)
-    for package in php.glob("*.deb"):
-        run("dpkg-deb", "-x", package, php)
     stamp.write_text(wanted)
 
 
@@ -347,14 +343,14 @@ def node_of(directory: Path, node: str) -> Path:
     return directory / "node/node_modules" / alias_of(node) / "bin/node"
 
 
-def php_of(directory: Path) -> Command:
-    (program,) = glob.glob(f"{directory}/php/usr/bin/php[0-9]*")
-    (curl,) = glob.glob(f"{directory}/php/usr/lib/php/*/curl.so")
-    return (program, "-n", "-d", f"extension={curl}", "-d", "display_errors=stderr")
+def php_of(packages: Packages) -> Command:
+    program, curl = (packages.find(pattern) for pattern in PHP_FILES)
+    assert program and curl
+    return (str(packages.program(program.name)), "-n", "-d", f"extension={curl}", "-d", "display_errors=stderr")
 
 
-def versions(directory: Path) -> dict[str, str]:
-    """Of all clients, for the page's readers."""
+def versions(directory: Path, packages: Packages) -> dict[str, str]:
+    """The versions of all clients."""
     commands: dict[str, Command] = {
         "curl": ("curl", "--version"),
         "wget": ("wget", "--version"),
@@ -364,17 +360,18 @@ def versions(directory: Path) -> dict[str, str]:
         "Go": ("go", "version"),
         "Ruby": ("ruby", "--version"),
         "LWP": ("perl", "-MLWP", "-e", "print LWP->VERSION, '.0'"),
-        "PHP": (*php_of(directory), "--version"),
+        "PHP": (*php_of(packages), "--version"),
     }
-    told = {
+    outputs = {
         name: subprocess.run(command, capture_output=True, check=True).stdout for name, command in commands.items()
     }
-    found = {name: re.search(r"\d+\.\d+(\.\d+)?", out.decode()) for name, out in told.items()}
-    packages = dict(package.split("==") for package in PYPI)
-    return {name: match[0] for name, match in found.items() if match} | packages
+    found = {name: re.search(r"\d+\.\d+(\.\d+)?", out.decode()) for name, out in outputs.items()}
+    return {name: match[0] for name, match in found.items() if match} | dict(name.split("==") for name in PYPI)
 
 
-def new_runners(directory: Path, environment: dict[str, str], wanted: Iterable[str]) -> dict[str, Runner]:
+def new_runners(
+    directory: Path, packages: Packages, environment: dict[str, str], wanted: Iterable[str]
+) -> dict[str, Runner]:
     program, interpreter = partial(Program, environment), partial(Interpreter, environment)
 
     def go() -> Runner:
@@ -395,7 +392,7 @@ def new_runners(directory: Path, environment: dict[str, str], wanted: Iterable[s
         "go": go,
         "ruby": partial(interpreter, "ruby", HERE / "transfers.rb"),
         "perl": partial(program, "perl", HERE / "transfer.pl"),
-        "php": partial(program, *php_of(directory), HERE / "transfer.php"),
+        "php": lambda: program(*php_of(packages), HERE / "transfer.php"),
     }
     return {client: ways[client]() for client in wanted}
 
@@ -412,9 +409,9 @@ class Ending(Enum):
 
 class Verdict(Enum):
     RIGHT = "right"
-    UNSEEN = "does not notice"  # the API reports success for what failed
-    BROKEN = "fails"  # the API reports a failure for what was whole
-    LIE = "LIE"  # the server said or sent what was not so
+    UNSEEN = "does not notice"  # the API reports success for a failed transfer
+    BROKEN = "fails"  # the API reports a failure for a whole transfer
+    LIE = "LIE"  # the server reported or sent something false
 
 
 @dataclass(frozen=True)
@@ -435,18 +432,18 @@ class Case:
 @dataclass(frozen=True)
 class Seen:
     verdict: Verdict
-    said: str
+    output: str
     seconds: float = 0.0
 
 
 def cases_of(api: Api) -> Iterator[Case]:
     case = partial(Case, api)
     for transport in api.transports:
-        for framing, size, late in product(api.framings, (SMALL, LARGE), (False, True)):
-            yield case(transport, framing, size, late, Ending.WHOLE)
-            # A small body is in the peer's kernel before the peer could leave: it is delivered.
+        for how, size, late in product(api.framings, (SMALL, LARGE), (False, True)):
+            yield case(transport, how, size, late, Ending.WHOLE)
+            # A small body is in the peer's kernel before the peer can leave, so it is delivered.
             if api.role == "receive" or size == LARGE:
-                yield case(transport, framing, size, late, Ending.CUT)
+                yield case(transport, how, size, late, Ending.CUT)
         yield case(transport, api.framings[0], LARGE, False, Ending.UNKNOWN)
         if api.role == "receive":
             for late in (False, True):
@@ -463,7 +460,7 @@ FINAL = {
 
 
 class Peer:
-    """The other side, over plain HTTP/1.1, which leaves where the case says so."""
+    """The other side, over plain HTTP/1.1, which leaves where the case demands it."""
 
     def __init__(self, server: Server, stream: str, case: Case, data: bytes) -> None:
         self.server, self.stream, self.case, self.data = server, stream, case, data
@@ -481,29 +478,29 @@ class Peer:
                 self.get()
 
     def hang_up(self) -> None:
-        """Whatever it waits for, it waits no longer."""
+        """Ends whatever it waits for."""
         try:
             self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # it is closed
 
     def put(self) -> None:
-        """A large body stands still in mid-way until the client is there, so that the cut is in what it receives."""
+        """A large body stops half-way until the client has connected, so that the client receives a part of it."""
         chunked = self.case.framing == "chunked"
-        framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {len(self.data)}"
+        field = framing(None if chunked else len(self.data))
         self.socket.connect((LOOPBACK, self.server.port))
-        self.socket.sendall(f"PUT /stream/{self.stream} HTTP/1.1\r\nHost: peer\r\n{framing}\r\n\r\n".encode())
+        self.socket.sendall(head("PUT", f"/stream/{self.stream}", field))
         if self.case.ending is Ending.EARLY:
             self.server.wait_for_state(self.stream, "STREAMING")
             return
         cut = self.case.ending is Ending.CUT
         body = self.data[: len(self.data) // 2] if cut else self.data
-        self.socket.sendall(b"%x\r\n%b\r\n" % (len(body), body) if chunked else body)
+        self.socket.sendall(chunk(body) if chunked else body)
         if cut:
             self.server.wait_for_state(self.stream, "STREAMING")
             return
         if chunked:
-            self.socket.sendall(b"0\r\n\r\n")
+            self.socket.sendall(LAST_CHUNK)
         while block := self.socket.recv(MIB):
             self.received += block
             if b"\r\n\r\n" in self.received and b" 100 " not in self.received.split(b"\r\n")[0]:
@@ -522,7 +519,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Bench:
-    """What the cases share."""
+    """What all cases use."""
 
     server: Server
     runners: dict[str, Runner]
@@ -547,28 +544,28 @@ class Bench:
         if case.ending is Ending.UNKNOWN:
             with self.busy:
                 result = self.client(case, "0" * len(self.server.new_stream()), file)
-            return Seen(Verdict.UNSEEN if result.success else Verdict.RIGHT, result.said)
+            return Seen(Verdict.UNSEEN if result.success else Verdict.RIGHT, result.output)
         stream = self.server.new_stream()
         peer = Peer(self.server, stream, case, body)
         result = self.meet(case, stream, peer, file)
         if not peer.began:
-            return Seen(Verdict.BROKEN, f"{result.said}, before its peer came")
+            return Seen(Verdict.BROKEN, f"{result.output}, before its peer connected")
         got = self.arrived(case, peer, file)
         if case.ending is Ending.WHOLE and not result.success:
             state = self.server.status(stream)["state"]
-            return Seen(Verdict.BROKEN, f"{result.said}; {len(got)} of {len(body)} bytes, {state}")
+            return Seen(Verdict.BROKEN, f"{result.output}; {len(got)} of {len(body)} bytes, {state}")
         state, expected = self.server.final_state(stream), FINAL[case.api.role, case.ending]
-        said = f"{result.said}; {len(got)} of {len(body)} bytes, {state}"
+        seen = f"{result.output}; {len(got)} of {len(body)} bytes, {state}"
         if case.ending is Ending.WHOLE:
-            return Seen(Verdict.RIGHT if got == body and state == expected else Verdict.LIE, said)
+            return Seen(Verdict.RIGHT if got == body and state == expected else Verdict.LIE, seen)
         if state != expected:
             left_by_itself = not result.success and state != "FINISHED"
-            return Seen(Verdict.BROKEN if left_by_itself else Verdict.LIE, said)
+            return Seen(Verdict.BROKEN if left_by_itself else Verdict.LIE, seen)
         if result.success:
-            return Seen(Verdict.UNSEEN, said)
+            return Seen(Verdict.UNSEEN, seen)
         if case.ending is Ending.CUT and not body.startswith(got):
-            return Seen(Verdict.LIE, f"not how the body begins: {said}")
-        return Seen(Verdict.RIGHT, said)
+            return Seen(Verdict.LIE, f"not the beginning of the body: {seen}")
+        return Seen(Verdict.RIGHT, seen)
 
     def arrived(self, case: Case, peer: Peer, file: Path) -> bytes:
         if case.api.role == "send":
@@ -581,7 +578,7 @@ class Bench:
         return self.runners[case.api.client].run(job)
 
     def meet(self, case: Case, stream: str, peer: Peer, file: Path) -> Result:
-        """The client and its peer, the first of them with its seat before the second begins."""
+        """Runs the client and its peer. The first of them has its seat before the second connects."""
         first_is_source = case.late == (case.api.role == "send")
         waits = "SRC_CONNECTED" if first_is_source else "DST_CONNECTED"
         with ThreadPoolExecutor(2) as sides, ExitStack() as turn:
@@ -607,7 +604,7 @@ class Bench:
             try:
                 other.result(LIMIT if result.success else 1.0)
             except FAILURES:
-                # The client's failure is the peer's too.
+                # The failure of the client is one of the peer too.
                 check(not result.success, "the peer failed, and the client did not")
             finally:
                 peer.hang_up()
@@ -619,25 +616,20 @@ class Bench:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known not to hold, and why. The patterns are those of file names."""
+    """A requirement that an API is known not to meet, and why. The patterns are those of file names."""
 
     api: str
     verdict: Verdict
     endings: tuple[Ending, ...]
     why: str
-    instead: str  # and until when it is needed, where a coming change of the server mends this
+    instead: str  # what to use instead
     transports: tuple[Transport, ...] = tuple(Transport)
     framing: str = "*"
-    always: bool = True  # or else by chance: then it may also hold
+    always: bool = True  # otherwise it happens only sometimes
 
     def covers(self, case: Case) -> bool:
         fits = fnmatchcase(case.api.label, self.api) and fnmatchcase(case.framing, self.framing)
-        return (
-            fits
-            and case.api.role == "receive"
-            and case.ending in self.endings
-            and case.transport in self.transports
-        )
+        return fits and case.api.role == "receive" and case.ending in self.endings and case.transport in self.transports
 
     def explains(self, case: Case, seen: Seen) -> bool:
         return self.covers(case) and seen.verdict is self.verdict
@@ -696,7 +688,6 @@ KNOWN = (
 
 # -------------------------------------------------------------------------------------------------- page
 
-MARK = re.compile(r"(<!-- (?:made|snippet): ([^>]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 NAMES = {
     "curl": "curl",
     "wget": "wget",
@@ -725,35 +716,31 @@ DIMENSIONS: tuple[tuple[dict[object, str], Callable[[Case], object]], ...] = (
 COLUMNS: dict[str, tuple[Transport, ...]] = {"HTTP/1.1": (PLAIN,), "TLS": (TLS,), "HTTP/2": (H2, H2C)}
 
 
-def table(*rows: Sequence[str]) -> str:
-    """The first row is the head."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join((lines[0], f"|{'---|' * len(rows[0])}", *lines[1:])) + "\n"
-
-
-# Of what clients say: times, sizes, ports, ids and paths.
+# Parts of the output of clients that change: times, sizes, ports, ids and paths.
 CHANGING = re.compile(r"\d{4}-\d\d-\d\d [\d:]+ |\d+ bytes|:\d{4,}|[0-9a-f-]{36}|/tmp/\S+")
 
 
 def listed(family: str, versions: Iterable[str]) -> str:
-    """Such as Node 20, 22."""
+    """For example "Node 20, 22"."""
     return f"{NAMES[family]} {', '.join(versions)}".strip()
 
 
 @dataclass(frozen=True)
-class Page:
-    """The page for the users of clients. It is prose around blocks that are made from what was seen."""
+class Page(MadePage):
+    """The page for users of clients."""
+
+    of_this_machine = ("cuts", "versions")
 
     apis: Sequence[Api]
     seen: dict[Case, Seen]
     versions: dict[str, str]
 
     def holds(self, case: Case) -> bool:
-        """What fails by chance does not hold, even where it did not fail this time."""
+        """False also for a known failure that did not happen this time."""
         return self.seen[case].verdict is Verdict.RIGHT and not any(known.covers(case) for known in KNOWN)
 
     def results(self, role: str, failing: Sequence[str]) -> str:
-        """A row for each API, for all versions of a client together that behave alike."""
+        """A row for each API. Versions of a client that behave alike share it."""
         rows: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for api in self.apis:
             if api.role == role:
@@ -766,9 +753,7 @@ class Page:
         body = [(listed(family, versions), *rest) for (family, *rest), versions in rows.items()]
         return table(("client", "API", *COLUMNS, *failing), *body)
 
-    def cell(
-        self, cases: Sequence[Case], endings: tuple[Ending, ...], over: tuple[Transport, ...], right: str
-    ) -> str:
+    def cell(self, cases: Sequence[Case], endings: tuple[Ending, ...], over: tuple[Transport, ...], right: str) -> str:
         asked = [case for case in cases if case.ending in endings and case.transport in over]
         failed = [case for case in asked if not self.holds(case)]
         if not asked:
@@ -790,13 +775,13 @@ class Page:
         return table(("client, API", "what happens, and why", "use instead"), *rows)
 
     def known_as(self, known: Known) -> str:
-        """Such as Node 20, 22: `fetch`."""
+        """For example "Node 20, 22: `fetch`"."""
         apis = [api for api in self.apis if any(known.covers(case) for case in self.seen if case.api == api)]
         clients = [api.client.partition(" ") for api in apis]
         return f"{listed(clients[0][0], [version for *_, version in clients])}: `{apis[0].name}`"
 
     def cuts(self) -> str:
-        """What each API that notices a cut says of one: an example, for a large body, without TLS where the API can."""
+        """An example of what each API reports for a cut: of a large body, without TLS where possible."""
         rows = []
         for api in self.apis:
             cases = [
@@ -806,14 +791,14 @@ class Page:
                 and self.seen[case].verdict is Verdict.RIGHT
             ]
             plain = [case for case in cases if not case.transport.encrypted]
-            said = [self.seen[case].said.split(";")[0] for case in plain or cases]
-            if api.role == "receive" and said:
-                text = CHANGING.sub("…", min(said)).replace("|", "\\|")[:120]
+            outputs = [self.seen[case].output.split(";")[0] for case in plain or cases]
+            if api.role == "receive" and outputs:
+                text = CHANGING.sub("…", min(outputs)).replace("|", "\\|")[:120]
                 family, _, version = api.client.partition(" ")
                 rows.append((listed(family, [version]), f"`{api.name}`", text))
         return table(("client", "API", "an example of what it reports for a cut"), *rows)
 
-    def block(self, kind: str, name: str) -> str:
+    def block(self, kind: str, name: str, _: str) -> str:
         if kind == "snippet":
             return snippet(name)
         made: dict[str, Callable[[], str]] = {
@@ -825,31 +810,9 @@ class Page:
         }
         return made[name]()
 
-    def remade(self, text: str, leave_out: Sequence[str] = ()) -> str:
-        """The page with its blocks made anew, those apart that differ from machine to machine."""
-
-        def block(match: re.Match[str]) -> str:
-            kind = "snippet" if match[1].startswith("<!-- snippet") else "made"
-            return match[0] if match[2] in leave_out else match[1] + self.block(kind, match[2]) + match[4]
-
-        return MARK.sub(block, text)
-
-    def use(self, options: argparse.Namespace, tally: Tally) -> None:
-        if options.write:
-            options.write.write_text(self.remade(options.write.read_text()))
-        if options.check:
-            with tally.trial(str(options.check)):
-                text = options.check.read_text()
-                fresh = self.remade(text, leave_out=("cuts", "versions"))
-                changed = [line for line in unified_diff(text.splitlines(), fresh.splitlines(), n=0, lineterm="")]
-                check(
-                    not changed,
-                    "differs from what was seen (`--write` makes it anew):\n" + "\n".join(changed),
-                )
-
 
 def snippet(name: str) -> str:
-    """The lines by which a client was tried, between `snippet: NAME` and `snippet end` in its program."""
+    """The lines between `snippet: NAME` and `snippet end` in the program of a client."""
     for program in sorted(HERE.iterdir()):
         lines = program.read_text().splitlines() if program.suffix in LANGUAGES else []
         starts = [number for number, line in enumerate(lines) if line.strip(" /#") == f"snippet: {name}"]
@@ -860,25 +823,26 @@ def snippet(name: str) -> str:
     raise Violation(f"no snippet is called {name}")
 
 
-# ------------------------------------------------------------------------------------------------- proof
+# -------------------------------------------------------------------------------------------------- test
 
 
-def prove_clients(options: argparse.Namespace, tally: Tally) -> None:
+def test_clients(options: argparse.Namespace, tally: Tally) -> None:
     began = time.monotonic()
     directory = options.directory.resolve()
-    install(directory)
+    packages = Packages(options.packages)
+    install(directory, packages)
     apis = [api for api in APIS if not options.only or fnmatchcase(api.label, f"*{options.only}*")]
     cases = [case for api in apis for case in cases_of(api)]
     random.Random(options.seed).shuffle(cases)
-    seen = run_cases(options, tally, directory, cases)
+    seen = run_cases(options, tally, directory, packages, cases)
     for case in sorted(cases, key=str):
         saw = seen[case]
         if options.verbose:
-            print(f"{case}: {saw.verdict.value} ({saw.said}) in {saw.seconds:.1f} s")
+            print(f"{case}: {saw.verdict.value} ({saw.output}) in {saw.seconds:.1f} s")
         with tally.trial(str(case)):
             check(
                 saw.verdict is Verdict.RIGHT or any(known.explains(case, saw) for known in KNOWN),
-                f"{saw.verdict.value} ({saw.said})",
+                f"{saw.verdict.value} ({saw.output})",
             )
     for known in KNOWN:
         covered = [case for case in cases if known.covers(case)]
@@ -887,16 +851,16 @@ def prove_clients(options: argparse.Namespace, tally: Tally) -> None:
             tally.notes.append(f"{len(covered) - len(held)} of {len(covered)} known of {known.api}")
         if covered and known.always:
             with tally.trial(f"known of {known.api}"):
-                check(not held, f"holds now, so it is no longer known not to: {', '.join(map(str, held))}")
+                check(not held, f"no longer fails: {', '.join(map(str, held))}")
     if not options.only:
-        Page(apis, seen, versions(directory)).use(options, tally)
+        Page(apis, seen, versions(directory, packages)).use(options, tally)
     slowest = max(seen.values(), key=lambda saw: saw.seconds)
     tally.notes.append(f"the slowest took {slowest.seconds:.1f} s")
     tally.notes.append(f"in {time.monotonic() - began:.0f} s")
 
 
 def run_cases(
-    options: argparse.Namespace, tally: Tally, directory: Path, cases: Sequence[Case]
+    options: argparse.Namespace, tally: Tally, directory: Path, packages: Packages, cases: Sequence[Case]
 ) -> dict[Case, Seen]:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -904,7 +868,7 @@ def run_cases(
         log = stack.enter_context((scratch / "log").open("w+b"))
         server = stack.enter_context(serving(options.server, pair=pair, stderr=log))
         environment = clean_environment(directory, pair.certificate)
-        runners = new_runners(directory, environment, {case.api.client for case in cases})
+        runners = new_runners(directory, packages, environment, {case.api.client for case in cases})
         for runner in runners.values():
             stack.callback(runner.close)
         bench = Bench(
@@ -916,28 +880,20 @@ def run_cases(
         )
         pool = stack.enter_context(ThreadPoolExecutor(AT_ONCE))
         seen = dict(zip(cases, pool.map(bench.run, range(len(cases)), cases)))
-        with tally.trial("the log"):
-            panics = [
-                line for line in (scratch / "log").read_text(errors="replace").splitlines() if "panicked" in line
-            ]
-            check(not panics, "\n".join(panics))
+        no_panics(tally, scratch / "log")
         tally.notes.append(f"{server.cpu():.0f} s of CPU for the server")
         return seen
 
 
-PROOFS: dict[str, Proof] = {"clients": prove_clients}
+TESTS: dict[str, Test] = {"clients": test_clients}
 
 
 def main() -> int:
-    parser = new_parser(__doc__, PROOFS)
-    parser.add_argument("--only", metavar="PATTERN", help="of the clients, by their names")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="write the tables of a page")
-    parser.add_argument("--check", type=Path, metavar="PAGE", help="compare them with a page's")
-    parser.add_argument(
-        "--directory", type=Path, default=ROOT / "target/clients", help="where clients are installed"
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help="a line for each transfer")
-    return run_all(parser, PROOFS, *TOOLS)
+    parser = new_parser(__doc__, TESTS)
+    parser.add_argument("--only", metavar="PATTERN", help="only clients whose name matches")
+    parser.add_argument("--directory", type=Path, default=ROOT / "target/clients", help="where clients are installed")
+    add_page_arguments(parser, "transfer")
+    return run_all(parser, TESTS, *TOOLS)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Which lines and branches of the server the tests reach, a row for each file.
+"""Which lines and branches of the product's crates the tests reach: a table with a row for each file.
 
-It runs the tests as ./check does (both data paths, and over TLS; the program's own process too), instrumented, and reads what they
-leave behind. Tests inside src are not counted. Needs cargo-llvm-cov, and llvm-cov and llvm-profdata of the compiler's LLVM: as the
-component llvm-tools, or as LLVM_COV and LLVM_PROFDATA (Debian: `apt-get install llvm-22`). Branches need a nightly compiler;
-without one there are only lines, and that is said.
+Runs the tests as ./check does (both data paths, over TLS, and the program as a process of its own) with instrumentation. Lines of
+tests inside `src` are not counted. Needs cargo-llvm-cov, and llvm-cov and llvm-profdata of the compiler's LLVM: the component
+llvm-tools, or LLVM_COV and LLVM_PROFDATA (Debian: `apt-get install llvm-22`). Branches need a nightly compiler; without one the
+table has lines only.
 """
 
 import argparse
@@ -15,21 +15,19 @@ import shutil
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from harness import ROOT, not_over_tls
+
+# Of the workspace's crates, those of the product. The others serve its tests.
+CRATES = ("codec", "core", "net", "protocol", "rendezvous", "server", "tcp-outq")
+SOURCES = [ROOT / "crates" / crate / "src" for crate in CRATES]
 
 
 def find_llvm(environment):
-    """Debian's LLVM 22, where nothing else is named and the component is not there."""
+    """Uses Debian's LLVM 22 unless the environment names another."""
     for variable, program in [("LLVM_COV", "llvm-cov-22"), ("LLVM_PROFDATA", "llvm-profdata-22")]:
         path = shutil.which(program)
         if path:
             environment.setdefault(variable, path)
-
-
-def not_over_tls():
-    """The tests that ./check leaves out over TLS."""
-    lines = (ROOT / "crates/server/tests/wire/not-over-tls.txt").read_text().splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def has_nightly():
@@ -38,7 +36,7 @@ def has_nightly():
 
 
 def runs():
-    """The arguments of each run, and what it has in its environment."""
+    """Yields the arguments and the environment variables of each run."""
     skip = [argument for name in not_over_tls() for argument in ("--skip", name)]
     yield ["--workspace"], {}
     yield ["--test", "wire", "--test", "program"], {"RENDEZVOUS_DATA_PATH": "copy"}
@@ -46,7 +44,7 @@ def runs():
 
 
 def measure(cargo, branches, environment):
-    """Runs the tests, and returns the coverage in lcov's format. A test that fails does not end it."""
+    """Runs the tests and returns the coverage in lcov's format. Goes on after a test that fails."""
     flags = ["--branch"] if branches else []
     subprocess.run([*cargo, "llvm-cov", "clean", "--workspace"], cwd=ROOT, env=environment, check=True)
     passed = True
@@ -55,13 +53,13 @@ def measure(cargo, branches, environment):
         print("$", *(f"{name}={value}" for name, value in extra.items()), *command, file=sys.stderr, flush=True)
         passed &= subprocess.run(command, cwd=ROOT, env=environment | extra, stdout=sys.stderr).returncode == 0
     if not passed:
-        print("Tests failed: what is reached is more than this says.", file=sys.stderr)
+        print("Tests failed: the table shows less than the tests reach.", file=sys.stderr)
     command = [*cargo, "llvm-cov", "report", "--lcov", *flags]
     return subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def code_lines(path):
-    """How many lines of a file come before its tests."""
+    """The number of lines of a file before its tests."""
     for number, line in enumerate(path.read_text().splitlines()):
         if line.startswith("#[cfg(test)]"):
             return number
@@ -69,15 +67,16 @@ def code_lines(path):
 
 
 def read(lcov):
-    """For each file its lines and branches, each with whether it was reached."""
+    """The lines and branches of each file of the product, with how often each was reached."""
     files = {}
     for line in lcov.splitlines():
         kind, _, rest = line.partition(":")
         if kind == "SF":
             path = pathlib.Path(rest)
             last = code_lines(path)
-            name = str(path.relative_to(ROOT))
-            lines, branches = files.setdefault(name, (collections.Counter(), collections.Counter()))
+            lines, branches = collections.Counter(), collections.Counter()
+            if any(path.is_relative_to(folder) for folder in SOURCES):
+                lines, branches = files.setdefault(str(path.relative_to(ROOT / "crates")), (lines, branches))
         elif kind == "DA":
             number, count = (int(field) for field in rest.split(",")[:2])
             if number <= last:
@@ -97,8 +96,7 @@ def share(counts):
 def table(files, branches):
     rows = [(name, share(lines), share(branch)) for name, (lines, branch) in sorted(files.items()) if lines]
     everything = [
-        {(name, key): count for name, counts in files.items() for key, count in counts[kind].items()}
-        for kind in (0, 1)
+        {(name, key): count for name, counts in files.items() for key, count in counts[kind].items()} for kind in (0, 1)
     ]
     rows.append(("**all**", share(everything[0]), share(everything[1])))
     print("| file | lines |" + (" branches |" if branches else ""))
@@ -108,7 +106,7 @@ def table(files, branches):
 
 
 def missed(files):
-    """The lines that no test reaches, for who looks for what to test."""
+    """Prints the lines that no test reaches."""
     for name, (lines, _) in sorted(files.items()):
         numbers = [str(number) for number, count in sorted(lines.items()) if count == 0]
         if numbers:
@@ -123,7 +121,7 @@ def main():
     find_llvm(environment)
     branches = has_nightly()
     if not branches:
-        print("There is no nightly compiler, so there are no branches.", file=sys.stderr)
+        print("Without a nightly compiler there are no branches.", file=sys.stderr)
     cargo = ["cargo", "+nightly"] if branches else ["cargo"]
     files = read(measure(cargo, branches, environment))
     table(files, branches)

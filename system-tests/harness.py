@@ -1,4 +1,4 @@
-"""What the system tests have in common: their servers, their findings, their command line."""
+"""What the system tests share: the server under test, HTTP/1.1 by hand, the findings, the command line (Python 3.11)."""
 
 import argparse
 import hashlib
@@ -8,6 +8,8 @@ import random
 import select
 import shlex
 import shutil
+import socket
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,11 +20,17 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+ROOT = Path(__file__).resolve().parent.parent
+KIB = 1 << 10
 MIB = 1 << 20
+GIB = 1 << 30
 PATIENCE = 30.0  # seconds for anything that should happen at once
-PAUSE = 0.002  # seconds between two looks at a state
+PAUSE = 0.002  # seconds between two polls of a state
 LOOPBACK = "127.0.0.1"
-DATA_PATH = "RENDEZVOUS_DATA_PATH"  # the one setting that is left to whoever runs this: splice or copy
+DATA_PATH = "RENDEZVOUS_DATA_PATH"  # the only setting that the caller's environment may make: splice or copy
+# -q and --noproxy: neither a .curlrc nor a proxy variable of the caller may interfere.
+CURL = ("curl", "-q", "-sS", "--noproxy", "*")
+LAST_CHUNK = b"0\r\n\r\n"
 
 Process = subprocess.Popen[bytes]
 Command = Sequence[str]
@@ -32,20 +40,20 @@ T = TypeVar("T")
 
 
 class Violation(Exception):
-    """The server did what it must not do, or not what it must."""
+    """The server, or what else is tested, behaved differently from what the test requires."""
 
 
 FAILURES = (Violation, OSError, HTTPException, ValueError, subprocess.TimeoutExpired)
 
 
 def check(holds: bool, seen: str) -> None:
-    """Unlike `assert`, this also checks under `python -O`."""
+    """Raises a violation unless `holds`. Unlike `assert`, it also checks under `python -O`."""
     if not holds:
         raise Violation(seen)
 
 
 def wait_until(look: Callable[[], T], enough: Callable[[T], bool], what: str) -> T:
-    """Look until it is enough. What was seen last is the answer, or else part of the complaint."""
+    """Polls until `enough`, and returns what `look` returned last. Past the timeout that is part of the violation."""
     deadline = time.monotonic() + PATIENCE
     while not enough(seen := look()):
         check(time.monotonic() < deadline, f"{what}: not within {PATIENCE:.0f} s, last seen: {seen}")
@@ -55,16 +63,16 @@ def wait_until(look: Callable[[], T], enough: Callable[[T], bool], what: str) ->
 
 @dataclass
 class Tally:
-    """What one proof has found so far. It outlives an exception, so that no finding is lost to one."""
+    """The findings of one test so far. An exception does not lose them."""
 
-    asked: int = 0
-    right: int = 0
+    trials: int = 0
+    passed: int = 0
     notes: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
 
     @contextmanager
-    def noting(self, label: str) -> Iterator[None]:
-        """Any failure in the block becomes one more violation."""
+    def recording(self, label: str) -> Iterator[None]:
+        """Records a failure in the block as a violation."""
         try:
             yield
         except FAILURES as failure:
@@ -72,16 +80,16 @@ class Tally:
 
     @contextmanager
     def trial(self, label: str) -> Iterator[None]:
-        """One question of the proof. If it fails, the next ones are still asked."""
-        self.asked += 1
-        with self.noting(label):
+        """One trial of the test. If it fails, the test goes on with the next."""
+        self.trials += 1
+        with self.recording(label):
             yield
-            self.right += 1
+            self.passed += 1
 
 
 @contextmanager
 def child(*command: str | Path, **options: Any) -> Iterator[Process]:
-    """A process that does not outlive the block."""
+    """Runs a process and kills it at the end of the block."""
     with subprocess.Popen(command, **options) as process:
         try:
             yield process
@@ -91,7 +99,7 @@ def child(*command: str | Path, **options: Any) -> Iterator[Process]:
 
 @dataclass(frozen=True)
 class Pair:
-    """A certificate, which signs itself, and its key."""
+    """A self-signed certificate and its key."""
 
     certificate: Path
     key: Path
@@ -101,7 +109,7 @@ class Pair:
 
 
 def new_pair(directory: Path, name: str) -> Pair:
-    """For 127.0.0.1, good for a day."""
+    """Makes a certificate for 127.0.0.1 that is valid for a day."""
     directory.mkdir(exist_ok=True)
     pair = Pair(directory / f"{name}.crt", directory / f"{name}.key")
     kind = ("-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1")
@@ -113,7 +121,7 @@ def new_pair(directory: Path, name: str) -> Pair:
 
 @dataclass(frozen=True)
 class Server:
-    """The running server, as the system tests ask it about streams."""
+    """A running server and its API."""
 
     pid: int
     port: int
@@ -121,8 +129,8 @@ class Server:
     pair: Pair | None = None
 
     def request(self, method: str, path: str, body: bytes | None = None) -> Answer:
-        """A connection for each request, so that none is left open when descriptors are counted."""
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        """Sends a request on a connection of its own, so that none is open when descriptors are counted."""
+        connection = HTTPConnection(LOOPBACK, self.port, timeout=PATIENCE)
         try:
             connection.request(method, path, body)
             response = connection.getresponse()
@@ -152,21 +160,21 @@ class Server:
         return str(status["state"])
 
     def url(self, stream: str) -> str:
-        return f"http://127.0.0.1:{self.port}/stream/{stream}"
+        return f"http://{LOOPBACK}:{self.port}/stream/{stream}"
 
     def tls_url(self, stream: str) -> str:
-        return f"https://127.0.0.1:{self.tls_port}/stream/{stream}"
+        return f"https://{LOOPBACK}:{self.tls_port}/stream/{stream}"
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     def memory(self, what: str = "VmRSS") -> int:
-        """Bytes that are resident now, or with `VmHWM` the most there have been."""
+        """Resident bytes now, or with `VmHWM` their peak."""
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{what}:"))
 
     def forget_peak(self) -> None:
-        """From here on VmHWM is counted anew."""
+        """Resets VmHWM to the memory that is resident now."""
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
     def cpu(self) -> float:
@@ -174,7 +182,7 @@ class Server:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time that the process has had."""
+    """User and system time of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -188,16 +196,15 @@ def serving(
     may_end: bool = False,
     **how: Any,
 ) -> Iterator[Server]:
-    """A server of its own for each proof, with TLS if it has a pair. It must still run when the proof is through, unless
-    it may end."""
-    mine = {name for name in os.environ if name.startswith("RENDEZVOUS_")} - {DATA_PATH}
-    environment = {name: value for name, value in os.environ.items() if name not in mine}
+    """Starts a server, with TLS too if it has a pair. Unless `may_end`, it must still run at the end of the block."""
+    settings = {name for name in os.environ if name.startswith("RENDEZVOUS_")} - {DATA_PATH}
+    environment = {name: value for name, value in os.environ.items() if name not in settings}
     path, *flags = program
     arguments = ["serve", "--host", host, "--port", "0", "--log-level", "warn", *flags, *options]
     if pair:
         arguments += [*pair.flags(), "--plain-port", "0"]
     with child(path, *arguments, stdout=subprocess.PIPE, env=environment, **how) as process:
-        port = told_port(process, f"https://{host}" if pair else f"http://{host}")
+        port = greeted_port(process, f"https://{host}" if pair else f"http://{host}")
         if pair:
             (plain,) = listening_ports(process.pid) - {port}
             yield Server(process.pid, plain, port, pair)
@@ -207,14 +214,14 @@ def serving(
 
 
 def output_of(process: Process) -> BufferedReader:
-    """The reading end of an output that was asked for as a pipe, which the type of a process leaves open."""
+    """The standard output of a process that was started with a pipe for it."""
     return cast(BufferedReader, process.stdout)
 
 
-def told_port(process: Process, base: str) -> int:
-    """The port the server picked, from its first line."""
+def greeted_port(process: Process, base: str) -> int:
+    """The port that the server bound, from its first line."""
     ready, _, _ = select.select([output_of(process)], [], [], PATIENCE)
-    check(bool(ready), "the server does not say where it listens")
+    check(bool(ready), "the server prints no greeting")
     line = output_of(process).readline().decode().strip()
     start, _, port = line.rpartition(":")
     check(start == f"Listening on {base}", f"the first line of the server is {line!r}")
@@ -222,7 +229,7 @@ def told_port(process: Process, base: str) -> int:
 
 
 def listening_ports(pid: int) -> set[int]:
-    """All that a process listens on, by its descriptors: a further port that it picked is not told."""
+    """All ports that a process listens on, by its descriptors: the greeting names only one of them."""
     listening = "0A"
     links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
     lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
@@ -233,8 +240,80 @@ def listening_ports(pid: int) -> set[int]:
     }
 
 
+def listed_in(file: Path) -> list[str]:
+    """The lines of a list, without comments and empty lines."""
+    return [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def not_over_tls() -> list[str]:
+    """The tests over the wire that do not apply to TLS."""
+    return listed_in(ROOT / "crates/server/tests/wire/not-over-tls.txt")
+
+
+def no_panics(tally: Tally, log: Path) -> None:
+    """Checks that the server has logged no panic."""
+    with tally.trial("the server's log"):
+        panics = [line for line in log.read_text(errors="replace").splitlines() if "panicked" in line]
+        check(not panics, "\n".join(panics))
+
+
+# ------------------------------------------------------------------------------------------- sockets, HTTP/1.1
+
+
+def free_port() -> int:
+    """A port that was free a moment ago, for programs that accept no port 0."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def accepts(port: int) -> bool:
+    """Whether a program listens on the port."""
+    with socket.socket() as probe:
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+def reset(connection: socket.socket) -> None:
+    """Closes a connection by RST."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def head(method: str, path: str, *fields: str) -> bytes:
+    """The head of an HTTP/1.1 request."""
+    return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: localhost", *fields, "", "")).encode()
+
+
+def framing(length: int | None) -> str:
+    """The field that frames a body of this length. Without a length the body is chunked."""
+    return "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+# -------------------------------------------------------------------------------------------------------- curl
+
+
+@contextmanager
+def uploading(url: str, file: Path, chunked: bool, *options: str, **how: Any) -> Iterator[Process]:
+    """Uploads a file by curl: with a Content-Length, or chunked, where curl reads a pipe."""
+    put = (*CURL, "-f", *options, "-T", "-" if chunked else str(file), url)
+    if not chunked:
+        with child(*put, stdin=subprocess.DEVNULL, **how) as curl:
+            yield curl
+        return
+    with child("cat", file, stdout=subprocess.PIPE) as cat, child(*put, stdin=cat.stdout, **how) as curl:
+        output_of(cat).close()  # curl then has the only reading end, and cat ends with it
+        yield curl
+
+
+# ------------------------------------------------------------------------------------------------------- files
+
+
 def write_random(file: Path, size: int) -> str:
-    """Random, so that no lost, doubled or swapped piece can go unnoticed. The answer is the SHA-256."""
+    """Fills a file with random bytes, so that a lost, doubled or swapped piece shows. Returns their SHA-256."""
     sha256 = hashlib.sha256()
     with file.open("wb") as out:
         for start in range(0, size, MIB):
@@ -244,52 +323,54 @@ def write_random(file: Path, size: int) -> str:
     return sha256.hexdigest()
 
 
-# -------------------------------------------------------------------------------------------------- main
+# -------------------------------------------------------------------------------------------------------- main
 
-Proof = Callable[[argparse.Namespace, Tally], None]
+Test = Callable[[argparse.Namespace, Tally], None]
 
 
-def run(name: str, proof: Proof, options: argparse.Namespace) -> bool:
-    """One proof, its line of figures, and a line for each violation."""
+def run(name: str, test: Test, options: argparse.Namespace) -> bool:
+    """Runs one test. Prints a line of figures, and a line for each violation."""
     tally = Tally()
-    with tally.noting(f"seed {options.seed}"):
-        proof(options, tally)
-    print(f"{name}: {tally.right} of {tally.asked} right", *tally.notes, sep=", ", flush=True)
+    with tally.recording(f"seed {options.seed}"):
+        test(options, tally)
+    print(f"{name}: {tally.passed} of {tally.trials} passed", *tally.notes, sep=", ", flush=True)
     for violation in tally.violations:
         print(f"  violation: {violation}", flush=True)
     return not tally.violations
 
 
-def new_parser(doc: str | None, proofs: Mapping[str, Proof]) -> argparse.ArgumentParser:
-    """The arguments that all have. A proof may add its own."""
-    server = Path(__file__).resolve().parent.parent / "target/release/rendezvous"
+def new_parser(doc: str | None, tests: Mapping[str, Test]) -> argparse.ArgumentParser:
+    """A parser with the arguments that all system tests have."""
+    server = ROOT / "target/release/rendezvous"
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=doc, formatter_class=raw)
-    parser.add_argument("proof", nargs="?", default="all", choices=[*proofs, "all"])
+    parser.add_argument("test", nargs="?", default="all", choices=[*tests, "all"])
     parser.add_argument(
         "--server",
         default=shlex.quote(str(server)),
         metavar="PROGRAM",
-        help="what to prove; flags may follow it",
+        help="the server; flags may follow it",
     )
-    parser.add_argument("--seed", type=int, default=random.randrange(10**6), metavar="N")
+    parser.add_argument(
+        "--seed", type=int, default=random.randrange(10**6), metavar="N", help="repeats the random choices of a run"
+    )
     return parser
 
 
-def run_all(parser: argparse.ArgumentParser, proofs: Mapping[str, Proof], *tools: str) -> int:
-    """What the command line asks for. The answer is the exit code."""
+def run_all(parser: argparse.ArgumentParser, tests: Mapping[str, Test], *tools: str) -> int:
+    """Runs the tests that the command line names. Returns the exit code."""
     options = parser.parse_args()
     path, *flags = shlex.split(options.server)
     program = Path(path).resolve()
     if not program.is_file():
-        parser.error(f"there is no {program}: `cargo build --release` makes it, or say --server PATH")
+        parser.error(f"there is no {program}: `cargo build --release` builds it, and --server names another")
     options.server = (str(program), *flags)
     for tool in tools:
         if not shutil.which(tool):
             parser.error(f"{tool} is not installed")
     print(f"seed {options.seed}", flush=True)
-    names = list(proofs) if options.proof == "all" else [options.proof]
-    results = [run(name, proofs[name], options) for name in names]
+    names = list(tests) if options.test == "all" else [options.test]
+    results = [run(name, tests[name], options) for name in names]
     failed = results.count(False)
     print(f"{len(results) - failed} passed, {failed} failed")
     return 1 if failed else 0

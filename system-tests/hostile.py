@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""What clients may do that mean harm, and what the others then notice (Linux, curl, openssl, no Python packages).
+"""Clients that attack, and their effect on other clients (Linux, curl, openssl, no Python packages).
 
     load         5000 heads and 5000 handshakes that never end and 2000 uploads of a byte a second, held together:
-                 an honest transfer takes at most twice as long, memory is bounded, and all are shown out
-    descriptors  a server with 256 descriptors and 1000 connections: streams do not notice, and it recovers
-    http2        floods, overflows and frames out of place, made by hand: each is refused as RFC 9113 says, and
-                 meanwhile others are served within a second and memory is bounded
+                 an honest transfer takes at most twice as long, memory is bounded, and all connections end
+    descriptors  a server with 256 descriptors and 1000 connections: running streams are not affected, and it recovers
+    http2        floods, overflows and frames out of place, made by hand: the server refuses each as RFC 9113 demands,
+                 serves others within a second meanwhile, and its memory is bounded
 
-All of it on loopback. load needs about 17000 descriptors: with fewer it does less, and says so.
+All of it runs on loopback. load needs about 17000 descriptors: with fewer it does less, and reports that.
 """
 
 import argparse
@@ -30,15 +30,19 @@ from statistics import median
 from typing import NamedTuple
 
 from harness import (
+    CURL,
     FAILURES,
+    LOOPBACK,
     MIB,
     PATIENCE,
     Command,
-    Proof,
     Server,
     Tally,
+    Test,
     check,
     child,
+    framing,
+    head,
     new_pair,
     new_parser,
     run_all,
@@ -47,32 +51,29 @@ from harness import (
     write_random,
 )
 
-CURL = ("curl", "-q", "-sS", "-f", "--noproxy", "*")
-LOOPBACK = "127.0.0.1"
-
 HALF_HEADS = 5000
 HALF_HANDSHAKES = 5000
 SLOW_PUTS = 2000
-SPARE_DESCRIPTORS = 500  # of either process, for all but the hostile connections
+SPARE_DESCRIPTORS = 500  # of either process, for everything except the hostile connections
 HONEST_SIZE = 64 * MIB
-HONEST_ROUNDS = 7  # medians of so many
+HONEST_ROUNDS = 7  # whose median counts
 SLOWER_AT_MOST = 2.0
 MEMORY_AT_MOST = 400 * MIB
 HELD_AT_LEAST = 0.99  # of the connections, while the honest transfers are measured
-GONE_AFTER = 65.0  # seconds: the ttl that slow PUTs wait for, and a lingering close
+GONE_AFTER = 65.0  # seconds: the ttl of the streams of slow PUTs, and a lingering close
 
 FEW_DESCRIPTORS = 256
 MANY_ATTEMPTS = 1000
 
-ABUSE_MEMORY = 64 * MIB  # what one abusive connection may cost
-SERVED_WITHIN = 1.0  # seconds, for everybody else meanwhile
+ABUSE_MEMORY = 64 * MIB  # that one abusive connection may use
+SERVED_WITHIN = 1.0  # seconds, for all other clients meanwhile
 
 
 # ------------------------------------------------------------------------------------------------- load
 
 
 class Crowd:
-    """Hostile connections. One thread sends a byte a second on those that trickle, and sees who is closed."""
+    """Hostile connections. One thread sends a byte a second on some, and notices which ones the server closes."""
 
     def __init__(self) -> None:
         self.opened: Counter[str] = Counter()
@@ -133,7 +134,7 @@ class Crowd:
         with self._lock:
             trickling = [(number, held[0], held[2]) for number, held in self._open.items() if held[2]]
         for _, connection, byte in trickling:
-            with suppress(OSError):  # the poll tells
+            with suppress(OSError):  # the poll notices it
                 connection.send(byte)
 
     def _lose(self, number: int) -> None:
@@ -144,7 +145,7 @@ class Crowd:
         connection.close()
 
 
-def prove_load(options: argparse.Namespace, tally: Tally) -> None:
+def test_load(options: argparse.Namespace, tally: Tally) -> None:
     part = raise_descriptor_limit(HALF_HEADS + HALF_HANDSHAKES + SLOW_PUTS, tally)
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -168,7 +169,7 @@ def prove_load(options: argparse.Namespace, tally: Tally) -> None:
                 f"only {held:.1%} were held while it was measured: {crowd.still_open()}",
             )
             check(median(times) <= SLOWER_AT_MOST * before, f"too slow: {figures}")
-        with tally.trial("everybody is shown out"):
+        with tally.trial("all hostile connections end"):
             deadline = time.monotonic() + GONE_AFTER
             while (left := crowd.still_open()) and time.monotonic() < deadline:
                 time.sleep(0.2)
@@ -176,9 +177,7 @@ def prove_load(options: argparse.Namespace, tally: Tally) -> None:
         tally.notes.extend(f"{kind} gone after {took:.1f} s" for kind, took in crowd.last_closed.items())
         with tally.trial("memory"):
             peak = server.memory("VmHWM")
-            tally.notes.append(
-                f"RSS {show(idle)} before, {show(peak)} at most, {show(server.memory())} after"
-            )
+            tally.notes.append(f"RSS {show(idle)} before, {show(peak)} at most, {show(server.memory())} after")
             check(peak <= MEMORY_AT_MOST, f"{show(peak)} is more than {show(MEMORY_AT_MOST)}")
 
 
@@ -187,7 +186,7 @@ def show(size: int) -> str:
 
 
 def raise_descriptor_limit(wanted: int, tally: Tally) -> float:
-    """Which part of the connections this process, and the server that inherits the limit, can have."""
+    """Raises the limit, which the server inherits. Returns the share of the connections that it allows."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     part = min(1.0, (most - SPARE_DESCRIPTORS) / wanted) if most != resource.RLIM_INFINITY else 1.0
@@ -199,25 +198,20 @@ def raise_descriptor_limit(wanted: int, tally: Tally) -> float:
 
 
 def fill(crowd: Crowd, server: Server, part: float) -> None:
-    """Those that may stay longest come first. Every other one of a kind says nothing more, so that both are held."""
+    """Opens all connections, those that may stay longest first. Every other one of a kind sends nothing more."""
     for _ in range(int(SLOW_PUTS * part)):
-        line = f"PUT /stream/{server.new_stream()} HTTP/1.1\r\n"
-        crowd.add(
-            "slow PUTs",
-            server.port,
-            f"{line}Host: localhost\r\nContent-Length: 1000000\r\n\r\n".encode(),
-            b"x",
-        )
+        upload = head("PUT", f"/stream/{server.new_stream()}", framing(1_000_000))
+        crowd.add("slow PUTs", server.port, upload, b"x")
     hello = client_hello()
     for number in range(int(HALF_HANDSHAKES * part)):
-        said = (b"", hello[: len(hello) // 2])[number % 2]
-        crowd.add("half handshakes", server.tls_port, said)
+        beginning = (b"", hello[: len(hello) // 2])[number % 2]
+        crowd.add("half handshakes", server.tls_port, beginning)
     for number in range(int(HALF_HEADS * part)):
         crowd.add("half heads", server.port, b"GET /ping HTTP/1.1\r\nHost: loc", (b"", b"a")[number % 2])
 
 
 def client_hello() -> bytes:
-    """As OpenSSL makes it."""
+    """A ClientHello of OpenSSL."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     session = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
     with suppress(ssl.SSLWantReadError):
@@ -226,10 +220,10 @@ def client_hello() -> bytes:
 
 
 def honest_transfer(server: Server, file: Path) -> float:
-    """Seconds from the start of both curls until both have ended."""
+    """Runs a transfer through two curls. Returns its seconds."""
     url = server.url(server.new_stream())
     began = time.monotonic()
-    with child(*CURL, "-o", "/dev/null", url) as get, child(*CURL, "-T", file, url) as put:
+    with child(*CURL, "-f", "-o", "/dev/null", url) as get, child(*CURL, "-f", "-T", file, url) as put:
         codes = put.wait(PATIENCE), get.wait(PATIENCE)
         took = time.monotonic() - began
     check(codes == (0, 0), f"exits of an honest upload and download: {codes}")
@@ -239,7 +233,7 @@ def honest_transfer(server: Server, file: Path) -> float:
 # ------------------------------------------------------------------------------------------ descriptors
 
 
-def prove_descriptors(options: argparse.Namespace, tally: Tally) -> None:
+def test_descriptors(options: argparse.Namespace, tally: Tally) -> None:
     data = random.Random(options.seed).randbytes(8 * MIB)
 
     def few() -> None:
@@ -247,7 +241,7 @@ def prove_descriptors(options: argparse.Namespace, tally: Tally) -> None:
 
     with tempfile.TemporaryFile() as log, serving(options.server, preexec_fn=few, stderr=log) as server:
         with ExitStack() as stack:
-            # One is in mid-stream when the descriptors end, the other has met but nothing has moved.
+            # When no descriptor is left, one is in mid-transfer, and the other has paired and moved nothing.
             streams = {name: stack.enter_context(Stream(server, len(data))) for name in ("running", "silent")}
             streams["running"].send(data[:MIB])
             attempts = [stack.enter_context(attempt(server.port)) for _ in range(MANY_ATTEMPTS)]
@@ -256,25 +250,21 @@ def prove_descriptors(options: argparse.Namespace, tally: Tally) -> None:
             for name, stream in streams.items():
                 with tally.trial(f"the stream that was {name}"):
                     stream.send(data[stream.sent :])
-                    check(
-                        stream.finish() == hashlib.sha256(data).hexdigest(), "what came is not what was sent"
-                    )
+                    check(stream.finish() == hashlib.sha256(data).hexdigest(), "the received body is not the sent one")
         with tally.trial("it serves again"):
             began = time.monotonic()
             wait_until(lambda: answers(server), bool, "an answer")
             tally.notes.append(f"serves again after {time.monotonic() - began:.1f} s")
             with Stream(server, MIB) as stream:
                 stream.send(data[:MIB])
-                check(
-                    stream.finish() == hashlib.sha256(data[:MIB]).hexdigest(), "the next stream is not whole"
-                )
+                check(stream.finish() == hashlib.sha256(data[:MIB]).hexdigest(), "the next stream is not whole")
         log.seek(0)
         tally.notes.append(f"{len(log.read().splitlines())} lines of log")
 
 
 @contextmanager
 def attempt(port: int) -> Iterator[socket.socket]:
-    """A connection that the kernel may take, and the server may not."""
+    """A connection that the kernel accepts, and the server perhaps not."""
     connection = socket.socket()
     connection.setblocking(False)
     connection.connect_ex((LOOPBACK, port))
@@ -290,7 +280,7 @@ def answers(server: Server) -> bool:
 
 
 class Stream:
-    """A pair of raw connections, so that it is known what has been sent and what has come."""
+    """A stream over two raw connections."""
 
     def __init__(self, server: Server, length: int) -> None:
         stream = server.new_stream()
@@ -298,9 +288,9 @@ class Stream:
         self._put = socket.create_connection((LOOPBACK, server.port), timeout=PATIENCE)
         self._get = socket.create_connection((LOOPBACK, server.port), timeout=PATIENCE)
         self._received = b""
-        path = f"/stream/{stream} HTTP/1.1\r\nHost: localhost\r\n"
-        self._put.sendall(f"PUT {path}Content-Length: {length}\r\n\r\n".encode())
-        self._get.sendall(f"GET {path}\r\n".encode())
+        self._put.sendall(head("PUT", f"/stream/{stream}", framing(length)))
+        # The reader ends with the connection.
+        self._get.sendall(head("GET", f"/stream/{stream}", "Connection: close"))
         server.wait_for_state(stream, "STREAMING")
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -319,7 +309,7 @@ class Stream:
             while piece := self._get.recv(MIB):
                 pieces.append(piece)
         except OSError:
-            pass  # what has come so far is judged
+            pass  # finish() checks what has arrived
         self._received = b"".join(pieces)
 
     def send(self, data: bytes) -> None:
@@ -327,12 +317,12 @@ class Stream:
         self.sent += len(data)
 
     def finish(self) -> str:
-        """The SHA-256 of the body that came. The source must have been told that it has."""
+        """Returns the SHA-256 of the received body. The source must have got 200."""
         answer = self._put.recv(65536)
-        check(answer.startswith(b"HTTP/1.1 200 "), f"the PUT was answered {answer[:200]!r}")
+        check(answer.startswith(b"HTTP/1.1 200 "), f"the response to the PUT is {answer[:200]!r}")
         self._reader.join(PATIENCE)
-        head, _, body = self._received.partition(b"\r\n\r\n")
-        check(head.startswith(b"HTTP/1.1 200 "), f"the GET was answered {head[:200]!r}")
+        response, _, body = self._received.partition(b"\r\n\r\n")
+        check(response.startswith(b"HTTP/1.1 200 "), f"the response to the GET is {response[:200]!r}")
         return hashlib.sha256(body).hexdigest()
 
 
@@ -342,7 +332,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, _PUSH, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
 MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = 0x3, 0x4
-WINDOW = 65535  # of the connection and of each stream, if nobody says otherwise
+WINDOW = 65535  # the default, of the connection and of each HTTP/2 stream
 MAX_WINDOW = 2**31 - 1
 CODES = (
     "NO_ERROR PROTOCOL_ERROR INTERNAL_ERROR FLOW_CONTROL_ERROR SETTINGS_TIMEOUT STREAM_CLOSED FRAME_SIZE_ERROR "
@@ -375,12 +365,12 @@ def setting(name: int, value: int) -> bytes:
 
 
 def literal(name: str, value: str, first: int = 0) -> bytes:
-    """A field in full (RFC 7541, section 6.2); a `first` byte of 0x40 has it remembered."""
+    """A literal field (RFC 7541, section 6.2). With a `first` byte of 0x40 it enters the dynamic table."""
     return bytes((first,)) + text(name) + text(value)
 
 
 def text(value: str) -> bytes:
-    """A length of 7 bits and more (RFC 7541, section 5.1), and the text."""
+    """A string literal: the length with a 7-bit prefix (RFC 7541, section 5.1), and the text."""
     length, most = len(value), 0x7F
     if length < most:
         return bytes((length,)) + value.encode()
@@ -393,7 +383,7 @@ def text(value: str) -> bytes:
 
 
 def digits(spelled: bytes) -> str:
-    """Digits in Huffman's code (RFC 7541, appendix B): the first three take 5 bits, the others 6."""
+    """Decodes Huffman-coded digits (RFC 7541, appendix B): 0 to 2 take 5 bits, the others 6."""
     bits = "".join(f"{byte:08b}" for byte in spelled)
     codes = {f"{digit:05b}" if digit < 3 else f"{digit + 22:06b}": str(digit) for digit in range(10)}
     found = ""
@@ -403,17 +393,18 @@ def digits(spelled: bytes) -> str:
     return found
 
 
-def head(method: str, path: str, *more: tuple[str, str]) -> bytes:
+def block(method: str, path: str, *more: tuple[str, str]) -> bytes:
+    """The header block of a request."""
     fields = ((":method", method), (":scheme", "http"), (":authority", "localhost"), (":path", path), *more)
     return b"".join(literal(name, value) for name, value in fields)
 
 
 def request(stream: int, method: str, path: str, *more: tuple[str, str], ends: bool = True) -> bytes:
-    return frame(HEADERS, END_HEADERS | (END_STREAM if ends else 0), stream, head(method, path, *more))
+    return frame(HEADERS, END_HEADERS | (END_STREAM if ends else 0), stream, block(method, path, *more))
 
 
 class Client:
-    """A client of HTTP/2 that sends what it is told, right or wrong, and keeps what comes."""
+    """An HTTP/2 client that sends any bytes, valid or not, and keeps all frames that it receives."""
 
     def __init__(self, server: Server, settings: bytes = b"") -> None:
         self.frames: list[Frame] = []
@@ -430,7 +421,7 @@ class Client:
         self._socket.close()
 
     def send(self, data: bytes) -> bool:
-        """Reads meanwhile, so that nobody waits for the other. False where the server closed before it took all."""
+        """Sends and reads at the same time, so that neither end blocks the other. False if the server closed before it took all."""
         left = memoryview(data)
         deadline = time.monotonic() + PATIENCE
         while left and not self.closed:
@@ -447,13 +438,13 @@ class Client:
         return not left
 
     def _drain(self) -> None:
-        """The server has closed, but its last words may be there to be read."""
+        """Reads the last frames of a server that has closed."""
         deadline = time.monotonic() + PATIENCE
         while not self.closed and time.monotonic() < deadline:
             self.read(0.05)
 
     def read(self, wait: float = 0.0) -> None:
-        """What has come."""
+        """Reads what has arrived."""
         readable, _, _ = select.select([self._socket], [], [], wait)
         if not readable or self.closed:
             return
@@ -492,60 +483,54 @@ class Client:
         return found()[0]
 
     def any(self, *kinds: int) -> Frame:
-        """The first of any of these types."""
-        self.until(
-            lambda frames: any(frame.kind in kinds for frame in frames), f"a frame of a type in {kinds}"
-        )
+        """The first frame of one of these types."""
+        self.until(lambda frames: any(frame.kind in kinds for frame in frames), f"a frame of a type in {kinds}")
         return next(frame for frame in self.frames if frame.kind in kinds)
 
     def reset(self, stream: int, *codes: str) -> str:
-        """The stream is reset, and only that."""
+        """Checks that the server resets the HTTP/2 stream and keeps the connection."""
         code = self.first(RST_STREAM, stream).code()
         check(code in codes, f"reset by {code}, not {codes}")
         self.pong()
         return f"RST_STREAM {code}"
 
     def ended(self, *codes: str) -> str:
-        """The connection ends: the server says why, and closes. To close without a word is allowed too."""
+        """Checks that the server closes the connection, either without GOAWAY or by one with one of these codes."""
         began = time.monotonic()
         while not self.closed:
             check(time.monotonic() - began < PATIENCE, f"not closed within {PATIENCE:.0f} s")
             self.read(0.05)
         last = [frame for frame in self.frames if frame.kind == GOAWAY]
         if not last:
-            return "closed without a word"
+            return "closed without GOAWAY"
         check(last[-1].code() in codes, f"GOAWAY {last[-1].code()}, not {codes}")
         return f"GOAWAY {last[-1].code()}, closed"
 
     def pong(self) -> None:
-        """The connection is as good as before."""
+        """Checks that the connection still works."""
         mark = random.randbytes(8)
         self.send(frame(PING, 0, 0, mark))
-        self.until(
-            lambda frames: any(frame.kind == PING and frame.payload == mark for frame in frames), "a PONG"
-        )
+        self.until(lambda frames: any(frame.kind == PING and frame.payload == mark for frame in frames), "a PONG")
 
     def status(self, stream: int) -> str:
-        """Of an answer, whose block it begins: by an index, or behind a name and its own length (RFC 7541)."""
-        block = self.first(HEADERS, stream).payload
-        if block[0] & 0x80:
-            return {8: "200", 9: "204", 12: "400", 13: "404", 14: "500"}.get(block[0] & 0x7F, block.hex())
-        length, spelled = block[1] & 0x7F, block[2 : 2 + (block[1] & 0x7F)]
-        return digits(spelled) if block[1] & 0x80 else block[2 : 2 + length].decode()
+        """The status of a response, which begins its block: by an index, or as a string after an indexed name (RFC 7541)."""
+        fields = self.first(HEADERS, stream).payload
+        if fields[0] & 0x80:
+            return {8: "200", 9: "204", 12: "400", 13: "404", 14: "500"}.get(fields[0] & 0x7F, fields.hex())
+        length, spelled = fields[1] & 0x7F, fields[2 : 2 + (fields[1] & 0x7F)]
+        return digits(spelled) if fields[1] & 0x80 else fields[2 : 2 + length].decode()
 
     def is_whole(self, stream: int) -> bool:
-        """The answer on the stream has ended well."""
+        """Whether the response on the HTTP/2 stream has ended well."""
         ends = (frame for frame in self.frames if frame.kind in (DATA, HEADERS) and frame.flags & END_STREAM)
         return any(frame.stream == stream for frame in ends)
 
     def body(self, stream: int) -> bytes:
-        return b"".join(
-            frame.payload for frame in self.frames if (frame.kind, frame.stream) == (DATA, stream)
-        )
+        return b"".join(frame.payload for frame in self.frames if (frame.kind, frame.stream) == (DATA, stream))
 
 
 class Bystander:
-    """Somebody else, who asks all the time."""
+    """Another client, which sends requests all the time."""
 
     def __init__(self, server: Server) -> None:
         self.longest = 0.0
@@ -580,18 +565,16 @@ Abuse = Callable[[Server], str]
 
 
 def rapid_reset(server: Server) -> str:
-    """10 000 requests, each taken back at once."""
+    """10 000 requests, each cancelled at once."""
     with Client(server) as client:
         cancel = CODES.index("CANCEL").to_bytes(4, "big")
         streams = range(1, 20_001, 2)
-        client.send(
-            b"".join(request(at, "GET", "/ping") + frame(RST_STREAM, 0, at, cancel) for at in streams)
-        )
+        client.send(b"".join(request(at, "GET", "/ping") + frame(RST_STREAM, 0, at, cancel) for at in streams))
         return client.ended(*CALM)
 
 
 def made_resets(server: Server) -> str:
-    """10 000 requests whose window is then overflown, so that it is the server that resets each."""
+    """10 000 requests whose window then overflows, so that the server resets each."""
     with Client(server) as client:
         path = f"/stream/{server.new_stream()}"
         streams = range(1, 20_001, 2)
@@ -612,13 +595,13 @@ def settings_flood(server: Server) -> str:
 
 
 def unread_pings(server: Server) -> str:
-    """Nobody reads the answers, and a request waits: the server closes all the same."""
-    before = min(server.descriptors() for _ in range(100))  # others come and go
+    """PINGs whose answers the client does not read, while a request waits. The server closes the connection all the same."""
+    before = min(server.descriptors() for _ in range(100))  # the bystander opens and closes some
     with socket.create_connection((LOOPBACK, server.port), timeout=PATIENCE) as connection:
         connection.sendall(PREFACE + frame(SETTINGS) + request(1, "GET", f"/stream/{server.new_stream()}"))
         connection.settimeout(0.5)
         flood = frame(PING, 0, 0, bytes(8)) * 100_000
-        with suppress(OSError):  # that it is not taken is well
+        with suppress(OSError):  # the server may refuse it
             connection.sendall(flood)
         began = time.monotonic()
         wait_until(server.descriptors, lambda now: now <= before, "the connection is closed")
@@ -626,26 +609,25 @@ def unread_pings(server: Server) -> str:
 
 
 def continuation_flood(server: Server) -> str:
-    """A header block without an end."""
+    """A header block that never ends."""
     with Client(server) as client:
-        block = literal("x-more", "x" * 100)
-        client.send(frame(HEADERS, END_STREAM, 1, head("GET", "/ping")))
-        client.send(frame(CONTINUATION, 0, 1, block) * 100_000)
+        more = literal("x-more", "x" * 100)
+        client.send(frame(HEADERS, END_STREAM, 1, block("GET", "/ping")))
+        client.send(frame(CONTINUATION, 0, 1, more) * 100_000)
         return client.ended(*CALM, "COMPRESSION_ERROR", "PROTOCOL_ERROR")
 
 
 def empty_continuations(server: Server) -> str:
     with Client(server) as client:
-        client.send(frame(HEADERS, END_STREAM, 1, head("GET", "/ping")))
+        client.send(frame(HEADERS, END_STREAM, 1, block("GET", "/ping")))
         client.send(frame(CONTINUATION, 0, 1) * 1_000_000)
         return client.ended(*CALM, "PROTOCOL_ERROR")
 
 
 def too_many_streams(server: Server) -> str:
-    """50 more than there may be. Those that came first are none the worse for it."""
+    """50 more than the limit. The earlier ones are not affected."""
     with Client(server) as client:
-        told = client.first(SETTINGS, 0).payload
-        settings = dict(struct.iter_unpack(">HI", told))
+        settings = dict(struct.iter_unpack(">HI", client.first(SETTINGS, 0).payload))
         check(MAX_CONCURRENT_STREAMS in settings, f"there is no limit: {settings}")
         client.send(frame(SETTINGS, ACK))
         most = settings[MAX_CONCURRENT_STREAMS]
@@ -657,46 +639,44 @@ def too_many_streams(server: Server) -> str:
         first = numbers[0]
         server.wait_for_state(streams[first], "DST_CONNECTED")
         answer = server.request("PUT", f"/stream/{streams[first]}", b"whole")
-        check(answer[0] == 200, f"the PUT to a stream within the limit was answered {answer}")
+        check(answer[0] == 200, f"the response to a PUT within the limit is {answer}")
         client.until(lambda _: client.is_whole(first), "the end of the first stream")
-        check(client.body(first) == b"whole", f"the first stream brought {client.body(first)!r}")
+        check(client.body(first) == b"whole", f"the body of the first stream is {client.body(first)!r}")
         return f"{most} waited, 50 were reset by {client.first(RST_STREAM, numbers[-1]).code()}"
 
 
 def long_head(server: Server) -> str:
-    """Over the limit of 16 KiB, in frames that are not."""
+    """A head over the limit of 16 KiB, in frames below it."""
     with Client(server) as client:
-        block = head("GET", "/ping") + b"".join(literal(f"x-{number}", "x" * 1000) for number in range(30))
-        client.send(
-            frame(HEADERS, END_STREAM, 1, block[:16000]) + frame(CONTINUATION, END_HEADERS, 1, block[16000:])
-        )
+        long = block("GET", "/ping", *((f"x-{number}", "x" * 1000) for number in range(30)))
+        client.send(frame(HEADERS, END_STREAM, 1, long[:16000]) + frame(CONTINUATION, END_HEADERS, 1, long[16000:]))
         return refused_head(client)
 
 
 def many_fields(server: Server) -> str:
-    """More than the 100 that a head may have, in few bytes."""
+    """More than the 100 fields that a head may have, in few bytes."""
     with Client(server) as client:
-        block = head("GET", "/ping") + b"".join(literal(f"x-{number}", "x") for number in range(150))
-        client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, block))
+        fields = ((f"x-{number}", "x") for number in range(150))
+        client.send(request(1, "GET", "/ping", *fields))
         return refused_head(client)
 
 
 def remembered_head(server: Server) -> str:
-    """4000 bytes that are remembered once, and then meant 10 000 times by a byte each."""
+    """A field of 4000 bytes in the dynamic table, and 10 000 references of one byte to it."""
     remembered, again = literal("x", "y" * 4000, 0x40), b"\xbe" * 10_000
     with Client(server) as client:
-        client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, head("GET", "/ping") + remembered + again))
+        client.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, block("GET", "/ping") + remembered + again))
         return refused_head(client)
 
 
 def refused_head(client: Client) -> str:
-    """By 431, by the reset of its stream, or with the whole connection."""
+    """Checks for a refusal by 431, by RST_STREAM, or by the end of the connection."""
     answer = client.any(HEADERS, RST_STREAM, GOAWAY)
     if answer.kind == GOAWAY:
         return client.ended(*CALM)
     if answer.kind == RST_STREAM:
         return client.reset(1, *CALM, "PROTOCOL_ERROR")
-    check(client.status(1) == "431", f"answered {client.status(1)}")
+    check(client.status(1) == "431", f"the status is {client.status(1)}")
     client.pong()
     return "431"
 
@@ -714,7 +694,7 @@ def overflown_connection(server: Server) -> str:
 
 
 def overflown_by_settings(server: Server) -> str:
-    """A window of 2^31, which no setting may ask for. h2 gives the more general reason of the two."""
+    """A window of 2^31, which is over the maximum. h2 gives the more general of the two reasons."""
     with Client(server) as client:
         client.send(frame(SETTINGS, 0, 0, setting(INITIAL_WINDOW_SIZE, 2**31)))
         return client.ended("FLOW_CONTROL_ERROR", "PROTOCOL_ERROR")
@@ -739,29 +719,29 @@ def even_stream(server: Server) -> str:
 
 
 def huge_frame(server: Server) -> str:
-    """Announced only."""
+    """A frame of which only the length is huge."""
     with Client(server) as client:
         client.send(b"\xff\xff\xff" + frame(DATA, 0, 1)[3:] + bytes(1000))
         return client.ended("FRAME_SIZE_ERROR", "PROTOCOL_ERROR")
 
 
 def over_the_window(server: Server) -> str:
-    """More of a body than the window has room for, to a stream that nobody reads."""
+    """More of a body than the window allows, to a stream without a destination."""
     with Client(server) as client:
         client.send(request(1, "PUT", f"/stream/{server.new_stream()}", ends=False))
         client.send(frame(DATA, 0, 1, bytes(16384)) * 5)
         answer = client.any(RST_STREAM, GOAWAY)
-        check(answer.code() == "FLOW_CONTROL_ERROR", f"answered {answer}")
+        check(answer.code() == "FLOW_CONTROL_ERROR", f"the answer is {answer}")
         return f"{'GOAWAY' if answer.kind == GOAWAY else 'RST_STREAM'} {answer.code()}"
 
 
 def empty_data_flood(server: Server) -> str:
-    """2 000 000 frames without a byte, to a stream that nobody reads: they take none of its window."""
+    """2 000 000 empty frames, to a stream without a destination: they use none of its window."""
     return flood_waiting_put(server, 1, frame(DATA, 0, 1), 2_000_000)
 
 
 def padded_data_flood(server: Server) -> str:
-    """As before, each with padding."""
+    """The same with padding."""
     return flood_waiting_put(server, 1, frame(DATA, 0x8, 1, bytes((1, 0))), 2_000_000)
 
 
@@ -777,7 +757,7 @@ def flood_waiting_put(server: Server, stream: int, piece: bytes, times: int) -> 
 
 
 def crumbs(server: Server) -> str:
-    """As much as the windows of 100 waiting streams have room for, a byte to a frame."""
+    """Fills the windows of 100 waiting uploads with frames of one byte."""
     with Client(server) as client:
         streams = range(1, 200, 2)
         for at in streams:
@@ -791,7 +771,7 @@ def crumbs(server: Server) -> str:
 
 
 def stalled_destination(server: Server) -> str:
-    """Its window is never opened, and another stream of its connection goes on."""
+    """A download whose window never opens. Another on the same connection goes on."""
     data = random.Random(0).randbytes(8 * MIB)
     with Client(server) as client, tempfile.NamedTemporaryFile() as file:
         file.write(data)
@@ -799,12 +779,12 @@ def stalled_destination(server: Server) -> str:
         stalled, moving = server.new_stream(), server.new_stream()
         client.send(request(1, "GET", f"/stream/{stalled}") + request(3, "GET", f"/stream/{moving}"))
         client.send(window_update(0, MAX_WINDOW - WINDOW) + window_update(3, MAX_WINDOW - WINDOW))
-        with child(*CURL, "-T", file.name, server.url(stalled)) as waits:
+        with child(*CURL, "-f", "-T", file.name, server.url(stalled)) as waits:
             client.until(lambda _: len(client.body(1)) == WINDOW, "a full window")
-            with child(*CURL, "-T", file.name, server.url(moving)) as goes:
+            with child(*CURL, "-f", "-T", file.name, server.url(moving)) as goes:
                 client.until(lambda _: client.is_whole(3), "the end of the stream that moves")
-                check(client.body(3) == data, "the stream that moves is not what was sent")
-                check(goes.wait(PATIENCE) == 0, "its source was not told so")
+                check(client.body(3) == data, "the body of the moving stream is not what was sent")
+                check(goes.wait(PATIENCE) == 0, "its source did not succeed")
             check(waits.poll() is None, "the stalled stream has ended")
             check(server.status(stalled)["state"] == "STREAMING", "the stalled stream has ended")
             passed = server.status(stalled)["bytes_transferred"]
@@ -812,22 +792,20 @@ def stalled_destination(server: Server) -> str:
 
 
 def stalled_source(server: Server) -> str:
-    """It fills its window, and nobody comes for it; another source of its connection goes on."""
+    """An upload that fills its window and has no destination. Another on the same connection goes on."""
     with Client(server) as client:
         waiting, moving = server.new_stream(), server.new_stream()
         client.first(WINDOW_UPDATE, 0)
         client.send(request(1, "PUT", f"/stream/{waiting}", ends=False))
         client.send(frame(DATA, 0, 1, bytes(16383)) * 4)
         client.send(request(3, "PUT", f"/stream/{moving}", ends=False))
-        with child(*CURL, "-o", "/dev/null", server.url(moving)) as get:
+        with child(*CURL, "-f", "-o", "/dev/null", server.url(moving)) as get:
             client.send(frame(DATA, 0, 3, bytes(16383)) * 4)
-            client.until(
-                lambda frames: any((f.kind, f.stream) == (WINDOW_UPDATE, 3) for f in frames), "more room"
-            )
+            client.until(lambda frames: any((f.kind, f.stream) == (WINDOW_UPDATE, 3) for f in frames), "more room")
             client.send(frame(DATA, END_STREAM, 3, bytes(16383)))
             check(get.wait(PATIENCE) == 0, "the destination is not served")
             status = client.status(3)
-            check(status == "200", f"the source was answered {status}")
+            check(status == "200", f"the source got {status}")
         return "the other went through"
 
 
@@ -859,8 +837,8 @@ ABUSES: tuple[Abuse, ...] = (
 )
 
 
-def prove_http2(options: argparse.Namespace, tally: Tally) -> None:
-    """A server for each abuse, so that one tells nothing of another."""
+def test_http2(options: argparse.Namespace, tally: Tally) -> None:
+    """Uses a server for each abuse, so that none affects another."""
     for abuse in ABUSES:
         name = abuse.__name__.replace("_", " ")
         with tally.trial(name):
@@ -868,7 +846,7 @@ def prove_http2(options: argparse.Namespace, tally: Tally) -> None:
 
 
 def suffer(program: Command, abuse: Abuse) -> str:
-    """What the server made of it, and what it cost."""
+    """Runs one abuse. Returns the reaction of the server, and the cost."""
     with serving(program) as server:
         check(answers(server), "it does not even start")
         before, descriptors = server.memory(), server.descriptors()
@@ -877,25 +855,25 @@ def suffer(program: Command, abuse: Abuse) -> str:
                 answer = abuse(server)
             finally:
                 peak = server.memory("VmHWM")
-                wait_until(lambda: bystander.asked, lambda asked: asked > 0, "others have asked")
+                wait_until(lambda: bystander.asked, lambda asked: asked > 0, "a request of the bystander")
         others = f"{bystander.asked} others within {bystander.longest * 1000:.0f} ms"
         figures = f"RSS {show(before)} to {show(peak)}, {others}"
         check(not bystander.failures, f"others were not served: {bystander.failures[:3]}")
         check(bystander.longest <= SERVED_WITHIN, f"others were not served in time: {figures}")
         check(peak - before <= ABUSE_MEMORY, f"too much memory: {figures}")
-        check(answers(server), "it serves no more")
+        check(answers(server), "it no longer serves")
         wait_until(server.descriptors, lambda now: now <= descriptors, f"{descriptors} descriptors again")
         return f"{answer}; {figures}"
 
 
 # -------------------------------------------------------------------------------------------------- main
 
-PROOFS: dict[str, Proof] = {
-    "load": prove_load,
-    "descriptors": prove_descriptors,
-    "http2": prove_http2,
+TESTS: dict[str, Test] = {
+    "load": test_load,
+    "descriptors": test_descriptors,
+    "http2": test_http2,
 }
 
 
 if __name__ == "__main__":
-    sys.exit(run_all(new_parser(__doc__, PROOFS), PROOFS, "curl", "openssl"))
+    sys.exit(run_all(new_parser(__doc__, TESTS), TESTS, "curl", "openssl"))

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""What the server logs.
+"""The server's log.
 
   secrets   10000 streams, half of them with a token for each side, logged as text and as JSON at `debug`: no log has a whole
             id or a token, and each stream has its lines
 
-`--streams` is how many. Needs nothing but Python 3.11 and a release build.
+`--streams` is the number of streams. Needs nothing but Python 3.11 and a release build.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import IO
 from harness import Server, Tally, check, new_parser, run_all, serving, wait_until
 
 CLIENTS = 8
-SHOWN = 8  # characters of an id that logs have
+SHOWN = 8  # characters of an id that are logged
 LINES = 7  # of a stream: three requests, and created, waits, streaming, finished
 
 
@@ -28,20 +28,20 @@ def secrets(options: argparse.Namespace, tally: Tally) -> None:
             flags = ("--log", "debug", "--log-format", style, "--ttl", "10m")
             with serving(options.server, *flags, stderr=log) as server:
                 used = pass_streams(server, options.streams)
-                # They are written a moment later.
+                # The lines are written a moment later.
                 lines = wait_until(lambda: lines_of(log), lambda lines: len(lines) >= LINES * len(used), "the lines")
         with tally.trial(f"{style}: no whole id and no token"):
-            # Also no id without the part that is shown.
+            # The rest of an id, without the logged part, must not be there either.
             hidden = [secret for id, tokens in used for secret in (id[SHOWN:], *tokens)]
             text = "\n".join(lines)
             found = [secret for secret in hidden if secret in text]
             check(not found, f"{len(found)} of {len(hidden)} are in the log, such as {found[:1]}")
         with tally.trial(f"{style}: every stream has its lines"):
-            told = Counter(shown_id(line, style) for line in lines)
-            # Two ids that begin alike share their lines, and need not be told apart.
+            seen = Counter(shown_id(line, style) for line in lines)
+            # Two ids that begin alike share their lines.
             expected = Counter(id[:SHOWN] for id, _ in used for _ in range(LINES))
-            wrong = {id: told[id] for id in expected if told[id] != expected[id]}
-            check(not wrong, f"{len(wrong)} streams have other lines than {LINES}: {list(wrong.items())[:3]}")
+            wrong = {id: seen[id] for id in expected if seen[id] != expected[id]}
+            check(not wrong, f"{len(wrong)} streams do not have {LINES} lines: {list(wrong.items())[:3]}")
         tally.notes.append(f"{style}: {len(lines)} lines of {len(used)} streams")
 
 
@@ -51,13 +51,13 @@ def lines_of(log: IO[bytes]) -> list[str]:
 
 
 def pass_streams(server: Server, count: int) -> list[tuple[str, list[str]]]:
-    """The ids and the tokens of streams that have finished."""
+    """Passes bodies through streams. Returns the ids and tokens of the streams."""
     with ThreadPoolExecutor(CLIENTS) as makers, ThreadPoolExecutor(CLIENTS) as receivers:
         return list(makers.map(lambda number: pass_stream(server, number, receivers), range(count)))
 
 
 def pass_stream(server: Server, number: int, receivers: ThreadPoolExecutor) -> tuple[str, list[str]]:
-    """A token goes by the query, where it is easiest to log by mistake."""
+    """Sends tokens in the query, where they are easiest to log by mistake."""
     body = b'{"access": "split"}' if number % 2 else b""
     status, made = server.request("POST", "/stream", body)
     check(status == 201, f"POST /stream: {status}")
@@ -72,18 +72,18 @@ def pass_stream(server: Server, number: int, receivers: ThreadPoolExecutor) -> t
 
 
 def shown_id(line: str, style: str) -> str:
-    """What happens to a stream is told in its span; a request names it."""
+    """The logged part of the id: in the span of a stream, or as a field of a request."""
     if style == "json":
-        told = json.loads(line)
-        return str(told.get("stream") or told.get("span", {}).get("id", ""))[:SHOWN]
+        entry = json.loads(line)
+        return str(entry.get("stream") or entry.get("span", {}).get("id", ""))[:SHOWN]
     return (line.partition("stream{id=")[2] or line.partition(" stream=")[2])[:SHOWN]
 
 
 def main() -> int:
-    proofs = {"secrets": secrets}
-    parser = new_parser(__doc__, proofs)
-    parser.add_argument("--streams", type=int, default=10_000, metavar="N")
-    return run_all(parser, proofs)
+    tests = {"secrets": secrets}
+    parser = new_parser(__doc__, tests)
+    parser.add_argument("--streams", type=int, default=10_000, metavar="N", help="number of streams")
+    return run_all(parser, tests)
 
 
 if __name__ == "__main__":

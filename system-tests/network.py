@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 """Networks that fail between real hosts (Linux, iproute2, curl, openssl; no Python packages).
 
-    cut      a link goes down in mid-transfer and stays down: the other side is told, in time
-    outage   a link is down for a moment: the transfer does not notice
-    flight   a route swallows the last bytes: nobody claims that they have arrived before they have
-    reborn   a host vanishes without a word, and another has its address: the other side is told, in time
-    waiting  the host of a side that waits vanishes: its seat is free again, in time; so is an idle connection
-    paused   a receiver takes nothing for a long while and is not given up, unless its host vanishes
-    loss     packets are lost and late, and sides are killed: what is cut is seen to be
+    cut      a link goes down in mid-transfer and stays down: the other side is notified in time
+    outage   a link is down for a moment: the transfer is not affected
+    flight   a route drops the last bytes: the server reports no delivery before they have arrived
+    reborn   a host vanishes without closing its connections, and another gets its address: the other side is notified in time
+    waiting  the host of a waiting side vanishes: its seat becomes free in time; an idle connection is closed
+    paused   a receiver reads nothing for a long while and is kept, unless its host vanishes
+    loss     packets are lost and late, and sides are killed: each cut is visible
 
 Each host is a network namespace, a cable is a veth pair, and a router stands between. Namespaces have no names: each lives as
-long as one process, which ends with this one. Lossy cables are pairs of TUN devices, with this program between them, so
-that they are the same on every kernel, and lose by --seed. Needs to be root, or to be allowed to make user namespaces;
-without either it says SKIPPED, which --must-run makes a failure. --quick asks in fewer manners.
+long as one process, which ends with this one. Lossy cables are pairs of TUN devices with this program between them, so that
+they behave alike on every kernel, and lose packets by --seed. Needs root, or the right to make user namespaces. Without
+either it prints SKIPPED, which --must-run makes a failure. --quick uses fewer variants.
 """
 
 import argparse
@@ -43,12 +43,18 @@ from signal import SIGCONT, SIGSTOP
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 from harness import (
+    CURL,
+    KIB,
+    LAST_CHUNK,
     MIB,
     PATIENCE,
-    Proof,
     Server,
     Tally,
+    Test,
     check,
+    chunk,
+    framing,
+    head,
     new_pair,
     new_parser,
     output_of,
@@ -57,48 +63,47 @@ from harness import (
     wait_until,
 )
 
-PEER_TIMEOUT = 3.0  # seconds, of the server: the least it takes
-# Keepalives go by whole seconds, the server looks four times in the time, and a busy machine is late.
+PEER_TIMEOUT = 3.0  # seconds: the minimum that the server accepts
+# Keepalives have a resolution of a second, the server checks four times within the timeout, and a busy machine is late.
 BOUND = PEER_TIMEOUT * 1.25 + 2.0
 OUTAGE = 0.4 * PEER_TIMEOUT
 PAUSE = 3 * PEER_TIMEOUT
 FULL_FOR = 1.0
-# The kernel asks a receiver that is full ever more rarely, each time after twice as long. Three questions must go
-# unanswered, the last of which comes when eight times as long has passed as it was full before.
+# The kernel probes a full receiver (zero window) at intervals that double. Three probes must go unanswered, and the last comes after eight
+# times the time for which the receiver was full before.
 FULL_BOUND = 8 * FULL_FOR + BOUND
 
 AT_ONCE = 20  # trials, each with hosts of its own
-KIB = 1024
-RATE = 64 * KIB, 0.01  # bytes, and a pause in seconds: enough to be in mid-transfer, and easy on the machine
+RATE = 64 * KIB, 0.01  # bytes, and a pause in seconds: enough for a transfer that lasts, and little load
 SMALL = 512 * KIB
 LARGE = 4 * MIB
 MORE_THAN_BUFFERS = 24 * MIB
-NARROW = 64 * KIB  # the buffers of clients that are to be full soon
+NARROW = 64 * KIB  # buffers of clients that must fill up soon
 WITHOUT_END = 1 << 40
 
-LOSS, DELAY = 0.03, (0.01, 0.03)  # of a packet: the chance to be lost, and the seconds that it takes
+LOSS, DELAY = 0.03, (0.01, 0.03)  # of a packet: the probability of its loss, and its seconds under way
 LOSSY_SIZE = 384 * KIB
 LOSSY_PAIRS, LOSSY_ROUNDS = 8, 3
 
-BLOCK = random.Random(7).randbytes(1_000_003)  # of no even length: no shifted piece looks right
+BLOCK = random.Random(7).randbytes(1_000_003)  # an odd length, so that no shifted piece looks right
 
 # ------------------------------------------------------------------------------------------------ hosts
 
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
-HOME = ""  # the namespace of the server's host, once it is one
+HOME = ""  # the network namespace of the server's host, from become_a_host() on
 HOME_HANDLE = -1
 
 
 def call(function: str, *arguments: int) -> None:
-    """A call of the C library that has no other name in this Python."""
+    """Calls a function of the C library that Python 3.11 does not have."""
     if getattr(LIBC, function)(*arguments) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{function}: {os.strerror(number)}")
 
 
 def become_a_host() -> None:
-    """This process leaves the network it was in: it is the server's host from here on."""
+    """Moves this process into a new network namespace, which is the server's host."""
     user, group = os.geteuid(), os.getegid()
     if user == 0:
         call("unshare", CLONE_NEWNET)
@@ -107,22 +112,22 @@ def become_a_host() -> None:
         for file, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
             Path("/proc/self", file).write_text(line)
     ip("link set lo up")
-    # On some machines the server's kernel would hold all that is sent here.
+    # With the defaults of some machines the server's kernel would buffer everything that is sent here.
     Path("/proc/sys/net/ipv4/tcp_rmem").write_text(f"4096 131072 {6 * MIB}")
 
 
 def ip(*commands: str) -> None:
-    asked = "\n".join(commands)
-    done = subprocess.run(("ip", "-batch", "-"), input=asked, text=True, capture_output=True, check=False)
+    batch = "\n".join(commands)
+    done = subprocess.run(("ip", "-batch", "-"), input=batch, text=True, capture_output=True, check=False)
     if done.returncode != 0:
-        raise OSError(f"{asked!r}: {done.stderr}")
+        raise OSError(f"{batch!r}: {done.stderr}")
 
 
 class Namespace:
-    """A network of its own, which ends with this object, or with the program."""
+    """A network namespace, which ends with this object or with the program."""
 
     def __init__(self) -> None:
-        # `cat` ends when the other end of its input does, however that comes about.
+        # `cat` ends when this program closes its input or ends.
         self._life = subprocess.Popen(("unshare", "--net", "cat"), stdin=subprocess.PIPE)
         self.pid = self._life.pid
         wait_until(lambda: os.readlink(f"/proc/{self.pid}/ns/net"), lambda net: net != HOME, "a namespace")
@@ -130,7 +135,7 @@ class Namespace:
 
     @contextmanager
     def inside(self) -> Iterator[None]:
-        """The block's sockets and processes are of this namespace. Threads are not to be started in it."""
+        """Sockets and processes of the block belong to this namespace. The block must start no threads."""
         call("setns", self._handle, CLONE_NEWNET)
         try:
             yield
@@ -144,7 +149,7 @@ class Namespace:
 
 
 class Router:
-    """Between the server's host and all others."""
+    """The router between the server's host and all others."""
 
     def __init__(self) -> None:
         self.space = Namespace()
@@ -161,7 +166,7 @@ class Router:
         return Host(self, f"host{number}", f"10.{80 + number // 250}.{number % 250}")
 
     def end(self) -> None:
-        ip("link del eth0")  # a namespace that ends takes its time
+        ip("link del eth0")  # the end of a namespace takes a while
         self.space.end()
 
 
@@ -186,27 +191,27 @@ class Host:
             )
         with self.space.inside():
             ip("link set lo up", f"addr add {self.address}/24 dev eth0")
-        self.mend()
+        self.repair()
 
     def cut(self) -> None:
         with self.space.inside():
             ip("link set eth0 down")
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         with self.space.inside():
             ip("link set eth0 up", f"route add default via {self.prefix}.1")
 
-    def swallow(self) -> None:
-        """What is sent here disappears; what comes from here does not."""
+    def blackhole(self) -> None:
+        """Drops packets to this host, but not those from it."""
         with self.router.space.inside():
             ip(f"route add blackhole {self.address}/32")
 
-    def swallow_no_more(self) -> None:
+    def end_blackhole(self) -> None:
         with self.router.space.inside():
             ip(f"route del blackhole {self.address}/32")
 
-    def is_reborn(self) -> None:
-        """It is gone with all that it knew, and another is there, at its address."""
+    def replace(self) -> None:
+        """Replaces the host by another with its address and none of its connections."""
         with self.router.space.inside():
             ip(f"link del {self.name}")
         self.space.end()
@@ -222,14 +227,14 @@ IFF_TUN, IFF_NO_PI, TUNSETIFF = 0x0001, 0x1000, 0x400454CA
 
 
 def open_tun(name: str) -> int:
-    """A device of the namespace at hand, of which this program is the cable: a packet at a time."""
+    """Opens a TUN device in the current namespace. This program reads and writes its packets."""
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TUN | IFF_NO_PI))
     return device
 
 
 class LossyHost:
-    """A machine at the end of a bad cable, whose other end is in the server's host."""
+    """A machine with a bad cable to the server's host."""
 
     def __init__(self, number: int) -> None:
         self.space = Namespace()
@@ -248,14 +253,14 @@ class LossyHost:
 
 
 class LossyCables:
-    """Carries the packets of all its hosts, in order, late, and not all of them."""
+    """Carries the packets of all its hosts in order, with a delay and with losses."""
 
     def __init__(self, hosts: Sequence[LossyHost], chance: random.Random) -> None:
         self.carried = 0
         self.lost = 0
         self._chance = chance
         self._other = {host.near: host.far for host in hosts} | {host.far: host.near for host in hosts}
-        self._last = dict.fromkeys(self._other, 0.0)  # when the last packet from there is due
+        self._last = dict.fromkeys(self._other, 0.0)  # when the last packet from each end is due
         self._late: list[tuple[float, int, int, bytes]] = []
         self._stopped = False
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -280,7 +285,7 @@ class LossyCables:
                         self._take(end, os.read(end, 65536))
                 while self._late and self._late[0][0] <= time.monotonic():
                     _, _, end, packet = heapq.heappop(self._late)
-                    with suppress(OSError):  # a full queue, which is a loss too
+                    with suppress(OSError):  # a full queue is a loss too
                         os.write(end, packet)
 
     def _take(self, end: int, packet: bytes) -> None:
@@ -297,8 +302,8 @@ class LossyCables:
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How both sides of a transfer speak."""
+class Variant:
+    """Framing, protocols and data path of a transfer."""
 
     chunked: bool
     tls: bool
@@ -306,23 +311,23 @@ class Manner:
     data_path: str
 
     def __str__(self) -> str:
-        framing = "chunked" if self.chunked else "Content-Length"
-        spoken = "HTTP/2" if self.http2 else f"HTTP/1.1 {framing}"
-        return f"{spoken}{' TLS' if self.tls else ''} {self.data_path}"
+        how = "chunked" if self.chunked else "Content-Length"
+        version = "HTTP/2" if self.http2 else f"HTTP/1.1 {how}"
+        return f"{version}{' TLS' if self.tls else ''} {self.data_path}"
 
 
 QUICK = (
-    Manner(chunked=False, tls=False, http2=False, data_path="splice"),
-    Manner(chunked=True, tls=True, http2=False, data_path="copy"),
-    Manner(chunked=True, tls=True, http2=True, data_path="splice"),
+    Variant(chunked=False, tls=False, http2=False, data_path="splice"),
+    Variant(chunked=True, tls=True, http2=False, data_path="copy"),
+    Variant(chunked=True, tls=True, http2=True, data_path="splice"),
 )
 FULL = (
     *(
-        Manner(chunked, tls, False, data_path)
+        Variant(chunked, tls, False, data_path)
         for chunked, tls, data_path in product((False, True), (False, True), ("splice", "copy"))
     ),
-    Manner(chunked=True, tls=True, http2=True, data_path="splice"),
-    Manner(chunked=True, tls=False, http2=True, data_path="copy"),
+    Variant(chunked=True, tls=True, http2=True, data_path="splice"),
+    Variant(chunked=True, tls=False, http2=True, data_path="copy"),
 )
 
 
@@ -337,22 +342,20 @@ def connect(host: "AnyHost", server: Server, tls: bool, narrow: bool = False) ->
     return TRUSTING.wrap_socket(connection) if tls else connection
 
 
-TRUSTING = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # it is not the certificate that is proved here
+TRUSTING = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # the certificate is not under test here
 TRUSTING.check_hostname = False
 TRUSTING.verify_mode = ssl.CERT_NONE
 
 
-def curl(
-    host: "AnyHost", server: Server, manner: Manner, stream: str, *options: str | Path
-) -> tuple[str, ...]:
-    scheme, port = ("https", server.tls_port) if manner.tls else ("http", server.port)
-    version = "--http2" if manner.tls else "--http2-prior-knowledge"
+def curl(host: "AnyHost", server: Server, variant: Variant, stream: str, *options: str | Path) -> tuple[str, ...]:
+    scheme, port = ("https", server.tls_port) if variant.tls else ("http", server.port)
+    version = "--http2" if variant.tls else "--http2-prior-knowledge"
     url = f"{scheme}://{host.server}:{port}/stream/{stream}"
-    return ("curl", "-q", "-sS", "-k", "--noproxy", "*", version, *map(str, options), url)
+    return (*CURL, "-k", version, *map(str, options), url)
 
 
 def piece_at(offset: int, size: int) -> bytes:
-    """Of the endless body that all sources send."""
+    """A piece of the endless body that all sources send."""
     start = offset % len(BLOCK)
     return BLOCK[start : start + size]
 
@@ -362,7 +365,7 @@ H = TypeVar("H", Host, LossyHost)
 
 
 class Ends(Protocol):
-    """What has an end of its own."""
+    """Anything with an `end` method."""
 
     def end(self) -> None: ...
 
@@ -379,7 +382,7 @@ def closing(thing: E) -> Iterator[E]:
 
 
 class Source:
-    """A PUT that sends as many bytes as it is allowed, in a thread of its own."""
+    """A PUT that sends the allowed number of bytes, in a thread of its own."""
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -411,11 +414,10 @@ class SocketSource(Source):
 
     def __init__(self, trial: "Trial[Any]", length: int) -> None:
         super().__init__(length)
-        self._chunked = trial.manner.chunked
-        framing = "Transfer-Encoding: chunked" if self._chunked else f"Content-Length: {length}"
-        self._pending = f"PUT /stream/{trial.stream} HTTP/1.1\r\nHost: localhost\r\n{framing}\r\n\r\n".encode()
+        self._chunked = trial.variant.chunked
+        self._pending = head("PUT", f"/stream/{trial.stream}", framing(None if self._chunked else length))
         self._input = b""
-        self._connection = connect(trial.putting, trial.server, trial.manner.tls, trial.narrow)
+        self._connection = connect(trial.putting, trial.server, trial.variant.tls, trial.narrow)
         self._connection.setblocking(False)
 
     def _run(self) -> None:
@@ -426,7 +428,7 @@ class SocketSource(Source):
                     self._pending = self._framed(piece_at(self.sent, size))
                 elif not self._pending and self.sent == self.length and not finished:
                     finished = True
-                    self._pending = b"0\r\n\r\n" if self._chunked else b""
+                    self._pending = LAST_CHUNK if self._chunked else b""
                 self._send()
                 if self._receive() == b"":
                     return
@@ -434,7 +436,7 @@ class SocketSource(Source):
 
     def _framed(self, piece: bytes) -> bytes:
         self.sent += len(piece)
-        return b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece
+        return chunk(piece) if self._chunked else piece
 
     def _send(self) -> None:
         with suppress(BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
@@ -448,8 +450,8 @@ class SocketSource(Source):
             return None
         self._input += data
         while self.status is None and b"\r\n\r\n" in self._input:
-            head, _, self._input = self._input.partition(b"\r\n\r\n")
-            status = int(head.split()[1])
+            response, _, self._input = self._input.partition(b"\r\n\r\n")
+            status = int(response.split()[1])
             if status != 100:
                 self.status = status
         return data
@@ -460,8 +462,8 @@ class CurlSource(Source):
 
     def __init__(self, trial: "Trial[Any]", length: int) -> None:
         super().__init__(length)
-        # `.`: also while there is nothing to send, it reads its answer; and it shows that at once.
-        command = curl(trial.putting, trial.server, trial.manner, trial.stream, "-i", "-N", "-T", ".")
+        # With `-T .` curl reads the response also while it has nothing to send, and `-N` prints it at once.
+        command = curl(trial.putting, trial.server, trial.variant, trial.stream, "-i", "-N", "-T", ".")
         pipe = subprocess.PIPE
         with trial.putting.space.inside():
             self._curl = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
@@ -474,7 +476,7 @@ class CurlSource(Source):
         while not self._stopped and self._curl.poll() is None:
             size = self._may_send()
             if size > 0:
-                # A broken pipe: curl has ended, and its answer tells why.
+                # A broken pipe means that curl has ended; its output says why.
                 with suppress(BlockingIOError, BrokenPipeError):
                     self.sent += os.write(self._input.fileno(), piece_at(self.sent, size))
             elif self.sent == self.length and not self._input.closed:
@@ -495,11 +497,11 @@ class CurlSource(Source):
 
 
 class Destination:
-    """A GET that checks all that comes, in a thread of its own."""
+    """A GET that checks all bytes that arrive, in a thread of its own."""
 
     def __init__(self) -> None:
         self.received = 0
-        self.whole: bool | None = None  # not known before its end
+        self.whole: bool | None = None  # None before the end
         self.wrong: str | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -519,7 +521,7 @@ class Destination:
         while piece:
             expected = piece_at(self.received, len(piece))
             if not piece.startswith(expected):
-                self.wrong = self.wrong or f"what came after {self.received} bytes is not what was sent"
+                self.wrong = self.wrong or f"a wrong byte after {self.received} bytes"
             self.received += len(expected)
             piece = piece[len(expected) :]
 
@@ -534,9 +536,9 @@ class SocketDestination(Destination):
         super().__init__()
         self._reads = threading.Event()
         self._reads.set()
-        self._connection = connect(trial.getting, trial.server, trial.manner.tls, trial.narrow)
+        self._connection = connect(trial.getting, trial.server, trial.variant.tls, trial.narrow)
         self._connection.settimeout(None)
-        self._connection.sendall(f"GET /stream/{trial.stream} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        self._connection.sendall(head("GET", f"/stream/{trial.stream}"))
 
     def pause(self) -> None:
         self._reads.clear()
@@ -545,7 +547,7 @@ class SocketDestination(Destination):
         self._reads.set()
 
     def end(self) -> None:
-        # Past TLS, whose own way makes what is still read look like what was sent.
+        # Not by TLS: SSLSocket.shutdown would let the reader take ciphertext for the body.
         with suppress(OSError):
             socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
         self._reads.set()
@@ -558,7 +560,7 @@ class SocketDestination(Destination):
             while piece := response.read1(64 * KIB):
                 self._take(piece)
                 self._reads.wait()
-            # Python tells of a missing last chunk, and of a missing last byte only so.
+            # Python raises for a missing last chunk, but not for missing bytes of a Content-Length.
             self.whole = response.status == 200 and response.length in (0, None)
         except (OSError, HTTPException, ValueError):
             self.whole = False
@@ -571,7 +573,7 @@ class CurlDestination(Destination):
 
     def __init__(self, trial: "Trial[Any]") -> None:
         super().__init__()
-        command = curl(trial.getting, trial.server, trial.manner, trial.stream, "-f", "-N")
+        command = curl(trial.getting, trial.server, trial.variant, trial.stream, "-f", "-N")
         with trial.getting.space.inside():
             self._curl = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
@@ -597,9 +599,9 @@ class CurlDestination(Destination):
 class Trial(Generic[H]):
     """One stream, between two hosts."""
 
-    def __init__(self, server: Server, manner: Manner, putting: H, getting: H, narrow: bool) -> None:
+    def __init__(self, server: Server, variant: Variant, putting: H, getting: H, narrow: bool) -> None:
         self.server = server
-        self.manner = manner
+        self.variant = variant
         self.putting: H = putting
         self.getting: H = getting
         self.narrow = narrow
@@ -616,29 +618,29 @@ class Trial(Generic[H]):
         self._stack.close()
 
     def put(self, length: int) -> Source:
-        self.source = self.has((CurlSource if self.manner.http2 else SocketSource)(self, length))
+        self.source = self.has((CurlSource if self.variant.http2 else SocketSource)(self, length))
         self.source.start()
         return self.source
 
     def get(self) -> Destination:
-        self.destination = self.has((CurlDestination if self.manner.http2 else SocketDestination)(self))
+        self.destination = self.has((CurlDestination if self.variant.http2 else SocketDestination)(self))
         self.destination.start()
         return self.destination
 
     def stream_to(self, received: int, length: int) -> None:
-        """Both sides come, and so many bytes of so many have come."""
+        """Connects both sides, and waits until the first `received` of `length` bytes have arrived."""
         self.get()
         self.put(length).allow(received)
         wait_until(lambda: self.destination.received, lambda now: now >= received, "the first bytes")
 
-    def until_told(self, status: int, bound: float) -> float:
-        """How long the source waits for its answer."""
+    def until_status(self, status: int, bound: float) -> float:
+        """Waits for the status of the source. Returns the seconds."""
         seen, took = self.within(bound, lambda: self.source.status)
-        check(seen == status, f"the source was answered {seen}, not {status}, after {took:.1f} s")
+        check(seen == status, f"the source got {seen}, not {status}, after {took:.1f} s")
         return took
 
     def until_cut(self, bound: float) -> float:
-        """How long the destination waits for its end, which has to look like none."""
+        """Waits for the end of the destination, which must be a visible cut. Returns the seconds."""
         whole, took = self.within(bound, lambda: self.destination.whole)
         check(whole is False, f"the cut looks whole, after {took:.1f} s")
         return took
@@ -652,22 +654,22 @@ class Trial(Generic[H]):
         return seen, time.monotonic() - began
 
     def ends_well(self, patience: float = PATIENCE) -> float:
-        """All has come, and the source is told so, but not before."""
-        took = self.until_told(200, patience)
+        """Checks that the source gets 200, and only after all bytes have arrived."""
+        took = self.until_status(200, patience)
         whole, _ = self.within(patience, lambda: self.destination.whole)
-        check(whole is True and self.destination.received == self.source.length, "the source was told a lie")
+        check(whole is True and self.destination.received == self.source.length, "the source got 200 too early")
         check(self.server.final_state(self.stream) == "FINISHED", "another state than FINISHED")
         return took
 
-    def no_lies(self) -> None:
-        """Whatever has happened."""
+    def is_consistent(self) -> None:
+        """Checks what holds for every transfer, whatever its outcome."""
         source, destination = getattr(self, "source", None), getattr(self, "destination", None)
         if destination:
             check(destination.wrong is None, str(destination.wrong))
         if source and destination and source.status == 200:
-            check(destination.received == source.length, "200 for what has not come")
+            check(destination.received == source.length, "200 for bytes that have not arrived")
         if source and destination and destination.whole:
-            check(destination.received == source.length, "what is cut looks whole")
+            check(destination.received == source.length, "a cut transfer looks whole")
 
     def ended_as(self, state: str) -> None:
         seen = self.server.final_state(self.stream)
@@ -680,7 +682,7 @@ class Network:
 
     router: Router
     servers: dict[str, Server]
-    manners: Sequence[Manner]
+    variants: Sequence[Variant]
     seed: int
 
 
@@ -701,62 +703,62 @@ def network(options: argparse.Namespace) -> Iterator[Network]:
 
 
 @dataclass(frozen=True)
-class Question:
-    """Asked in every manner. The answer is a number of seconds, or a violation."""
+class Case:
+    """A case that runs in every variant. Its result is a number of seconds, or a violation."""
 
     name: str
-    ask: Callable[[Trial[Host]], float]
+    run: Callable[[Trial[Host]], float]
     narrow: bool = False  # with small buffers
-    by_hand: bool = False  # on a connection that only HTTP/1.1 has
+    by_hand: bool = False  # on a connection of its own, by HTTP/1.1 only
 
-    def answer(self, between: Network, manner: Manner) -> float:
+    def result(self, between: Network, variant: Variant) -> float:
         putting, getting = between.router.host(), between.router.host()
         with closing(putting), closing(getting):
-            with Trial(between.servers[manner.data_path], manner, putting, getting, self.narrow) as trial:
-                took = self.ask(trial)
-            trial.no_lies()
+            with Trial(between.servers[variant.data_path], variant, putting, getting, self.narrow) as trial:
+                took = self.run(trial)
+            trial.is_consistent()
         return took
 
 
-def proof(*questions: Question) -> Proof:
-    """All of them in one network, many at once."""
+def test_of(*cases: Case) -> Test:
+    """A test that runs these cases in one network, many at once."""
 
-    def prove(options: argparse.Namespace, tally: Tally) -> None:
+    def test(options: argparse.Namespace, tally: Tally) -> None:
         with network(options) as between, ThreadPoolExecutor(AT_ONCE) as pool:
             asked = [
-                (question, manner, pool.submit(question.answer, between, manner))
-                for question, manner in product(questions, between.manners)
-                if not (question.by_hand and manner.http2)
+                (case, variant, pool.submit(case.result, between, variant))
+                for case, variant in product(cases, between.variants)
+                if not (case.by_hand and variant.http2)
             ]
-            seconds: dict[str, list[float]] = {question.name: [] for question in questions}
-            for question, manner, answer in asked:
-                with tally.trial(f"{question.name}, {manner}"):
-                    seconds[question.name].append(answer.result())
+            seconds: dict[str, list[float]] = {case.name: [] for case in cases}
+            for case, variant, answer in asked:
+                with tally.trial(f"{case.name}, {variant}"):
+                    seconds[case.name].append(answer.result())
         for name, took in seconds.items():
             if took:
                 tally.notes.append(f"{name} {min(took):.1f}–{max(took):.1f} s")
 
-    return prove
+    return test
 
 
-# -------------------------------------------------------------------------------------------- questions
+# -------------------------------------------------------------------------------------------- cases
 
 
 def destination_cut(trial: Trial[Host]) -> float:
     trial.stream_to(SMALL, WITHOUT_END)
     trial.source.allow(WITHOUT_END)
     trial.getting.cut()
-    took = trial.until_told(502, BOUND)
+    took = trial.until_status(502, BOUND)
     trial.ended_as("DST_DISCONNECTED")
     return took
 
 
 def quiet_destination_cut(trial: Trial[Host]) -> float:
-    """Nothing is in flight to it."""
+    """The same while no byte is in flight to the destination."""
     trial.stream_to(SMALL, WITHOUT_END)
-    time.sleep(0.2)  # its acknowledgements may take as long
+    time.sleep(0.2)  # delayed acknowledgements may take that long
     trial.getting.cut()
-    took = trial.until_told(502, BOUND)
+    took = trial.until_status(502, BOUND)
     trial.ended_as("DST_DISCONNECTED")
     return took
 
@@ -783,28 +785,28 @@ def outage(trial: Trial[Host], host: Host) -> float:
     trial.source.allow(LARGE)
     host.cut()
     time.sleep(OUTAGE)
-    host.mend()
+    host.repair()
     return trial.ends_well()
 
 
-def swallow_the_last(trial: Trial[Host]) -> None:
+def drop_the_last(trial: Trial[Host]) -> None:
     trial.stream_to(SMALL, SMALL + 64 * KIB)
-    trial.getting.swallow()
+    trial.getting.blackhole()
     trial.source.allow(WITHOUT_END)
     wait_until(lambda: trial.source.sent, lambda sent: sent == trial.source.length, "the last bytes")
 
 
 def flight_held_up(trial: Trial[Host]) -> float:
-    swallow_the_last(trial)
+    drop_the_last(trial)
     time.sleep(OUTAGE)
-    check(trial.source.status is None, f"answered {trial.source.status} for what is in flight")
-    trial.getting.swallow_no_more()
+    check(trial.source.status is None, f"the source got {trial.source.status} for bytes in flight")
+    trial.getting.end_blackhole()
     return trial.ends_well()
 
 
 def flight_lost(trial: Trial[Host]) -> float:
-    swallow_the_last(trial)
-    took = trial.until_told(502, BOUND)
+    drop_the_last(trial)
+    took = trial.until_status(502, BOUND)
     trial.ended_as("DST_DISCONNECTED")
     return took
 
@@ -812,15 +814,15 @@ def flight_lost(trial: Trial[Host]) -> float:
 def destination_reborn(trial: Trial[Host]) -> float:
     trial.stream_to(SMALL, WITHOUT_END)
     trial.source.allow(WITHOUT_END)
-    trial.getting.is_reborn()
-    took = trial.until_told(502, BOUND)
+    trial.getting.replace()
+    took = trial.until_status(502, BOUND)
     trial.ended_as("DST_DISCONNECTED")
     return took
 
 
 def source_reborn(trial: Trial[Host]) -> float:
     trial.stream_to(SMALL, WITHOUT_END)
-    trial.putting.is_reborn()
+    trial.putting.replace()
     took = trial.until_cut(BOUND)
     trial.ended_as("SRC_DISCONNECTED")
     return took
@@ -840,7 +842,7 @@ def waiting_destination(trial: Trial[Host]) -> float:
     trial.get()
     trial.server.wait_for_state(trial.stream, "DST_CONNECTED")
     took = free_again(trial, trial.getting.cut)
-    trial.getting.is_reborn()
+    trial.getting.replace()
     trial.stream_to(SMALL, SMALL)
     trial.ends_well()
     return took
@@ -852,7 +854,7 @@ def waiting_source(trial: Trial[Host]) -> float:
 
 
 def waiting_full_source(trial: Trial[Host]) -> float:
-    """What it sends fills the buffers before it."""
+    """The source fills all buffers."""
     trial.put(WITHOUT_END).allow(WITHOUT_END)
     time.sleep(1.5)  # until they are full
     return another_source(trial)
@@ -861,7 +863,7 @@ def waiting_full_source(trial: Trial[Host]) -> float:
 def another_source(trial: Trial[Host]) -> float:
     trial.server.wait_for_state(trial.stream, "SRC_CONNECTED")
     took = free_again(trial, trial.putting.cut)
-    trial.putting.is_reborn()
+    trial.putting.replace()
     trial.stream_to(SMALL, SMALL)
     trial.ends_well()
     return took
@@ -870,16 +872,16 @@ def another_source(trial: Trial[Host]) -> float:
 def reborn_waiting_destination(trial: Trial[Host]) -> float:
     trial.get()
     trial.server.wait_for_state(trial.stream, "DST_CONNECTED")
-    took = free_again(trial, trial.getting.is_reborn)
+    took = free_again(trial, trial.getting.replace)
     trial.stream_to(SMALL, SMALL)
     trial.ends_well()
     return took
 
 
 def idle(trial: Trial[Host]) -> float:
-    """A connection that is kept between requests."""
-    connection = trial.has(Closing(connect(trial.getting, trial.server, trial.manner.tls))).connection
-    connection.sendall(b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    """A kept-alive connection between two requests."""
+    connection = trial.has(Closing(connect(trial.getting, trial.server, trial.variant.tls))).connection
+    connection.sendall(head("GET", "/ping"))
     check(connection.recv(9) == b"HTTP/1.1 ", "no pong")
     check(trial.getting.address in established(), "the server's kernel does not know the connection")
     trial.getting.cut()
@@ -893,7 +895,7 @@ def idle(trial: Trial[Host]) -> float:
 
 @dataclass
 class Closing:
-    """A socket that ends as all else does."""
+    """A socket with an `end` method."""
 
     connection: socket.socket
 
@@ -902,7 +904,7 @@ class Closing:
 
 
 def established() -> set[str]:
-    """The addresses that the server's host has connections to."""
+    """The remote addresses of the established connections of the server's host."""
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     remote = (fields[2].partition(":")[0] for fields in lines if fields[3] == "01")
     return {socket.inet_ntoa(struct.pack("=I", int(address, 16))) for address in remote}
@@ -913,8 +915,8 @@ def paused(trial: Trial[Host]) -> float:
     trial.destination.pause()
     trial.source.allow(WITHOUT_END)
     time.sleep(PAUSE)
-    check(trial.source.sent < MORE_THAN_BUFFERS, "nothing holds the source up")
-    check(trial.source.status is None, f"answered {trial.source.status} while the receiver pauses")
+    check(trial.source.sent < MORE_THAN_BUFFERS, "the source is not blocked")
+    check(trial.source.status is None, f"the source got {trial.source.status} while the receiver pauses")
     trial.destination.go_on()
     return trial.ends_well()
 
@@ -925,12 +927,12 @@ def paused_and_cut(trial: Trial[Host]) -> float:
     trial.source.allow(WITHOUT_END)
     time.sleep(FULL_FOR)
     trial.getting.cut()
-    took = trial.until_told(502, FULL_BOUND)
+    took = trial.until_status(502, FULL_BOUND)
     trial.ended_as("DST_DISCONNECTED")
     return took
 
 
-def prove_loss(options: argparse.Namespace, tally: Tally) -> None:
+def test_loss(options: argparse.Namespace, tally: Tally) -> None:
     try:
         os.close(open_tun("probe"))
     except OSError as error:
@@ -943,8 +945,7 @@ def prove_loss(options: argparse.Namespace, tally: Tally) -> None:
         pairs = list(zip(hosts[::2], hosts[1::2], strict=True))
         with ThreadPoolExecutor(LOSSY_PAIRS) as pool:
             asked = [
-                (number, pool.submit(lossy, between, *pair, options.seed + number))
-                for number, pair in enumerate(pairs)
+                (number, pool.submit(lossy, between, *pair, options.seed + number)) for number, pair in enumerate(pairs)
             ]
             ends: Counter[str] = Counter()
             for number, answer in asked:
@@ -956,16 +957,16 @@ def prove_loss(options: argparse.Namespace, tally: Tally) -> None:
 
 
 def lossy(between: Network, putting: LossyHost, getting: LossyHost, seed: int) -> Counter[str]:
-    """Some transfers, one after another. A third is left alone."""
+    """Runs some transfers, one after another. A third of them is left alone."""
     chance = random.Random(seed)
     ends: Counter[str] = Counter()
     for _ in range(LOSSY_ROUNDS):
-        manner = chance.choice([manner for manner in FULL if not manner.http2])
-        victim = chance.choice(("nobody", "source", "destination"))
-        with Trial(between.servers[manner.data_path], manner, putting, getting, narrow=True) as trial:
-            # What is left when somebody is killed is more than the buffers between hold.
+        variant = chance.choice([variant for variant in FULL if not variant.http2])
+        victim = chance.choice(("none", "source", "destination"))
+        with Trial(between.servers[variant.data_path], variant, putting, getting, narrow=True) as trial:
+            # At the kill, more is left than the buffers between hold.
             trial.stream_to(chance.randrange(1, LOSSY_SIZE // 3), LOSSY_SIZE)
-            if victim == "nobody":
+            if victim == "none":
                 trial.source.allow(LOSSY_SIZE)
                 trial.ends_well()
             elif victim == "source":
@@ -973,49 +974,49 @@ def lossy(between: Network, putting: LossyHost, getting: LossyHost, seed: int) -
                 trial.until_cut(PATIENCE)
             else:
                 trial.destination.end()
-                trial.until_told(502, PATIENCE)
-        trial.no_lies()
-        ends["whole" if victim == "nobody" else f"{victim} killed"] += 1
+                trial.until_status(502, PATIENCE)
+        trial.is_consistent()
+        ends["whole" if victim == "none" else f"{victim} killed"] += 1
     return ends
 
 
 # -------------------------------------------------------------------------------------------------- main
 
-PROOFS: dict[str, Proof] = {
-    "cut": proof(
-        Question("destination, the source is told after", destination_cut),
-        Question("quiet destination, the source is told after", quiet_destination_cut),
-        Question("source, the destination is told after", source_cut),
+TESTS: dict[str, Test] = {
+    "cut": test_of(
+        Case("destination, 502 after", destination_cut),
+        Case("quiet destination, 502 after", quiet_destination_cut),
+        Case("source, cut after", source_cut),
     ),
-    "outage": proof(
-        Question("of the destination, whole after", destination_outage),
-        Question("of the source, whole after", source_outage),
+    "outage": test_of(
+        Case("of the destination, whole after", destination_outage),
+        Case("of the source, whole after", source_outage),
     ),
-    "flight": proof(
-        Question("held up, 200 after", flight_held_up),
-        Question("lost, 502 after", flight_lost),
+    "flight": test_of(
+        Case("held up, 200 after", flight_held_up),
+        Case("lost, 502 after", flight_lost),
     ),
-    "reborn": proof(
-        Question("destination, the source is told after", destination_reborn),
-        Question("source, the destination is told after", source_reborn),
-        Question("waiting destination, free after", reborn_waiting_destination),
+    "reborn": test_of(
+        Case("destination, 502 after", destination_reborn),
+        Case("source, cut after", source_reborn),
+        Case("waiting destination, free after", reborn_waiting_destination),
     ),
-    "waiting": proof(
-        Question("destination, free after", waiting_destination),
-        Question("source, free after", waiting_source),
-        Question("source with full buffers, free after", waiting_full_source),
-        Question("idle connection, closed after", idle, by_hand=True),
+    "waiting": test_of(
+        Case("destination, free after", waiting_destination),
+        Case("source, free after", waiting_source),
+        Case("source with full buffers, free after", waiting_full_source),
+        Case("idle connection, closed after", idle, by_hand=True),
     ),
-    "paused": proof(
-        Question(f"for {PAUSE:.0f} s, whole after", paused, narrow=True),
-        Question("and cut, the source is told after", paused_and_cut, narrow=True),
+    "paused": test_of(
+        Case(f"for {PAUSE:.0f} s, whole after", paused, narrow=True),
+        Case("and cut, 502 after", paused_and_cut, narrow=True),
     ),
-    "loss": prove_loss,
+    "loss": test_loss,
 }
 
 
 def skip(options: argparse.Namespace, reason: str, tally: Tally | None = None) -> None:
-    """Loudly; and not at all where it must run."""
+    """Reports that a test cannot run here, which `--must-run` makes a failure."""
     print(f"SKIPPED: {reason}", flush=True)
     if tally is None:
         sys.exit(1 if options.must_run else 0)
@@ -1025,17 +1026,17 @@ def skip(options: argparse.Namespace, reason: str, tally: Tally | None = None) -
 
 def main() -> int:
     global HOME, HOME_HANDLE
-    parser = new_parser(__doc__, PROOFS)
-    parser.add_argument("--quick", action="store_true", help="in fewer manners")
-    parser.add_argument("--must-run", action="store_true", help="what is skipped is a failure")
+    parser = new_parser(__doc__, TESTS)
+    parser.add_argument("--quick", action="store_true", help="use fewer variants")
+    parser.add_argument("--must-run", action="store_true", help="a skipped test is a failure")
     options = parser.parse_args()
     try:
         become_a_host()
     except OSError as error:
         skip(options, f"all of it: this machine allows no network namespaces here ({error})")
     HOME, HOME_HANDLE = os.readlink("/proc/self/ns/net"), os.open("/proc/self/ns/net", os.O_RDONLY)
-    print(f"found within {BOUND:.1f} s is in time, with --peer-timeout {PEER_TIMEOUT:.0f}s", flush=True)
-    return run_all(parser, PROOFS, "ip", "curl", "openssl", "unshare")
+    print(f"in time means within {BOUND:.1f} s, with --peer-timeout {PEER_TIMEOUT:.0f}s", flush=True)
+    return run_all(parser, TESTS, "ip", "curl", "openssl", "unshare")
 
 
 if __name__ == "__main__":

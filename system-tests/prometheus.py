@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Proof of the metrics against the real Prometheus, in a minute (Linux, curl, openssl, no Python packages; of Debian's
-package `prometheus` the programs `prometheus` and `promtool`, on the PATH).
+"""The metrics in the real Prometheus, in a minute (Linux, curl, openssl, no Python packages). Where `prometheus` and `promtool` are
+not installed, it unpacks Debian's package.
 
-    numbers    a known load, scraped every second in both formats: what Prometheus then has agrees with it to the byte
-    dashboard  each query of packaging/grafana is understood, and finds something
-    alerts     each rule of packaging/prometheus is well formed, works, is silent on a healthy server, and fires when it should
+    numbers    a known load, scraped every second in both formats: Prometheus has the same numbers, to the byte
+    dashboard  each query of packaging/grafana is valid and has results
+    alerts     each rule of packaging/prometheus is valid, is evaluated, is silent on a healthy server, and fires when it should
 
-RENDEZVOUS_DATA_PATH=copy asks them of a server that copies all bodies.
+RENDEZVOUS_DATA_PATH=copy tests a server that copies all bodies.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import os
 import re
 import socket
 import ssl
-import struct
 import subprocess
 import sys
 import tempfile
@@ -33,34 +32,43 @@ from typing import Any
 from urllib.parse import urlencode
 
 from harness import (
+    CURL,
+    LAST_CHUNK,
+    LOOPBACK,
     MIB,
     PATIENCE,
+    ROOT,
     Command,
-    Proof,
     Server,
     Tally,
+    Test,
     check,
     child,
+    chunk,
+    framing,
+    head,
     listening_ports,
     new_pair,
     new_parser,
+    reset,
     run_all,
     serving,
     wait_until,
 )
+from packages import Packages, add_packages_argument
 
-PACKAGING = Path(__file__).resolve().parent.parent / "packaging"
+PACKAGING = ROOT / "packaging"
 DASHBOARD = PACKAGING / "grafana/rendezvous.json"
 ALERTS = PACKAGING / "prometheus/alerts.yml"
 ALERTS_TEST = PACKAGING / "prometheus/alerts.test.yml"
 
 SIZES = (0, 1, 1000, 65_536, MIB + 3, 16 * MIB + 1)
 CUT_SIZES = (1, 100_000, 3 * MIB)
-REFUSED = 7  # of each kind: more than one, so that no count is right by chance
+REFUSED = 7  # requests of each kind; more than one, so that no count is right by chance
 OLDER = "text/plain;version=0.0.4"
 OPEN_METRICS = "application/openmetrics-text;version=1.0.0"
 
-# What a load must have added, by sample: name and labels as Prometheus writes them.
+# The increase of each sample that a load must cause. A sample is a name with labels, as Prometheus writes them.
 Load = Counter[str]
 Step = Callable[[Server], Load]
 
@@ -77,7 +85,7 @@ PAIRED, TRANSFERRED, DELIVERED = (
 
 
 def opened(protocol: str, count: int, tls: str = "no") -> Load:
-    """So many connections."""
+    """The load of a number of connections."""
     return Load({sample("connections_total", protocol=protocol, tls=tls): count})
 
 
@@ -90,7 +98,7 @@ def refused(error: str) -> str:
 
 
 def transfer(outcome: str, size: int) -> Load:
-    """Of one pair, but for its connections."""
+    """The load of one transfer, without its connections."""
     load = Counter({PAIRED: 1, TRANSFERRED: 1, ended(outcome): 1, BYTES: size})
     if outcome == "finished":
         load[DELIVERED] = 1
@@ -101,22 +109,16 @@ def transfer(outcome: str, size: int) -> Load:
 
 
 def connect(server: Server, tls: bool = False) -> socket.socket:
-    plain = socket.create_connection(("127.0.0.1", server.tls_port if tls else server.port), PATIENCE)
+    plain = socket.create_connection((LOOPBACK, server.tls_port if tls else server.port), PATIENCE)
     if not tls:
         return plain
     assert server.pair
-    return ssl.create_default_context(cafile=server.pair.certificate).wrap_socket(
-        plain, server_hostname="127.0.0.1"
-    )
-
-
-def head(method: str, path: str, *fields: str) -> bytes:
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *fields, "", ""]).encode()
+    return ssl.create_default_context(cafile=server.pair.certificate).wrap_socket(plain, server_hostname=LOOPBACK)
 
 
 @contextmanager
 def asking(server: Server, request: bytes, tls: bool = False) -> Iterator[socket.socket]:
-    """One connection, on which one request begins."""
+    """A connection on which one request has begun."""
     with connect(server, tls) as client:
         client.sendall(request)
         yield client
@@ -137,7 +139,7 @@ def ask(server: Server, request: bytes, status: int, tls: bool = False) -> bytes
 
 
 def new_stream(server: Server, tls: bool = False) -> str:
-    """One connection."""
+    """Creates a stream by one connection."""
     return str(json.loads(ask(server, head("POST", "/stream"), 201, tls))["stream"])
 
 
@@ -149,31 +151,25 @@ def get(server: Server, stream: str, tls: bool = False) -> Any:
     return asking(server, head("GET", f"/stream/{stream}"), tls)
 
 
-def reset(client: socket.socket) -> None:
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    client.close()
-
-
 # --------------------------------------------------------------------------------------------------- loads
 
 
 def whole(server: Server, size: int, chunked: bool, source_first: bool, tls: bool = False) -> Load:
-    """A transfer that everybody is happy with."""
+    """A transfer without a fault."""
     body = os.urandom(size)
     stream = new_stream(server, tls)
-    framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {size}"
-    chunk = b"%x\r\n%s\r\n" % (size, body) if size else b""
-    upload = chunk + b"0\r\n\r\n" if chunked else body
+    field = framing(None if chunked else size)
+    upload = (chunk(body) if size else b"") + LAST_CHUNK if chunked else body
     with ExitStack() as both, ThreadPoolExecutor(1) as pool:
         if source_first:
-            source = both.enter_context(put(server, stream, framing, tls=tls))
+            source = both.enter_context(put(server, stream, field, tls=tls))
         destination = both.enter_context(get(server, stream, tls))
         if not source_first:
-            source = both.enter_context(put(server, stream, framing, tls=tls))
+            source = both.enter_context(put(server, stream, field, tls=tls))
         sending = pool.submit(source.sendall, upload)
-        check(answer(destination).read() == body, f"{size} bytes came as others")
+        check(answer(destination).read() == body, f"the {size} bytes that arrived are others")
         sending.result()
-        check(answer(source).status == 200, f"{size} bytes came, and the sender is not told so")
+        check(answer(source).status == 200, f"{size} bytes arrived, and the sender does not get 200")
     return transfer("finished", size) + opened("http1", 3, "yes" if tls else "no")
 
 
@@ -185,16 +181,16 @@ def wholes(server: Server) -> Load:
 
 
 def cut(server: Server, size: int, source_leaves: bool) -> Load:
-    """One side leaves with half of the body passed on."""
+    """A transfer in which one side leaves after half of the body."""
     stream = new_stream(server)
     with (
-        put(server, stream, f"Content-Length: {2 * size}") as source,
+        put(server, stream, framing(2 * size)) as source,
         get(server, stream) as destination,
         ThreadPoolExecutor(1) as pool,
     ):
         sending = pool.submit(source.sendall, os.urandom(size))
         download = answer(destination)
-        check(len(download.read(size)) == size, "the half of the body does not come")
+        check(len(download.read(size)) == size, "half of the body does not arrive")
         sending.result()
         if source_leaves:
             reset(source)
@@ -206,7 +202,7 @@ def cut(server: Server, size: int, source_leaves: bool) -> Load:
         else:
             download.close()
             reset(destination)
-            check(answer(source).status == 502, "the sender is not told that the receiver has left")
+            check(answer(source).status == 502, "the sender does not get 502")
     side = "source" if source_leaves else "destination"
     return transfer(f"{side}_disconnected", size) + opened("http1", 3)
 
@@ -216,7 +212,7 @@ def cuts(server: Server) -> Load:
 
 
 def reports(server: Server) -> Load:
-    """A client reports an error instead of coming; the other side is told when it comes."""
+    """One side reports an error. The other gets it when it connects."""
     for _ in range(REFUSED):
         stream = new_stream(server)
         ask(server, head("POST", f"/stream/{stream}/error"), 200)
@@ -226,7 +222,7 @@ def reports(server: Server) -> Load:
 
 
 def refusals(server: Server) -> Load:
-    """Requests that get nothing."""
+    """Requests that are refused."""
     not_json = head("POST", "/stream", "Content-Length: 1") + b"x"
     for turn in range(REFUSED):
         ask(server, head("GET", f"/stream/unknown-{turn}"), 404)
@@ -239,25 +235,25 @@ def refusals(server: Server) -> Load:
 
 
 def taken_seats(server: Server) -> Load:
-    """Second comers are turned away, and the first is served."""
+    """Further destinations are refused, and the first is served."""
     stream = new_stream(server)
     with get(server, stream) as destination:
         server.wait_for_state(stream, "DST_CONNECTED")
         for _ in range(REFUSED):
             ask(server, head("GET", f"/stream/{stream}"), 429)
-        with put(server, stream, "Content-Length: 5") as source:
+        with put(server, stream, framing(5)) as source:
             source.sendall(b"hello")
-            check(answer(destination).read() == b"hello", "the first comer is not served")
-            check(answer(source).status == 200, "the sender is not told that all has come")
+            check(answer(destination).read() == b"hello", "the first destination is not served")
+            check(answer(source).status == 200, "the sender does not get 200")
     load = Load({refused("AlreadyConnectedError"): REFUSED})
     return load + transfer("finished", 5) + opened("http1", 3 + REFUSED)
 
 
 def silent(server: Server) -> Load:
-    """Connections that end before they have said anything."""
+    """Connections that end without a byte."""
     for port in (server.port, server.tls_port):
         for _ in range(REFUSED):
-            socket.create_connection(("127.0.0.1", port), PATIENCE).close()
+            socket.create_connection((LOOPBACK, port), PATIENCE).close()
     return opened("none", REFUSED) + opened("none", REFUSED, "yes")
 
 
@@ -266,29 +262,29 @@ def over_tls(server: Server) -> Load:
 
 
 def over_http2(server: Server) -> Load:
-    """curl on both sides, one by prior knowledge, the other over TLS."""
+    """A transfer by curl on both sides, one with prior knowledge, the other over TLS."""
     assert server.pair
     stream = new_stream(server)
-    curl = ("curl", "-q", "-sS", "-f", "--noproxy", "*", "--max-time", str(PATIENCE))
+    curl = (*CURL, "-f", "--max-time", str(PATIENCE))
     trust = ("--cacert", str(server.pair.certificate))
     with child(*curl, "--http2", *trust, server.tls_url(stream), stdout=subprocess.PIPE) as receiver:
         upload = ("--http2-prior-knowledge", "-T", "-", server.url(stream))
         subprocess.run((*curl, *upload), input=b"x" * 12_345, check=True)
         body, _ = receiver.communicate(timeout=PATIENCE)
-    check(body == b"x" * 12_345, f"{len(body)} bytes came by HTTP/2")
+    check(body == b"x" * 12_345, f"{len(body)} bytes arrived over HTTP/2")
     return transfer("finished", 12_345) + opened("http2", 1, "yes") + opened("http2", 1) + opened("http1", 1)
 
 
 STEPS: tuple[Step, ...] = (wholes, cuts, reports, refusals, taken_seats, silent, over_tls, over_http2)
 
-# What has ended is seen for as long as the proof takes.
+# Ended streams stay visible for the whole test.
 LONG = ("--ttl", "10m")
-# A second server has limits that are soon reached.
+# The second server has limits that are reached soon.
 SHORT = ("--ttl", "2s", "--idle-timeout", "1s", "--max-stream-bytes", "1000")
 
 
 def expiries(server: Server) -> Load:
-    """Streams to which nobody comes, and one to which one side comes."""
+    """Streams without sides, and one with one side, that expire."""
     streams = [new_stream(server) for _ in range(REFUSED)]
     ask(server, head("GET", f"/stream/{streams[0]}"), 504)
     load = Load({ended("expired"): REFUSED, refused("SessionTimeoutError"): 1})
@@ -298,22 +294,22 @@ def expiries(server: Server) -> Load:
 def stalls(server: Server) -> Load:
     """A source that stops in the middle."""
     stream = new_stream(server)
-    with put(server, stream, "Content-Length: 10") as source, get(server, stream) as destination:
+    with put(server, stream, framing(10)) as source, get(server, stream) as destination:
         source.sendall(b"12345")
-        check(answer(destination).read(5) == b"12345", "the half of the body does not come")
-        check(answer(source).status == 502, "a source that stalls is not told so")
+        check(answer(destination).read(5) == b"12345", "half of the body does not arrive")
+        check(answer(source).status == 502, "a source that stalls does not get 502")
     return transfer("source_stalled", 5) + opened("http1", 3)
 
 
 def too_long(server: Server) -> Load:
-    """One upload says at once that it is over the limit, another turns out to be."""
+    """Uploads over the limit: one declares its length, the other is chunked."""
     stream = new_stream(server)
-    with put(server, stream, "Content-Length: 1001") as source:
+    with put(server, stream, framing(1001)) as source:
         check(answer(source).status == 413, "an upload over the limit is not refused")
-    with put(server, stream, "Transfer-Encoding: chunked") as source, get(server, stream) as destination:
-        source.sendall(b"3e8\r\n%s\r\n" % (b"x" * 1000))
-        check(len(answer(destination).read(1000)) == 1000, "the first 1000 bytes do not come")
-        source.sendall(b"1\r\nx\r\n")
+    with put(server, stream, framing(None)) as source, get(server, stream) as destination:
+        source.sendall(chunk(b"x" * 1000))
+        check(len(answer(destination).read(1000)) == 1000, "the first 1000 bytes do not arrive")
+        source.sendall(chunk(b"x"))
         check(answer(source).status == 413, "an upload that is over the limit is not ended")
     load = Load({refused("BodyTooLargeError"): 1})
     return load + transfer("too_long", 1000) + opened("http1", 4)
@@ -324,16 +320,16 @@ SHORT_STEPS: tuple[Step, ...] = (expiries, stalls, too_long)
 
 @contextmanager
 def unfinished(server: Server) -> Iterator[Load]:
-    """A stream in each state. The answer is the gauges, and what has been counted of them so far."""
+    """A stream in each state. Yields their gauges, and the counters so far."""
     _, sending, receiving, streaming = (new_stream(server) for _ in range(4))
     with (
-        put(server, sending, "Content-Length: 1"),
+        put(server, sending, framing(1)),
         get(server, receiving),
-        put(server, streaming, "Content-Length: 10") as source,
+        put(server, streaming, framing(10)) as source,
         get(server, streaming) as destination,
     ):
         source.sendall(b"12345")
-        check(answer(destination).read(5) == b"12345", "the half of the body does not come")
+        check(answer(destination).read(5) == b"12345", "half of the body does not arrive")
         states = ("created", "source_waits", "destination_waits", "streaming")
         gauges = Load({sample("streams", state=state): 1 for state in states})
         yield gauges + Load({PAIRED: 1, BYTES: 5, sample("open_connections"): 4}) + opened("http1", 8)
@@ -344,8 +340,8 @@ def unfinished(server: Server) -> Iterator[Load]:
 
 @contextmanager
 def older_format(server: Server) -> Iterator[int]:
-    """A port that passes on the metrics in the older text format, over one connection: Prometheus asks for OpenMetrics."""
-    upstream = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    """A port that relays the metrics in the older text format, by one connection. Prometheus itself requests OpenMetrics."""
+    upstream = HTTPConnection(LOOPBACK, server.port, timeout=PATIENCE)
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -363,25 +359,25 @@ def older_format(server: Server) -> Iterator[int]:
         def log_message(self, format: str, *_: Any) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as passing_on:
-        thread = threading.Thread(target=passing_on.serve_forever, daemon=True)
+    with ThreadingHTTPServer((LOOPBACK, 0), Handler) as relay:
+        thread = threading.Thread(target=relay.serve_forever, daemon=True)
         thread.start()
         try:
-            yield passing_on.server_address[1]
+            yield relay.server_address[1]
         finally:
-            passing_on.shutdown()
+            relay.shutdown()
             upstream.close()
 
 
 @dataclass(frozen=True)
 class Prometheus:
-    """The running Prometheus, and its HTTP API."""
+    """A running Prometheus and its HTTP API."""
 
     port: int
     log: Path
 
     def get(self, path: str) -> tuple[int, bytes]:
-        client = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        client = HTTPConnection(LOOPBACK, self.port, timeout=PATIENCE)
         try:
             client.request("GET", path)
             response = client.getresponse()
@@ -391,9 +387,9 @@ class Prometheus:
 
     def api(self, path: str, **parameters: str) -> Any:
         _, body = self.get(f"/api/v1/{path}?{urlencode(parameters)}")
-        told = json.loads(body)
-        check(told["status"] == "success", f"{path} {parameters}: {told}")
-        return told["data"]
+        response = json.loads(body)
+        check(response["status"] == "success", f"{path} {parameters}: {response}")
+        return response["data"]
 
     def query(self, query: str) -> list[tuple[dict[str, str], float]]:
         return [(one["metric"], float(one["value"][1])) for one in self.api("query", query=query)["result"]]
@@ -404,16 +400,13 @@ class Prometheus:
         return found[0][1]
 
     def samples(self, job: str) -> dict[str, float]:
-        """All that the server of this job tells, but for the insides of histograms."""
+        """All samples of the server of this job, without the buckets and sums of histograms."""
         found = self.query(f'{{__name__=~"rendezvous_.*",__name__!~".*_(bucket|sum)",job="{job}"}}')
         ours = [
-            ({name: told for name, told in labels.items() if name not in {"job", "instance"}}, value)
+            ({name: label for name, label in labels.items() if name not in {"job", "instance"}}, value)
             for labels, value in found
         ]
-        return {
-            sample(labels.pop("__name__").removeprefix("rendezvous_"), **labels): value
-            for labels, value in ours
-        }
+        return {sample(labels.pop("__name__").removeprefix("rendezvous_"), **labels): value for labels, value in ours}
 
     def target(self, job: str) -> dict[str, Any]:
         targets = self.api("targets", state="active")["activeTargets"]
@@ -421,15 +414,15 @@ class Prometheus:
 
     def metadata(self, job: str) -> dict[str, tuple[str, str]]:
         """Type and unit of each metric."""
-        told = self.api("targets/metadata", match_target=f'{{job="{job}"}}')
-        ours = [one for one in told if one["metric"].startswith("rendezvous_")]
+        metadata = self.api("targets/metadata", match_target=f'{{job="{job}"}}')
+        ours = [one for one in metadata if one["metric"].startswith("rendezvous_")]
         return {one["metric"].removeprefix("rendezvous_"): (one["type"], one["unit"]) for one in ours}
 
     def scrapes(self, job: str) -> float:
         return sum(count for _, count in self.query(f'count_over_time(up{{job="{job}"}}[1h])'))
 
     def wait_for_scrapes(self, job: str, more: int) -> None:
-        """So many that have begun after this call: one may be under way."""
+        """Waits for a number of scrapes that begin after this call. One may be under way."""
         enough = self.scrapes(job) + more + 1
         wait_until(lambda: self.scrapes(job), lambda count: count >= enough, f"scrapes of {job}")
 
@@ -440,14 +433,14 @@ class Prometheus:
 
 @contextmanager
 def watching(ports: Mapping[str, int]) -> Iterator[Prometheus]:
-    """Prometheus, which scrapes each of these jobs every second and evaluates the alerts."""
+    """Runs Prometheus, which scrapes each of these jobs every second and evaluates the alerts."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         configuration = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(ALERTS)],
             "scrape_configs": [
-                {"job_name": job, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
+                {"job_name": job, "static_configs": [{"targets": [f"{LOOPBACK}:{port}"]}]}
                 for job, port in ports.items()
             ],
         }
@@ -456,7 +449,7 @@ def watching(ports: Mapping[str, int]) -> Iterator[Prometheus]:
         flags = (
             f"--config.file={folder}/prometheus.yml",
             f"--storage.tsdb.path={folder}/data",
-            "--web.listen-address=127.0.0.1:0",
+            f"--web.listen-address={LOOPBACK}:0",
         )
         log = folder / "log"
         with log.open("wb") as out, child("prometheus", *flags, stdout=out, stderr=out) as process:
@@ -466,13 +459,13 @@ def watching(ports: Mapping[str, int]) -> Iterator[Prometheus]:
                 return next(iter(listening_ports(process.pid)), 0)
 
             prometheus = Prometheus(wait_until(port, bool, "Prometheus listens"), log)
-            wait_until(lambda: prometheus.get("/-/ready"), lambda told: told[0] == 200, "Prometheus is ready")
+            wait_until(lambda: prometheus.get("/-/ready"), lambda response: response[0] == 200, "Prometheus is ready")
             yield prometheus
 
 
 def metrics(server: Server, accept: str) -> tuple[str, str]:
-    """The text, and what it says that it is."""
-    client = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+    """The text and its Content-Type."""
+    client = HTTPConnection(LOOPBACK, server.port, timeout=PATIENCE)
     try:
         client.request("GET", "/metrics", headers={"Accept": accept})
         response = client.getresponse()
@@ -482,24 +475,24 @@ def metrics(server: Server, accept: str) -> tuple[str, str]:
 
 
 def promtool(*arguments: str | Path, text: str | None = None) -> None:
-    """It has nothing to complain of."""
+    """Runs promtool, which must print no complaint."""
     command = ("promtool", *arguments)
     ran = subprocess.run(command, check=False, input=text, capture_output=True, text=True, timeout=PATIENCE)
-    told = ran.stdout + ran.stderr
-    check(ran.returncode == 0, f"promtool {arguments}: {ran.returncode} {told}")
+    output = ran.stdout + ran.stderr
+    check(ran.returncode == 0, f"promtool {arguments}: {ran.returncode} {output}")
     if arguments[:2] == ("check", "metrics"):
-        check(not told, f"promtool {arguments}: {told}")
+        check(not output, f"promtool {arguments}: {output}")
 
 
-# -------------------------------------------------------------------------------------------------- proofs
+# --------------------------------------------------------------------------------------------------- tests
 
 
 @contextmanager
 def servers(program: Command) -> Iterator[tuple[Server, Server, Prometheus]]:
-    """One server that remembers, scraped in both formats, one with narrow limits, and Prometheus."""
+    """A server with a long ttl that is scraped in both formats, one with narrow limits, and Prometheus."""
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        server = stack.enter_context(serving(program, *LONG, pair=new_pair(scratch, "proof")))
+        server = stack.enter_context(serving(program, *LONG, pair=new_pair(scratch, "metrics")))
         short = stack.enter_context(serving(program, *SHORT))
         older = stack.enter_context(older_format(server))
         jobs = {"rendezvous": server.port, "older": older, "short": short.port}
@@ -516,7 +509,7 @@ def numbers(options: argparse.Namespace, tally: Tally) -> None:
         )
         with unfinished(server) as open_now:
             load += asked + open_now
-            # Prometheus has a connection to each, and what passes the older format on has one too.
+            # Prometheus has a connection to each, and the relay for the older format has one too.
             loads = {
                 "rendezvous": load + scraped_by(2),
                 "older": load + scraped_by(2),
@@ -550,7 +543,7 @@ def scraped_by(connections: int) -> Load:
 
 
 def counting(server: Server, asked: Load) -> Server:
-    """The same server; each question about the state of a stream is counted, as a connection."""
+    """The same server, which counts each request about the state of a stream as a connection."""
 
     class Counting(Server):
         def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
@@ -561,21 +554,21 @@ def counting(server: Server, asked: Load) -> Server:
 
 
 def agree(prometheus: Prometheus, job: str, load: Load) -> None:
-    """Prometheus soon has what was done, and nothing else; and that is still so a scrape later."""
+    """Checks that Prometheus soon has exactly this load, and still has it a scrape later."""
 
     def differences() -> dict[str, tuple[float, float]]:
-        told = prometheus.samples(job)
-        names = {name for name, value in told.items() if value} | set(load)
+        samples = prometheus.samples(job)
+        names = {name for name, value in samples.items() if value} | set(load)
         names -= {name for name in names if name.startswith("rendezvous_build_info")}
         return {
-            name: (told.get(name, -1.0), float(load[name]))
+            name: (samples.get(name, -1.0), float(load[name]))
             for name in sorted(names)
-            if told.get(name) != load[name]
+            if samples.get(name) != load[name]
         }
 
-    wait_until(differences, lambda found: not found, f"(told, done) of {job}")
+    wait_until(differences, lambda found: not found, f"(scraped, expected) of {job}")
     prometheus.wait_for_scrapes(job, 1)
-    check(not differences(), f"(told, done) of {job} a scrape later: {differences()}")
+    check(not differences(), f"(scraped, expected) of {job} a scrape later: {differences()}")
     infinite = {
         labels["__name__"]: value
         for labels, value in prometheus.query(f'{{__name__=~"rendezvous_.*_bucket",le="+Inf",job="{job}"}}')
@@ -587,13 +580,13 @@ def agree(prometheus: Prometheus, job: str, load: Load) -> None:
 
 
 def check_formats(prometheus: Prometheus) -> None:
-    """Only OpenMetrics has units, and the type `info`."""
+    """Checks that both formats were used: only OpenMetrics has units and the type `info`."""
     openmetrics, older = prometheus.metadata("rendezvous"), prometheus.metadata("older")
     check(openmetrics.get("body_bytes") == ("counter", "bytes"), f"not OpenMetrics: {openmetrics}")
     check(openmetrics.get("build") == ("info", ""), f"not OpenMetrics: {openmetrics}")
     check(older.get("body_bytes_total") == ("counter", ""), f"not the older format: {older}")
     check(older.get("build_info") == ("gauge", ""), f"not the older format: {older}")
-    check(len(openmetrics) == len(older), f"one tells of more metrics: {openmetrics} {older}")
+    check(len(openmetrics) == len(older), f"one has more metrics: {openmetrics} {older}")
     check(
         all(kind != "unknown" for kind, _ in (*openmetrics.values(), *older.values())),
         f"{openmetrics} {older}",
@@ -601,7 +594,7 @@ def check_formats(prometheus: Prometheus) -> None:
 
 
 def check_scrapes(prometheus: Prometheus, job: str, server: Server) -> None:
-    """The target is up and always was, and each line of the text became a sample."""
+    """Checks that the target was up all the time, and that each line of the text became a sample."""
     target = prometheus.target(job)
     check((target["health"], target["lastError"]) == ("up", ""), f"{target}")
     check(prometheus.value(f'min_over_time(up{{job="{job}"}}[1h])') == 1, f"{job} was down for a while")
@@ -615,7 +608,7 @@ def check_scrapes(prometheus: Prometheus, job: str, server: Server) -> None:
 
 
 def queries(panels: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
-    """The title of each panel with each of its expressions, those in folded rows too."""
+    """Yields the title of each panel with each of its expressions, also in collapsed rows."""
     for panel in panels:
         yield from ((panel["title"], target["expr"]) for target in panel.get("targets", ()))
         yield from queries(panel.get("panels", ()))
@@ -626,15 +619,15 @@ def dashboard(options: argparse.Namespace, tally: Tally) -> None:
     with servers(options.server) as (server, _, prometheus):
         wholes(server)
         refusals(server)
-        # A rate is taken of two scrapes.
+        # A rate needs two scrapes.
         prometheus.wait_for_scrapes("rendezvous", 3)
         choices = {"$__rate_interval": "30s", "$__range": "1m", "$job": "rendezvous|short", "$instance": ".*"}
         for title, expression in queries(board["panels"]):
             with tally.trial(f"{title}: {expression}"):
                 for name, choice in choices.items():
                     expression = expression.replace(name, choice)
-                check("$" not in expression, f"a variable is left over in {expression}")
-                check(bool(prometheus.query(expression)), f"nothing is found by {expression}")
+                check("$" not in expression, f"a variable remains in {expression}")
+                check(bool(prometheus.query(expression)), f"no result for {expression}")
         for variable in board["templating"]["list"]:
             if variable["type"] == "query":
                 with tally.trial(f"the choices of {variable['name']}"):
@@ -647,7 +640,7 @@ def dashboard(options: argparse.Namespace, tally: Tally) -> None:
 
 
 def alerts(options: argparse.Namespace, tally: Tally) -> None:
-    with tally.trial("the rules are well formed"):
+    with tally.trial("the rules are valid"):
         promtool("check", "rules", ALERTS)
     with tally.trial("they fire when they should"):
         promtool("test", "rules", ALERTS_TEST)
@@ -658,16 +651,24 @@ def alerts(options: argparse.Namespace, tally: Tally) -> None:
         def rules() -> list[dict[str, Any]]:
             return [rule for group in prometheus.api("rules")["groups"] for rule in group["rules"]]
 
-        found = wait_until(
-            rules, lambda rules: all(rule["health"] != "unknown" for rule in rules), "evaluations"
-        )
+        found = wait_until(rules, lambda rules: all(rule["health"] != "unknown" for rule in rules), "evaluations")
         for rule in found:
             with tally.trial(rule["name"]):
                 check((rule["health"], rule["state"]) == ("ok", "inactive"), f"{rule}")
         check(bool(found), "there are no rules")
 
 
-PROOFS: Mapping[str, Proof] = {"numbers": numbers, "dashboard": dashboard, "alerts": alerts}
+TESTS: Mapping[str, Test] = {"numbers": numbers, "dashboard": dashboard, "alerts": alerts}
+
+
+def main() -> int:
+    parser = new_parser(__doc__, TESTS)
+    add_packages_argument(parser)
+    packages = Packages(parser.parse_args().packages)
+    packages.provide(("prometheus",))
+    os.environ["PATH"] = packages.path()
+    return run_all(parser, TESTS, "prometheus", "promtool", "curl", "openssl")
+
 
 if __name__ == "__main__":
-    sys.exit(run_all(new_parser(__doc__, PROOFS), PROOFS, "prometheus", "promtool", "curl", "openssl"))
+    sys.exit(main())

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Reverse proxies in front of the server: with the least configuration that proxies, and with our samples.
+"""Reverse proxies in front of the server, each with a minimal configuration and with our sample.
 
-A cell of the tables is one question about one proxy with one configuration: is an upload live, after how long is a side
-cut that waits, does a kill show. `KNOWN` lists each answer that differs from the one without a proxy, with its reason:
-any other difference, and a known one that no longer occurs, fails the run. Proxies that are not installed are unpacked
-below `target` (Debian and its kin), because Debian would start them as services.
+A cell of the tables is one question about one proxy with one configuration: is an upload live, when does a waiting side time
+out, does the other side notice a kill. `KNOWN` lists each answer that differs from the one without a proxy, with its reason.
+Any other difference fails the run, and so does a known one that no longer occurs. Proxies that are not installed are
+unpacked below `target` (Debian and its derivatives), because Debian would start them as services.
 
-    system-tests/proxies.py                          # what differs from the server alone: three minutes
+    system-tests/proxies.py                          # all differences from the server alone: three minutes
     system-tests/proxies.py --write docs/proxies.md  # writes the tables of that page
-    system-tests/proxies.py --check docs/proxies.md  # fails where the page differs from what was seen
-    system-tests/proxies.py --quick                  # without what takes minutes, and without Caddy and Varnish
+    system-tests/proxies.py --check docs/proxies.md  # fails where the page differs from the answers
+    system-tests/proxies.py --quick                  # without questions that take minutes, Caddy and Varnish
     system-tests/proxies.py --only nginx -v          # one proxy, with a line for each cell
 """
 
@@ -17,7 +17,6 @@ import argparse
 import os
 import random
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -29,7 +28,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from difflib import unified_diff
 from enum import Enum
 from fnmatch import fnmatchcase
 from functools import partial
@@ -37,31 +35,41 @@ from pathlib import Path
 from typing import Self
 
 from harness import (
+    CURL,
     FAILURES,
+    GIB,
+    KIB,
+    LAST_CHUNK,
     LOOPBACK,
     MIB,
+    ROOT,
     Process,
-    Proof,
     Server,
     Tally,
+    Test,
+    accepts,
     check,
+    chunk,
+    framing,
+    free_port,
+    head,
     new_parser,
+    no_panics,
     run_all,
     serving,
     wait_until,
 )
+from packages import Packages, program_of
+from pages import MadePage, add_page_arguments, table
 
-ROOT = Path(__file__).resolve().parent.parent
 SAMPLES = ROOT / "packaging/proxies"
 
-KIB = 1 << 10
-GIB = 1 << 30
-TTL = "10m"  # the server's limits are longer than anything here
-LIMIT = 130.0  # seconds: a wait that is not cut within them counts as not cut
-AT_ONCE = 2.0  # seconds: what the tables call at once
-SOON = 8.0  # seconds: what has not happened by then is said not to
-AT_A_TIME = 10  # short questions; the long ones do nothing but wait
-PAUSE = 0.02  # seconds between two looks
+TTL = "10m"  # longer than any question takes
+LIMIT = 130.0  # seconds after which a wait counts as not cut
+AT_ONCE = 2.0  # seconds that the tables call "at once"
+SOON = 8.0  # seconds after which an event counts as not happening
+AT_A_TIME = 10  # short questions; the long ones only wait
+PAUSE = 0.02  # seconds between two polls
 
 # ------------------------------------------------------------------------------------------------ proxies
 
@@ -71,17 +79,20 @@ FRAMINGS = ("length", "chunked")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a proxy runs: its folder, its port, and the server's."""
+    """Where a proxy runs: its folder, its port, and the server's port."""
 
     folder: Path
-    unpacked: Path
+    packages: Packages
     port: int
     server: int
 
+    def program(self, name: str) -> str:
+        path = self.packages.program(name)
+        check(path is not None, f"there is no {name}")
+        return str(path)
+
     def file(self, path: str) -> str:
-        """A file of a package, as installed or as unpacked."""
-        installed = Path("/", path)
-        return str(installed if installed.exists() else self.unpacked / path)
+        return self.packages.file(path)
 
     def sample(self, name: str, *here: tuple[str, str]) -> str:
         """One of our samples, with the addresses of this place."""
@@ -92,7 +103,7 @@ class Place:
         return text
 
 
-# What keeps several proxies on one machine apart, and away from the machine's own. None of it is about transfers.
+# These settings keep the proxies apart from each other and from those of the machine. They do not affect transfers.
 NGINX = """daemon off; master_process off; pid nginx.pid; error_log stderr;
 events {{}}
 http {{
@@ -170,7 +181,7 @@ def nginx(place: Place, configuration: str) -> Sequence[str]:
     else:
         site = f"server {{ listen {address}; location / {{ proxy_pass http://{server}; }} }}"
     (place.folder / "nginx.conf").write_text(NGINX.format(site=site))
-    return (place.file("usr/sbin/nginx"), "-e", "stderr", "-p", str(place.folder), "-c", "nginx.conf")
+    return (place.program("nginx"), "-e", "stderr", "-p", str(place.folder), "-c", "nginx.conf")
 
 
 def haproxy(place: Place, configuration: str) -> Sequence[str]:
@@ -185,7 +196,7 @@ def haproxy(place: Place, configuration: str) -> Sequence[str]:
     else:
         text = HAPROXY.format(address=address, server=server)
     (place.folder / "haproxy.cfg").write_text(text)
-    return (place.file("usr/sbin/haproxy"), "-db", "-f", str(place.folder / "haproxy.cfg"))
+    return (place.program("haproxy"), "-db", "-f", str(place.folder / "haproxy.cfg"))
 
 
 def apache(place: Place, configuration: str) -> Sequence[str]:
@@ -200,7 +211,7 @@ def apache(place: Place, configuration: str) -> Sequence[str]:
     address = f"{LOOPBACK}:{place.port}"
     text = APACHE.format(folder=place.folder, address=address, modules=modules, site=site)
     (place.folder / "apache.conf").write_text(text)
-    return (place.file("usr/sbin/apache2"), "-X", "-f", str(place.folder / "apache.conf"))
+    return (place.program("apache2"), "-X", "-f", str(place.folder / "apache.conf"))
 
 
 def squid(place: Place, configuration: str) -> Sequence[str]:
@@ -223,7 +234,7 @@ def squid(place: Place, configuration: str) -> Sequence[str]:
         site=site,
     )
     (place.folder / "squid.conf").write_text(text)
-    return (place.file("usr/sbin/squid"), "-N", "-f", str(place.folder / "squid.conf"))
+    return (place.program("squid"), "-N", "-f", str(place.folder / "squid.conf"))
 
 
 def caddy(place: Place, configuration: str) -> Sequence[str]:
@@ -236,13 +247,13 @@ def caddy(place: Place, configuration: str) -> Sequence[str]:
         text = f"{site} reverse_proxy {LOOPBACK}:{place.server}\n}}\n"
     (place.folder / "Caddyfile").write_text(options + text)
     file = str(place.folder / "Caddyfile")
-    return (place.file("usr/bin/caddy"), "run", "--adapter", "caddyfile", "--config", file)
+    return (place.program("caddy"), "run", "--adapter", "caddyfile", "--config", file)
 
 
 def varnish(place: Place, _: str) -> Sequence[str]:
     text = f'vcl 4.1;\nbackend server {{ .host = "{LOOPBACK}"; .port = "{place.server}"; }}\n'
     (place.folder / "server.vcl").write_text(text)
-    program = (place.file("usr/sbin/varnishd"), "-F", "-j", "none", "-n", str(place.folder / "work"))
+    program = (place.program("varnishd"), "-F", "-j", "none", "-n", str(place.folder / "work"))
     return (*program, "-a", f"{LOOPBACK}:{place.port}", "-f", str(place.folder / "server.vcl"))
 
 
@@ -250,7 +261,6 @@ def varnish(place: Place, _: str) -> Sequence[str]:
 class Proxy:
     name: str
     package: str
-    program: str
     start: Callable[[Place, str], Sequence[str]]
     version: tuple[str, ...]
     configurations: tuple[str, ...] = (DEFAULTS, SAMPLE)
@@ -258,52 +268,19 @@ class Proxy:
 
 
 PROXIES = (
-    Proxy("nginx", "nginx", "usr/sbin/nginx", nginx, ("-v",)),
-    Proxy("HAProxy", "haproxy", "usr/sbin/haproxy", haproxy, ("-v",)),
-    Proxy("Apache", "apache2", "usr/sbin/apache2", apache, ("-v",)),
-    Proxy("Squid", "squid", "usr/sbin/squid", squid, ("-v",)),
-    Proxy("Caddy", "caddy", "usr/bin/caddy", caddy, ("version",), quick=False),
-    Proxy("Varnish", "varnish", "usr/sbin/varnishd", varnish, ("-V",), (DEFAULTS,), quick=False),
+    Proxy("nginx", "nginx", nginx, ("-v",)),
+    Proxy("HAProxy", "haproxy", haproxy, ("-v",)),
+    Proxy("Apache", "apache2", apache, ("-v",)),
+    Proxy("Squid", "squid", squid, ("-v",)),
+    Proxy("Caddy", "caddy", caddy, ("version",), quick=False),
+    Proxy("Varnish", "varnish", varnish, ("-V",), (DEFAULTS,), quick=False),
 )
-NONE = "none"  # the server alone: what the others are compared with
-
-
-def provide(directory: Path, proxies: Sequence[Proxy]) -> None:
-    """Packages of the proxies that are not installed, with what they depend on: downloaded and unpacked, once."""
-    missing = sorted(
-        proxy.package
-        for proxy in proxies
-        if not Path("/", proxy.program).exists() and not (directory / proxy.program).exists()
-    )
-    if not missing:
-        return
-    check(shutil.which("apt-get") is not None, f"please install {' '.join(missing)}")
-    archives = Path(tempfile.mkdtemp(dir=directory))
-    (archives / "partial").mkdir()
-    # The locks are those of installing, which this does not.
-    here = ("-o", "Debug::NoLocking=1", "-o", f"Dir::Cache::archives={archives}")
-    what = ("install", "--download-only", "--yes", "-qq", "--no-install-recommends")
-    command = ("apt-get", *what, *here, *missing)
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode != 0:
-        # The lists of packages may be missing or old.
-        subprocess.run(("apt-get", "update", "-qq"), check=True)
-        done = subprocess.run(command, capture_output=True, check=False)
-    check(done.returncode == 0, f"apt-get: exit {done.returncode}: {done.stderr.decode()[-500:]}")
-    for package in archives.glob("*.deb"):
-        subprocess.run(("dpkg-deb", "-x", package, directory), check=True)
-    shutil.rmtree(archives)
-
-
-def environment_of(directory: Path) -> dict[str, str]:
-    """With the libraries that were unpacked."""
-    libraries = sorted({str(library.parent) for library in directory.glob("usr/lib/*/lib*.so.*")})
-    return {**os.environ, "LD_LIBRARY_PATH": ":".join(libraries)}
+NONE = "none"  # the server alone, which the others are compared with
 
 
 @dataclass(frozen=True)
 class Site:
-    """A proxy with a configuration, before the server; or the server alone."""
+    """A proxy with a configuration in front of the server, or the server alone."""
 
     proxy: str
     configuration: str
@@ -321,25 +298,14 @@ class Site:
         return str(self.server.status(stream)["state"])
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((LOOPBACK, 0))
-        return int(listener.getsockname()[1])
-
-
-def reachable(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((LOOPBACK, port)) == 0
-
-
 @contextmanager
-def proxying(proxy: Proxy, configuration: str, server: Server, scratch: Path, directory: Path) -> Iterator[Site]:
+def proxying(proxy: Proxy, configuration: str, server: Server, scratch: Path, packages: Packages) -> Iterator[Site]:
     folder = scratch / f"{proxy.package}-{configuration.replace(' ', '-')}"
     folder.mkdir()
-    folder.chmod(0o777)  # some change their user
-    place = Place(folder, directory, free_port(), server.port)
+    folder.chmod(0o777)  # some proxies change their user
+    place = Place(folder, packages, free_port(), server.port)
     command = proxy.start(place, configuration)
-    environment = {**environment_of(directory), "HOME": str(folder)}
+    environment = {**os.environ, "HOME": str(folder)}
     with (folder / "log").open("w+b") as log:
         out = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
         process: Process = subprocess.Popen(
@@ -354,12 +320,12 @@ def proxying(proxy: Proxy, configuration: str, server: Server, scratch: Path, di
             return f"{proxy.name}, {configuration}: {(folder / 'log').read_text(errors='replace')[-1500:]}"
 
         try:
-            wait_until(lambda: process.poll() is not None or reachable(place.port), bool, f"{proxy.name} listens")
+            wait_until(lambda: process.poll() is not None or accepts(place.port), bool, f"{proxy.name} listens")
             check(process.poll() is None, f"it does not start: {explained()}")
             yield Site(proxy.name, configuration, place.port, server)
             check(process.poll() is None, f"it ended by itself: {explained()}")
         finally:
-            # The group is of its own making: Apache and Varnish have children.
+            # The whole process group: Apache and Varnish have children.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -369,18 +335,15 @@ def proxying(proxy: Proxy, configuration: str, server: Server, scratch: Path, di
 
 
 class Sender:
-    """A source that sends its body piece by piece. Closing its connection is what the kernel does after `kill -9`."""
+    """A source that sends its body piece by piece. Closing its connection equals `kill -9` of a sender."""
 
-    def __init__(
-        self, port: int, stream: str, framing: str, length: int, *fields: str, begin: bytes = b""
-    ) -> None:
-        self.chunked = framing == "chunked"
+    def __init__(self, port: int, stream: str, how: str, length: int, *fields: str, begin: bytes = b"") -> None:
+        self.chunked = how == "chunked"
         self.socket = socket.create_connection((LOOPBACK, port), timeout=SOON)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.unread = b""
-        body = "Transfer-Encoding: chunked" if self.chunked else f"Content-Length: {length}"
-        head = (f"PUT /stream/{stream} HTTP/1.1", "Host: localhost", body, *fields)
-        self.socket.sendall(("\r\n".join(head) + "\r\n\r\n").encode() + (begin and self.framed(begin)))
+        field = framing(None if self.chunked else length)
+        self.socket.sendall(head("PUT", f"/stream/{stream}", field, *fields) + (begin and self.framed(begin)))
 
     def __enter__(self) -> Self:
         return self
@@ -389,10 +352,10 @@ class Sender:
         self.socket.close()
 
     def framed(self, piece: bytes) -> bytes:
-        return b"%x\r\n%b\r\n" % (len(piece), piece) if self.chunked else piece
+        return chunk(piece) if self.chunked else piece
 
     def send(self, piece: bytes) -> bool:
-        """Whether the connection still takes it."""
+        """Sends a piece. False if the connection no longer accepts it."""
         try:
             self.socket.sendall(self.framed(piece))
         except (TimeoutError, ConnectionError):
@@ -401,10 +364,10 @@ class Sender:
 
     def end(self) -> None:
         if self.chunked:
-            self.socket.sendall(b"0\r\n\r\n")
+            self.socket.sendall(LAST_CHUNK)
 
     def interim(self, within: float) -> int | None:
-        """The status of the next answer, interim or final; 0 for a connection that ends without one."""
+        """The status of the next response, interim or final; 0 for a connection that ends without one."""
         deadline = time.monotonic() + within
         while b"\r\n\r\n" not in self.unread:
             left = deadline - time.monotonic()
@@ -422,18 +385,18 @@ class Sender:
             if not block:
                 return 0
             self.unread += block
-        head, _, self.unread = self.unread.partition(b"\r\n\r\n")
-        return int(head.split(None, 2)[1])
+        first, _, self.unread = self.unread.partition(b"\r\n\r\n")
+        return int(first.split(None, 2)[1])
 
     def answer(self, within: float) -> int | None:
-        """The status of the final answer."""
+        """The status of the final response."""
         deadline = time.monotonic() + within
         while (status := self.interim(max(0.0, deadline - time.monotonic()))) is not None and 100 <= status < 200:
             pass
         return status
 
     def fill(self, most: int) -> int:
-        """Send until nobody takes more for a while. The answer is the number of bytes."""
+        """Sends until the connection accepts no more for a while. Returns the number of bytes."""
         sent = 0
         piece = bytes(64 * KIB)
         self.socket.settimeout(1.5)
@@ -444,14 +407,14 @@ class Sender:
 
 
 class Receiver:
-    """A real curl as the destination, which writes what it gets at once."""
+    """A real curl as the destination. It writes each piece to its file at once."""
 
     def __init__(self, port: int, stream: str, folder: Path, *more: str) -> None:
         self.file = folder / f"{stream}-{port}-{random.randrange(10**9)}"
         url = f"http://{LOOPBACK}:{port}/stream/{stream}"
-        options = ("-q", "-sS", "-N", "--noproxy", "*", "-o", str(self.file), "-w", "%{http_code}", *more)
+        options = ("-N", "-o", str(self.file), "-w", "%{http_code}", *more)
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process: Process = subprocess.Popen(("curl", *options, url), **pipes)  # type: ignore[call-overload]
+        self.process: Process = subprocess.Popen((*CURL, *options, url), **pipes)  # type: ignore[call-overload]
 
     def __enter__(self) -> Self:
         return self
@@ -474,7 +437,7 @@ class Receiver:
         return became(lambda: self.size() >= size, within) is not None
 
     def outcome(self, within: float) -> str | None:
-        """`whole`, `cut`, `closed` for a connection without an answer, or the status of an error."""
+        """`whole`, `cut`, `closed` for a connection without a response, or the status of an error."""
         try:
             out, _ = self.process.communicate(timeout=within)
         except subprocess.TimeoutExpired:
@@ -486,7 +449,7 @@ class Receiver:
 
 
 def became(look: Callable[[], bool], within: float) -> float | None:
-    """After how many seconds it was so."""
+    """Polls until `look` is true. Returns the seconds that it took, or None."""
     began = time.monotonic()
     while not look():
         if time.monotonic() - began > within:
@@ -496,19 +459,19 @@ def became(look: Callable[[], bool], within: float) -> float | None:
 
 
 def duration(seconds: float) -> str:
-    """In words that a busy machine does not change."""
+    """In words that are the same on a busy machine."""
     if seconds < AT_ONCE:
         return "at once"
     return "after 5 s" if seconds < 9 else f"after {int((seconds + 1) / 10) * 10} s"
 
 
-def told(status: int | None) -> str:
+def shown(status: int | None) -> str:
     return "closed" if status == 0 else str(status)
 
 
 # ---------------------------------------------------------------------------------------------- questions
 
-Bench = Path  # where receivers write
+Bench = Path  # the directory that receivers write to
 Question = Callable[[Site, Bench], str]
 
 PIECES = (1, 1, 1, KIB, 4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, 512 * KIB)
@@ -517,17 +480,17 @@ NOTHING_PASSED = "**nothing was passed on**"
 
 
 def in_either(ask: Callable[[Site, Bench, str], str]) -> Question:
-    """A question about a body with a length and one in chunks, whose answers mostly are the same."""
+    """Asks about a body with a length and about one in chunks, and joins the answers where they are the same."""
 
     def both(site: Site, bench: Bench) -> str:
-        length, chunked = (ask(site, bench, framing) for framing in FRAMINGS)
+        length, chunked = (ask(site, bench, how) for how in FRAMINGS)
         return length if length == chunked else f"{length} with a length, {chunked} in chunks"
 
     return both
 
 
 class Behind(Enum):
-    """Which side is behind the proxy. The other one is at the server."""
+    """The side that uses the proxy. The other connects to the server itself."""
 
     SENDER = "upload"
     RECEIVER = "download"
@@ -536,20 +499,20 @@ class Behind(Enum):
 
 @contextmanager
 def pair(
-    site: Site, bench: Bench, behind: Behind, framing: str, length: int = 0, begin: bytes = b""
+    site: Site, bench: Bench, behind: Behind, how: str, length: int = 0, begin: bytes = b""
 ) -> Iterator[tuple[str, Sender, Receiver]]:
-    """A receiver that waits, and then a sender that has sent its head, and with it the beginning of its body."""
+    """A waiting receiver, then a sender that has sent its head together with the beginning of its body."""
     stream = site.new_stream()
     with Receiver(site.server.port if behind is Behind.SENDER else site.port, stream, bench) as receiver:
         site.server.wait_for_state(stream, "DST_CONNECTED")
         port = site.server.port if behind is Behind.RECEIVER else site.port
-        with Sender(port, stream, framing, length, begin=begin) as sender:
+        with Sender(port, stream, how, length, begin=begin) as sender:
             yield stream, sender, receiver
 
 
-def live(behind: Behind, site: Site, bench: Bench, framing: str) -> str:
-    """Whether each byte arrives before the next is sent, or else at which piece the first ones do."""
-    with pair(site, bench, behind, framing, TOTAL, begin=bytes(1)) as (_, sender, receiver):
+def live(behind: Behind, site: Site, bench: Bench, how: str) -> str:
+    """Whether each byte arrives before the next is sent, or else which piece makes the first ones arrive."""
+    with pair(site, bench, behind, how, TOTAL, begin=bytes(1)) as (_, sender, receiver):
         sent = 1
         alone = [receiver.has(sent, AT_ONCE)]
         first = None
@@ -563,10 +526,10 @@ def live(behind: Behind, site: Site, bench: Bench, framing: str) -> str:
                 first = size
         if sent == TOTAL:
             sender.end()
-        # Some proxies have the sender get 502 for what has arrived: another question looks at that.
+        # Some proxies make the sender get 502 for a body that has arrived. Another question is about that.
         status, outcome = sender.answer(SOON), receiver.outcome(SOON)
         if outcome != "whole":
-            return f"**fails**: {told(status)}, {outcome}"
+            return f"**fails**: {shown(status)}, {outcome}"
         check(receiver.size() == TOTAL, f"{receiver.size()} of {TOTAL} bytes, and curl exits with 0")
     if all(alone):
         return "live"
@@ -578,17 +541,17 @@ def live(behind: Behind, site: Site, bench: Bench, framing: str) -> str:
 
 
 def largest_body(site: Site, _: Bench) -> str:
-    """By what is refused at the head: 413 for a length just above the limit."""
+    """Looks for the limit by lengths just above it, which get 413."""
     limits = {MIB: "**1 MiB**", GIB: "**1 GiB**", 1 << 40: "**1 TiB**"}
     for limit, name in limits.items():
         with Sender(site.port, site.new_stream(), "length", limit + 1) as sender:
             if (status := sender.answer(0.5)) is not None:
-                return name if status == 413 else f"{name}: {told(status)}"
+                return name if status == 413 else f"{name}: {shown(status)}"
     return "any"
 
 
 def expectation(site: Site, bench: Bench) -> str:
-    """When the sender that asks for it gets its 100."""
+    """When a sender that expects 100 gets it."""
     stream = site.new_stream()
     with Sender(site.port, stream, "length", 5, "Expect: 100-continue") as sender:
         early = sender.interim(1.5)
@@ -597,12 +560,12 @@ def expectation(site: Site, bench: Bench) -> str:
             check(sender.send(b"hello"), "the body is refused")
             status, outcome = sender.answer(SOON), receiver.outcome(SOON)
     if (status, outcome) != (200, "whole") or early not in (None, 100) or late not in (None, 100):
-        return f"**fails**: {early}, {late}, {told(status)}, {outcome}"
+        return f"**fails**: {early}, {late}, {shown(status)}, {outcome}"
     return "once paired" if late else "before the pair" if early else "never"
 
 
 def whole_transfers(site: Site, bench: Bench) -> str:
-    """One after the other, both sides through the proxy."""
+    """Whole transfers, one after another, with both sides behind the proxy."""
     results = []
     for number in range(40):
         length = 1000 if number % 4 < 2 else 512 * KIB
@@ -614,13 +577,13 @@ def whole_transfers(site: Site, bench: Bench) -> str:
     if not wrong:
         return "all right"
     check(all(outcome == "whole" for _, outcome in wrong), f"{wrong}")
-    return f"{len(wrong)} senders of 40 get {told(wrong[0][0])} for what has arrived"
+    return f"{len(wrong)} senders of 40 get {shown(wrong[0][0])} for what has arrived"
 
 
-def sender_killed(behind: Behind, site: Site, bench: Bench, framing: str) -> str:
-    """In mid-body: what the receiver sees, and how soon."""
+def sender_killed(behind: Behind, site: Site, bench: Bench, how: str) -> str:
+    """Kills the sender in mid-body. The answer is what the receiver sees, and how soon."""
     length = 200 * KIB
-    with pair(site, bench, behind, framing, length) as (stream, sender, receiver):
+    with pair(site, bench, behind, how, length) as (stream, sender, receiver):
         sender.send(bytes(length // 2))
         if became(lambda: site.state(stream) == "STREAMING" or receiver.process.poll() is not None, AT_ONCE):
             receiver.has(1, AT_ONCE)
@@ -642,7 +605,7 @@ def sender_killed(behind: Behind, site: Site, bench: Bench, framing: str) -> str
 
 
 def cut_old_download(site: Site, bench: Bench) -> str:
-    """The same for a receiver of HTTP/1.0, which has nothing but the connection's end to know the body's end by."""
+    """The same for a receiver of HTTP/1.0, for which the end of the connection is the end of the body."""
     stream = site.new_stream()
     with Receiver(site.port, stream, bench, "--http1.0") as receiver:
         if (early := receiver.outcome(1.0)) is not None:
@@ -668,7 +631,7 @@ def killed_waiting_sender(site: Site, _: Bench) -> str:
 
 
 def killed_waiting_receiver(site: Site, bench: Bench) -> str:
-    """And what a sender gets that comes after it."""
+    """Kills a waiting receiver, and then connects a sender."""
     stream = site.new_stream()
     with Receiver(site.port, stream, bench) as receiver:
         site.server.wait_for_state(stream, "DST_CONNECTED")
@@ -683,11 +646,11 @@ def killed_waiting_receiver(site: Site, bench: Bench) -> str:
             return freed
         with Sender(site.server.port, stream, "length", 5) as sender:
             sender.send(b"hello")
-            return f"**keeps its seat, and the sender gets {told(sender.answer(SOON))}**"
+            return f"**keeps its seat, and the sender gets {shown(sender.answer(SOON))}**"
 
 
 def receiver_killed(behind: Behind, site: Site, bench: Bench) -> str:
-    """In mid-body: when the sender learns of it, which stands still, or else goes on."""
+    """Kills the receiver in mid-body. The answer is when the sender, which pauses and then goes on, gets its response."""
     with pair(site, bench, behind, "chunked") as (stream, sender, receiver):
         sender.send(bytes(100 * KIB))
         if not receiver.has(100 * KIB, AT_ONCE) and not receiver.size():
@@ -698,34 +661,34 @@ def receiver_killed(behind: Behind, site: Site, bench: Bench) -> str:
         if status is not None:
             took = time.monotonic() - began
             check((state := site.state(stream)) == "DST_DISCONNECTED", state)
-            return f"{told(status)} {duration(took)}"
+            return f"{shown(status)} {duration(took)}"
         while status is None and time.monotonic() - began < 4.0 + SOON and sender.send(bytes(16 * KIB)):
             status = sender.answer(0.1)
         if status is not None:
-            return f"{told(status)} once it sends more"
+            return f"{shown(status)} once it sends more"
         with suppress(ConnectionError):
             sender.end()
         status = sender.answer(SOON)
-        return "**not told**" if status is None else f"**{told(status)} at the end of its body**"
+        return "**not told**" if status is None else f"**{shown(status)} at the end of its body**"
 
 
 AHEAD = 64 * MIB
 
 
 def early_200(site: Site, bench: Bench) -> str:
-    """A receiver that reads nothing, and a body that does not fit into the kernel's buffers."""
+    """Whether the sender gets 200 while the receiver reads nothing. The body does not fit into the kernel's buffers."""
     with pair(site, bench, Behind.RECEIVER, "length", AHEAD) as (_, sender, receiver):
         receiver.stop()
         sender.fill(AHEAD)
         status = sender.answer(3.0)
-    return "waits" if status is None else f"**{told(status)}** for 64 MiB that nobody has read"
+    return "waits" if status is None else f"**{shown(status)}** for 64 MiB that nobody has read"
 
 
-# What takes minutes.
+# Questions that take minutes.
 
 
 def cut_after(began: float, what: int | str | None) -> str:
-    """By a status, 0 for a connection that ends without one, or what became of a download."""
+    """When and how a wait ended: by a status, 0 for a connection that ended without one, or the outcome of a download."""
     if what is None:
         return "not within 2 min"
     return f"**{duration(time.monotonic() - began)}**: {what or 'closed'}"
@@ -745,7 +708,7 @@ def waiting_sender(site: Site, _: Bench) -> str:
 
 
 def sender_pauses(behind: Behind, site: Site, bench: Bench) -> str:
-    """Near the beginning of its body."""
+    """The sender pauses near the beginning of its body."""
     with pair(site, bench, behind, "length", 200 * KIB) as (_, sender, receiver):
         sender.send(bytes(100))
         began = time.monotonic()
@@ -753,7 +716,7 @@ def sender_pauses(behind: Behind, site: Site, bench: Bench) -> str:
 
 
 def receiver_pauses(behind: Behind, site: Site, bench: Bench) -> str:
-    """It reads nothing, until the sender cannot send either."""
+    """The receiver reads nothing, until the sender cannot send either."""
     with pair(site, bench, behind, "chunked") as (_, sender, receiver):
         receiver.stop()
         began = time.monotonic()
@@ -798,14 +761,14 @@ LONG = "waits"
 
 @dataclass(frozen=True)
 class Known:
-    """Why answers differ from those of the server alone. The answers themselves are in the page."""
+    """Why answers differ from those of the server alone. The page has the answers."""
 
     proxies: tuple[str, ...]
     configurations: tuple[str, ...]
     questions: tuple[str, ...]
     why: str
     instead: str
-    by_chance: str = ""  # the answer to what differs only sometimes
+    by_chance: str = ""  # the answer on the page, where it differs only sometimes
 
     def covers(self, cell: "Cell") -> bool:
         proxy, configuration, question = cell
@@ -984,20 +947,13 @@ KNOWN = (
 
 # -------------------------------------------------------------------------------------------------- page
 
-MARK = re.compile(r"(<!-- made: ([^>]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 Cell = tuple[str, str, str]  # proxy, configuration, question
 ROWS = [(NONE, "–"), *((proxy.name, how) for proxy in PROXIES for how in proxy.configurations)]
 
 
-def table(*rows: Sequence[str]) -> str:
-    """The first row is the head."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join((lines[0], f"|{'---|' * len(rows[0])}", *lines[1:])) + "\n"
-
-
 @dataclass(frozen=True)
-class Page:
-    """The page for operators. It is prose around blocks that are made from what was seen."""
+class Page(MadePage):
+    """The page for operators."""
 
     seen: Mapping[Cell, str]
     versions: Mapping[str, str]
@@ -1007,7 +963,7 @@ class Page:
         return by_chance[0] if by_chance else self.seen[cell]
 
     def results(self, name: str, old: str) -> str:
-        """A row for each proxy and configuration. Those that were not asked stay as they are on the page."""
+        """A row for each proxy and configuration. Rows without new answers stay as they are on the page."""
         kept = {tuple(line.strip("| ").split(" | ")[:2]): line for line in old.splitlines()}
         rows = []
         for row in ROWS:
@@ -1025,50 +981,25 @@ class Page:
             rows.append((whose, known.why, known.instead))
         return table(("proxy, configuration", "what differs, and why", "what to do"), *rows)
 
-    def block(self, name: str, old: str) -> str:
+    def block(self, kind: str, name: str, old: str) -> str:
         if name in TABLES:
             return self.results(name, old)
         if name == "exceptions":
             return self.exceptions()
         return ", ".join(f"{proxy} {version}" for proxy, version in self.versions.items()) + ".\n"
 
-    def remade(self, text: str, leave_out: Sequence[str] = ()) -> str:
-        """The page with its blocks made anew, those apart that differ from machine to machine."""
 
-        def block(match: re.Match[str]) -> str:
-            _, name, old, _ = match.groups()
-            return match[0] if name in leave_out else match[1] + self.block(name, old) + match[4]
-
-        return MARK.sub(block, text)
-
-    def use(self, options: argparse.Namespace, tally: Tally) -> None:
-        if options.write:
-            options.write.write_text(self.remade(options.write.read_text()))
-        if options.check:
-            with tally.trial(str(options.check)):
-                text = options.check.read_text()
-                fresh = self.remade(text, leave_out=("versions",))
-                changed = [line for line in unified_diff(text.splitlines(), fresh.splitlines(), n=0, lineterm="")]
-                check(
-                    not changed,
-                    "differs from what was seen (`--write` makes it anew):\n" + "\n".join(changed),
-                )
+# -------------------------------------------------------------------------------------------------- test
 
 
-# ------------------------------------------------------------------------------------------------- proof
-
-
-def prove_proxies(options: argparse.Namespace, tally: Tally) -> None:
+def test_proxies(options: argparse.Namespace, tally: Tally) -> None:
     began = time.monotonic()
-    directory = options.directory.resolve()
-    directory.mkdir(parents=True, exist_ok=True)
+    packages = Packages(options.packages)
     proxies = [
-        proxy
-        for proxy in PROXIES
-        if (proxy.quick or not options.quick) and options.only.lower() in proxy.name.lower()
+        proxy for proxy in PROXIES if (proxy.quick or not options.quick) and options.only.lower() in proxy.name.lower()
     ]
-    provide(directory, proxies)
-    seen = ask_all(options, tally, directory, proxies)
+    packages.provide(proxy.package for proxy in proxies)
+    seen = ask_all(options, tally, packages, proxies)
     differing = {cell for cell, saw in seen.items() if saw != seen[NONE, "–", cell[2]]}
     for cell, saw in seen.items():
         with tally.trial(", ".join(cell)):
@@ -1081,14 +1012,12 @@ def prove_proxies(options: argparse.Namespace, tally: Tally) -> None:
             with tally.trial(f"known of {', '.join(known.proxies)}: {known.why}"):
                 same = sorted(covered - differing)
                 check(not same, f"does not differ any more: {same}")
-    Page(seen, versions(directory, proxies)).use(options, tally)
+    Page(seen, versions(packages, proxies)).use(options, tally)
     tally.notes.append(f"in {time.monotonic() - began:.0f} s")
 
 
-def ask_all(
-    options: argparse.Namespace, tally: Tally, directory: Path, proxies: Sequence[Proxy]
-) -> dict[Cell, str]:
-    """All questions about all proxies at the same time, but for those that do more than wait."""
+def ask_all(options: argparse.Namespace, tally: Tally, packages: Packages, proxies: Sequence[Proxy]) -> dict[Cell, str]:
+    """Asks all questions about all proxies at the same time, except that only some busy ones run at once."""
     busy = threading.Semaphore(AT_A_TIME)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -1099,7 +1028,7 @@ def ask_all(
         sites = [Site(NONE, "–", server.port, server)]
         for proxy in proxies:
             for configuration in proxy.configurations:
-                sites.append(stack.enter_context(proxying(proxy, configuration, server, scratch, directory)))
+                sites.append(stack.enter_context(proxying(proxy, configuration, server, scratch, packages)))
 
         def ask(site: Site, name: str, question: str) -> str:
             with busy if name != LONG else nullcontext():
@@ -1122,37 +1051,29 @@ def ask_all(
         pool = stack.enter_context(ThreadPoolExecutor(len(asked)))
         answers = [pool.submit(ask, *one) for one in asked]
         seen = {(*site.row, question): answer.result() for (site, _, question), answer in zip(asked, answers)}
-        with tally.trial("the server's log"):
-            panics = [line for line in (scratch / "log").read_text().splitlines() if "panicked" in line]
-            check(not panics, "\n".join(panics))
+        no_panics(tally, scratch / "log")
         return seen
 
 
-def versions(directory: Path, proxies: Sequence[Proxy]) -> dict[str, str]:
-    place = Place(directory, directory, 0, 0)
-    told = {}
+def versions(packages: Packages, proxies: Sequence[Proxy]) -> dict[str, str]:
+    found = {}
     for proxy in proxies:
-        command = (place.file(proxy.program), *proxy.version)
-        done = subprocess.run(command, capture_output=True, check=True, env=environment_of(directory))
-        found = re.search(r"\d+\.\d+\.?\d*", (done.stdout + done.stderr).decode())
-        told[proxy.name] = found[0] if found else "?"
-    return told
+        command = (str(packages.program(program_of(proxy.package))), *proxy.version)
+        done = subprocess.run(command, capture_output=True, check=True)
+        version = re.search(r"\d+\.\d+\.?\d*", (done.stdout + done.stderr).decode())
+        found[proxy.name] = version[0] if version else "?"
+    return found
 
 
-PROOFS: dict[str, Proof] = {"proxies": prove_proxies}
+TESTS: dict[str, Test] = {"proxies": test_proxies}
 
 
 def main() -> int:
-    parser = new_parser(__doc__, PROOFS)
+    parser = new_parser(__doc__, TESTS)
     parser.add_argument("--only", default="", metavar="NAME", help="a part of a proxy's name")
-    parser.add_argument("--quick", action="store_true", help="without what takes minutes")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help="write the tables of a page")
-    parser.add_argument("--check", type=Path, metavar="PAGE", help="compare them with a page's")
-    parser.add_argument(
-        "--directory", type=Path, default=ROOT / "target/proxies", help="where proxies are unpacked"
-    )
-    parser.add_argument("-v", "--verbose", action="store_true", help="a line for each cell")
-    return run_all(parser, PROOFS, "curl")
+    parser.add_argument("--quick", action="store_true", help="without the questions that take minutes")
+    add_page_arguments(parser, "cell")
+    return run_all(parser, TESTS, "curl")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""TLS as others see it (Linux, openssl, for `bulk` also nginx; no Python packages).
+"""TLS as clients see it (Linux, openssl; `bulk` unpacks nginx where it is not installed).
 
-    versions  TLS 1.2 and 1.3 are spoken, 1.0 and 1.1 are refused
-    reload    another certificate is taken up, on SIGHUP and by itself, while a stream runs on; a broken one is not
-    hasty     a client that leaves with the last byte, and does not wait for the end of TLS, has got everything
-    bulk      the CPU that a byte costs through TLS 1.3 on both sides, beside nginx that proxies the same bytes
+    versions  TLS 1.2 and 1.3 are accepted, 1.0 and 1.1 are refused
+    reload    the server loads another certificate, on SIGHUP and by itself, while a stream runs; it keeps the old one if the new is broken
+    hasty     a client that closes with the last byte, without waiting for close_notify, has received everything
+    bulk      CPU for each byte through TLS 1.3 on both sides, beside nginx that proxies the same bytes
 
-bulk asserts that all bytes come and that both speak the same; the figures are for you to judge.
+bulk asserts that all bytes arrive and that both use the same version and cipher. It prints the figures without a bound on them.
 """
 
 import argparse
@@ -28,16 +28,24 @@ from pathlib import Path
 from statistics import median
 
 from harness import (
+    GIB,
+    LAST_CHUNK,
+    LOOPBACK,
     MIB,
     PATIENCE,
     Pair,
     Process,
-    Proof,
     Server,
     Tally,
+    Test,
+    accepts,
     check,
     child,
+    chunk,
     cpu_seconds,
+    framing,
+    free_port,
+    head,
     new_pair,
     new_parser,
     output_of,
@@ -45,18 +53,16 @@ from harness import (
     serving,
     wait_until,
 )
+from packages import Packages, add_packages_argument
 
-GIB = 1 << 30
-LOOPBACK = "127.0.0.1"
-
-# A client of today refuses old versions by itself: it is to be the server that does.
+# Without these options a current OpenSSL refuses old versions itself. Here the server must do it.
 LENIENT = ("-cipher", "DEFAULT:@SECLEVEL=0")
 OLD_REFUSED = ("alert protocol version", "alert handshake failure")
 
 RELOAD_AT_ONCE = 2.0  # seconds after a SIGHUP
 RELOAD_BY_ITSELF = 10.0  # seconds after the files have changed
 TRICKLE = 0.05  # seconds between two bytes of the stream that runs meanwhile
-KEPT = b"the old certificate stays"  # what is logged of a pair that is broken
+KEPT = b"the old certificate stays"  # the log line for a broken pair
 
 HASTY_SIZES = (1, 1000, 16 * 1024, 100_000)
 
@@ -64,43 +70,40 @@ BULK_CIPHER = "TLS_AES_128_GCM_SHA256"
 BULK_BLOCK = MIB
 BULK_PATIENCE = 300.0
 NGINX_WORKERS = 2
-CLIENT_BUSY_AT_MOST = 0.9  # of a core: one that is busier would be what is measured
+CLIENT_BUSY_AT_MOST = 0.9  # of a core; a busier client would be the bottleneck
 
 
 # --------------------------------------------------------------------------------------------- versions
 
 
-def prove_versions(options: argparse.Namespace, tally: Tally) -> None:
+def test_versions(options: argparse.Namespace, tally: Tally) -> None:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(serving(options.server, pair=new_pair(directory, "versions")))
         for version, spoken in (("-tls1_3", "TLSv1.3"), ("-tls1_2", "TLSv1.2")):
             with tally.trial(version):
-                code, said = s_client(server, version, "-brief")
-                check(code == 0 and f"Protocol version: {spoken}" in said, f"exit {code}: {said[-500:]}")
+                code, output = s_client(server, version, "-brief")
+                check(code == 0 and f"Protocol version: {spoken}" in output, f"exit {code}: {output[-500:]}")
         for version in ("-tls1_1", "-tls1"):
             with tally.trial(version):
-                code, said = s_client(server, version, *LENIENT)
-                check(
-                    code != 0 and any(alert in said for alert in OLD_REFUSED), f"exit {code}: {said[-500:]}"
-                )
+                code, output = s_client(server, version, *LENIENT)
+                refused = code != 0 and any(alert in output for alert in OLD_REFUSED)
+                check(refused, f"exit {code}: {output[-500:]}")
         with tally.trial("it still serves"):
             check(server.request("GET", "/ping") == (200, b"pong"), "no")
 
 
 def s_client(server: Server, *options: str) -> tuple[int, str]:
-    """A handshake, and nothing more."""
+    """Does a handshake only. Returns the exit code and the output of openssl."""
     command = ("openssl", "s_client", "-connect", f"{LOOPBACK}:{server.tls_port}", *options)
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False
-    )
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False)
     return done.returncode, (done.stdout + done.stderr).decode(errors="replace")
 
 
 # ----------------------------------------------------------------------------------------------- reload
 
 
-def prove_reload(options: argparse.Namespace, tally: Tally) -> None:
+def test_reload(options: argparse.Namespace, tally: Tally) -> None:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         log = directory / "log"
@@ -108,15 +111,13 @@ def prove_reload(options: argparse.Namespace, tally: Tally) -> None:
         first, second, third, fourth = (fingerprint_of(pair) for pair in pairs)
         files = new_pair(directory, "served")
         install(files, pairs[0])
-        server = stack.enter_context(
-            serving(options.server, pair=files, stderr=stack.enter_context(log.open("ab")))
-        )
+        server = stack.enter_context(serving(options.server, pair=files, stderr=stack.enter_context(log.open("ab"))))
         trickle = stack.enter_context(Trickle(server, pairs[0]))
         with tally.trial("the first certificate"):
-            check(fingerprint(server) == first, "it is not the one that was given")
+            check(fingerprint(server) == first, "it is not the configured one")
 
         with tally.trial("SIGHUP"):
-            # As old as those before, so that nothing but the signal tells of them.
+            # With the old modification times, so that only the signal makes the server load them.
             install(files, pairs[1], as_old=True)
             os.kill(server.pid, signal.SIGHUP)
             tally.notes.append(f"on SIGHUP after {until_served(server, second, RELOAD_AT_ONCE):.1f} s")
@@ -144,7 +145,7 @@ def fingerprint_of(pair: Pair) -> str:
 
 
 def fingerprint(server: Server) -> str:
-    """Of the certificate that a new connection is shown."""
+    """The fingerprint of the certificate that a new connection gets."""
     return x509(s_client(server)[1])
 
 
@@ -164,7 +165,7 @@ def until_served(server: Server, expected: str, limit: float) -> float:
 
 
 def install(files: Pair, pair: Pair, as_old: bool = False) -> None:
-    """Each file is replaced at once, as a careful administrator does it."""
+    """Replaces each file atomically."""
     for target, source in ((files.certificate, pair.certificate), (files.key, pair.key)):
         fresh = target.with_suffix(".new")
         shutil.copyfile(source, fresh)
@@ -175,7 +176,7 @@ def install(files: Pair, pair: Pair, as_old: bool = False) -> None:
 
 
 def turn_links(files: Pair, pair: Pair) -> None:
-    """As those do who renew certificates in a directory of their own."""
+    """Points symbolic links at the new files, as certbot does."""
     for target, source in ((files.certificate, pair.certificate), (files.key, pair.key)):
         fresh = target.with_suffix(".new")
         fresh.symlink_to(source)
@@ -187,7 +188,7 @@ def spoil_certificate(files: Pair, _: Pair) -> None:
 
 
 def spoil_match(files: Pair, other: Pair) -> None:
-    """The certificate is whole, but of another key."""
+    """The certificate is valid, but for another key."""
     shutil.copyfile(other.certificate, files.certificate)
 
 
@@ -201,9 +202,9 @@ def empty_both(files: Pair, _: Pair) -> None:
 
 
 BROKEN: dict[str, Callable[[Pair, Pair], None]] = {
-    "a certificate that is none": spoil_certificate,
+    "a certificate without content": spoil_certificate,
     "a certificate of another key": spoil_match,
-    "a key that is not there": remove_key,
+    "a missing key": remove_key,
     "empty files": empty_both,
 }
 
@@ -215,13 +216,13 @@ def secure(port: int, pair: Pair) -> ssl.SSLSocket:
 
 
 class Trickle:
-    """A stream over TLS on which a byte goes through now and then, for as long as it is let."""
+    """A stream over TLS that carries a byte now and then until it is finished."""
 
     def __init__(self, server: Server, pair: Pair) -> None:
         self._put, self._get = secure(server.tls_port, pair), secure(server.tls_port, pair)
-        path = f"/stream/{server.new_stream()} HTTP/1.1\r\nHost: localhost\r\n"
-        self._put.sendall(f"PUT {path}Transfer-Encoding: chunked\r\n\r\n".encode())
-        self._get.sendall(f"GET {path}\r\n".encode())
+        path = f"/stream/{server.new_stream()}"
+        self._put.sendall(head("PUT", path, framing(None)))
+        self._get.sendall(head("GET", path))
         self._stop = threading.Event()
         self._sent = 0
         self._failure: Exception | None = None
@@ -240,40 +241,39 @@ class Trickle:
     def _run(self) -> None:
         try:
             self._pass_on()
-        except Exception as failure:  # whatever it is, finish() tells
+        except Exception as failure:  # finish() raises it
             self._failure = failure
 
     def _pass_on(self) -> None:
-        """Each byte is seen to come before the next is sent."""
-        came = bytearray()
+        """Sends each byte only after the one before has arrived."""
+        received = bytearray()
         while not self._stop.wait(TRICKLE):
             byte = bytes((0x61 + self._sent % 26,))
-            self._put.sendall(b"1\r\n%b\r\n" % byte)
+            self._put.sendall(chunk(byte))
             self._sent += 1
-            expected = b"1\r\n%b\r\n" % byte
-            while not came.endswith(expected):
+            while not received.endswith(chunk(byte)):
                 more = self._get.recv(65536)
-                check(bool(more), f"the download was cut behind {self._sent} bytes")
-                came += more
+                check(bool(more), f"the download was cut after {self._sent} bytes")
+                received += more
 
     def finish(self) -> int:
-        """How many bytes went through. Both sides are told that it was all."""
+        """Ends the stream well. Returns the number of bytes that went through."""
         self._stop.set()
         self._thread.join(PATIENCE)
         if self._failure:
             raise self._failure
-        self._put.sendall(b"0\r\n\r\n")
+        self._put.sendall(LAST_CHUNK)
         end = self._get.recv(65536)
-        check(end == b"0\r\n\r\n", f"the download ended with {end!r}")
+        check(end == LAST_CHUNK, f"the download ended with {end!r}")
         answer = self._put.recv(65536)
-        check(answer.startswith(b"HTTP/1.1 200 "), f"the PUT was answered {answer[:200]!r}")
+        check(answer.startswith(b"HTTP/1.1 200 "), f"the response to the PUT is {answer[:200]!r}")
         return self._sent
 
 
 # ------------------------------------------------------------------------------------------------ hasty
 
 
-def prove_hasty(options: argparse.Namespace, tally: Tally) -> None:
+def test_hasty(options: argparse.Namespace, tally: Tally) -> None:
     with tempfile.TemporaryDirectory() as directory:
         pair = new_pair(Path(directory), "hasty")
         with serving(options.server, pair=pair) as server:
@@ -285,16 +285,16 @@ def prove_hasty(options: argparse.Namespace, tally: Tally) -> None:
 
 def leave_with_the_last_byte(server: Server, pair: Pair, size: int) -> None:
     stream = server.new_stream()
-    path = f"/stream/{stream} HTTP/1.1\r\nHost: localhost\r\n"
+    path = f"/stream/{stream}"
     with secure(server.tls_port, pair) as put:
         with secure(server.tls_port, pair) as get:
-            get.sendall(f"GET {path}\r\n".encode())
-            put.sendall(f"PUT {path}Content-Length: {size}\r\n\r\n".encode() + bytes(size))
+            get.sendall(head("GET", path))
+            put.sendall(head("PUT", path, framing(size)) + bytes(size))
             received = swallow(get)
-        check(received == size, f"{received} bytes came")
+        check(received == size, f"{received} bytes arrived")
         answer = put.recv(65536)
         check(
-            answer.startswith(b"HTTP/1.1 200 "), f"every byte came, but the PUT was answered {answer[:30]!r}"
+            answer.startswith(b"HTTP/1.1 200 "), f"every byte arrived, but the response to the PUT is {answer[:30]!r}"
         )
 
 
@@ -303,7 +303,7 @@ def leave_with_the_last_byte(server: Server, pair: Pair, size: int) -> None:
 
 @dataclass(frozen=True)
 class Round:
-    """What one relay took for so many bytes, and what those took who sent and read them."""
+    """The cost of a number of bytes in one relay, and in the clients that sent and read them."""
 
     relay_cpu: float
     seconds: float
@@ -316,20 +316,18 @@ class Round:
         return self.relay_cpu / (self.size / GIB)
 
 
-def prove_bulk(options: argparse.Namespace, tally: Tally) -> None:
-    check(
-        bool(shutil.which("nginx")),
-        "nginx is not installed, and nothing else to compare with (Debian: apt-get install nginx)",
-    )
+def test_bulk(options: argparse.Namespace, tally: Tally) -> None:
+    packages = Packages(options.packages)
+    packages.provide(("nginx",))
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        directory.chmod(0o755)  # nginx's workers may be somebody else
-        # For all: the clients, the upstream and both sides of nginx. rustls takes what its client prefers.
+        directory.chmod(0o755)  # nginx's workers may run as another user
+        # This configures the clients, the upstream and both sides of nginx. rustls takes its client's preference.
         stack.enter_context(environment(OPENSSL_CONF=str(write_openssl_conf(directory))))
         pair = new_pair(directory, "bulk")
         server = stack.enter_context(serving(options.server, pair=pair))
         sink_port = free_port()
-        nginx = stack.enter_context(nginx_serving(directory, pair, sink_port))
+        nginx = stack.enter_context(nginx_serving(str(packages.program("nginx")), directory, pair, sink_port))
         relays: dict[str, Callable[[], Round]] = {
             "rendezvous": lambda: through_rendezvous(server, pair, options),
             "nginx": lambda: through_nginx(nginx, sink_port, pair, options),
@@ -348,7 +346,7 @@ def prove_bulk(options: argparse.Namespace, tally: Tally) -> None:
                     if not warm_up:
                         rounds[name].append(seen)
         spoken = {what for each in rounds.values() for one in each for what in one.spoken}
-        with tally.trial("both speak the same"):
+        with tally.trial("both use the same version and cipher"):
             check(len(spoken) == 1 and "TLSv1.3" in next(iter(spoken)), f"spoken: {sorted(spoken)}")
         medians = {name: median(one.per_gib() for one in each) for name, each in rounds.items()}
         tally.notes.append(f"{', '.join(sorted(spoken))}")
@@ -382,16 +380,10 @@ def write_openssl_conf(directory: Path) -> Path:
     path.write_text(
         "openssl_conf = all\n[all]\nssl_conf = ssl\n[ssl]\nsystem_default = only\n[only]\n"
         f"MinProtocol = TLSv1.3\nCiphersuites = {BULK_CIPHER}\n"
-        # `openssl req` looks for these.
+        # `openssl req` requires these.
         "[req]\ndistinguished_name = dn\n[dn]\n"
     )
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 NGINX_CONF = """
@@ -428,20 +420,20 @@ http {{
 
 @dataclass(frozen=True)
 class Nginx:
-    """One that runs."""
+    """A running nginx."""
 
     pid: int
     port: int
 
     def cpu(self) -> float:
-        """Of its workers; the master does nothing."""
+        """CPU of its workers. The master does nothing."""
         workers = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         check(len(workers) == NGINX_WORKERS, f"nginx has {len(workers)} workers")
         return sum(cpu_seconds(int(worker)) for worker in workers)
 
 
 @contextmanager
-def nginx_serving(directory: Path, pair: Pair, upstream: int) -> Iterator[Nginx]:
+def nginx_serving(program: str, directory: Path, pair: Pair, upstream: int) -> Iterator[Nginx]:
     port = free_port()
     conf = directory / "nginx.conf"
     conf.write_text(
@@ -455,20 +447,15 @@ def nginx_serving(directory: Path, pair: Pair, upstream: int) -> Iterator[Nginx]
             upstream=upstream,
         )
     )
-    with child("nginx", "-e", "stderr", "-p", directory, "-c", conf) as master:
+    with child(program, "-e", "stderr", "-p", directory, "-c", conf) as master:
         nginx = Nginx(master.pid, port)
         try:
             wait_until(lambda: accepts(port), bool, "nginx listens")
             yield nginx
             check(master.poll() is None, f"nginx ended by itself with {master.returncode}")
         finally:
-            master.terminate()  # a master that is killed leaves its workers behind
+            master.terminate()  # SIGKILL of the master would leave its workers running
             master.wait(PATIENCE)
-
-
-def accepts(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex((LOOPBACK, port)) == 0
 
 
 def through_rendezvous(server: Server, pair: Pair, options: argparse.Namespace) -> Round:
@@ -482,7 +469,7 @@ def through_rendezvous(server: Server, pair: Pair, options: argparse.Namespace) 
 
 
 def through_nginx(nginx: Nginx, sink_port: int, pair: Pair, options: argparse.Namespace) -> Round:
-    """The upstream takes what nginx proxies, in a process that serves all streams of the round in threads."""
+    """The upstream reads what nginx proxies: a process with a thread for each stream of the round."""
     with ExitStack() as stack:
         paths = ["/stream/x"] * options.streams
         sink = stack.enter_context(client("swallow", sink_port, str(options.streams), options.size, pair))
@@ -491,7 +478,7 @@ def through_nginx(nginx: Nginx, sink_port: int, pair: Pair, options: argparse.Na
 
 
 def accepts_quietly(sink: Process) -> bool:
-    """Its first line says that it listens; to connect would be to take the place of nginx."""
+    """Its first line reports that it listens. A connection would take the place of one from nginx."""
     return output_of(sink).readline() == b"listening\n"
 
 
@@ -506,13 +493,11 @@ def measure(
     before, began = cpu(), time.monotonic()
     with ExitStack() as stack:
         sources = [stack.enter_context(client("send", port, path, options.size, pair)) for path in paths]
-        reports = [
-            json.loads(process.communicate(timeout=BULK_PATIENCE)[0]) for process in (*sources, *sinks)
-        ]
+        reports = [json.loads(process.communicate(timeout=BULK_PATIENCE)[0]) for process in (*sources, *sinks)]
     seconds, used = time.monotonic() - began, cpu() - before
     size = options.streams * options.size
     received = sum(report["bytes"] for report in reports[len(sources) :])
-    check(received == size, f"{received} bytes came of {size}")
+    check(received == size, f"{received} of {size} bytes arrived")
     return Round(
         relay_cpu=used,
         seconds=seconds,
@@ -525,7 +510,7 @@ def measure(
 
 @contextmanager
 def client(role: str, port: int, path: str, size: int, pair: Pair) -> Iterator[Process]:
-    """This script again, as a process that only sends or reads: so that none waits for another's interpreter."""
+    """Runs this script as a process that only sends or reads, so that no client waits for the interpreter of another."""
     files = (str(pair.certificate), str(pair.key))
     command = (sys.executable, __file__, role, str(port), path, str(size), *files)
     with child(*command, stdout=subprocess.PIPE) as process:
@@ -533,7 +518,7 @@ def client(role: str, port: int, path: str, size: int, pair: Pair) -> Iterator[P
 
 
 def play(role: str, port: int, path: str, size: int, pair: Pair) -> dict[str, object]:
-    """What such a process does. The answer is its report."""
+    """The work of such a process. Returns its report."""
     spoken: set[str] = set()
     if role == "swallow":
         received = swallow_all(port, int(path), pair, spoken)
@@ -551,34 +536,34 @@ def speaks(connection: ssl.SSLSocket) -> str:
 
 
 def send(connection: ssl.SSLSocket, path: str, size: int) -> int:
-    connection.sendall(f"PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n".encode())
+    connection.sendall(head("PUT", path, framing(size)))
     block = memoryview(os.urandom(BULK_BLOCK))
     connection.settimeout(BULK_PATIENCE)
     for start in range(0, size, BULK_BLOCK):
         connection.sendall(block[: size - start])
     answer = connection.recv(65536)
-    check(answer.startswith(b"HTTP/1.1 200 "), f"the PUT was answered {answer[:200]!r}")
+    check(answer.startswith(b"HTTP/1.1 200 "), f"the response to the PUT is {answer[:200]!r}")
     return size
 
 
 def fetch(connection: ssl.SSLSocket, path: str) -> int:
-    """To the end of TLS, so that nothing is left unread."""
-    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    """Reads to the end of TLS, so that nothing is left unread."""
+    connection.sendall(head("GET", path, "Connection: close"))
     received = swallow(connection)
-    check(connection.recv(1) == b"", "more came than was told")
+    check(connection.recv(1) == b"", "more bytes than Content-Length")
     return received
 
 
 def swallow(connection: ssl.SSLSocket) -> int:
-    """Reads one message that has a Content-Length, and counts its body."""
+    """Reads one message with a Content-Length. Returns the length of its body."""
     connection.settimeout(BULK_PATIENCE)
     begun = b""
     while b"\r\n\r\n" not in begun:
         more = connection.recv(65536)
         check(bool(more), f"no head: {begun[:200]!r}")
         begun += more
-    head, _, body = begun.partition(b"\r\n\r\n")
-    fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    lines, _, body = begun.partition(b"\r\n\r\n")
+    fields = dict(line.lower().split(b": ", 1) for line in lines.split(b"\r\n")[1:])
     length, received = int(fields[b"content-length"]), len(body)
     buffer = bytearray(BULK_BLOCK)
     while received < length and (count := connection.recv_into(buffer)):
@@ -587,7 +572,7 @@ def swallow(connection: ssl.SSLSocket) -> int:
 
 
 def swallow_all(port: int, streams: int, pair: Pair, spoken: set[str]) -> int:
-    """A trivial upstream."""
+    """A minimal upstream, which reads and discards."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(pair.certificate, pair.key)
     received = []
@@ -610,11 +595,11 @@ def swallow_all(port: int, streams: int, pair: Pair, spoken: set[str]) -> int:
 
 # -------------------------------------------------------------------------------------------------- main
 
-PROOFS: dict[str, Proof] = {
-    "versions": prove_versions,
-    "reload": prove_reload,
-    "hasty": prove_hasty,
-    "bulk": prove_bulk,
+TESTS: dict[str, Test] = {
+    "versions": test_versions,
+    "reload": test_reload,
+    "hasty": test_hasty,
+    "bulk": test_bulk,
 }
 ROLES = ("send", "fetch", "swallow")
 
@@ -624,12 +609,13 @@ def main() -> int:
         role, port, path, size, certificate, key = sys.argv[1:]
         print(json.dumps(play(role, int(port), path, int(size), Pair(Path(certificate), Path(key)))))
         return 0
-    parser = new_parser(__doc__, PROOFS)
-    parser.add_argument("--count", type=int, default=200, metavar="N", help="hasty: how many transfers")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="bulk: how many of each relay")
-    parser.add_argument("--streams", type=int, default=2, metavar="N", help="bulk: how many at once")
-    parser.add_argument("--size", type=int, default=GIB, metavar="BYTES", help="bulk: of each stream")
-    return run_all(parser, PROOFS, "openssl")
+    parser = new_parser(__doc__, TESTS)
+    parser.add_argument("--count", type=int, default=200, metavar="N", help="hasty: number of transfers")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="bulk: rounds of each relay")
+    parser.add_argument("--streams", type=int, default=2, metavar="N", help="bulk: streams at the same time")
+    parser.add_argument("--size", type=int, default=GIB, metavar="BYTES", help="bulk: size of each stream")
+    add_packages_argument(parser)
+    return run_all(parser, TESTS, "openssl")
 
 
 if __name__ == "__main__":

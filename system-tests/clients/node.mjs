@@ -1,5 +1,5 @@
 // One transfer by one of Node's APIs: node node.mjs ROLE API URL FILE FRAMING
-// It exits with 0 where the API reports success. The CA is in NODE_EXTRA_CA_CERTS.
+// Exits with 0 if the API reports success. The CA is in NODE_EXTRA_CA_CERTS.
 
 import { createReadStream, createWriteStream, readFileSync, statSync } from "node:fs";
 import http from "node:http";

@@ -1,6 +1,6 @@
-"""Transfers by Python's APIs, as many at once as there are lines: NUMBER ROLE API URL FILE FRAMING, tab-separated.
+"""Transfers by Python's APIs, concurrently, one per line: NUMBER ROLE API URL FILE FRAMING, tab-separated.
 
-Each is answered by a line: NUMBER, `done` or `failed`, and what the API said. The CA is in CLIENTS_CA.
+Prints a line for each: NUMBER, `done` or `failed`, and the message of the API. The CA is in CLIENTS_CA.
 """
 
 import os
@@ -144,7 +144,7 @@ def transfer(number: str, role: str, api: str, url: str, file: str, framing: str
     try:
         APIS[role, api](url, file, framing)
         answer = f"{number}\tdone\t"
-    except Exception as failure:  # whatever it is, it is the answer
+    except Exception as failure:  # any exception is the result
         said = " ".join(str(failure).split())
         answer = f"{number}\tfailed\t{type(failure).__name__}: {said}"
     with answering:

@@ -1,5 +1,5 @@
 // One transfer by net/http: transfer ROLE API URL FILE FRAMING
-// It exits with 0 where the API reports success. The CA is in CLIENTS_CA.
+// Exits with 0 if the API reports success. The CA is in CLIENTS_CA.
 package main
 
 import (

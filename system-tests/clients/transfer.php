@@ -1,6 +1,6 @@
 <?php
 // One transfer by PHP: php transfer.php ROLE API URL FILE FRAMING
-// It exits with 0 where the API reports success. The CA is in CLIENTS_CA.
+// Exits with 0 if the API reports success. The CA is in CLIENTS_CA.
 
 [, $role, $api, $url, $file, $framing] = $argv;
 $ca = getenv('CLIENTS_CA');

@@ -1,5 +1,5 @@
 # One transfer by LWP: perl transfer.pl ROLE API URL FILE FRAMING
-# It exits with 0 where the API reports success. The CA is in PERL_LWP_SSL_CA_FILE.
+# Exits with 0 if the API reports success. The CA is in PERL_LWP_SSL_CA_FILE.
 
 use strict;
 use warnings;

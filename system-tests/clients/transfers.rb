@@ -1,5 +1,5 @@
-# Transfers by Ruby's APIs, as many at once as there are lines: NUMBER ROLE API URL FILE FRAMING, tab-separated.
-# Each is answered by a line: NUMBER, `done` or `failed`, and what the API said. The CA is in CLIENTS_CA.
+# Transfers by Ruby's APIs, concurrently, one per line: NUMBER ROLE API URL FILE FRAMING, tab-separated.
+# Prints a line for each: NUMBER, `done` or `failed`, and the message of the API. The CA is in CLIENTS_CA.
 
 require "net/http"
 require "open-uri"

@@ -1,6 +1,6 @@
-//! Bodies that can be checked byte by byte, without being kept: each byte follows from the body's key and its offset.
+//! Bodies whose bytes can be checked without storing them: each byte follows from the body's key and its offset.
 
-/// A body that was chosen by a key.
+/// The body of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Body {
     key: u64,
@@ -9,20 +9,20 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// Bodies of two keys differ from their first bytes on.
+    /// The key. Bodies of two keys differ from their first bytes on.
     #[must_use]
     pub(crate) fn new(key: u64, size: u64) -> Self {
         Self { key: mix(key), size }
     }
 
-    /// At most `most` bytes from `offset` on, as many as there are.
+    /// At most `most` bytes from `offset` on, fewer at the end.
     #[must_use]
     pub(crate) fn piece(&self, offset: u64, most: usize) -> Vec<u8> {
         let left = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
         self.bytes_from(offset).take(most.min(left)).collect()
     }
 
-    /// The offset of the first of `bytes`, which were received at `offset`, that is not this body's.
+    /// The offset of the first wrong byte among `bytes`, which were received at `offset`.
     #[must_use]
     pub(crate) fn first_wrong(&self, offset: u64, bytes: &[u8]) -> Option<u64> {
         let within = self.size.saturating_sub(offset);

@@ -1,7 +1,7 @@
-//! The clients: each does one errand, one side of one transfer, and tells what it saw.
+//! The clients: each runs one errand, which is one side of one transfer, and returns what it observed.
 //!
-//! What a client saw is a [`View`]. None of the clients can take a cut message for a whole one: each says *whole* only where the
-//! message has the end that its framing asks for.
+//! The observations of a client are a [`View`]. No client takes a cut message for a whole one: a message is whole only if it has the end
+//! that its framing demands.
 
 mod curl;
 mod http1;
@@ -34,60 +34,60 @@ use crate::body::Body;
 use crate::log::Log;
 use crate::plan::{Act, Framing, Manner, Moment, Party, Program, Side, Step};
 
-/// Beside its buffer, a kernel may hold what was on the way.
+/// Bytes in flight, which a kernel may accept beyond its buffer.
 const ON_THE_WAY: u64 = 128 << 10;
 
-/// What one client saw of its side of the transfer.
+/// The observations of one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct View {
     /// Its side.
     pub(crate) side: Side,
-    /// The final answer, where its head came.
+    /// The final response, if its head arrived.
     pub(crate) answer: Option<Answer>,
-    /// How it ended.
+    /// How its connection or HTTP/2 stream ended.
     pub(crate) ending: Ending,
-    /// Body bytes that it has sent, or got.
+    /// The body bytes that it has sent or received.
     pub(crate) bytes: u64,
-    /// Of a source: all of its message is with the kernel. Of a destination: nothing.
+    /// Of a source: whether the kernel has its whole message.
     pub(crate) sent_whole: bool,
-    /// Of a destination: the offset of the first byte that is not the source's.
+    /// Of a destination: the offset of the first wrong byte.
     pub(crate) wrong_at: Option<u64>,
-    /// Something came behind the message that was to be the last.
+    /// Whether bytes followed the last message.
     pub(crate) has_surplus: bool,
-    /// Bytes that its kernel could have taken without its knowledge, where that is bounded.
+    /// The bound on the bytes that its kernel could accept without its knowledge, if any.
     pub(crate) room: Option<u64>,
-    /// Interim answers.
+    /// The number of interim responses.
     pub(crate) interims: u32,
 }
 
-/// The head of a final answer, and what its body says if it is an error.
+/// The head of a final response, and the error in its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Answer {
     /// The status.
     pub(crate) status: u16,
-    /// The `name` of the error, or nothing.
+    /// The `name` of the error, or an empty string.
     pub(crate) name: String,
 }
 
-/// How a client's connection, or stream, ended.
+/// How the connection or HTTP/2 stream of a client ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// The answer was whole, as its framing tells.
+    /// The response was whole according to its framing.
     Whole,
-    /// The answer began, and was cut.
+    /// The response began and was cut.
     Cut(String),
-    /// There was none.
+    /// There was no response.
     NoAnswer(String),
-    /// The client did not wait for the end.
+    /// The client left before the end.
     Left(Manner),
-    /// What came was no HTTP.
+    /// The received bytes were not HTTP.
     Malformed(String),
-    /// No answer in the time that its plan needs, and then some.
+    /// There was no response long after the end of its plan.
     Hung,
 }
 
 impl View {
-    /// Of a client that has seen nothing yet.
+    /// The view of a client without observations.
     #[must_use]
     pub(crate) fn new(side: Side) -> Self {
         Self {
@@ -103,19 +103,19 @@ impl View {
         }
     }
 
-    /// The status of the final answer.
+    /// The status of the final response.
     #[must_use]
     pub(crate) fn status(&self) -> Option<u16> {
         self.answer.as_ref().map(|answer| answer.status)
     }
 
-    /// The client did not stay to the end.
+    /// Whether the client left before the end.
     #[must_use]
     pub(crate) fn left(&self) -> bool {
         matches!(self.ending, Ending::Left(_))
     }
 
-    /// A whole answer with this status.
+    /// Whether the response was whole and had this status.
     #[must_use]
     pub(crate) fn is_whole(&self, status: u16) -> bool {
         self.ending == Ending::Whole && self.status() == Some(status)
@@ -138,7 +138,7 @@ impl View {
     }
 }
 
-/// One side of one transfer, to be done by one client.
+/// One side of one transfer, for one client.
 pub(crate) struct Errand {
     /// The stream's path.
     pub(crate) path: String,
@@ -148,26 +148,26 @@ pub(crate) struct Errand {
     pub(crate) party: Party,
     /// How an upload is framed.
     pub(crate) framing: Framing,
-    /// What it sends, or is to get.
+    /// The body that it sends or must receive.
     pub(crate) body: Body,
-    /// What it does beside.
+    /// Its steps.
     pub(crate) steps: Vec<Step>,
-    /// Tells it that it waits.
+    /// Notifies it that it waits.
     pub(crate) waits: Arc<Notify>,
-    /// How much the destination of the transfer has got.
+    /// The bytes that the destination of the transfer has received.
     pub(crate) progress: watch::Sender<u64>,
-    /// Both sides have their seats, or the stream has ended.
+    /// Whether both sides have their seats, or the stream has ended.
     pub(crate) paired: watch::Sender<bool>,
-    /// Connections that stay open after their HTTP/2 stream was reset, until the transfer has ended.
+    /// Connections that stay open after the reset of their HTTP/2 stream, until the transfer has ended.
     pub(crate) kept: Kept,
-    /// Where it tells what it does.
+    /// The transcript that it writes to.
     pub(crate) log: Log,
 }
 
-/// Tasks of connections that are kept open. They end when the last clone is dropped.
+/// Tasks of open connections. They end when the last clone is dropped.
 pub(crate) type Kept = Arc<Mutex<JoinSet<()>>>;
 
-/// Does the errand. The view has what was seen so far, even if this future is dropped.
+/// Runs the errand. `view` has the observations so far, even if this future is dropped.
 pub(crate) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
     match (errand.party.program, errand.party.transport.is_h2()) {
         (Program::Curl, _) => Box::pin(curl::run(errand, dial, view)).await,
@@ -176,7 +176,7 @@ pub(crate) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
     }
 }
 
-/// Counts interim answers: the reader of a connection adds, its writer waits for the first.
+/// Counts interim responses: the reader of a connection adds, and its writer waits for the first.
 #[derive(Debug, Default)]
 struct Interims(watch::Sender<u32>);
 
@@ -189,7 +189,7 @@ impl Interims {
         *self.0.borrow()
     }
 
-    /// Waits for a 100 if the source expects one.
+    /// Waits for 100 if the source expects it.
     async fn until_continue(&self, errand: &Errand) {
         if errand.party.expects.is_some() {
             // Fails only without a sender, which is `self`.
@@ -199,7 +199,7 @@ impl Interims {
     }
 }
 
-/// Waits until the destination has so many bytes.
+/// Waits until the destination has this number of bytes.
 async fn until_received(errand: &Errand, offset: u64) {
     // Fails only without a sender, which the errand holds.
     let _ = errand.progress.subscribe().wait_for(|bytes| *bytes >= offset).await;
@@ -211,7 +211,7 @@ async fn until_paired(errand: &Errand) {
     let _ = errand.paired.subscribe().wait_for(|paired| *paired).await;
 }
 
-/// What is left of the steps of an errand.
+/// The remaining steps of an errand.
 struct Script {
     steps: VecDeque<Step>,
     waits: Arc<Notify>,
@@ -229,7 +229,7 @@ impl Script {
         }
     }
 
-    /// The next offset at which there is something to do.
+    /// The offset of the next step.
     fn next_offset(&self) -> Option<u64> {
         match self.steps.front()?.moment {
             Moment::Body(offset) | Moment::InChunk(offset) => Some(offset),
@@ -237,24 +237,24 @@ impl Script {
         }
     }
 
-    /// The next piece of a body of which so many bytes have been sent: no more than there is to send before something is to be done.
+    /// The next piece of a body of which `sent` bytes are sent. It ends before the next step.
     fn piece(&self, body: &Body, sent: u64, most: usize) -> Vec<u8> {
         let next = self.next_offset().filter(|offset| *offset > sent);
         let before = next.and_then(|offset| usize::try_from(offset - sent).ok()).unwrap_or(usize::MAX);
         body.piece(sent, most.min(before))
     }
 
-    /// What is to be done now that so many bytes have passed.
+    /// The step that is due after this number of bytes.
     fn due(&mut self, bytes: u64) -> Option<Act> {
         self.due_if(|moment| matches!(moment, Moment::Body(offset) if offset <= bytes))
     }
 
-    /// What is to be done behind the size line of the chunk that begins with this byte.
+    /// The step that is due after the size line of the chunk that begins with this byte.
     fn due_in_chunk(&mut self, bytes: u64) -> Option<Act> {
         self.due_if(|moment| moment == Moment::InChunk(bytes))
     }
 
-    /// What is to be done behind the whole message.
+    /// The step that is due after the whole message.
     fn due_at_end(&mut self) -> Option<Act> {
         self.due_if(|moment| moment == Moment::End)
     }
@@ -266,7 +266,7 @@ impl Script {
         Some(step.act)
     }
 
-    /// Waits for the moment to leave that no byte tells.
+    /// Waits for a departure that does not depend on bytes.
     fn departure(&self) -> impl Future<Output = Manner> + use<> {
         let (step, waits) = (self.steps.front().copied(), Arc::clone(&self.waits));
         let (side, log) = (self.side, self.log.clone());
@@ -283,7 +283,7 @@ impl Script {
     }
 }
 
-/// Where a server, or a proxy in front of it, listens.
+/// The addresses of a server, or of a proxy in front of it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entrance {
     /// Without TLS.
@@ -292,14 +292,14 @@ pub(crate) struct Entrance {
     pub(crate) tls: SocketAddr,
 }
 
-/// How to reach a server.
+/// Connects clients to a server.
 #[derive(Debug, Clone)]
 pub(crate) struct Dial {
     /// The server itself.
     pub(crate) server: Entrance,
     /// The proxy in front of it, if there is one.
     pub(crate) proxy: Option<Entrance>,
-    /// What trusts its certificate, for HTTP/1 and for HTTP/2.
+    /// TLS configurations that trust its certificate, for HTTP/1 and for HTTP/2.
     pub(crate) trust: [Arc<ClientConfig>; 2],
     /// The certificate.
     pub(crate) certificate: PathBuf,
@@ -315,7 +315,7 @@ impl Dial {
     /// Connects as `party` does.
     ///
     /// # Errors
-    /// There is no server, or it does not shake hands.
+    /// There is no server, or the handshake fails.
     async fn connect(&self, party: &Party) -> io::Result<Connection> {
         let socket = TcpSocket::new_v4()?;
         if let Some(room) = party.receive_buffer {
@@ -342,11 +342,11 @@ struct Switches(Arc<Flags>);
 
 #[derive(Debug, Default)]
 struct Flags {
-    /// It closes with RST.
+    /// Whether it closes by RST.
     resets: AtomicBool,
-    /// It reads nothing more.
+    /// Whether it reads nothing more.
     is_deaf: AtomicBool,
-    /// It neither reads nor writes (HTTP/2).
+    /// Whether it neither reads nor writes (HTTP/2).
     is_frozen: AtomicBool,
 }
 
@@ -373,7 +373,7 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// A connection, which closes with FIN or RST.
+/// A connection, which closes by FIN or RST.
 struct Connection {
     stream: Stream,
     switches: Switches,
@@ -391,7 +391,7 @@ impl Connection {
         }
     }
 
-    /// Bytes that the kernel may take of what nobody reads, where that was bounded. What a proxy takes is not.
+    /// The bound on the unread bytes that the kernel accepts, if any. There is none for bytes that a proxy accepts.
     fn room(&self, party: &Party) -> Option<u64> {
         if party.proxy.is_some() {
             return None;
@@ -405,7 +405,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.switches.0.resets.load(Ordering::Relaxed) {
-            // Fails only on a connection that is broken already.
+            // Fails only on a broken connection.
             let _ = self.tcp().set_zero_linger();
         }
     }

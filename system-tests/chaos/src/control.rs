@@ -1,4 +1,4 @@
-//! What is asked of a server beside the transfers: streams to be made, statuses, reports.
+//! Requests to a server other than transfers: creations, statuses, reports.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,30 +9,30 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::Asker;
 
-/// Between two attempts at a server that is not there, or has no place.
+/// The pause between two attempts while the server is down or has no room.
 const AGAIN: Duration = Duration::from_millis(20);
-/// A server that is restarted is there again by then.
+/// The time within which a restarted server must respond.
 const INSISTS_FOR: Duration = Duration::from_secs(30);
-/// For one answer.
+/// The timeout of one response.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
-/// Connections for questions, to one server.
+/// Connections to one server for such requests.
 pub(crate) struct Control {
     address: SocketAddr,
     idle: Mutex<Vec<Asker>>,
 }
 
 impl Control {
-    /// To the server at `address`.
+    /// Connects to the server at `address`.
     #[must_use]
     pub(crate) fn new(address: SocketAddr) -> Self {
         Self { address, idle: Mutex::default() }
     }
 
-    /// The answer.
+    /// The response.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no response.
     pub(crate) async fn ask(&self, method: &str, path: &str, body: &str) -> io::Result<(u16, Vec<u8>)> {
         let idle = self.idle.lock().pop();
         let mut asker = idle.unwrap_or_else(|| Asker::new(self.address));
@@ -41,7 +41,7 @@ impl Control {
         Ok(answer)
     }
 
-    /// Asks until there is an answer other than that there is no place. `None` where it is not `expected`, or none comes.
+    /// Repeats a request until the response is not that the server has no room. `None` if it is not `expected`, or there is none.
     pub(crate) async fn insist(
         &self,
         method: &str,

@@ -1,4 +1,4 @@
-//! One episode: a server, the transfers that it serves, what befalls it, and what it has left behind in the end.
+//! One episode: a server, its transfers, its trouble, and the resources that it holds in the end.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,51 +24,51 @@ use crate::plan::{Episode, Mix, Scenario, Trouble};
 use crate::server::{ENDS_WITHIN, MAX_STREAMS, Server, TTL, Workshop, connections};
 use crate::transfer::Play;
 
-/// Transfers of an episode at a time.
+/// Transfers of an episode at the same time.
 const AT_ONCE: usize = 8;
-/// By then all that a transfer holds is given back: it is seen for one ttl, and some answers linger.
+/// The time within which a server gives back the resources of a transfer: a stream stays known for one ttl, and some responses linger.
 const GIVES_BACK_WITHIN: Duration = Duration::from_secs(15);
-/// What an allocator may keep for later, in KiB, beside what a fresh server has.
+/// The memory that the allocator may keep beyond that of a fresh server, in KiB.
 const MAY_KEEP: u64 = 48 << 10;
-/// The pipes that a server may keep for later, as descriptors.
+/// The descriptors of the pipes that a server may keep.
 const MAY_KEEP_PIPES: usize = 64;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
-/// What an episode found.
+/// The results of an episode.
 #[derive(Default)]
 pub(crate) struct Findings {
-    /// Transfers that were played.
+    /// The played transfers.
     pub(crate) played: Vec<Facts>,
-    /// Laws that were broken, with all that was seen of it.
+    /// The broken laws.
     pub(crate) broken: Vec<Broken>,
 }
 
-/// A law that was broken, with the transcript.
+/// A broken law with the transcript.
 pub(crate) struct Broken {
-    /// Which laws.
+    /// The laws.
     pub(crate) breaches: Vec<Breach>,
-    /// By which transfer; `None` where it was the server itself.
+    /// The transfer that broke them; `None` for the server itself.
     pub(crate) number: Option<u64>,
-    /// What is known of it.
+    /// The transcript.
     pub(crate) transcript: String,
 }
 
-/// What an episode is played with.
+/// The environment of an episode.
 #[derive(Clone)]
 pub(crate) struct Props {
-    /// Where servers are made.
+    /// Makes servers.
     pub(crate) workshop: Arc<Workshop>,
-    /// What the run draws from.
+    /// The parameters of the run's plan.
     pub(crate) mix: Arc<Mix>,
 }
 
-/// What the transfers of an episode share.
+/// The state that the transfers of an episode share.
 struct Stage {
     props: Props,
     episode: Episode,
     dial: Dial,
     control: Control,
-    /// Odd while there is no server, or one that is about to end.
+    /// Odd while there is no server, or while the server is about to end.
     upheavals: AtomicU64,
     begun: watch::Sender<u64>,
     waiting: Mutex<VecDeque<u64>>,
@@ -124,7 +124,7 @@ impl Stage {
             let scenario = Scenario::new(&self.props.mix, number);
             self.begun.send_modify(|begun| *begun += 1);
             let log = Log::start();
-            // Before the stream is made: the server may end right behind that.
+            // Before the stream is created: the server may end right after it.
             let before = self.upheavals.load(Ordering::SeqCst);
             let Some(play) = Play::new(&scenario, &self.dial, &self.control, log.clone()).await else {
                 let how = "no stream can be made".to_owned();
@@ -153,7 +153,7 @@ impl Stage {
         self.blame(vec![Breach { law, how }], None, "");
     }
 
-    /// Clients that connect and say nothing, more of them than there is room for. Never ends.
+    /// Opens more silent connections than the server has room for. Never ends.
     async fn flood(&self) {
         let mut rng = ChaCha8Rng::seed_from_u64(self.props.mix.seed ^ self.episode.number);
         loop {
@@ -166,7 +166,7 @@ impl Stage {
         }
     }
 
-    /// What is to befall the server: when as many transfers have begun, it is ended, and started again.
+    /// Ends and restarts the server when the planned number of transfers have begun.
     async fn befall(&self, mut server: Server) -> anyhow::Result<Server> {
         let (signal, after) = match self.episode.trouble {
             Trouble::Stopped(after) => (Signal::TERM, after),
@@ -174,7 +174,7 @@ impl Stage {
             _ => return Ok(server),
         };
         let mut begun = self.begun.subscribe();
-        // One transfer that is played alone must not wait for the others.
+        // A transfer that is played alone must not wait for others.
         let alone = after.min(self.waiting.lock().len() as u64 + *begun.borrow());
         begun.wait_for(|begun| *begun >= alone).await?;
         let mut rng = ChaCha8Rng::seed_from_u64(self.props.mix.seed ^ self.episode.number);
@@ -190,11 +190,14 @@ impl Stage {
     async fn see_off(&self, server: &mut Server, signal: Signal) {
         match server.ended().await {
             Ok(exit) if signal == Signal::TERM && !exit.success() => {
-                self.blame_server(Law::ServerLives, format!("told to end, it ended with {exit}"));
+                self.blame_server(Law::ServerLives, format!("after SIGTERM it ended with {exit}"));
             }
             Ok(_) => {}
             Err(_) => {
-                self.blame_server(Law::ServerLives, format!("told to end, it has not after {ENDS_WITHIN:?}"));
+                self.blame_server(
+                    Law::ServerLives,
+                    format!("it has not ended {ENDS_WITHIN:?} after SIGTERM"),
+                );
                 server.signal(Signal::KILL);
                 let _ = server.ended().await;
             }
@@ -204,7 +207,7 @@ impl Stage {
         }
     }
 
-    /// All transfers have ended: so has all that they had, and then the server.
+    /// After all transfers: checks that their resources are given back, and ends the server.
     async fn close(&self, server: &mut Server) {
         if server.runs() {
             let begun = Instant::now();
@@ -226,7 +229,7 @@ impl Stage {
         self.see_off(server, Signal::TERM).await;
     }
 
-    /// The client may make exactly as many streams as when the server was fresh.
+    /// Checks that the client may create as many streams as on a fresh server.
     async fn use_up_the_quota(&self) {
         let begun = Instant::now();
         let mut made = 0;
@@ -234,7 +237,7 @@ impl Stage {
             made += 1;
         }
         self.control.close();
-        // On a machine that is busy the first have expired before the last.
+        // On a busy machine the first streams expire before the last are created.
         if made != MAX_STREAMS && begun.elapsed() < TTL {
             let how = format!("a client with a quota of {MAX_STREAMS} streams can make {made}");
             self.blame_server(Law::NothingLeft, how);
@@ -242,7 +245,7 @@ impl Stage {
     }
 
     async fn left_behind(&self, server: &Server) -> Option<String> {
-        // Before the question, whose connection would be in it.
+        // Before the request, whose connection would count.
         let (now, fresh) = match server.footprint() {
             Ok(now) => (now, server.fresh()),
             Err(error) => return Some(error.to_string()),
@@ -266,7 +269,7 @@ impl Stage {
     }
 }
 
-/// What each side saw, for a person.
+/// The views of the sides, for a report.
 struct Seen<'a>(&'a Facts);
 
 impl fmt::Display for Seen<'_> {

@@ -1,4 +1,4 @@
-//! The laws, and whether a transfer has kept them. Pure: from what was planned and what was seen to the laws that were broken.
+//! The laws, and the check of a transfer against them. Pure: from the plan and the observations to the broken laws.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,90 +12,90 @@ use crate::plan::{Act, Fault, Manner, Program, Scenario, Side, Stage};
 /// The status that a report asks for.
 pub(crate) const REPORTED: u16 = 418;
 
-/// What must hold, whatever happens.
+/// What must hold for every transfer and server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Law {
-    /// Every byte that a destination gets is the source's, at its offset.
+    /// Every byte that a destination receives is the source's byte at this offset.
     OnlyTheSourcesBytes,
-    /// A body that was cut does not look whole.
+    /// A cut body does not look whole.
     NoCutLooksWhole,
-    /// A body that is whole does not look cut, and who disturbs nothing is served.
+    /// A whole body does not look cut, and an undisturbed transfer succeeds.
     NoWholeLooksCut,
-    /// A source is told 200 only when every byte was received.
+    /// A source gets 200 only if every byte was received.
     OnlyDelivered200,
-    /// Each side gets exactly one final answer, or a cut that it can see.
+    /// Each side gets exactly one final response, or a visible cut.
     OneAnswer,
-    /// An answer is one that what happened explains.
+    /// The events explain each response.
     AnswersAreRight,
-    /// A seat has one holder, and is free when that leaves.
+    /// A seat has one holder, and becomes free when the holder leaves.
     Seats,
-    /// The status says what happened.
+    /// The status of a stream agrees with the events.
     StatusAgrees,
-    /// A transfer that was played as the table describes it ends as the table says.
+    /// A transfer that is played as the table describes has the outcome of the table.
     AsTheTable,
-    /// Nothing is left behind.
+    /// The server gives back all resources.
     NothingLeft,
-    /// The server ends when it is told to, and only then; nothing in it panics.
+    /// The server ends on a signal and only then, and it does not panic.
     ServerLives,
 }
 
-/// A law that was broken, and how.
+/// A breach of a law.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Breach {
-    /// Which.
+    /// The law.
     pub(crate) law: Law,
-    /// How.
+    /// The details.
     pub(crate) how: String,
 }
 
-/// What the status of a stream says.
+/// The status of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub(crate) struct Status {
     /// The state.
     pub(crate) state: String,
     /// It has not ended.
     pub(crate) active: bool,
-    /// Body bytes that were passed on.
+    /// The body bytes that were passed on.
     pub(crate) bytes_transferred: u64,
 }
 
-/// What the server had to bear meanwhile, beside the transfer.
+/// The trouble of the server during the transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Circumstances {
-    /// It was stopped, or killed.
+    /// It was stopped or killed.
     pub(crate) has_ended: bool,
-    /// It had no place for all who came.
+    /// It had no room for all clients.
     pub(crate) is_crowded: bool,
     /// The ttl.
     pub(crate) ttl: Duration,
-    /// The idle limit, where it is short.
+    /// The idle limit, if it is short.
     pub(crate) idle: Option<Duration>,
 }
 
-/// All that was seen of a transfer.
+/// All observations of a transfer.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
-    /// What was planned.
+    /// The plan.
     pub(crate) scenario: Scenario,
-    /// What was beside it.
+    /// The trouble of the server.
     pub(crate) circumstances: Circumstances,
-    /// What the source saw, if one came to stay.
+    /// The view of the source, unless the plan has none.
     pub(crate) source: Option<View>,
-    /// What the destination saw, if one came to stay.
+    /// The view of the destination, unless the plan has none.
     pub(crate) destination: Option<View>,
-    /// What the other one saw that wanted a seat.
+    /// The view of the client that tried to take a seat.
     pub(crate) intruder: Option<View>,
-    /// The answer to the report.
+    /// The response to the report.
     pub(crate) report: Option<u16>,
-    /// For each who left while it waited: the seat was free soon.
+    /// For each side that left while it waited: whether its seat became free soon.
     pub(crate) freed: Vec<bool>,
     /// The last status.
     pub(crate) status: Option<Status>,
-    /// From the making of the stream to the last status.
+    /// From the creation of the stream to the last status.
     pub(crate) took: Duration,
 }
 
-/// The laws that these facts break.
+/// The laws that these observations break.
 #[must_use]
 pub(crate) fn judge(facts: &Facts) -> Vec<Breach> {
     let mut breaches = Vec::new();
@@ -129,27 +129,27 @@ impl Facts {
         }
     }
 
-    /// The server had nothing else to bear.
+    /// Whether the server had no trouble.
     fn is_steady(&self) -> bool {
         !self.circumstances.has_ended && !self.circumstances.is_crowded
     }
 
-    /// The ttl may have passed.
+    /// Whether the ttl may have passed.
     fn may_have_expired(&self) -> bool {
         self.took >= self.circumstances.ttl
     }
 
-    /// The idle limit may have passed, because the machine was busy.
+    /// Whether the idle limit may have passed, because the machine was busy.
     fn may_have_stalled(&self) -> bool {
         self.circumstances.idle.is_some_and(|idle| self.took >= idle)
     }
 
-    /// This side goes, or behaves as if it were gone, or is not there.
+    /// Whether this side leaves, behaves as if it had left, or never connects.
     fn disturbs(&self, side: Side) -> bool {
         match &self.scenario.fault {
             Fault::Acts { .. } => self.scenario.steps(side).iter().any(|step| match step.act {
                 Act::Leave(_) | Act::Break | Act::StopReading => true,
-                // A source may do so behind its body, but a proxy takes it for one that has left.
+                // A source may half-close after its body, but a proxy takes that for its departure.
                 Act::HalfClose => {
                     let is_proxied = self.scenario.source.proxy.is_some();
                     side == Side::Destination || is_proxied || !self.scenario.is_sent_at(step.moment)
@@ -167,7 +167,7 @@ impl Facts {
         }
     }
 
-    /// Nothing has happened that keeps the body from arriving.
+    /// Whether nothing has kept the body from arriving.
     fn must_be_delivered(&self) -> bool {
         let disturbed = self.disturbs(Side::Source) || self.disturbs(Side::Destination);
         self.is_steady() && !disturbed && !self.may_have_expired() && !self.may_have_stalled()
@@ -187,7 +187,7 @@ impl Facts {
             return Some(format!("byte {wrong} at the destination is not the source's"));
         }
         let is_of_nobody = match self.scenario.fault {
-            // The server has noticed, or its kernel has.
+            // The server or its kernel has noticed the departure.
             Fault::Abandoned { manner, .. } => self.freed == [true] || manner == Manner::Reset,
             _ => false,
         };
@@ -211,7 +211,9 @@ impl Facts {
                 return Some("nothing is in its way, and the destination has not got it".to_owned());
             }
             if !self.source.as_ref().is_some_and(|view| view.is_whole(200)) {
-                return Some("the destination has got it, and the source is told otherwise".to_owned());
+                return Some(
+                    "the destination has received the body, and the source does not get 200".to_owned(),
+                );
             }
         }
         let stays = destination.is_some_and(|view| !view.left());
@@ -230,7 +232,7 @@ impl Facts {
         if !destination.left() {
             return Some(format!("200 to the source; the destination saw {:?}", destination.ending));
         }
-        // What its kernel took when the client had gone, nobody sees; but it can not be more than there was room for.
+        // Nothing shows what the kernel took after the client had left, but it is at most the room in its buffer.
         let most = destination.bytes.saturating_add(destination.room.unwrap_or(u64::MAX));
         (most < self.scenario.size).then(|| {
             format!(
@@ -253,9 +255,9 @@ impl Facts {
         }
     }
 
-    /// A server that stands answers everybody who stays; only a download that has begun may be cut.
+    /// A running server responds to every client that stays. It may only cut a download that has begun.
     fn is_owed_an_answer(&self, view: &View) -> bool {
-        // A reset of an HTTP/2 stream may overtake its head, and one of a connection takes what was not read.
+        // The reset of an HTTP/2 stream may overtake its head, and that of a connection discards unread bytes.
         let mut steps = self.scenario.steps(Side::Destination).iter();
         let has_not_read = steps.any(|step| matches!(step.act, Act::Stall(_) | Act::Withhold(_)))
             && self.disturbs(Side::Destination);
@@ -263,16 +265,16 @@ impl Facts {
             view.status() == Some(200) || has_not_read || self.scenario.destination.transport.is_h2();
         let is_download = view.side == Side::Destination && may_be_cut;
         let half_closes = self.scenario.steps(view.side).iter().any(|step| step.act == Act::HalfClose);
-        // Too long a body is an error of its HTTP/2 stream, which the server resets.
+        // A body that exceeds its length is an error of its HTTP/2 stream, which the server resets.
         let breaks_h2 = self.scenario.party(view.side).transport.is_h2()
             && self.scenario.steps(view.side).iter().any(|step| step.act == Act::Break);
-        // curl stops where it can not send, and may not look for the answer.
+        // curl stops when it cannot send, and may not read the response.
         let may_not_look =
             self.scenario.party(view.side).program == Program::Curl && view.side == Side::Source;
         self.is_steady() && !is_download && !half_closes && !breaks_h2 && !may_not_look
     }
 
-    /// Some clients break on an interim answer that they have not asked for. One that has half-closed may be probed by it.
+    /// Some clients fail on an interim response without `Expect`. The server may probe a half-closed client by one.
     fn unasked_interim(&self, view: &View) -> Option<String> {
         let half_closes = self.scenario.steps(view.side).iter().any(|step| step.act == Act::HalfClose);
         let may_come = self.scenario.party(view.side).expects.is_some() || half_closes;
@@ -284,7 +286,7 @@ impl Facts {
         let answer = view.answer.as_ref()?;
         let is_steady = self.is_steady();
         if !is_steady && answer.name.is_empty() && matches!(view.ending, Ending::Cut(_)) {
-            // The server's end has cut the answer itself. Whether it may is another law's.
+            // The end of the server has cut the response. Whether that is right is for another law.
             return None;
         }
         let fault = &self.scenario.fault;
@@ -307,13 +309,13 @@ impl Facts {
                 let of_server = matches!(status, 502..=504) && (disturbed || !is_steady);
                 of_request || of_server
             }
-            // 429 among them: who came to stay found its seat free.
+            // 429 among them: each planned side found its seat free.
             _ => false,
         };
-        (!is_explained).then(|| format!("the {} is told {} {}", view.side, answer.status, answer.name))
+        (!is_explained).then(|| format!("the {} gets {} {}", view.side, answer.status, answer.name))
     }
 
-    /// The proxy's own error: one of the server has a name.
+    /// Whether the error is the proxy's own: the server's errors have a name.
     fn is_of_proxy(&self, view: &View) -> bool {
         let is_unnamed_error =
             view.answer.as_ref().is_some_and(|answer| answer.status != 200 && answer.name.is_empty());
@@ -325,7 +327,7 @@ impl Facts {
             return None;
         }
         if self.freed.contains(&false) {
-            return Some("who waited has left, and its seat is not free".to_owned());
+            return Some("the waiting side has left, and its seat is not free".to_owned());
         }
         if self.may_have_expired() {
             return None;
@@ -333,11 +335,11 @@ impl Facts {
         match &self.scenario.fault {
             Fault::Intruder(..) => {
                 let status = self.intruder.as_ref().and_then(View::status);
-                // By then all may be over.
+                // The stream may have ended by then.
                 let is_over =
                     self.status.as_ref().is_some_and(|status| !status.active) && status == Some(404);
                 (self.intruder.is_some() && status != Some(429) && !is_over)
-                    .then(|| format!("a second one is told {status:?}"))
+                    .then(|| format!("a second client gets {status:?}"))
             }
             Fault::Reported(Stage::Streaming(_)) => self
                 .report
@@ -352,14 +354,15 @@ impl Facts {
         if self.report != Some(200) {
             return Some(format!("a report is answered {:?}", self.report));
         }
-        let told = |side| self.view(side).and_then(View::status);
-        let (first, second) = (told(self.scenario.first()), told(self.scenario.first().other()));
-        // Nobody waits on such a stream, so nobody knows who is first.
+        let status = |side| self.view(side).and_then(View::status);
+        let (first, second) = (status(self.scenario.first()), status(self.scenario.first().other()));
+        // No side waits on such a stream, so the order is not known.
         let is_either = stage == Stage::Before;
         let is_right = (first, second) == (Some(REPORTED), Some(404))
             || is_either && (second, first) == (Some(REPORTED), Some(404));
-        (!is_right)
-            .then(|| format!("an error is reported, and the first is told {first:?}, the second {second:?}"))
+        (!is_right).then(|| {
+            format!("an error is reported, and the first side gets {first:?}, the second {second:?}")
+        })
     }
 
     fn false_status(&self) -> Option<String> {
@@ -371,11 +374,11 @@ impl Facts {
         if status.active && state != "CREATED" {
             return Some(format!("all have gone, and it is {state}"));
         }
-        // Where the source half-closed, a proxy may answer by itself what the server has delivered.
+        // If the source half-closed, a proxy may respond by itself although the server has delivered the body.
         let is_told = |view: &&View| view.ending == Ending::Whole && !self.is_of_proxy(view);
         let source = self.source.as_ref().filter(is_told).and_then(View::status);
         if (source == Some(200)) != self.is_finished() && source.is_some() {
-            return Some(format!("it is {state}, and the source is told {source:?}"));
+            return Some(format!("the state is {state}, and the source gets {source:?}"));
         }
         if self.is_finished() && status.bytes_transferred != self.scenario.size {
             return Some(format!("it is FINISHED after {} bytes", status.bytes_transferred));
@@ -392,9 +395,9 @@ impl Facts {
     }
 }
 
-/// What the table says of the transfers that are played as it describes them.
+/// Compares transfers that are played as the table describes with its outcomes.
 impl Facts {
-    /// The cell to compare with. Not where a proxy, a server in trouble or a busy machine has a part in it.
+    /// The cell to compare with. None if a proxy, a server in trouble or a busy machine takes part.
     #[must_use]
     pub(crate) fn cell(&self) -> Option<Cell> {
         let cell = self.scenario.drawn.filter(|drawn| drawn.is_exact)?.cell;
@@ -404,7 +407,7 @@ impl Facts {
         (is_direct && self.is_steady() && !has_stalled && has_paired).then_some(cell)
     }
 
-    /// The idle limit may have passed at another moment than that of the event.
+    /// Whether the idle limit may have passed at another moment than that of the event.
     fn has_stalled_beside(&self, event: Event) -> bool {
         let Some(idle) = self.circumstances.idle else { return false };
         let stalls = self.scenario.steps(Side::Destination).iter().map(|step| match step.act {
@@ -454,7 +457,7 @@ impl Facts {
         match expected {
             Received::Whole => self.has_whole_body(),
             Received::Error(error) => is_error(view, error),
-            // A reset takes what was not read, the head with it.
+            // A reset discards unread bytes, and with them the head.
             Received::Cut(_) if cell.event.has_unread_body() => {
                 matches!(view.ending, Ending::Cut(_) | Ending::NoAnswer(_))
             }
@@ -505,7 +508,7 @@ mod tests {
 
     const SIZE: u64 = 500_000;
 
-    /// A transfer that went well, through which nothing had gone wrong.
+    /// A whole transfer without a fault.
     fn good() -> Facts {
         let mut scenario = Scenario::new(&Mix::whole(1), 2);
         scenario.fault = Fault::None;
@@ -538,7 +541,7 @@ mod tests {
         }
     }
 
-    /// A transfer whose source left inside the body, and of which all was told as it was.
+    /// A transfer whose source left inside the body, with the right responses.
     fn cut() -> Facts {
         let mut facts = good();
         let step = Step { moment: Moment::Body(1000), act: Act::Leave(Manner::Fin) };
@@ -727,7 +730,7 @@ mod tests {
         assert_eq!(answered(deaf(), 502, None), [Law::AnswersAreRight], "the server names its errors");
     }
 
-    /// A transfer whose source closed behind its first byte, as the table describes and expects it.
+    /// A transfer whose source closed after its first byte, as the table describes and expects.
     fn of_the_table() -> Facts {
         let mut facts = cut();
         let cell = Cell {

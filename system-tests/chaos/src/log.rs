@@ -1,4 +1,4 @@
-//! The transcript of one transfer: who did what, and when.
+//! The transcript of one transfer: the actions of all clients, with their times.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// A transcript, to which all who take part in a transfer add.
+/// A transcript, shared by all clients of a transfer.
 #[derive(Debug, Clone)]
 pub(crate) struct Log {
     started: Instant,
@@ -15,18 +15,18 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// An empty one, whose clock starts now.
+    /// An empty transcript whose clock starts now.
     #[must_use]
     pub(crate) fn start() -> Self {
         Self { started: Instant::now(), lines: Arc::default() }
     }
 
-    /// Adds what `who` did.
+    /// Adds an action of `who`.
     pub(crate) fn note(&self, who: impl fmt::Display, what: impl fmt::Display) {
         self.lines.lock().push((self.started.elapsed(), format!("{who}: {what}")));
     }
 
-    /// The time since it was started.
+    /// The time since its start.
     #[must_use]
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()

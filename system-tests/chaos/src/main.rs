@@ -1,11 +1,11 @@
-//! Chaos: thousands of transfers through a real server process, disturbed by chance, each held against the laws.
+//! Chaos: thousands of transfers through a real server process, disturbed at random, each checked against the laws.
 //!
 //! ```text
 //! plan ──► episode: a server, and for each transfer: plan ──► transfer (client × 2) ──► laws
 //! ```
 //!
-//! A law that is broken is told with the seed, the scenario and the transcript, and the run fails.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "it reports to a person")]
+//! A broken law fails the run. The report has the seed, the scenario and the transcript.
+#![allow(clippy::print_stdout, reason = "the report goes to stdout")]
 
 mod body;
 mod client;
@@ -35,41 +35,41 @@ use crate::proxy::Proxies;
 use crate::server::Workshop;
 use crate::tally::Tally;
 
-/// Episodes at a time: most of their time is spent waiting for streams to be forgotten.
+/// Episodes at the same time. Most of their time they wait for streams to expire.
 const EPISODES_AT_ONCE: usize = 24;
 
-/// Runs disturbed transfers through a real server, and holds each against the laws.
+/// Runs disturbed transfers through a real server, and checks each against the laws.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How many transfers
+    /// Number of transfers
     #[arg(long, default_value_t = 1000)]
     transfers: u64,
-    /// As many transfers as there is time for, like 10m; those that run then are played to the end
+    /// Run transfers for this time, like 10m; running ones are played to the end
     #[arg(long = "for", value_name = "PERIOD", value_parser = period, conflicts_with = "transfers")]
     period: Option<Duration>,
-    /// What chance begins with. It repeats what is planned, and not how the network and the threads interleave
+    /// The seed. It repeats the plan, not how the network and the threads interleave
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Only this transfer of the run
+    /// Run only this transfer
     #[arg(long)]
     transfer: Option<u64>,
-    /// That transfer so many times
+    /// Repeat that transfer
     #[arg(long, default_value_t = 1, requires = "transfer")]
     times: usize,
     /// The server's program
     #[arg(long, default_value = "target/release/rendezvous")]
     server: PathBuf,
-    /// What the sides speak [default: all]
+    /// The transports of the sides [default: all]
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Transport>,
-    /// The proxies in front of one server in four: nginx, haproxy, both, or none [default: those that are installed]
+    /// The proxies in front of one server in four: nginx, haproxy, both, or none [default: those in the path]
     #[arg(long, value_name = "LIST")]
     proxies: Option<Proxies>,
-    /// The rate of every stream of every server in bytes per second, like 64k or 1m. No server then has a short idle limit [default:
-    /// two servers in five have a rate, and one in six has a short idle limit]
+    /// The rate limit of all streams in bytes per second, like 64k or 1m. No server then has a short idle limit [default: two servers in
+    /// five have a rate limit, and one in six has a short idle limit]
     #[arg(long, value_name = "BYTES", value_parser = rate)]
     max_stream_rate: Option<u64>,
-    /// Take the pipes of this user, but so many, and wait: what one episode starts beside its server
+    /// Take all pipes of this user except this number, and wait: for an episode that is short of pipes
     #[arg(long, hide = true)]
     hoard: Option<usize>,
 }
@@ -84,7 +84,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let mix = arguments.mix();
     println!("{}", Settings(&mix));
     for proxy in Proxy::ALL.iter().filter(|proxy| !mix.proxies.contains(proxy)) {
-        println!("No server has {proxy} in front of it: it is not installed, or not in --proxies.");
+        println!("No server has {proxy} in front of it: it is not in the path, or not in --proxies.");
     }
     let begun = Instant::now();
     let mut tally = Tally::default();
@@ -93,7 +93,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(if tally.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Plays all episodes, or as many as there are until one breaks a law; those that run then are played to the end.
+/// Plays the episodes until one breaks a law. Running ones are played to the end.
 async fn play(arguments: &Arguments, mix: Mix, tally: &mut Tally) -> anyhow::Result<()> {
     let props = Props { workshop: Arc::new(Workshop::new(&arguments.server)?), mix: Arc::new(mix) };
     let end = arguments.period.map(|period| Instant::now() + period);
@@ -124,7 +124,7 @@ impl Arguments {
         Mix::new(self.seed, transports, proxies, self.max_stream_rate)
     }
 
-    /// The numbers of the episodes, each with those of its transfers.
+    /// The numbers of the episodes, each with the numbers of its transfers.
     fn numbers(&self) -> Box<dyn Iterator<Item = (u64, Vec<u64>)>> {
         if let Some(number) = self.transfer {
             return Box::new(std::iter::once((number / EPISODE, vec![number; self.times])));
@@ -138,7 +138,7 @@ impl Arguments {
     }
 }
 
-/// What was drawn from, as the flags that draw from it again.
+/// The parameters of a run, as flags that repeat it.
 struct Settings<'a>(&'a Mix);
 
 impl fmt::Display for Settings<'_> {
@@ -167,7 +167,7 @@ fn tell(mix: &Mix, broken: &episode::Broken) {
     }
 }
 
-/// A number and its unit, which is one of `units`.
+/// Parses a number with one of `units`.
 fn quantity(text: &str, units: &[(&str, u64)]) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

@@ -1,7 +1,7 @@
-//! What is going to happen, and nothing that happens: a seed and a number give a scenario. Pure.
+//! The plan: a seed and a number determine a scenario. Pure, without I/O.
 //!
-//! This is all that a seed repeats. How the network and the threads interleave, it can not repeat; so a scenario that broke a
-//! law once is run some hundred times (`--times`) rather than once.
+//! A seed repeats only the plan. It cannot repeat how the network and the threads interleave, so a scenario that broke a law once is
+//! repeated some hundred times (`--times`).
 
 mod table;
 
@@ -16,25 +16,25 @@ use rand_chacha::ChaCha8Rng;
 pub(crate) use self::table::Drawn;
 use self::table::Table;
 
-/// Transfers that one server serves, unless it is restarted among them.
+/// Transfers per server, unless it is restarted between them.
 pub(crate) const EPISODE: u64 = 50;
 
 const KIB: u64 = 1024;
-/// A scenario of a hasty server stalls for so long, and others for less than [`SHORT_STALL`].
+/// The stall in scenarios of a server with a short idle limit. Others stall for less than [`SHORT_STALL`].
 const LONG_STALL: Duration = Duration::from_millis(2600);
 const SHORT_STALL: Duration = Duration::from_millis(120);
-/// The idle limit of a hasty server.
+/// The short idle limit.
 pub(crate) const HASTY_IDLE: Duration = Duration::from_secs(1);
-/// Rates of servers that have one, in bytes a second.
+/// The rates of servers with a rate limit, in bytes per second.
 const PACES: [u64; 3] = [64 * KIB, 256 * KIB, 1024 * KIB];
-/// A pace makes a transfer last at most this long, in milliseconds.
+/// The longest transfer that a rate limit may cause, in milliseconds.
 const PACED_MILLIS: u64 = 400;
-/// What a transfer moves at least on a machine that is busy and through a small window, in bytes a second.
+/// The least throughput of a transfer on a busy machine through a small window, in bytes per second.
 const SLOWEST: u64 = 128 * KIB;
-/// A waiting HTTP/1 upload of this size reaches the server's kernel with its FIN. The FIN of a larger one may be stuck behind a full
-/// buffer.
+/// A waiting HTTP/1 upload up to this size reaches the server's kernel together with its FIN. The FIN of a larger one may stay behind a
+/// full buffer.
 const SEEN_TO_CLOSE: u64 = 32 * KIB;
-/// An upload in small frames has no more than this many.
+/// The most frames of an upload in small frames.
 const MAX_SMALL_FRAMES: u64 = 1000;
 
 /// One of the two sides of a stream.
@@ -46,20 +46,20 @@ pub(crate) enum Side {
     Destination,
 }
 
-/// What a side speaks.
+/// The protocol and transport of a side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Transport {
     /// HTTP/1.1 over TCP.
     Plain,
     /// HTTP/1.1 over TLS.
     Tls,
-    /// HTTP/2 over TCP, by prior knowledge.
+    /// HTTP/2 over TCP, with prior knowledge.
     H2,
     /// HTTP/2 over TLS.
     H2Tls,
 }
 
-/// A proxy in front of a server, configured by our sample for it. It speaks HTTP/1.1 to its clients, plain and over TLS.
+/// A proxy in front of a server, with our sample configuration. Its clients use HTTP/1.1, plain or over TLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Proxy {
     /// nginx.
@@ -68,30 +68,30 @@ pub(crate) enum Proxy {
     Haproxy,
 }
 
-/// What the plan of a run draws from.
+/// The parameters of a run's plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mix {
     /// The seed of the run.
     pub(crate) seed: u64,
-    /// What the sides speak.
+    /// The transports of the sides.
     pub(crate) transports: Vec<Transport>,
-    /// The proxies that stand in front of one server in four, in turn.
+    /// The proxies. One server in four has one of them, in turn.
     pub(crate) proxies: Vec<Proxy>,
-    /// The rate of each stream of each server, in bytes per second. Every server then has the default idle limit.
+    /// The rate limit of all streams of all servers, in bytes per second. If set, every server has the default idle limit.
     pub(crate) rate: Option<u64>,
     table: Table,
 }
 
-/// Who speaks it.
+/// The program that runs a side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Program {
-    /// A client of our own, which sees more than any other.
+    /// A client inside this process, which observes the most.
     Own,
-    /// A process of its own, which can be killed as only processes can.
+    /// A curl process, which can be killed.
     Curl,
 }
 
-/// How an upload says where it ends.
+/// How the end of an upload is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
     /// `Content-Length`.
@@ -100,86 +100,86 @@ pub(crate) enum Framing {
     Chunked,
 }
 
-/// Who comes first.
+/// The order in which the sides connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// This side waits for the other.
+    /// This side connects first and waits for the other.
     First(Side),
-    /// Nobody looks.
+    /// Both connect without an order.
     Together,
 }
 
-/// One side, as it behaves while nothing is wrong.
+/// One side, as it behaves without a fault.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Party {
-    /// What it speaks.
+    /// Its transport.
     pub(crate) transport: Transport,
-    /// What runs it.
+    /// Its program.
     pub(crate) program: Program,
-    /// The proxy that it connects to in place of the server.
+    /// The proxy that it connects to instead of the server.
     pub(crate) proxy: Option<Proxy>,
-    /// It speaks HTTP/1.0: a chunked download ends with the connection, and an upload has a length.
+    /// It uses HTTP/1.0: a download without a length ends with the connection, and an upload has a length.
     pub(crate) is_old: bool,
-    /// Written, or read, at a time, in bytes.
+    /// The size of its writes or reads, in bytes.
     pub(crate) piece: usize,
-    /// The room that its kernel has for what it does not read, where that is bounded.
+    /// The bound on its kernel's receive buffer, if any.
     pub(crate) receive_buffer: Option<usize>,
     /// The window of its HTTP/2 streams, in bytes.
     pub(crate) window: u32,
-    /// The value of its `Expect`. Such a source sends no body before it gets a 100.
+    /// The value of its `Expect`. Such a source sends no body before it gets 100.
     pub(crate) expects: Option<&'static str>,
 }
 
-/// How a client goes.
+/// How a client leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
     /// It closes its socket.
     Fin,
     /// It resets its connection.
     Reset,
-    /// It resets its stream, and not its connection (HTTP/2).
+    /// It resets its HTTP/2 stream, not its connection.
     ResetStream,
     /// Its process is killed.
     Kill,
 }
 
-/// When something happens to a side.
+/// When a step of a side is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Moment {
-    /// It has sent, or got, so many bytes of the body.
+    /// It has sent or received this number of bytes of the body.
     Body(u64),
-    /// It has sent the size line of the chunk that begins with this byte, or the one of the end, and nothing more (chunked source).
+    /// It has sent the size line of the chunk that begins with this byte, or of the last chunk, and nothing more (chunked source).
     InChunk(u64),
-    /// It has sent, or got, the whole message.
+    /// It has sent or received the whole message.
     End,
     /// It waits for the other side.
     Waiting,
-    /// So long after it began, whatever it does then.
+    /// This time after its start, whatever it does then.
     After(Duration),
 }
 
-/// What a side does.
+/// An action of a side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Act {
-    /// It is gone.
+    /// It leaves.
     Leave(Manner),
-    /// It sends no more, and reads on.
+    /// It closes its sending side and goes on reading.
     HalfClose,
     /// It neither reads nor writes.
     Stall(Duration),
-    /// It does not read the body, and over HTTP/2 all else, so that its window is used up (destination).
+    /// It does not read the body, so that its window is used up. Over HTTP/2 it reads everything else (destination).
     Withhold(Duration),
-    /// It sends what is not HTTP.
+    /// It sends bytes that are not HTTP.
     Break,
-    /// It waits until the destination has got so many bytes of the body (source).
+    /// It waits until the destination has received this number of bytes of the body (source).
     Await(u64),
     /// It waits until both sides have their seats.
     AwaitPair,
-    /// It reads nothing more from its connection, and still writes to it (HTTP/2).
+    /// It reads nothing more from its connection and goes on writing (HTTP/2).
     StopReading,
 }
 
-/// What a side does, and when.
+/// An action of a side and its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Step {
     /// When.
@@ -188,110 +188,110 @@ pub(crate) struct Step {
     pub(crate) act: Act,
 }
 
-/// When somebody else takes a hand in it.
+/// When a third client interferes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    /// Before either side has come.
+    /// Before either side has connected.
     Before,
-    /// While the first waits.
+    /// While the first side waits.
     Waiting,
-    /// When the destination has got so many bytes.
+    /// When the destination has received this number of bytes.
     Streaming(u64),
 }
 
-/// What goes wrong.
+/// The fault of a scenario.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Nothing.
+    /// None.
     None,
-    /// The sides do this, each in its order.
+    /// The sides take these steps, each in order.
     Acts {
-        /// What the source does.
+        /// The steps of the source.
         source: Vec<Step>,
-        /// What the destination does.
+        /// The steps of the destination.
         destination: Vec<Step>,
     },
-    /// The side that waits leaves, as often as there are manners, and one of its kind comes in its place.
+    /// The waiting side leaves once for each of these ways, and each time a new one connects in its place.
     Replaced(Vec<Manner>),
-    /// The side that waits leaves, and nobody comes in its place.
+    /// The waiting side leaves, and no other connects in its place.
     Abandoned {
         /// How it leaves.
         manner: Manner,
-        /// The other side comes before the server can have noticed.
+        /// The other side connects before the server can have noticed.
         at_once: bool,
     },
-    /// This side never comes.
+    /// This side never connects.
     Absent(Side),
-    /// Neither comes.
+    /// Neither side connects.
     Forgotten,
-    /// An error is reported.
+    /// A client reports an error.
     Reported(Stage),
-    /// Another wants the seat of this side.
+    /// Another client tries to take the seat of this side.
     Intruder(Side, Stage),
 }
 
-/// One transfer, from the making of its stream to its end.
+/// One transfer, from the creation of its stream to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Scenario {
     /// The seed of the run.
     pub(crate) seed: u64,
     /// Its number in the run.
     pub(crate) number: u64,
-    /// Who sends.
+    /// The source.
     pub(crate) source: Party,
-    /// Who receives.
+    /// The destination.
     pub(crate) destination: Party,
     /// How the upload is framed.
     pub(crate) framing: Framing,
-    /// The stream's maker has promised the length.
+    /// The creator of the stream has declared the length.
     pub(crate) is_promised: bool,
-    /// The body, in bytes.
+    /// The length of the body, in bytes.
     pub(crate) size: u64,
-    /// Who comes first.
+    /// The order in which the sides connect.
     pub(crate) order: Order,
-    /// The rate that its server gives it, in bytes a second.
+    /// The rate limit of its server, in bytes per second.
     pub(crate) pace: Option<u64>,
-    /// What goes wrong.
+    /// The fault of a scenario.
     pub(crate) fault: Fault,
-    /// The cell of the table that it plays, where it was drawn from there.
+    /// The cell of the table that the scenario was drawn from, if any.
     pub(crate) drawn: Option<Drawn>,
 }
 
-/// What is short in an episode, or what becomes of its server.
+/// The trouble of an episode's server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// Nothing.
+    /// None.
     None,
-    /// Streams may not stand still for long.
+    /// A short idle limit.
     Hasty,
-    /// The server has few descriptors, and clients that say nothing flood it.
+    /// Few descriptors, and a flood of silent connections.
     FewDescriptors,
-    /// The server's user has so many pipes left.
+    /// The server's user has only this number of pipes left.
     FewPipes(u32),
-    /// SIGTERM after so many transfers have begun, and a new start.
+    /// SIGTERM after this number of transfers have begun, then a restart.
     Stopped(u64),
-    /// SIGKILL after so many transfers have begun, and a new start.
+    /// SIGKILL after this number of transfers have begun, then a restart.
     Killed(u64),
 }
 
-/// One server, and the transfers it serves.
+/// One server and the transfers that it serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Episode {
     /// Its number in the run.
     pub(crate) number: u64,
     /// All bodies are copied.
     pub(crate) copies: bool,
-    /// What is wrong with it.
+    /// The trouble of its server.
     pub(crate) trouble: Trouble,
-    /// The rate of each stream, in bytes a second, where it has one.
+    /// The rate limit of each stream, if any, in bytes per second.
     pub(crate) pace: Option<u64>,
-    /// What stands in front of it, beside the clients that connect to it directly.
+    /// The proxy in front of it, which some of the clients use.
     pub(crate) proxy: Option<Proxy>,
 }
 
 impl Episode {
-    /// The episode of this number. Twelve in a row have every trouble on each data path, and sixty have each of them with a pace and
-    /// without. One in four has a proxy.
+    /// The episode of this number. Twelve in a row have every trouble on each data path. Sixty have each of these with and without a rate
+    /// limit. One in four has a proxy.
     #[must_use]
     pub(crate) fn new(mix: &Mix, number: u64) -> Self {
         let mut rng = rng(mix.seed, number, 1);
@@ -304,7 +304,7 @@ impl Episode {
             _ => Trouble::FewPipes(rng.random_range(0..4)),
         };
         let pace = PACES.choose(&mut rng).copied().filter(|_| number % 5 < 2);
-        // Twelve episodes later, the same trouble comes with and without a proxy.
+        // So twelve episodes later the same trouble has another proxy, or none.
         let turn = number + number / 12;
         let proxy = mix.proxies.iter().cycle().nth(usize::from(turn % 8 > 3)).filter(|_| turn % 4 == 3);
         Self {
@@ -316,7 +316,7 @@ impl Episode {
         }
     }
 
-    /// How long a running stream may stand still; `None` where it may for long.
+    /// The idle limit, if it is short.
     #[must_use]
     pub(crate) fn idle(&self) -> Option<Duration> {
         (self.trouble == Trouble::Hasty).then_some(HASTY_IDLE)
@@ -347,7 +347,7 @@ impl Scenario {
             fault: Fault::None,
             drawn: None,
         };
-        // Every second one is drawn from the table.
+        // Every second scenario is drawn from the table.
         match mix.table.cell(mix.seed, &episode, number).filter(|_| number % 2 == 1) {
             Some(cell) => scenario.play_cell(&mut rng, cell, mix, episode.proxy),
             None => scenario.play_freely(&mut rng, transports, &episode),
@@ -357,7 +357,7 @@ impl Scenario {
         scenario
     }
 
-    /// With any fault, also one that no cell of the table has.
+    /// A scenario with any fault, also one that no cell of the table has.
     fn play_freely(&mut self, rng: &mut ChaCha8Rng, transports: &[Transport], episode: &Episode) {
         if rng.random_bool(0.2) && transports.contains(&Transport::Plain) {
             self.go_by_kernel(rng);
@@ -375,7 +375,7 @@ impl Scenario {
         }
     }
 
-    /// The party of this side.
+    /// The client of this side.
     #[must_use]
     pub(crate) fn party(&self, side: Side) -> &Party {
         match side {
@@ -384,7 +384,7 @@ impl Scenario {
         }
     }
 
-    /// What this side is to do, beside what it came for.
+    /// The steps of this side.
     #[must_use]
     pub(crate) fn steps(&self, side: Side) -> &[Step] {
         match &self.fault {
@@ -396,7 +396,7 @@ impl Scenario {
         }
     }
 
-    /// How long it takes at most once both sides have come, on a machine that is busy.
+    /// The longest time from the pairing to the end on a busy machine.
     #[must_use]
     pub(crate) fn takes(&self) -> Duration {
         let steps = self.steps(Side::Source).iter().chain(self.steps(Side::Destination));
@@ -414,8 +414,8 @@ impl Scenario {
         moment == Moment::End || self.framing == Framing::Length && moment == Moment::Body(self.size)
     }
 
-    /// Whether the FIN of a first that waits and leaves in this manner may be stuck behind a full buffer. Then its seat stays taken until
-    /// the other side comes or the ttl passes. A proxy answers `Expect` itself and may not look behind its full buffer for a reset.
+    /// Whether the FIN of a waiting side that leaves in this way may stay behind a full buffer. Then its seat stays taken until the other
+    /// side connects or the ttl ends. A proxy answers `Expect` itself and may not look behind its full buffer for a reset.
     #[must_use]
     pub(crate) fn leaves_unseen(&self, manner: Manner) -> bool {
         let is_seen_by_server =
@@ -426,7 +426,7 @@ impl Scenario {
             && self.size > SEEN_TO_CLOSE
     }
 
-    /// Which side comes first. Where nobody looks, either may.
+    /// The side that connects first. Without an order it is random.
     #[must_use]
     pub(crate) fn first(&self) -> Side {
         match self.order {
@@ -435,7 +435,7 @@ impl Scenario {
         }
     }
 
-    /// Through pipes, where the server has any: one pair in sixteen would be too few.
+    /// Makes the transfer use pipes, where the server has any. By chance only one pair in sixteen would.
     fn go_by_kernel(&mut self, rng: &mut ChaCha8Rng) {
         self.source.transport = Transport::Plain;
         self.destination.transport = Transport::Plain;
@@ -443,7 +443,7 @@ impl Scenario {
         self.size = rng.random_range(100 * KIB..600 * KIB);
     }
 
-    /// One side or both connect to the proxy. It has no HTTP/2 for its clients.
+    /// Makes one side or both connect to the proxy, which has no HTTP/2 for its clients.
     fn go_by_proxy(&mut self, rng: &mut ChaCha8Rng, proxy: Proxy, transports: &[Transport]) {
         let sides = rng.random_range(1..=3);
         for (bit, party) in [(1, &mut self.source), (2, &mut self.destination)] {
@@ -457,7 +457,7 @@ impl Scenario {
         }
     }
 
-    /// Shrinks the body to what the pace lets through soon, most often more than it lets through at once.
+    /// Shrinks the body to a size that the rate limit passes soon, in most cases not at once.
     fn keep_pace(&mut self, rng: &mut ChaCha8Rng) {
         if let Some(pace) = self.pace {
             let most = pace * PACED_MILLIS / 1000;
@@ -467,7 +467,7 @@ impl Scenario {
         }
     }
 
-    /// An HTTP/2 upload in many small frames.
+    /// Makes an HTTP/2 upload of many small frames.
     fn send_small_frames(&mut self, rng: &mut ChaCha8Rng) {
         let piece = *[1, 7, 50].choose(rng).unwrap_or(&1);
         if rng.random_bool(0.3) && self.source.transport.is_h2() && self.size / piece <= MAX_SMALL_FRAMES {
@@ -475,8 +475,8 @@ impl Scenario {
         }
     }
 
-    /// Some sources expect a 100. A source that is to be replaced must not leave unseen behind a full buffer, and one behind a proxy
-    /// never.
+    /// Makes some sources expect 100. A source that another replaces must not leave its FIN behind a full buffer, and a source behind a
+    /// proxy never expects one.
     fn expect(&mut self, rng: &mut ChaCha8Rng) {
         let value = *["100-continue", "100-Continue", "100-CONTINUE"].choose(rng).unwrap_or(&"100-continue");
         let by_chance = rng.random_bool(0.15);
@@ -485,7 +485,7 @@ impl Scenario {
             Fault::Abandoned { manner, .. } => self.source.proxy.is_some() && self.leaves_unseen(*manner),
             _ => false,
         };
-        // curl expects something only of large bodies, and a proxy answers by itself.
+        // curl expects 100 only for large bodies, and a proxy answers by itself.
         let expects_in_vain = self.source.program == Program::Curl || self.source.proxy.is_some();
         if is_missed && expects_in_vain {
             self.size = rng.random_range(0..SEEN_TO_CLOSE);
@@ -540,7 +540,7 @@ impl Scenario {
             87..89 => {
                 let first = self.look_first(rng);
                 let manner = manner(rng, self.party(first));
-                // Only a reset is known to the server's kernel at once, and not behind a proxy.
+                // Only a reset reaches the server's kernel at once, and not through a proxy.
                 let is_known = manner == Manner::Reset && self.party(first).proxy.is_none();
                 let at_once = is_known && rng.random_bool(0.7);
                 self.fault = Fault::Abandoned { manner, at_once };
@@ -562,14 +562,14 @@ impl Scenario {
         };
     }
 
-    /// An HTTP/2 destination resets its stream while the source sends the end of the body. Sometimes the source leaves then, too.
+    /// An HTTP/2 destination resets its stream while the source sends the end of the body. Sometimes the source leaves then as well.
     fn reset_at_the_end(&mut self, rng: &mut ChaCha8Rng, transports: &[Transport]) {
         let h2: Vec<_> = transports.iter().copied().filter(|transport| transport.is_h2()).collect();
         let Some(transport) = h2.choose(rng) else { return };
         self.destination.transport = *transport;
         (self.destination.is_old, self.destination.proxy) = (false, None);
         self.size = rng.random_range(2..16 * KIB);
-        // The end of a chunked body comes behind its last byte, but that of a promised one with it.
+        // A chunked body ends after its last byte, one with a declared length with it.
         let is_behind = self.framing == Framing::Chunked && !self.is_promised && rng.random_bool(0.5);
         let last = if is_behind { self.size } else { self.size - 1 };
         let mut source = vec![Step { moment: Moment::Body(last), act: Act::Await(last) }];
@@ -581,7 +581,7 @@ impl Scenario {
         self.fault = Fault::Acts { source, destination };
     }
 
-    /// Some side waits for the other.
+    /// A side that waits for the other leaves.
     fn look_first(&mut self, rng: &mut ChaCha8Rng) -> Side {
         let side = any_side(rng);
         self.order = Order::First(side);
@@ -601,11 +601,11 @@ impl Scenario {
         Step { moment, act: Act::Leave(manner(rng, self.party(side))) }
     }
 
-    /// A source half-closes behind all of its body, or inside it; a destination anywhere.
+    /// A source half-closes after its body or inside it; a destination anywhere.
     fn half_close(&mut self, rng: &mut ChaCha8Rng, side: Side) {
         let is_behind = side == Side::Source && rng.random_bool(0.5);
         let moment = if is_behind { Moment::End } else { Moment::Body(self.offset(rng)) };
-        // In HTTP/2 it is the whole connection that closes.
+        // In HTTP/2 the whole connection closes.
         if !self.party(side).transport.is_h2() {
             self.acts(side, vec![Step { moment, act: Act::HalfClose }]);
         }
@@ -623,17 +623,17 @@ impl Scenario {
         }
     }
 
-    /// The destination takes nothing and resets; its kernel has no room for the body. Nobody may say that it has it.
+    /// The destination reads nothing and resets, and its kernel has no room for the body. So the body must not count as delivered.
     fn be_deaf(&mut self, rng: &mut ChaCha8Rng) {
         self.destination.receive_buffer = Some(4096);
         self.destination.window = 4 << 20;
-        // A kernel has room for the smaller ones; of the larger, some stays in the server, and in its pipes.
+        // The kernel has room for the smaller ones. A part of the larger ones stays in the server and its pipes.
         let sizes = if self.is_spliced() { 6 << 20..9 << 20 } else { 256 << 10..1 << 20 };
         self.size = rng.random_range(sizes);
         let moment = Moment::Body(if rng.random_bool(0.7) { 0 } else { rng.random_range(0..8 * KIB) });
         let stall = Act::Stall(Duration::from_millis(rng.random_range(50..500)));
         let acts = if self.destination.transport.is_h2() && rng.random_bool(0.5) {
-            // Often the last frame is queued in the server when the reset comes.
+            // Often the last frame is queued in the server when the reset arrives.
             self.size = rng.random_range(64 * KIB..512 * KIB);
             vec![Act::StopReading, stall, Act::Leave(Manner::ResetStream)]
         } else {
@@ -643,7 +643,7 @@ impl Scenario {
         self.acts(Side::Destination, steps);
     }
 
-    /// A stage before the end. A report can also be there before anybody comes.
+    /// A stage before the end. A report may also precede both sides.
     fn stage(&mut self, rng: &mut ChaCha8Rng, before: bool) -> Stage {
         match rng.random_range(0..3) {
             0 if before => Stage::Before,
@@ -658,7 +658,7 @@ impl Scenario {
         }
     }
 
-    /// Often an edge of the body.
+    /// An offset in the body, often its beginning or end.
     fn offset(&self, rng: &mut ChaCha8Rng) -> u64 {
         match rng.random_range(0..10) {
             0 => 0,
@@ -670,7 +670,7 @@ impl Scenario {
 }
 
 impl Transport {
-    /// Every one.
+    /// All of them.
     pub(crate) const ALL: [Self; 4] = [Self::Plain, Self::Tls, Self::H2, Self::H2Tls];
 
     /// HTTP/2.
@@ -687,19 +687,19 @@ impl Transport {
 }
 
 impl Proxy {
-    /// Every one.
+    /// All of them.
     pub(crate) const ALL: [Self; 2] = [Self::Nginx, Self::Haproxy];
 }
 
 impl Mix {
-    /// Of these, with the cells of the table that have these transports.
+    /// Draws from these, and from the cells of the table that have these transports.
     #[must_use]
     pub(crate) fn new(seed: u64, transports: Vec<Transport>, proxies: Vec<Proxy>, rate: Option<u64>) -> Self {
         let table = Table::new(&transports);
         Self { seed, transports, proxies, rate, table }
     }
 
-    /// All that there is.
+    /// Draws from everything.
     #[cfg(test)]
     pub(crate) fn whole(seed: u64) -> Self {
         Self::new(seed, Transport::ALL.to_vec(), Proxy::ALL.to_vec(), None)
@@ -707,7 +707,7 @@ impl Mix {
 }
 
 impl Side {
-    /// The side that it meets.
+    /// The other side.
     #[must_use]
     pub(crate) fn other(self) -> Self {
         match self {
@@ -857,23 +857,23 @@ impl fmt::Display for Fault {
             Self::None => f.write_str("nothing goes wrong"),
             Self::Acts { source, destination } => {
                 let sides = [(Side::Source, source), (Side::Destination, destination)];
-                let told = sides.into_iter().filter(|(_, steps)| !steps.is_empty()).map(|(side, steps)| {
+                let steps = sides.into_iter().filter(|(_, steps)| !steps.is_empty()).map(|(side, steps)| {
                     let steps: Vec<_> = steps.iter().map(Step::to_string).collect();
                     format!("the {side} {}", steps.join(", then "))
                 });
-                f.write_str(&told.collect::<Vec<_>>().join("; "))
+                f.write_str(&steps.collect::<Vec<_>>().join("; "))
             }
             Self::Replaced(manners) => {
-                write!(f, "the first leaves while it waits ({manners:?}), and another comes")
+                write!(f, "the first side leaves while it waits ({manners:?}), and another connects")
             }
             Self::Abandoned { manner, at_once } => {
-                let next = if *at_once { ", and the other comes at once" } else { "" };
+                let next = if *at_once { ", and the other side connects at once" } else { "" };
                 write!(f, "the first leaves while it waits ({manner:?}), for good{next}")
             }
-            Self::Absent(side) => write!(f, "the {side} never comes"),
-            Self::Forgotten => f.write_str("nobody comes"),
+            Self::Absent(side) => write!(f, "the {side} never connects"),
+            Self::Forgotten => f.write_str("no side connects"),
             Self::Reported(stage) => write!(f, "an error is reported {stage}"),
-            Self::Intruder(side, stage) => write!(f, "another {side} comes {stage}"),
+            Self::Intruder(side, stage) => write!(f, "another {side} connects {stage}"),
         }
     }
 }

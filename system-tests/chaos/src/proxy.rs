@@ -1,6 +1,7 @@
-//! A real nginx or `HAProxy` in front of a server, configured by our samples of `packaging/proxies`. It outlives its server, which may be
-//! restarted behind it, and ends with its episode.
+//! A real nginx or `HAProxy` in front of a server, configured by our samples in `packaging/proxies`. The server may restart behind it. It
+//! ends with its episode.
 
+use std::env;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,11 +16,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::plan::Proxy;
 
-/// By then it listens.
+/// The time within which a proxy must listen.
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// What nginx needs around a file of `conf.d`.
+/// The configuration that Debian's nginx has around a file of `conf.d`.
 const NGINX: &str = "daemon off; master_process off; pid nginx.pid; error_log stderr;
 events {}
 http {
@@ -34,11 +35,18 @@ http {
 pub(crate) struct Proxies(pub(crate) Vec<Proxy>);
 
 impl Proxies {
-    /// Those that this machine has.
+    /// The proxies that are in the path.
     #[must_use]
     pub(crate) fn installed() -> Self {
-        Self(Proxy::ALL.into_iter().filter(|proxy| Path::new(proxy.program()).exists()).collect())
+        let is_there =
+            |proxy: &Proxy| env::split_paths(&path()).any(|folder| folder.join(proxy.program()).exists());
+        Self(Proxy::ALL.into_iter().filter(is_there).collect())
     }
+}
+
+/// The path for programs of administrators too: for users other than root, Debian leaves out /usr/sbin.
+fn path() -> String {
+    format!("{}:/usr/sbin", env::var("PATH").unwrap_or_default())
 }
 
 impl FromStr for Proxies {
@@ -57,11 +65,10 @@ impl FromStr for Proxies {
 }
 
 impl Proxy {
-    /// Where Debian has it; for users other than root that is not in the path.
     fn program(self) -> &'static str {
         match self {
-            Self::Nginx => "/usr/sbin/nginx",
-            Self::Haproxy => "/usr/sbin/haproxy",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
         }
     }
 
@@ -72,7 +79,7 @@ impl Proxy {
         }
     }
 
-    /// Our sample for it, at these addresses. `both.pem` has the certificate and its key.
+    /// Our sample, with these addresses. `both.pem` has the certificate and its key.
     fn configuration(self, server: SocketAddr, plain: SocketAddr, tls: SocketAddr) -> anyhow::Result<String> {
         let (sample, replacements) = match self {
             Self::Nginx => (
@@ -97,7 +104,7 @@ impl Proxy {
         };
         let mut text = sample.to_owned();
         for (found, here) in replacements.into_iter().chain([("127.0.0.1:9999", server.to_string())]) {
-            ensure!(text.contains(found), "the sample for {self} does not say {found:?}");
+            ensure!(text.contains(found), "the sample for {self} does not contain {found:?}");
             text = text.replace(found, &here);
         }
         Ok(text)
@@ -108,10 +115,10 @@ impl Proxy {
 pub(crate) struct RunningProxy(Child);
 
 impl RunningProxy {
-    /// Starts it in an empty folder, which is made here, with `both.pem` as its certificate and key.
+    /// Makes a folder and starts the proxy in it. `both` is its certificate and key, in PEM.
     ///
     /// # Errors
-    /// It does not listen within 20 s.
+    /// The proxy does not listen within 20 s.
     pub(crate) async fn start(
         proxy: Proxy,
         folder: &Path,
@@ -125,7 +132,7 @@ impl RunningProxy {
         fs::write(folder.join("main.conf"), NGINX)?;
         let log = fs::File::create(folder.join("log"))?;
         let mut command = Command::new(proxy.program());
-        command.args(proxy.arguments()).current_dir(folder).kill_on_drop(true);
+        command.args(proxy.arguments()).env("PATH", path()).current_dir(folder).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut child = command.spawn().with_context(|| format!("cannot start {}", proxy.program()))?;
         let begun = Instant::now();
@@ -139,10 +146,10 @@ impl RunningProxy {
         Ok(Self(child))
     }
 
-    /// Ends it, with its connections to the server.
+    /// Ends the proxy, with its connections to the server.
     ///
     /// # Errors
-    /// It had ended by itself.
+    /// The proxy had ended by itself.
     pub(crate) async fn end(mut self) -> anyhow::Result<()> {
         let ended = self.0.try_wait()?;
         ensure!(ended.is_none(), "the proxy has ended by itself: {ended:?}");

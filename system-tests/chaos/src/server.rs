@@ -1,4 +1,4 @@
-//! The real server: a process with its ports, and what the system and its own metrics tell of it.
+//! The server under test: a process with its ports, its resources according to the system, and its metrics.
 
 use std::fmt;
 use std::fs;
@@ -24,28 +24,28 @@ use crate::client::{Asker, Dial, Entrance};
 use crate::plan::{Episode, Proxy, Trouble};
 use crate::proxy::RunningProxy;
 
-/// How long a stream waits, and how long it is seen after its end.
+/// How long a stream waits, and how long it stays known after its end.
 pub(crate) const TTL: Duration = Duration::from_secs(4);
-/// What runs when the server is told to end has so long.
+/// How long running transfers may go on after SIGTERM.
 const DRAIN: Duration = Duration::from_secs(1);
-/// By then it has ended: the drain, the last words, and a machine that is busy.
+/// The time within which it must end: the drain, the last responses, and a busy machine.
 pub(crate) const ENDS_WITHIN: Duration = Duration::from_secs(15);
-/// By then it listens.
+/// The time within which it must listen.
 const STARTS_WITHIN: Duration = Duration::from_secs(20);
-/// The ports that servers have.
+/// The ports of the servers.
 const PORTS: std::ops::Range<u16> = 10_000..32_000;
-/// At ports that are free.
+/// Attempts to find free ports.
 const ATTEMPTS: u32 = 10;
-/// Too few for all who come.
+/// A limit of descriptors below the number of clients.
 const FEW_DESCRIPTORS: u32 = 100;
-/// The streams that a client may have at a time: more than an episode needs.
+/// The streams of a client at a time: more than an episode needs.
 pub(crate) const MAX_STREAMS: usize = 100;
-/// The state of a connection that only its kernel remembers, as the system lists it.
+/// `TIME_WAIT` in the system's list: only the kernel remembers the connection.
 const TIME_WAIT: &str = " 06 ";
-/// Users that nobody else is, one for each episode that is short of pipes.
+/// Unused user ids, one for each episode that is short of pipes.
 const FIRST_USER: u64 = 1_900_000;
 
-/// What all servers of a run share: the program, and the certificate.
+/// The program and the certificate, which all servers of a run share.
 pub(crate) struct Workshop {
     folder: TempDir,
     /// The certificate and its key.
@@ -55,13 +55,13 @@ pub(crate) struct Workshop {
 }
 
 impl Workshop {
-    /// With a copy of the program, so that what is built meanwhile does not matter.
+    /// Copies the program, so that builds during the run have no effect.
     ///
     /// # Errors
     /// There is no such program.
     pub(crate) fn new(program: &Path) -> anyhow::Result<Self> {
         let folder = TempDir::new()?;
-        // Other users are to find what is in it.
+        // Other users must be able to read the folder.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(folder.path(), open)?;
         fs::copy(program, folder.path().join("rendezvous"))
@@ -72,7 +72,7 @@ impl Workshop {
         fs::write(folder.path().join("key.pem"), made.signing_key.serialize_pem())?;
         let both = made.cert.pem() + &made.signing_key.serialize_pem();
         let trust = |protocol: &[u8]| trust(made.cert.der().clone(), protocol);
-        // Two runs at a time begin at different ports.
+        // Two runs at the same time begin at different ports.
         let next_port = AtomicU16::new(u16::try_from(std::process::id() * 128 % 50_000)?);
         Ok(Self { trust: [trust(b"http/1.1")?, trust(b"h2")?], folder, both, next_port })
     }
@@ -81,7 +81,7 @@ impl Workshop {
         self.folder.path().join(name)
     }
 
-    /// Below those that the system gives to clients: while a server is down, nobody else gets its ports.
+    /// The next ports. They are below the range for clients, so that no client gets the ports of a server that is down.
     fn free_ports(&self) -> Ports {
         let port =
             || PORTS.start + self.next_port.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start);
@@ -97,10 +97,10 @@ impl Workshop {
         }
     }
 
-    /// Starts the proxy of an episode in front of its server, and tells the clients of it.
+    /// Starts the proxy of an episode in front of its server, and adds it to `dial`.
     ///
     /// # Errors
-    /// It does not start.
+    /// The proxy does not start.
     pub(crate) async fn start_proxy(
         &self,
         proxy: Proxy,
@@ -118,7 +118,7 @@ impl Workshop {
                     dial.proxy = Some(entrance);
                     break Ok(running);
                 }
-                // As for the server: the ports are used by another program.
+                // As for the server, another program may use the ports.
                 Err(_) if attempts < ATTEMPTS => sleep(Duration::from_millis(100)).await,
                 Err(error) => break Err(error),
             }
@@ -152,19 +152,19 @@ pub(crate) struct Server {
     child: Child,
     pid: Pid,
     ports: Ports,
-    /// How to reach it.
+    /// Connects to it.
     pub(crate) dial: Dial,
     log: PathBuf,
     fresh: Footprint,
-    /// Holds the pipes that its user is to miss.
+    /// Holds the pipes that its user must lack.
     _hoarder: Option<Child>,
 }
 
 impl Server {
-    /// The server of an episode. After `before` it has the same ports.
+    /// Starts the server of an episode, with the ports of `before` if given.
     ///
     /// # Errors
-    /// It does not start.
+    /// The server does not start.
     pub(crate) async fn start(
         workshop: &Workshop,
         episode: &Episode,
@@ -181,14 +181,14 @@ impl Server {
             let ports = before.map_or_else(|| workshop.free_ports(), |before| before.ports);
             match launch(workshop, episode, ports, &log).await {
                 Ok(child) => break (child, ports),
-                // The ports are somebody else's.
+                // Another program uses the ports.
                 Err(_) if attempts < ATTEMPTS => sleep(Duration::from_millis(100)).await,
                 Err(error) => return Err(error),
             }
         };
         let pid = child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?)).context("no process")?;
         let dial = workshop.dial(ports);
-        // The first request leaves what later ones do not add to.
+        // The first request allocates what later ones reuse.
         Asker::new(dial.server.plain).ask("GET", "/ping", "").await?;
         let fresh = Footprint::of(pid)?;
         Ok(Self { child, pid, ports, dial, log, fresh, _hoarder: hoarder })
@@ -196,19 +196,19 @@ impl Server {
 
     /// Sends it a signal.
     pub(crate) fn signal(&self, signal: Signal) {
-        // One that has ended has got what it was to get.
+        // The signal fails for a server that has ended.
         let _ = kill_process(self.pid, signal);
     }
 
     /// Waits until it has ended.
     ///
     /// # Errors
-    /// It has not, [`ENDS_WITHIN`].
+    /// It has not ended within [`ENDS_WITHIN`].
     pub(crate) async fn ended(&mut self) -> anyhow::Result<ExitStatus> {
         Ok(timeout(ENDS_WITHIN, self.child.wait()).await??)
     }
 
-    /// Whether it runs.
+    /// Whether it is running.
     pub(crate) fn runs(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -220,13 +220,13 @@ impl Server {
         log.lines().filter(|line| line.contains("panicked")).map(str::to_owned).collect()
     }
 
-    /// What it held when it was fresh.
+    /// Its resources when it was fresh.
     #[must_use]
     pub(crate) fn fresh(&self) -> &Footprint {
         &self.fresh
     }
 
-    /// What it holds.
+    /// Its resources now.
     ///
     /// # Errors
     /// It has ended.
@@ -234,7 +234,7 @@ impl Server {
         Footprint::of(self.pid)
     }
 
-    /// The status objects of the streams that have not ended, a line each, for a report.
+    /// The status objects of the active streams, one per line, for a report.
     pub(crate) async fn live_streams(&self) -> String {
         let list = Asker::new(self.dial.server.plain).ask("GET", "/stream", "").await.map(|(_, list)| list);
         let list: Vec<serde_json::Value> =
@@ -244,10 +244,10 @@ impl Server {
         live.collect()
     }
 
-    /// What it says that it holds.
+    /// Its resources according to its metrics.
     ///
     /// # Errors
-    /// It does not answer.
+    /// It does not respond.
     pub(crate) async fn metrics(&self) -> anyhow::Result<Metrics> {
         let (status, text) = Asker::new(self.dial.server.plain).ask("GET", "/metrics", "").await?;
         if status != 200 {
@@ -310,13 +310,13 @@ fn command(workshop: &Workshop, episode: &Episode, ports: Ports) -> Command {
         command.args(["--max-stream-rate", &pace.to_string()]);
     }
     if episode.proxy.is_some() {
-        // The server then takes nobody for a program of this machine, which may see the metrics.
+        // Behind a trusted proxy the server takes no client for a local one, which may read the metrics.
         command.args(["--trusted-proxy", "127.0.0.1", "--open-list"]);
     }
     command
 }
 
-/// Nobody but root is bounded in pipes by what others have.
+/// Root is exempt from the limit on the pipes of a user.
 fn run_by_poor_user(command: &mut Command, episode: &Episode) {
     if geteuid().is_root() {
         let user = u32::try_from(FIRST_USER + episode.number % 50_000).unwrap_or(u32::MAX);
@@ -324,7 +324,7 @@ fn run_by_poor_user(command: &mut Command, episode: &Episode) {
     }
 }
 
-/// Takes all pipes but `left` from the user whose server is about to start.
+/// Takes all pipes except `left` of the user whose server is about to start.
 async fn hoard(workshop: &Workshop, episode: &Episode, left: u32) -> anyhow::Result<Child> {
     let mut command = Command::new(workshop.path("chaos"));
     run_by_poor_user(&mut command, episode);
@@ -337,15 +337,15 @@ async fn hoard(workshop: &Workshop, episode: &Episode, left: u32) -> anyhow::Res
         .context("no output")?
         .read_exact(&mut ready)
         .await
-        .context("who hoards pipes failed")?;
+        .context("the process that takes pipes failed")?;
     Ok(child)
 }
 
-/// What the process that [`hoard`] starts does: it takes pipes until it gets no more, gives `left` back, and waits for its
-/// input to end.
+/// Runs the process that [`hoard`] starts: opens pipes until it gets no more, closes `left` of them, and waits for the end of its
+/// input.
 ///
 /// # Errors
-/// Those of its output.
+/// It cannot write its output.
 pub(crate) fn be_hoarder(left: usize) -> io::Result<()> {
     const CAPACITY: usize = 1 << 20;
     let mut pipes = Vec::new();
@@ -373,14 +373,14 @@ async fn until_it_listens(stdout: impl tokio::io::AsyncRead + Unpin) -> anyhow::
     Err(anyhow!("it ended before it listened"))
 }
 
-/// What a process holds, as the system sees it.
+/// The resources of a process according to the system.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Footprint {
     /// Descriptors of sockets.
     pub(crate) sockets: usize,
     /// Descriptors of pipes.
     pub(crate) pipes: usize,
-    /// Bytes in pipes: what is in there would reach somebody else.
+    /// Bytes in pipes: they would reach the next transfer.
     pub(crate) in_pipes: u64,
     /// All other descriptors.
     pub(crate) others: usize,
@@ -403,7 +403,7 @@ impl Footprint {
                     footprint.in_pipes += bytes_in(&path);
                 }
                 Ok(_) => footprint.others += 1,
-                // It was closed in this moment.
+                // It was closed just now.
                 Err(_) => {}
             }
         }
@@ -418,23 +418,23 @@ impl Footprint {
     }
 }
 
-/// Bytes in another process's pipe. It is opened anew, so that nothing is taken from it.
+/// The bytes in another process's pipe. Opens the pipe anew and reads nothing from it.
 fn bytes_in(path: &Path) -> u64 {
     use std::os::unix::fs::OpenOptionsExt;
     let nonblock = rustix::fs::OFlags::NONBLOCK.bits().try_into().unwrap_or_default();
     let opened = fs::File::options().read(true).custom_flags(nonblock).open(path);
-    // The output that we read ourselves is no pipe of its own, and holds nothing.
+    // The pipe of the server's output, which this process reads, is not one of its pipes for bodies.
     opened.ok().and_then(|pipe| rustix::io::ioctl_fionread(pipe.as_fd()).ok()).unwrap_or_default()
 }
 
-/// What a server says that it holds.
+/// The resources of a server according to its metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Metrics {
-    /// Connections, ours that asks among them.
+    /// Connections, including that of this request.
     pub(crate) open_connections: u64,
-    /// Pipes that bodies pass through.
+    /// Pipes in use by bodies.
     pub(crate) pipes_in_use: u64,
-    /// Streams that one side waits on, or both use.
+    /// Streams with a waiting side, or with both.
     pub(crate) busy_streams: u64,
     /// All other streams that are known.
     pub(crate) idle_streams: u64,

@@ -1,4 +1,4 @@
-//! What a run has found, counted.
+//! The counts of a run.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -23,13 +23,13 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// No law was broken.
+    /// Whether no law was broken.
     #[must_use]
     pub(crate) fn is_clean(&self) -> bool {
         self.broken.is_empty()
     }
 
-    /// Adds what an episode found.
+    /// Adds the results of an episode.
     pub(crate) fn add(&mut self, findings: Findings) {
         for facts in findings.played {
             self.played += 1;
@@ -44,7 +44,7 @@ impl Tally {
                 let use_of_cell = match (facts.cell(), is_exact) {
                     (Some(_), _) => "compared with the table",
                     (None, true) => {
-                        "played as the table says, but by a proxy or a server in trouble, or late"
+                        "played as the table describes, but with a proxy, a server in trouble, or late"
                     }
                     (None, false) => "played at any time",
                 };
@@ -54,7 +54,7 @@ impl Tally {
                 scenario.pace.map_or_else(|| "none".to_owned(), |pace| format!("{pace} bytes a second"));
             *self.paces.entry(pace).or_default() += 1;
             *self.faults.entry(kind(scenario).to_owned()).or_default() += 1;
-            let state = facts.status.map_or_else(|| "(not known any more)".to_owned(), |status| status.state);
+            let state = facts.status.map_or_else(|| "(no longer known)".to_owned(), |status| status.state);
             *self.states.entry(state).or_default() += 1;
             self.bytes += facts.destination.map_or(0, |view| view.bytes);
         }
@@ -63,12 +63,12 @@ impl Tally {
         }
     }
 
-    /// All counts, for a person.
+    /// All counts, for the report.
     #[must_use]
     pub(crate) fn table(&self, took: Duration) -> String {
         let mut text = String::new();
         for (title, counts) in [
-            ("who and how", &self.pairs),
+            ("sides", &self.pairs),
             ("proxies", &self.proxies),
             ("paces", &self.paces),
             ("faults", &self.faults),
@@ -76,7 +76,7 @@ impl Tally {
             ("cells of the table", &self.cells),
             ("last states", &self.states),
         ] {
-            // A String takes all that is written to it.
+            // Writing to a String does not fail.
             let _ = writeln!(text, "\n{title}");
             for (name, count) in counts {
                 let _ = writeln!(text, "  {count:>6}  {name}");
@@ -101,7 +101,7 @@ fn spoken(party: &Party) -> String {
     format!("{}{}", party.transport, if party.is_old { " (HTTP/1.0)" } else { "" })
 }
 
-/// Which sides go through which proxy.
+/// The sides behind a proxy.
 fn ways(scenario: &Scenario) -> String {
     match (scenario.source.proxy, scenario.destination.proxy) {
         (None, None) => "none".to_owned(),
@@ -127,7 +127,7 @@ fn kind(scenario: &Scenario) -> &'static str {
             ([Act::Await(_)], _) => "destination resets at the end",
             ([Act::Await(_), _], _) => "destination resets at the end, and the source leaves",
             (_, [Act::StopReading, ..]) => "destination stops reading, and resets its stream",
-            (_, [_, _]) => "destination takes nothing and leaves",
+            (_, [_, _]) => "destination reads nothing and leaves",
             ([Act::Leave(_)], _) => "source leaves",
             (_, [Act::Leave(_)]) => "destination leaves",
             ([Act::HalfClose], _) => "source half-closes",
@@ -136,12 +136,14 @@ fn kind(scenario: &Scenario) -> &'static str {
             (_, [Act::Stall(_)]) => "destination stalls",
             _ => "source breaks HTTP",
         },
-        Fault::Replaced(_) => "leaves while it waits, and comes again",
+        Fault::Replaced(_) => "leaves while it waits, and another connects",
         Fault::Abandoned { at_once: false, .. } => "leaves while it waits",
-        Fault::Abandoned { at_once: true, .. } => "leaves while it waits, and the other comes at once",
-        Fault::Absent(_) => "one side never comes",
-        Fault::Forgotten => "nobody comes",
+        Fault::Abandoned { at_once: true, .. } => {
+            "leaves while it waits, and the other side connects at once"
+        }
+        Fault::Absent(_) => "one side never connects",
+        Fault::Forgotten => "no side connects",
         Fault::Reported(_) => "an error is reported",
-        Fault::Intruder(..) => "a second one comes",
+        Fault::Intruder(..) => "a second client connects",
     }
 }

@@ -1,4 +1,4 @@
-//! One transfer: the scenario is played, and what was seen is collected.
+//! One transfer: plays the scenario and collects the observations.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -16,21 +16,21 @@ use crate::log::Log;
 use crate::plan::{Act, Fault, Manner, Moment, Order, Program, Scenario, Side, Stage, Step};
 use crate::server::{TTL, connections};
 
-/// A seat is free again by then.
+/// The time within which a seat must become free.
 const FREE_WITHIN: Duration = Duration::from_millis(3500);
-/// By then a side that came has its seat.
+/// The time within which a side must get its seat.
 const SEATED_WITHIN: Duration = Duration::from_secs(3);
-/// By then a proxy has read the body of a side that waits.
+/// The time within which a proxy has read the body of a waiting side.
 const BODY_IS_READ: Duration = Duration::from_millis(50);
-/// By then a stream has ended that both sides have left.
+/// The time within which a stream must end that both sides have left.
 const ENDS_WITHIN: Duration = Duration::from_secs(8);
-/// How long after its plan's end, and after the last byte, a client without an answer hangs. No server's idle limit hides it: all but
-/// the hasty ones have 6 h.
+/// The time after the end of its plan and after the last byte, after which a client without a response hangs. The idle limit does not
+/// hide that: unless it is short, it is 6 h.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// First and longest pause between two looks at a status.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
-/// Where a transfer is played, and what is known of it.
+/// The place and the state of a transfer.
 pub(crate) struct Play<'a> {
     scenario: &'a Scenario,
     dial: &'a Dial,
@@ -43,7 +43,7 @@ pub(crate) struct Play<'a> {
 }
 
 impl<'a> Play<'a> {
-    /// Makes the stream; `None` where there is no server to make it.
+    /// Creates the stream. `None` if no server creates it.
     pub(crate) async fn new(
         scenario: &'a Scenario,
         dial: &'a Dial,
@@ -66,7 +66,7 @@ impl<'a> Play<'a> {
         Some(Self { scenario, dial, control, log, stream, progress, paired, kept })
     }
 
-    /// Plays it to the end.
+    /// Plays the scenario to the end.
     pub(crate) async fn run(self) -> Facts {
         let mut facts = Facts {
             scenario: self.scenario.clone(),
@@ -88,7 +88,7 @@ impl<'a> Play<'a> {
                 self.meet(&mut facts).await;
             }
             Fault::Abandoned { manner, at_once } => {
-                // With the body of the transfer: a part of it may arrive if the departure cannot be seen, but not the whole.
+                // With the body of the transfer: a part of it may arrive if the departure is not visible, but not the whole.
                 let was_seated = self.come_and_go(*manner, 0).await;
                 if !at_once && !self.scenario.leaves_unseen(*manner) {
                     facts.freed.extend(Some(self.is_freed().await).filter(|_| was_seated));
@@ -115,7 +115,7 @@ impl<'a> Play<'a> {
         facts
     }
 
-    /// Both sides come, in their order, and whoever else has a hand in it.
+    /// Runs both sides in their order, and the third client, if any.
     async fn meet(&self, facts: &mut Facts) {
         let first = self.scenario.first();
         let (first_is_over, over) = (Notify::new(), Notify::new());
@@ -167,7 +167,7 @@ impl<'a> Play<'a> {
         seen(facts, views.1);
     }
 
-    /// Tells the sides that wait for it that both have their seats, or never will.
+    /// Notifies the waiting steps when both sides have their seats, or never will.
     async fn tell_the_pair(&self) {
         let steps = [Side::Source, Side::Destination].map(|side| self.scenario.steps(side));
         if steps.concat().iter().any(|step| step.act == Act::AwaitPair) {
@@ -177,22 +177,22 @@ impl<'a> Play<'a> {
         }
     }
 
-    /// A side that comes to stay.
+    /// Runs a planned side.
     async fn send(&self, side: Side) -> View {
         self.run_client(self.errand(side, 0, self.scenario.steps(side).to_vec())).await
     }
 
-    /// Another one that wants the seat.
+    /// Runs another client that tries to take the seat.
     async fn intrude(&self, side: Side) -> View {
-        self.log.note(side, "another one comes");
+        self.log.note(side, "another client connects");
         let mut errand = self.errand(side, u64::MAX, Vec::new());
         errand.party.program = Program::Own;
-        // What it gets is nobody's progress.
+        // Its bytes are not progress of the transfer.
         errand.progress = watch::Sender::new(0);
         self.run_client(errand).await
     }
 
-    /// Runs one client. One that has no answer in time hangs, which is noted with the status of the stream.
+    /// Runs one client. One without a response in time counts as hanging, which the transcript notes with the status of the stream.
     async fn run_client(&self, errand: Errand) -> View {
         let side = errand.side;
         let mut view = View::new(side);
@@ -200,13 +200,13 @@ impl<'a> Play<'a> {
             let mut client = pin!(client::run(errand, self.dial, &mut view));
             let (mut limit, mut received) = (TTL + self.scenario.takes() + PATIENCE, 0);
             while timeout(limit, &mut client).await.is_err() {
-                // On a machine that is busy, a transfer may be slow. One that moves does not hang.
+                // On a busy machine a transfer may be slow. One that moves does not hang.
                 let before = std::mem::replace(&mut received, *self.progress.borrow());
                 if received > before {
                     limit = PATIENCE;
                     continue;
                 }
-                // While it is still connected.
+                // While the client is still connected.
                 self.log.note(side, format!("hangs, and the stream is {}", self.raw_status().await));
                 self.log.note("connections", connections(self.dial.server));
                 break;
@@ -217,11 +217,11 @@ impl<'a> Play<'a> {
         view
     }
 
-    /// A first that waits, and leaves. False where the machine was too busy to give it its seat before that: a proxy may then send its
-    /// request to the server when it has left.
+    /// Runs a first side that waits and leaves. False if the machine was too busy to give it its seat before that: a proxy may then send
+    /// its request to the server after it has left.
     async fn come_and_go(&self, manner: Manner, attempt: u64) -> bool {
         let side = self.scenario.first();
-        // nginx does not see a FIN that comes together with the end of a body.
+        // nginx does not notice a FIN that arrives together with the end of a body.
         let pause = self.scenario.party(side).proxy.map(|_| Act::Stall(BODY_IS_READ));
         let acts = pause.into_iter().chain([Act::Leave(manner)]);
         let steps = acts.map(|act| Step { moment: Moment::Waiting, act }).collect();
@@ -229,7 +229,7 @@ impl<'a> Play<'a> {
         let waits = Arc::clone(&errand.waits);
         let mut visit = pin!(self.run_client(errand));
         let is_seated = tokio::select! {
-            // It was not let in, which is not what is asked here.
+            // It got no seat, which is not what this checks.
             _ = &mut visit => return true,
             is_seated = self.until_seated(side) => is_seated,
         };
@@ -238,7 +238,7 @@ impl<'a> Play<'a> {
         is_seated
     }
 
-    /// The seat of the first is free soon.
+    /// Checks that the seat of the first side becomes free soon.
     async fn is_freed(&self) -> bool {
         let side = self.scenario.first();
         let (freed, _) = self.until(FREE_WITHIN, |status| status.state != waiting(side)).await;
@@ -272,14 +272,15 @@ impl<'a> Play<'a> {
         status
     }
 
-    /// Waits until this side waits, or it is too late for it to wait. False where it has no seat in time.
+    /// Waits until this side waits, or can no longer wait. False if it gets no seat in time.
     async fn until_seated(&self, side: Side) -> bool {
         let (is_seated, _) = self.until(SEATED_WITHIN, |status| status.state != "CREATED").await;
         self.log.note(side, if is_seated { "has its seat, or never will" } else { "has no seat yet" });
         is_seated
     }
 
-    /// Looks until it is so, or the stream is not known, or for so long: whether it was, and what was seen last.
+    /// Polls the status until `enough`, or the stream is no longer known, or the time is over. Returns whether it was enough, and the
+    /// last status.
     async fn until(&self, limit: Duration, is_so: impl Fn(&Status) -> bool) -> (bool, Option<Status>) {
         let begun = Instant::now();
         let mut pause = PAUSES.0;
@@ -299,7 +300,7 @@ impl<'a> Play<'a> {
         serde_json::from_slice(&status).ok()
     }
 
-    /// The status object as it is sent, for a person.
+    /// The raw status object, for a report.
     async fn raw_status(&self) -> String {
         match self.control.ask("GET", &self.status_path(), "").await {
             Ok((_, status)) => String::from_utf8_lossy(&status).into_owned(),
@@ -311,9 +312,9 @@ impl<'a> Play<'a> {
         format!("/stream/{}/status", self.stream)
     }
 
-    /// The status when all is over: the stream has ended, or nobody waits on it.
+    /// The last status: the stream has ended, or no side waits on it.
     async fn last_status(&self) -> Option<Status> {
-        // Not to be asked again: a client that has gone may still be about to be served, and then to be missed.
+        // Not only once: the server may still be about to serve a client that has left, and then notice.
         self.until(ENDS_WITHIN, |status| !status.active || status.state == "CREATED").await.1
     }
 }

@@ -1,19 +1,19 @@
-//! What a server answers, read so that no cut message passes for a whole one.
+//! Responses, read so that no cut message counts as whole.
 
 use anyhow::{Context, bail, ensure};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt};
 
-/// A final answer.
+/// A final response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) body: Vec<u8>,
-    /// It was not cut.
+    /// Whether it was not cut.
     pub(crate) is_whole: bool,
 }
 
 impl Answer {
-    /// Reads the next final answer of an HTTP/1 connection, framed by its length. What is cut behind its head is an answer that is not whole.
+    /// Reads the next final response of an HTTP/1 connection, which its length frames. One that is cut after its head is not whole.
     pub(crate) async fn read(incoming: &mut (impl AsyncBufRead + Unpin)) -> anyhow::Result<Self> {
         let (status, length) = loop {
             let head = read_head(incoming).await?;
@@ -31,7 +31,7 @@ impl Answer {
         Ok(Self { status, body, is_whole })
     }
 
-    /// The answer, where it is whole and has this status.
+    /// The response, if it is whole and has this status.
     pub(crate) fn expect(self, status: u16) -> anyhow::Result<Self> {
         if self.status != status || !self.is_whole {
             bail!(
@@ -44,7 +44,7 @@ impl Answer {
         Ok(self)
     }
 
-    /// A text in its JSON object.
+    /// A string of its JSON object.
     pub(crate) fn text(&self, name: &str) -> anyhow::Result<String> {
         let object: serde_json::Value = serde_json::from_slice(&self.body)?;
         let text = object.get(name).and_then(serde_json::Value::as_str);

@@ -1,7 +1,7 @@
 //! The server under load: `cargo run --release -p load -- scale`, and `… soak`.
 //!
-//! Each starts servers of its own, says what it found, and fails if anything did not hold: an answer that the contract does
-//! not give, memory that grows, a descriptor that stays.
+//! Each starts servers of its own, prints its figures, and fails on a response against the contract, on growing memory or on a leaked
+//! descriptor.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,

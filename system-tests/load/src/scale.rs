@@ -1,12 +1,11 @@
 //! Many waiting sides, then all of them paired in random order.
 //!
-//! A server of its own for each round, so that no memory was touched before. Its memory is what is resident, once that has
-//! settled; its CPU is that of its threads, and none of the clients'. A small size takes several rounds, so that of each size
-//! as many sides have waited.
+//! Each round has a server of its own, so that no memory was touched before. Memory is the resident memory once it has settled. CPU is
+//! that of the server's threads. A small size takes several rounds, so that of each size as many sides have waited.
 //!
-//! Over HTTP/2 all sizes have as many connections: what a stream costs is not to depend on how many others come by the same
-//! segment. Nor on how long the clients' kernel takes to acknowledge, for which the server waits and looks again and again: unless
-//! asked otherwise, that is told to do so at once, because by itself it delays more of them where more sides share a connection.
+//! Over HTTP/2 all sizes have the same number of connections, so that the cost of a stream does not depend on how many others arrive in
+//! the same segment. Nor may it depend on delayed acknowledgements, which the server polls for: by default the clients' kernel
+//! acknowledges at once, because otherwise it delays more acknowledgements the more sides share a connection.
 
 mod plan;
 mod report;
@@ -29,41 +28,40 @@ use report::{Figures, Round, Spent};
 use sides::{Sides, Waiting};
 use way::{Acks, Over};
 
-/// Pairings, and other requests, that are under way at a time.
+/// Pairings and other requests at the same time.
 const AT_ONCE: usize = 64;
-/// Sides that come by a connection before it is seen whether they wait. More at once would be a burst, for which an HTTP/2
-/// connection makes room that it keeps: that is not what it costs to wait.
+/// Sides per connection that connect before the next wave. For a larger burst an HTTP/2 connection would allocate memory that it keeps,
+/// which is not a cost of waiting.
 const WAVE: usize = 10;
-/// Beside the streams: what is under way, and what the programs have of their own.
+/// Descriptors beyond those of waiting sides: for requests under way and for the programs themselves.
 const SPARE: usize = 2000;
-/// Sides of each size that are to have waited, in as many rounds as that takes: the kernel knows by samples only which part of
-/// the CPU time is the process's own.
+/// The least number of waiting sides of each size, over all its rounds. The kernel splits CPU time into user and system only by samples.
 const ENOUGH: usize = 50_000;
-/// Between two looks at whether something has come about.
+/// The pause between two polls.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// Holds many waiting sides, pairs them all in random order, and prints what each costs
+/// Holds many waiting sides, pairs them all in random order, and prints the cost of each
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// How many sides wait, one size after the other
+    /// Numbers of waiting sides, one after another
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000])]
     sides: Vec<usize>,
-    /// How sides come
+    /// The HTTP version of the sides
     #[arg(long, default_value = "h1")]
     over: Over,
-    /// Which sides wait
+    /// The sides that wait
     #[arg(long, default_value = "mixed")]
     waiting: Mix,
-    /// When the clients' kernel acknowledges what HTTP/2 connections bring
+    /// When the clients' kernel acknowledges bytes of HTTP/2 connections
     #[arg(long, default_value = "at-once")]
     acks: Acks,
-    /// Streams that stand beside them, to which nobody comes: they take no descriptors
+    /// Additional streams without sides, which use no descriptors
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     beside: usize,
-    /// Repeats the order, and who fails
+    /// Repeats the order and the failures
     #[arg(long)]
     seed: Option<u64>,
-    /// Writes the figures into this file
+    /// Write the figures into this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     #[command(flatten)]
@@ -75,12 +73,12 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
     let most = *arguments.sides.iter().max().context("--sides names none")?;
     let connections = over.connections(most);
-    // A server keeps some of its descriptors back, for pipes and for who is told of a limit.
+    // A server reserves some of its descriptors for pipes and for refusals.
     allow_descriptors((connections + connections / 10 + SPARE) as u64).with_context(|| {
         format!("{most} sides over {over}; over HTTP/2 (--over h2) a hundred share a descriptor")
     })?;
     let machine = machine::description();
-    // One thread: the other CPU is the server's.
+    // One thread, which leaves the other core to the server.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let measured = arguments.sides.iter().map(|sides| {
         let figures = runtime.block_on(measure(arguments, *sides, connections, seed));
@@ -118,23 +116,23 @@ async fn measure(
     }
 }
 
-/// A server for one round.
+/// The server of one round.
 struct Stage {
     server: Server,
     ttl: Duration,
-    /// Those that it began with.
+    /// The descriptors of the fresh server.
     descriptors: Descriptors,
 }
 
 impl Stage {
     fn start(program: &Program, streams: usize, connections: usize) -> anyhow::Result<Self> {
-        // Nobody may expire before the end, and all is to be forgotten soon after it.
+        // No stream may expire before the end, and all must be forgotten soon after it.
         let ttl = Duration::from_secs(30) + Duration::from_millis(2 * streams as u64);
         let seconds = format!("{}s", ttl.as_secs());
         let server = program.start(&[
             "--ttl",
             &seconds,
-            // A connection on which nobody waits yet stays.
+            // A connection without a waiting side stays open.
             "--head-timeout",
             &seconds,
             "--max-streams",
@@ -149,7 +147,7 @@ impl Stage {
     async fn play(&self, arguments: &Arguments, connections: usize, plan: &Plan) -> anyhow::Result<Round> {
         let (server, sides) = (&self.server, plan.exchanges.len());
         let Arguments { over, acks, beside, .. } = *arguments;
-        // What a first request makes once is nobody's cost.
+        // Memory that the first request allocates once is not a cost of a side.
         Sides::open(server, over, acks, 1).await?.warm_up().await?;
         let before = server.process.settled()?;
         let clients = Sides::open(server, over, acks, connections).await?;
@@ -174,13 +172,13 @@ impl Stage {
         Ok(Round { before, connected, waiting, kernel, create, wait, pairing, latencies, seconds })
     }
 
-    /// Waits until the server knows no stream any more, for a little more than the `ttl` of those that nobody came to and the
-    /// one for which ended ones are kept, and has the descriptors that it began with. The KiB that it has then.
+    /// Waits until the server knows no stream and has the descriptors that it began with. That takes the `ttl` of streams without sides,
+    /// and the one for which ended streams are kept. Returns its memory then, in KiB.
     async fn until_forgotten(&self) -> anyhow::Result<u64> {
         let Self { server, ttl, descriptors: before } = self;
         let begun = Instant::now();
         loop {
-            // Looked at first: who asks has a connection too.
+            // Before the request, whose connection would count.
             let now = server.process.descriptors()?;
             let known = server.streams(&STATES).await?;
             if known == 0 && now.beside_pipes() == before.beside_pipes() {
@@ -196,7 +194,7 @@ impl Stage {
     }
 }
 
-/// Has all wait. They come in waves of so many, each once the one before it waits.
+/// Connects all waiting sides, in waves of this size. Each wave begins once the one before it waits.
 async fn seat(
     server: &Server,
     clients: &Sides<'_>,
@@ -215,7 +213,7 @@ async fn seat(
     Ok(seated)
 }
 
-/// Pairs all that wait, in the order of the plan. The milliseconds that each took which was to go well.
+/// Pairs all waiting sides, in the order of the plan. Returns the milliseconds of each pairing without a planned failure.
 async fn pair(clients: &Sides<'_>, seated: Vec<Waiting>, plan: &Plan) -> anyhow::Result<Vec<f64>> {
     let mut seated: Vec<_> = seated.into_iter().map(Some).collect();
     let mut in_order = plan.order.iter().filter_map(|index| seated.get_mut(*index)?.take());
@@ -240,7 +238,7 @@ async fn until_all_wait(server: &Server, sides: usize) -> anyhow::Result<()> {
     }
 }
 
-/// The server's CPU time from here on.
+/// The server's CPU time from now on.
 struct Meter<'a> {
     server: &'a Server,
     nanoseconds: u64,

@@ -1,4 +1,4 @@
-//! A server of ours, and what can be asked of it.
+//! A server under test and requests to it.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -14,32 +14,32 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use crate::answer::Answer;
 
-/// A server that runs, until this is dropped.
+/// A running server. Dropping it ends the server.
 pub(crate) struct Server {
     pub(crate) process: Process,
-    /// Where it speaks plain HTTP.
+    /// Its plain address.
     pub(crate) plain: SocketAddrV4,
-    /// Where it speaks TLS, if it does.
+    /// Its TLS address, if it has one.
     pub(crate) secure: Option<SocketAddrV4>,
 }
 
-/// How to start one.
+/// The program to start.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Program {
-    /// Another server, and flags for it: "target/release/rendezvous --threads 1" [default: the release build beside this]
+    /// Another server with flags: "target/release/rendezvous --threads 1" [default: the release build beside this]
     #[arg(long)]
     server: Option<String>,
 }
 
 impl Program {
-    /// Starts it on a port that is free.
+    /// Starts it on a free port.
     pub(crate) fn start(&self, flags: &[&str]) -> anyhow::Result<Server> {
         let (process, greeting) = self.greet(flags, 1)?;
         let plain = addresses(&greeting).next().with_context(|| format!("no address in {greeting:?}"))?;
         Ok(Server { process, plain, secure: None })
     }
 
-    /// Starts it on a port that speaks TLS, by the certificate that `flags` name, and on one that does not.
+    /// Starts it with a TLS port, by the certificate in `flags`, and a plain port.
     pub(crate) fn start_secure(&self, flags: &[&str]) -> anyhow::Result<Server> {
         let flags: Vec<_> = flags.iter().copied().chain(["--plain-port", "0"]).collect();
         let (process, greeting) = self.greet(&flags, 4)?;
@@ -75,14 +75,14 @@ impl Server {
         connect(self.plain).await
     }
 
-    /// One request on a connection of its own, and its answer.
+    /// Sends a request on a connection of its own.
     pub(crate) async fn ask(&self, request: &str) -> anyhow::Result<Answer> {
         let mut stream = self.connect().await?;
         stream.write_all(request.as_bytes()).await?;
         Answer::read(&mut BufReader::new(stream)).await
     }
 
-    /// How many streams are in each of these states. It looks at all streams, so not while something is measured.
+    /// The number of streams in each of these states. The server walks all streams for it, so not during a measurement.
     pub(crate) async fn streams(&self, states: &[&str]) -> anyhow::Result<usize> {
         let answer = self.ask(&head("GET", "/metrics", "Connection: close\r\n")).await?;
         let text = String::from_utf8(answer.expect(200)?.body)?;
@@ -95,15 +95,15 @@ impl Server {
     }
 }
 
-/// The addresses that a greeting names.
+/// The addresses in a greeting.
 fn addresses(greeting: &str) -> impl Iterator<Item = SocketAddrV4> {
     greeting.split([' ', '/', '\n']).filter_map(|word| word.parse().ok())
 }
 
-/// All states that a stream may be in.
+/// All states of a stream.
 pub(crate) const STATES: [&str; 5] = ["created", "source_waits", "destination_waits", "streaming", "ended"];
 
-/// A connection from one of 250 addresses in turn: a single one has too few ports.
+/// Connects from one of 250 addresses in turn: a single address has too few ports.
 pub(crate) async fn connect(address: SocketAddrV4) -> io::Result<TcpStream> {
     static TURN: AtomicU8 = AtomicU8::new(0);
     let socket = TcpSocket::new_v4()?;
@@ -118,7 +118,7 @@ pub(crate) fn head(method: &str, path: &str, fields: &str) -> String {
     format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")
 }
 
-/// Has so many descriptors allowed, for this process and its children.
+/// Raises the limit of descriptors, for this process and its children.
 pub(crate) fn allow_descriptors(count: u64) -> anyhow::Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let maximum = limit.maximum.map(|maximum| maximum.max(count));

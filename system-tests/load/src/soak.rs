@@ -1,4 +1,4 @@
-//! A mixed load for a long time: what the server holds must stay as it is, and be given back in the end.
+//! A mixed load for a long time: the resources of the server must not grow, and it must give them back in the end.
 //!
 //! Two servers, one for each data path, under the same load.
 
@@ -26,17 +26,17 @@ use client::Certificate;
 use exchange::Soaked;
 use samples::{Sample, Series};
 
-/// Who use each server at a time.
+/// The clients of each server.
 const CLIENTS: u64 = 12;
-/// At most, between two exchanges of a client.
+/// The longest pause between two exchanges of a client.
 const THINKING: Duration = Duration::from_millis(60);
 /// Short, so that streams expire and are forgotten all the time.
 const TTL: Duration = Duration::from_secs(3);
-/// For a server to forget all, beside twice its ttl.
+/// The time in which a server must forget all streams, in addition to twice its ttl.
 const PATIENCE: Duration = Duration::from_secs(20);
 const DESCRIPTORS: u64 = 8192;
 
-/// A mixed load for a long time, under which memory and descriptors must be flat
+/// A mixed load for a long time, under which memory and descriptors must stay flat
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[arg(long, default_value_t = 30)]
@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
     /// Repeats the exchanges
     #[arg(long)]
     seed: Option<u64>,
-    /// Draws memory and descriptors over time into this file, with their figures in one that ends in .csv beside it
+    /// Draw memory and descriptors over time into this file, with the figures in a .csv file beside it
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     #[command(flatten)]
@@ -83,7 +83,7 @@ async fn soak(arguments: &Arguments) -> anyhow::Result<()> {
         failed = first_failure(&mut clients) => failed.with_context(|| format!("--seed {seed}"))?,
         ended = sample(&servers, time, &mut samples) => ended?,
     }
-    // What was begun is brought to its end.
+    // Exchanges that have begun run to their end.
     first_failure(&mut clients).await?;
 
     let footer = format!(
@@ -117,7 +117,7 @@ async fn soak(arguments: &Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A client: one exchange after the other.
+/// Runs a client: one exchange after another.
 async fn use_it(
     server: Arc<Soaked>,
     seed: u64,
@@ -133,7 +133,7 @@ async fn use_it(
     Ok(())
 }
 
-/// Waits for all clients, or the first that failed.
+/// Waits for all clients, or for the first that fails.
 async fn first_failure(clients: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
     while let Some(ended) = clients.join_next().await {
         ended??;
@@ -141,7 +141,7 @@ async fn first_failure(clients: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Res
     Ok(())
 }
 
-/// Looks at each server once a second.
+/// Samples each server once a second.
 async fn sample(
     servers: &[Arc<Soaked>],
     time: Duration,
@@ -160,12 +160,12 @@ async fn sample(
     Ok(())
 }
 
-/// Waits until a server that nobody uses knows no stream, and has the descriptors that it had before: but for pipes, of
-/// which it keeps some at hand.
+/// Waits until an unused server knows no stream and has the descriptors that it had before, except pipes, some of which it keeps for
+/// later.
 async fn given_back(soaked: &Soaked, before: &Sample) -> anyhow::Result<String> {
     let begun = Instant::now();
     loop {
-        // Looked at first: who asks has a connection too.
+        // Before the request, whose connection would count.
         let now = Sample::of(&soaked.server.process, 0.0, 0)?;
         let streams = soaked.server.streams(&STATES).await?;
         if streams == 0 && now.descriptors.beside_pipes() == before.descriptors.beside_pipes() {

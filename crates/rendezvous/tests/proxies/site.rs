@@ -1,5 +1,6 @@
 //! A proxy by its sample, with the server behind it, on an address of their own.
 
+use std::env;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/proxies");
 /// Longer than anything may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -86,15 +88,13 @@ impl Proxy {
     /// The program, to be run in the folder that has the configuration.
     fn command(self) -> Command {
         let (program, arguments): (_, &[&str]) = match self {
-            // Debian has these two where only root looks.
-            Self::Nginx | Self::SilentNginx => {
-                ("/usr/sbin/nginx", &["-e", "stderr", "-p", ".", "-c", "main.conf"])
-            }
-            Self::Haproxy => ("/usr/sbin/haproxy", &["-db", "-f", "rendezvous.conf"]),
+            Self::Nginx | Self::SilentNginx => ("nginx", &["-e", "stderr", "-p", ".", "-c", "main.conf"]),
+            Self::Haproxy => ("haproxy", &["-db", "-f", "rendezvous.conf"]),
             Self::Caddy => ("caddy", &["run", "--adapter", "caddyfile", "--config", "rendezvous.conf"]),
         };
         let mut command = Command::new(program);
-        command.args(arguments);
+        // For users other than root, Debian's PATH has no /usr/sbin.
+        command.env("PATH", format!("{}:/usr/sbin", env::var("PATH").unwrap())).args(arguments);
         command
     }
 
@@ -108,7 +108,7 @@ impl Proxy {
         let log = fs::File::create(folder.join("log")).unwrap();
         Running(
             command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap_or_else(
-                |error| panic!("{self:?} can not be started: {error}. On Debian: apt-get install {self:?}"),
+                |error| panic!("cannot start {self:?}: {error}. `./check proxies` provides it"),
             ),
         )
     }
@@ -116,7 +116,7 @@ impl Proxy {
 
 /// A file of `packaging/proxies`, with some of it replaced.
 fn sample(name: &str, replacements: &[(&str, String)]) -> String {
-    let mut text = fs::read_to_string(Path::new("packaging/proxies").join(name)).unwrap();
+    let mut text = fs::read_to_string(Path::new(SAMPLES).join(name)).unwrap();
     for (sample, here) in replacements {
         assert!(text.contains(sample), "{name} does not say {sample:?}");
         text = text.replace(sample, here);

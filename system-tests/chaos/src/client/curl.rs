@@ -1,4 +1,4 @@
-//! The real curl, whose process can be killed.
+//! A client that is a curl process, which can be killed.
 
 use std::io;
 use std::process::Stdio;
@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use super::{Dial, Ending, Errand, Script, View};
 use crate::plan::{Act, Framing, Manner, Moment, Side, Transport};
 
-/// Does the errand by a process of its own.
+/// Runs the errand in a process of its own.
 pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
     if let Err(error) = try_run(&errand, dial, view).await {
         view.ending = Ending::Malformed(format!("curl can not be run: {error}"));
@@ -18,7 +18,7 @@ pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
 }
 
 async fn try_run(errand: &Errand, dial: &Dial, view: &mut View) -> io::Result<()> {
-    // A file, because curl declares the length of nothing else.
+    // A file, because curl declares no length of anything else.
     let file = if errand.framing == Framing::Length && errand.side == Side::Source {
         let file = tempfile::NamedTempFile::new()?;
         tokio::fs::write(file.path(), errand.body.piece(0, usize::MAX)).await?;
@@ -26,14 +26,14 @@ async fn try_run(errand: &Errand, dial: &Dial, view: &mut View) -> io::Result<()
     } else {
         None
     };
-    // How far it is with a file, or when it is killed at any time, nobody knows.
+    // The progress of curl with a file, or at a kill at any time, is not known.
     let is_killed_anywhen = errand.steps.iter().any(|step| matches!(step.moment, Moment::After(_)));
     view.sent_whole = file.is_some() || is_killed_anywhen;
     let mut command = command(errand, dial);
     match (errand.side, &file) {
         (Side::Source, Some(file)) => command.arg("-T").arg(file.path()),
         (Side::Source, None) => command.args(["-T", "-"]),
-        // Its head before its body: who is killed has not said by which status it came.
+        // The head goes before the body to the output: a killed curl does not report the status.
         (Side::Destination, _) => command.arg("-i"),
     };
     let mut child = command.spawn()?;
@@ -41,7 +41,7 @@ async fn try_run(errand: &Errand, dial: &Dial, view: &mut View) -> io::Result<()
     let script = Script::new(errand);
     let pid = pid_of(&child);
     let departure = script.departure();
-    // Killed in here, because what is not done yet, with curl's input in it, is dropped before the branch is taken.
+    // The kill is in here, because the other futures, one of which owns curl's input, are dropped before the branch runs.
     let departure = async {
         let manner = departure.await;
         kill(pid);
@@ -63,9 +63,9 @@ fn pid_of(child: &Child) -> Option<Pid> {
     child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?))
 }
 
-/// To be called before its input is dropped, whose end would be the body's.
+/// Kills curl. Must precede the drop of its input, which would end the body.
 fn kill(pid: Option<Pid>) {
-    // One that has ended needs no more.
+    // Fails for a process that has ended.
     let _ = pid.map(|pid| kill_process(pid, Signal::KILL));
 }
 
@@ -85,7 +85,7 @@ fn command(errand: &Errand, dial: &Dial) -> Command {
     command
 }
 
-/// `Some` where it left.
+/// `Some` if it left.
 async fn work(
     errand: &Errand,
     child: &mut Child,
@@ -128,7 +128,7 @@ async fn upload(
     pid: Option<Pid>,
 ) -> Manner {
     if errand.framing == Framing::Length {
-        // The file is curl's to read: how far it is, the destination knows.
+        // curl reads the file, so only the destination knows the progress.
         if let Some(offset) = script.next_offset() {
             let mut progress = errand.progress.subscribe();
             let reached = progress.wait_for(|bytes| *bytes >= offset).await.is_ok();
@@ -194,8 +194,7 @@ async fn receive(
     Ok(None)
 }
 
-/// The status of the final answer, and where its head ends, once all of that is among these bytes. Interim answers may come
-/// before it.
+/// The status of the final response and the end of its head, once these bytes have the whole head. Interim responses may precede it.
 fn final_head(bytes: &[u8]) -> Option<(u16, usize)> {
     const END: &[u8] = b"\r\n\r\n";
     let mut begin = 0;
@@ -217,7 +216,7 @@ async fn to_end(mut read: impl AsyncRead + Unpin) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// curl's word on how it ended: its exit code, and the status that it saw.
+/// The ending according to curl: its exit code and the status that it received.
 async fn end(
     child: &mut Child,
     stderr: impl AsyncRead + Unpin,

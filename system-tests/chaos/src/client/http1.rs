@@ -1,4 +1,4 @@
-//! HTTP/1 by hand, strictly: a message is whole only where its framing says so.
+//! A strict HTTP/1 client: a message is whole only if its framing says so.
 
 use std::future::pending;
 use std::io;
@@ -15,12 +15,12 @@ use super::{
 };
 use crate::plan::{Act, Framing, Manner, Side};
 
-/// An answer's head may be as long.
+/// The longest head of a response.
 const MAX_HEAD: usize = 16 << 10;
-/// What is no HTTP, in place of a chunk's size.
+/// Bytes that are not HTTP, in place of a chunk's size.
 const NONSENSE: &[u8] = b"zz\r\nno chunk\r\n";
 
-/// Does the errand over a connection of its own.
+/// Runs the errand on a connection of its own.
 pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
     let script = Script::new(&errand);
     let departure = script.departure();
@@ -59,21 +59,21 @@ pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
     }
 }
 
-/// Before the connection is dropped, it is to know how.
+/// Sets how the connection closes, before it is dropped.
 async fn leaving(departure: impl Future<Output = Manner>, switches: &Switches) -> Manner {
     let manner = departure.await;
     switches.leave_by(manner);
     manner
 }
 
-/// What a source has given to its kernel.
+/// The bytes that a source has given to its kernel.
 #[derive(Debug, Default)]
 struct Sent {
     bytes: u64,
     whole: bool,
 }
 
-/// `Some` where it left.
+/// `Some` if it left.
 async fn send(
     errand: &Errand,
     connection: Connection,
@@ -97,7 +97,7 @@ async fn send(
     left
 }
 
-/// Sends until it is to leave; a connection that breaks is the reader's to see.
+/// Sends until the departure. The reader notices a broken connection.
 async fn upload(
     errand: &Errand,
     write: impl AsyncWrite + Unpin,
@@ -170,7 +170,7 @@ async fn try_upload(
     Ok(None)
 }
 
-/// Does what is due for a source. `Break` where it sends nothing more, with the manner in which it leaves, if it does.
+/// Takes the due steps of a source. `Break` if it sends nothing more, with the way in which it leaves, if it does.
 async fn perform(
     act: Act,
     errand: &Errand,
@@ -190,7 +190,7 @@ async fn perform(
         Act::Stall(time) => sleep(time).await,
         Act::Await(offset) => until_received(errand, offset).await,
         Act::AwaitPair => until_paired(errand).await,
-        // Only a destination does this.
+        // Only destinations have this step.
         Act::StopReading | Act::Withhold(_) => {}
     }
     Ok(Continue(()))
@@ -200,7 +200,7 @@ fn version(errand: &Errand) -> &'static str {
     if errand.party.is_old { "1.0" } else { "1.1" }
 }
 
-/// `Some` where it left.
+/// `Some` if it left.
 async fn receive(
     errand: &Errand,
     connection: Connection,
@@ -265,7 +265,7 @@ async fn receive(
     None
 }
 
-/// Does what is due for a destination. `Some` where it leaves.
+/// Takes the due steps of a destination. `Some` if it leaves.
 async fn act(
     errand: &Errand,
     write: &mut (impl AsyncWrite + Unpin),
@@ -276,7 +276,7 @@ async fn act(
             Act::Leave(manner) => return Some(manner),
             Act::Stall(time) | Act::Withhold(time) => sleep(time).await,
             Act::AwaitPair => until_paired(errand).await,
-            // A destination has said all it has to say.
+            // A destination has nothing more to send.
             Act::HalfClose | Act::Break => drop(write.shutdown().await),
             Act::Await(_) | Act::StopReading => {}
         }
@@ -291,7 +291,7 @@ async fn read_answer(mut incoming: Incoming<impl AsyncRead + Unpin>, view: &mut 
     }
 }
 
-/// What comes over a connection.
+/// The input of a connection.
 struct Incoming<R> {
     read: R,
     buffer: BytesMut,
@@ -305,16 +305,16 @@ struct Head {
     closes: bool,
 }
 
-/// Where a body ends, and how far it is.
+/// The framing of a body and the progress in it.
 #[derive(Debug, Clone, Copy)]
 enum BodyFraming {
-    /// After so many bytes more.
+    /// It ends after this number of bytes more.
     Length(u64),
-    /// A chunk's size comes next.
+    /// The size of a chunk comes next.
     ChunkSize,
-    /// So many bytes more of a chunk, and its line end.
+    /// This number of bytes of a chunk comes next, then its line end.
     Chunk(u64),
-    /// With the connection.
+    /// It ends with the connection.
     UntilClose,
 }
 
@@ -323,14 +323,14 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
         Self { read, buffer: BytesMut::new(), piece }
     }
 
-    /// Reads some more; 0 is a good end of the connection.
+    /// Reads more bytes. 0 is a good end of the connection.
     async fn fill(&mut self) -> io::Result<usize> {
         self.buffer.reserve(self.piece);
         let mut room = bytes::BufMut::limit(&mut self.buffer, self.piece);
         self.read.read_buf(&mut room).await
     }
 
-    /// The head of the final answer.
+    /// Reads the head of the final response.
     async fn head(&mut self, interims: &Interims) -> Result<Head, Ending> {
         loop {
             if let Some(head) = self.parse_head()? {
@@ -379,7 +379,7 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
         Ok(Some(Head { status, framing, closes }))
     }
 
-    /// The next of the body; `None` at its proper end.
+    /// The next piece of the body. `None` at its proper end.
     async fn next(&mut self, framing: &mut BodyFraming) -> Result<Option<Bytes>, Ending> {
         loop {
             match *framing {
@@ -416,7 +416,7 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
                             *framing = BodyFraming::Chunk(size + 2);
                             continue;
                         }
-                        // The server sends no trailers: this line is the last.
+                        // The server sends no trailers, so this line is the last.
                         let is_last = self.last_line().await?;
                         return if is_last { Ok(None) } else { Err(Ending::Malformed("trailers".into())) };
                     }
@@ -436,13 +436,13 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
         }
     }
 
-    /// At most `most` bytes of what is there.
+    /// At most `most` of the buffered bytes.
     fn take(&mut self, most: u64) -> Option<Bytes> {
         let count = self.buffer.len().min(usize::try_from(most).unwrap_or(usize::MAX));
         (count > 0).then(|| self.buffer.split_to(count).freeze())
     }
 
-    /// A line that is there, without its end.
+    /// A buffered line without its end.
     fn line(&mut self) -> Result<Option<Bytes>, Ending> {
         let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\r\n") else {
             return if self.buffer.len() > 64 {
@@ -456,7 +456,7 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
         Ok(Some(line))
     }
 
-    /// Whether the line behind the last chunk is empty.
+    /// Whether the line after the last chunk is empty.
     async fn last_line(&mut self) -> Result<bool, Ending> {
         loop {
             if let Some(line) = self.line()? {
@@ -470,7 +470,7 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
         }
     }
 
-    /// Reads a body that is kept.
+    /// Reads a whole body into memory.
     async fn small(&mut self, head: Head) -> Result<Vec<u8>, Ending> {
         let mut framing = head.framing;
         let mut body = Vec::new();
@@ -493,7 +493,7 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
         }
     }
 
-    /// Behind a whole message: nothing more, and the end of a connection that was said to end.
+    /// After a whole message: checks for further bytes, and for the end of a connection that the head announced.
     async fn finish(&mut self, closes: bool, view: &mut View) {
         view.ending = Ending::Whole;
         view.has_surplus = !self.buffer.is_empty();
@@ -503,25 +503,25 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
     }
 }
 
-/// Asks what is not a stream, and waits for the answer: plain, and over the same connection while that lasts.
+/// Sends requests other than transfers, without TLS and on the same connection while it lasts.
 pub(crate) struct Asker {
     address: SocketAddr,
     connection: Option<(TcpStream, Instant)>,
 }
 
 impl Asker {
-    /// Of the server at `address`.
+    /// A client of the server at `address`.
     #[must_use]
     pub(crate) fn new(address: SocketAddr) -> Self {
         Self { address, connection: None }
     }
 
-    /// The status and the body of the answer.
+    /// The status and the body of the response.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no response.
     pub(crate) async fn ask(&mut self, method: &str, path: &str, body: &str) -> io::Result<(u16, Vec<u8>)> {
-        // The server closes what has been idle for long.
+        // The server closes idle connections.
         let fresh = self.connection.take().filter(|(_, used)| used.elapsed().as_secs() < 2);
         let mut stream = match fresh {
             Some((stream, _)) => stream,

@@ -1,4 +1,4 @@
-//! HTTP/2 by the h2 crate: a connection for each side.
+//! An HTTP/2 client, by the h2 crate, with a connection for each side.
 
 use std::future::{pending, poll_fn};
 use std::pin::{Pin, pin};
@@ -15,13 +15,13 @@ use tokio::time::{sleep, timeout};
 use super::{Dial, Ending, Errand, Interims, Script, Switches, View, until_paired, until_received};
 use crate::plan::{Act, Framing, Manner, Side};
 
-/// The budget for small DATA frames that hyper's clients have: half of their connection window of 5 MiB. The default follows our
+/// The budget for small DATA frames of hyper's clients: half of their connection window of 5 MiB. The default would follow from our
 /// smaller windows.
 const SMALL_FRAMES: usize = 5 << 19;
-/// For the last frames to go out.
+/// The time for the last frames to be sent.
 const LAST_FRAMES: Duration = Duration::from_secs(2);
 
-/// Does the errand over a connection of its own.
+/// Runs the errand on a connection of its own.
 pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
     let script = Script::new(&errand);
     let mut departure = pin!(script.departure());
@@ -55,7 +55,7 @@ pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
     let mut connection = Some(Box::pin(connection));
     let left = {
         let mut exchange = pin!(exchange(&errand, requests.clone(), script, view, &switches, departure));
-        // The exchange first: it may stop the connection, which then neither reads nor writes.
+        // Polls the exchange first: it may stop the connection, which then neither reads nor writes.
         poll_fn(|cx| {
             if let Poll::Ready(left) = exchange.as_mut().poll(cx) {
                 return Poll::Ready(left);
@@ -63,7 +63,7 @@ pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
             if let Some(alive) = connection.as_mut().filter(|_| !switches.is_frozen())
                 && alive.as_mut().poll(cx).is_ready()
             {
-                // From this its streams learn that it has ended.
+                // This notifies its streams that it has ended.
                 connection = None;
                 cx.waker().wake_by_ref();
             }
@@ -72,7 +72,7 @@ pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
         .await
     };
     if view.bytes > 0 {
-        // The library may have read as much ahead.
+        // The library may have read this much ahead.
         view.room = view.room.map(|room| room + u64::from(errand.party.window));
     }
     if let Some(manner) = left {
@@ -80,24 +80,24 @@ pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
         view.ending = Ending::Left(manner);
     }
     match (connection, left) {
-        // Clients that cancel a request keep its connection for the next one.
+        // A client that cancels a request keeps the connection for the next one.
         (Some(connection), Some(Manner::ResetStream)) => {
             errand.kept.lock().spawn(async move {
                 let _requests = requests;
-                // How it ends does not matter.
+                // Its result does not matter.
                 let _ = connection.await;
             });
         }
         (Some(connection), None) => {
             drop(requests);
-            // Whether they went out, the server's answers show.
+            // The server's responses show whether they were sent.
             let _ = timeout(LAST_FRAMES, connection).await;
         }
         _ => {}
     }
 }
 
-/// `Some` where it left.
+/// `Some` if it left.
 async fn exchange(
     errand: &Errand,
     mut requests: SendRequest<Bytes>,
@@ -163,7 +163,7 @@ async fn ask(
     requests.send_request(request, is_whole)
 }
 
-/// Sends until it is to leave; a stream that breaks is the reader's to see.
+/// Sends until the departure. The reader notices a broken HTTP/2 stream.
 async fn upload(
     errand: &Errand,
     send: &mut SendStream<Bytes>,
@@ -173,7 +173,7 @@ async fn upload(
 ) -> Manner {
     let body = &errand.body;
     loop {
-        // As in HTTP/1: a declared length is an end of its own.
+        // As in HTTP/1, a declared length ends the body by itself.
         *whole = errand.framing == Framing::Length && *bytes == body.size;
         while let Some(act) = script.due(*bytes) {
             if let Some(manner) = perform(act, errand, send, *bytes).await {
@@ -204,7 +204,7 @@ async fn upload(
     }
 }
 
-/// Does what is due for a source that has sent so many bytes. `Some` where it leaves.
+/// Takes the steps of a source that are due after this number of bytes. `Some` if it leaves.
 async fn perform(act: Act, errand: &Errand, send: &mut SendStream<Bytes>, bytes: u64) -> Option<Manner> {
     match act {
         Act::Leave(manner) => return Some(manner),
@@ -212,10 +212,10 @@ async fn perform(act: Act, errand: &Errand, send: &mut SendStream<Bytes>, bytes:
         Act::Await(offset) => until_received(errand, offset).await,
         Act::AwaitPair => until_paired(errand).await,
         Act::Break => {
-            // All that is left, and a byte more than was declared.
+            // The rest of the body, and a byte more than declared.
             let mut excess = errand.body.piece(bytes, usize::MAX);
             excess.push(0);
-            // It fails where the server has reset the stream.
+            // Fails if the server has reset the HTTP/2 stream.
             let _ = send.send_data(excess.into(), true);
             return pending().await;
         }
@@ -234,7 +234,7 @@ async fn answered(answer: ResponseFuture, view: &mut View, interims: &Interims) 
     }
 }
 
-/// The final answer; those before it are counted.
+/// The final response. Counts those before it.
 async fn final_answer(
     mut answer: ResponseFuture,
     interims: &Interims,
@@ -253,7 +253,7 @@ async fn small(status: u16, mut body: RecvStream, view: &mut View) {
     while let Some(data) = body.data().await {
         match data {
             Ok(data) => {
-                // What is given back is no more than what came.
+                // The released capacity is no more than the received one.
                 let _ = body.flow_control().release_capacity(data.len());
                 whole.extend_from_slice(&data);
             }
@@ -268,7 +268,7 @@ async fn small(status: u16, mut body: RecvStream, view: &mut View) {
     view.ending = Ending::Whole;
 }
 
-/// `Some` where it left.
+/// `Some` if it left.
 async fn receive(
     errand: &Errand,
     answer: ResponseFuture,
@@ -277,7 +277,7 @@ async fn receive(
     switches: &Switches,
 ) -> Option<Manner> {
     if script.next_offset() == Some(0) {
-        // The request is to go out before anything happens.
+        // The request must be sent before any step.
         tokio::task::yield_now().await;
     }
     if let Some(manner) = act(errand, switches, || script.due(0)).await {
@@ -322,7 +322,7 @@ async fn receive(
     None
 }
 
-/// Does what is due for a destination. `Some` where it leaves.
+/// Takes the due steps of a destination. `Some` if it leaves.
 async fn act(errand: &Errand, switches: &Switches, mut due: impl FnMut() -> Option<Act>) -> Option<Manner> {
     while let Some(act) = due() {
         match act {

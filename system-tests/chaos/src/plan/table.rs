@@ -1,8 +1,8 @@
-//! Scenarios drawn from the table of transfers (`testkit::matrix`), which says what each must end as.
+//! Scenarios drawn from the table of transfers (`testkit::matrix`), which has the outcome of each.
 //!
-//! The table gives versions, framing, event and moment. Chance adds sizes, pieces, TLS, order and timing; the episode adds the pace, a
-//! proxy and what is wrong with the server. In an *exact* scenario the sides wait for each other as the table describes it, so that it
-//! can only end as the table says. In the others the event comes when the other side may be anywhere, and only the laws hold.
+//! The table gives versions, framing, event and moment. Sizes, pieces, TLS, order and timing are random. The episode adds the rate limit,
+//! a proxy and the trouble of the server. In an *exact* scenario the sides wait for each other as the table describes, so it must have
+//! the outcome of the table. In the others the other side may be anywhere at the event, and only the laws apply.
 
 use std::time::Duration;
 
@@ -16,26 +16,26 @@ use super::{
     Transport, any_side,
 };
 
-/// A body that its HTTP/2 source exceeds fits in one frame with what exceeds it: the first part of it would be passed on.
+/// A body that its HTTP/2 source exceeds fits in one frame together with the excess. In two frames, the first would be passed on.
 const ONE_FRAME: u64 = 16_000;
-/// 2^64 divided by the golden ratio: its multiples spread numbers in a row over the table, so that a long run plays every cell.
+/// 2^64 divided by the golden ratio. Its multiples spread consecutive numbers over the table, so that a long run plays every cell.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// The cell of a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Drawn {
-    /// What is played.
+    /// The cell.
     pub(crate) cell: Cell,
-    /// The sides wait for each other as the table describes it.
+    /// The sides wait for each other as the table describes.
     pub(crate) is_exact: bool,
 }
 
-/// The cells that a run draws from, by their [`kind`].
+/// The cells that a run draws from, by [`kind`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table([Vec<Cell>; 4]);
 
 impl Table {
-    /// Those whose sides speak one of `transports`.
+    /// The cells whose sides use these transports.
     pub(super) fn new(transports: &[Transport]) -> Self {
         let is_spoken = |version| transports.iter().any(|transport| speaks(*transport, version));
         let cells: Vec<_> =
@@ -46,8 +46,8 @@ impl Table {
         }))
     }
 
-    /// The cell of a scenario of this number, among those that its episode can play: those that last until the idle limit need a server
-    /// where that is short.
+    /// The cell of the scenario of this number, among those that its episode can play: a cell that lasts until the idle limit needs a
+    /// server with a short one.
     pub(super) fn cell(&self, seed: u64, episode: &Episode, number: u64) -> Option<Cell> {
         let is_long = episode.idle().is_some() && number % 4 == 1;
         let cells = self.0.get(kind(episode.pace.is_some(), is_long))?;
@@ -66,7 +66,7 @@ fn speaks(transport: Transport, version: Version) -> bool {
 }
 
 impl Scenario {
-    /// Makes this the scenario of a cell.
+    /// Turns this into a scenario of the cell.
     pub(super) fn play_cell(&mut self, rng: &mut ChaCha8Rng, cell: Cell, mix: &Mix, proxy: Option<Proxy>) {
         let is_exact = rng.random_bool(0.75);
         self.drawn = Some(Drawn { cell, is_exact });
@@ -74,12 +74,12 @@ impl Scenario {
             let spoken = mix.transports.iter().copied().filter(|transport| speaks(*transport, version));
             party.transport = *spoken.collect::<Vec<_>>().choose(rng).unwrap_or(&Transport::Plain);
             party.is_old = version == Version::Http10;
-            // Our proxies have no HTTP/1.0, and no HTTP/2 for their clients.
+            // Our samples accept no HTTP/1.0 and no HTTP/2 from clients.
             let is_proxied = version == Version::Http11 && rng.random_bool(0.7);
             party.proxy = proxy.filter(|_| is_proxied);
         }
         if (cell.event, cell.when) == (Event::SourceBreaksFraming, When::InEnd) {
-            // A proxy may take what is broken here for a trailer, and wait for the end.
+            // A proxy may take these broken bytes for a trailer and wait for its end.
             self.source.proxy = None;
         }
         self.framing =
@@ -104,7 +104,7 @@ impl Scenario {
         }
     }
 
-    /// The destination has little room, and the body is larger: than all buffers on the way, or than the room.
+    /// Gives the destination small buffers, and a body that is larger than all buffers on the way, or than its own.
     fn be_unread(&mut self, rng: &mut ChaCha8Rng, cell: Cell) {
         self.destination.receive_buffer = Some(4096);
         self.destination.window = if uses_up_window(cell) { 64 << 10 } else { 4 << 20 };
@@ -148,7 +148,7 @@ impl Scenario {
             steps.extend(pause(rng, moment));
         }
         let act = match cell.event {
-            // It sends nothing more while the destination leaves.
+            // The source sends nothing more while the destination leaves.
             _ if is_of_destination && self.is_exact() && moment != Moment::End => Act::Await(u64::MAX),
             _ if is_of_destination => return Vec::new(),
             Event::SourceCloses => Act::Leave(Manner::Fin),
@@ -168,7 +168,7 @@ impl Scenario {
             When::AfterEnd => Moment::End,
             _ => Moment::Body(passed_on),
         };
-        // Longer than the idle limit, which begins when the buffers are full: a pace fills them slowly, and so does a busy machine.
+        // Longer than the idle limit, which begins when the buffers are full. A rate limit fills them slowly, and so does a busy machine.
         let long = 2 * LONG_STALL + Duration::from_secs(self.pace.map_or(0, |pace| self.size / pace));
         let short = Duration::from_millis(rng.random_range(50..500));
         let transport = self.destination.transport;
@@ -190,7 +190,7 @@ impl Scenario {
         };
         let mut steps: Vec<_> = acts.into_iter().map(|act| Step { moment, act }).collect();
         if self.is_exact() {
-            // What is to read nothing stops before there is anything.
+            // A client that must read nothing stops before anything can arrive.
             let first = usize::from(steps.first().is_some_and(|step| step.act == Act::StopReading));
             let waits = (moment == Moment::Body(0)).then_some(Step { moment, act: Act::AwaitPair });
             steps.splice(first..first, waits.into_iter().chain(pause(rng, moment)));
@@ -199,7 +199,7 @@ impl Scenario {
     }
 }
 
-/// Whether an unread body uses up the window of an HTTP/2 destination. Else it does not read its connection.
+/// Whether an unread body uses up the window of an HTTP/2 destination. Otherwise the destination does not read its connection.
 fn uses_up_window(cell: Cell) -> bool {
     match cell.event {
         Event::DestinationStallsThenCloses => false,
@@ -212,7 +212,7 @@ fn resets(transport: Transport) -> Manner {
     if transport.is_h2() { Manner::ResetStream } else { Manner::Reset }
 }
 
-/// Sometimes there is time for what was sent to arrive.
+/// Sometimes leaves time for the sent bytes to arrive.
 fn pause(rng: &mut ChaCha8Rng, moment: Moment) -> Option<Step> {
     let time = Duration::from_micros(rng.random_range(0..8000));
     rng.random_bool(0.5).then_some(Step { moment, act: Act::Stall(time) })

@@ -1,18 +1,18 @@
-//! Who waits, how each exchange is to end, and in which order. Pure: the same seed gives the same plan.
+//! The waiting sides, the planned end of each exchange, and the order. Pure: the same seed gives the same plan.
 
 use std::fmt;
 
-/// Which side of a stream.
+/// A side of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
     Source,
     Destination,
 }
 
-/// Which sides wait for the other.
+/// The sides that wait for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Mix {
-    /// A source and a destination in turn
+    /// Sources and destinations in turn
     Mixed,
     /// Destinations
     Gets,
@@ -30,34 +30,34 @@ impl fmt::Display for Mix {
     }
 }
 
-/// How an exchange is to end.
+/// The planned end of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// All of the body arrives.
+    /// The whole body arrives.
     Delivered,
-    /// Who waits leaves just before the other side comes. The seat is free again: another takes it, and is served.
+    /// The waiting side leaves just before the other connects. Another takes its free seat and is served.
     Replaced,
-    /// An error is reported in place of the other side.
+    /// A client reports an error instead of connecting as the other side.
     Reported,
     /// The source leaves in the middle of its body.
     Cut,
 }
 
-/// One stream's part.
+/// One stream of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Exchange {
-    /// Who waits.
+    /// The waiting side.
     pub(crate) first: Side,
     pub(crate) ending: Ending,
 }
 
 pub(crate) struct Plan {
     pub(crate) exchanges: Vec<Exchange>,
-    /// In which order the second sides come.
+    /// The order in which the second sides connect.
     pub(crate) order: Vec<usize>,
 }
 
-/// One in so many fails.
+/// One in this number fails.
 const FAILS: usize = 100;
 const FAILURES: [Ending; 3] = [Ending::Replaced, Ending::Reported, Ending::Cut];
 

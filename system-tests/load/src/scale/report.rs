@@ -1,4 +1,4 @@
-//! The figures of each size, how they grow, and what they must hold.
+//! The figures of each size, their growth and their bounds.
 
 use std::fmt;
 
@@ -6,22 +6,22 @@ use anyhow::{Context, ensure};
 use measure::figures::quantile;
 use serde::Serialize;
 
-/// KiB of the process that a waiting side may take.
+/// The most KiB of the process for a waiting side.
 const MOST_MEMORY: f64 = 3.0;
-/// Milliseconds of a pairing that one in a hundred may exceed.
+/// The most milliseconds of a pairing at the 99th percentile.
 const MOST_P99: f64 = 20.0;
-/// What each stream may cost more than where there are fewest.
+/// The most that the cost of a stream may grow from the smallest size, as a ratio.
 const MOST_GROWTH: f64 = 1.2;
 
-/// What was seen in one round. Memory in KiB.
+/// The measurements of one round. Memory is in KiB.
 pub(super) struct Round {
-    /// The process, before anything stays.
+    /// The process without streams.
     pub(super) before: u64,
-    /// With the connections that sides share, and the streams beside.
+    /// With the shared connections and the additional streams.
     pub(super) connected: u64,
-    /// With all sides waiting.
+    /// With all waiting sides.
     pub(super) waiting: u64,
-    /// What the kernel has more since then, of both ends.
+    /// The increase of the kernel's memory, for both ends.
     pub(super) kernel: u64,
     pub(super) create: Spent,
     pub(super) wait: Spent,
@@ -35,29 +35,29 @@ pub(super) struct Round {
 /// Seconds of CPU time.
 #[derive(Clone, Copy)]
 pub(super) struct Spent {
-    /// All of it.
+    /// In total.
     pub(super) all: f64,
-    /// The process's own, and the kernel's for it, as far as samples tell.
+    /// In user mode and in the kernel, by samples.
     pub(super) user: f64,
     pub(super) kernel: f64,
 }
 
-/// What a number of sides came to, in all rounds.
+/// The results of one size over all rounds.
 #[derive(Debug, Serialize)]
 pub(super) struct Figures {
     pub(super) sides: usize,
     pub(super) rounds: usize,
-    /// KiB of the process, for each side that waits, its stream among them.
+    /// KiB of the process for each waiting side, including its stream.
     pub(super) memory: f64,
-    /// What of it is its part of what sides share: HTTP/2 connections, and streams beside.
+    /// The part of it for shared HTTP/2 connections and additional streams.
     pub(super) shared: f64,
-    /// KiB of the kernel, for each side that waits: both ends of its connection.
+    /// KiB of the kernel for each waiting side: both ends of its connection.
     pub(super) kernel_memory: f64,
-    /// CPU microseconds of the process for each creation, each side that comes and waits, and each pairing.
+    /// CPU microseconds of the process for each creation, each side that connects and waits, and each pairing.
     pub(super) create: f64,
     pub(super) wait: f64,
     pub(super) pairing: f64,
-    /// CPU microseconds of all that: the process's own, and the kernel's for it.
+    /// CPU microseconds of all these: in user mode and in the kernel.
     pub(super) user: f64,
     pub(super) kernel: f64,
     /// Milliseconds of a pairing.
@@ -65,16 +65,16 @@ pub(super) struct Figures {
     pub(super) p99: f64,
     pub(super) p999: f64,
     pub(super) longest: f64,
-    /// Pairings, from the first to the last.
+    /// Pairings per second, from the first to the last.
     pub(super) per_second: f64,
-    /// MiB of the process before, with all sides waiting, and when all was forgotten.
+    /// MiB of the process before, with all waiting sides, and after all streams are forgotten.
     pub(super) before: f64,
     pub(super) most: f64,
     pub(super) after: f64,
 }
 
 impl Figures {
-    /// Memory is the median of the rounds; `after` the last one had so many KiB.
+    /// Memory is the median of the rounds. `after` is that after the last one, in KiB.
     pub(super) fn of(sides: usize, rounds: &[Round], after: u64) -> anyhow::Result<Self> {
         let first = rounds.first().context("nothing was measured")?;
         let latencies: Vec<_> = rounds.iter().flat_map(|round| &round.latencies).copied().collect();
@@ -87,7 +87,7 @@ impl Figures {
         let all = each * rounds.len() as f64;
         let sum = |seconds: &dyn Fn(&Round) -> f64| rounds.iter().map(seconds).sum::<f64>();
         let micros = |seconds: fn(&Round) -> f64| sum(&seconds) * 1e6 / all;
-        // Of each phase the whole is exact, and the parts are samples.
+        // The total of each phase is exact, and its parts are samples.
         let parts = |round: &Round| [round.create, round.wait, round.pairing];
         let user = sum(&|round| parts(round).iter().map(|spent| spent.user).sum());
         let kernel = sum(&|round| parts(round).iter().map(|spent| spent.kernel).sum());
@@ -126,9 +126,9 @@ struct Line {
 #[derive(PartialEq, Eq)]
 enum Kind {
     Figure,
-    /// What a stream costs: the table shows how it grows with their number.
+    /// A cost of a stream, whose growth with the number of streams the table shows.
     Cost,
-    /// What a stream costs the process: it must not grow.
+    /// A cost of a stream in the process, which must not grow.
     Judged,
 }
 
@@ -164,7 +164,7 @@ const LINES: [Line; 17] = [
     line("when all is forgotten", 1, |figures| figures.after),
 ];
 
-/// All figures. In parentheses: the ratio to the first size.
+/// All figures, with the ratio to the first size in parentheses.
 pub(super) fn table(measured: &[Figures]) -> String {
     let heads = measured.iter().map(|figures| format!(" {} waiting |", figures.sides));
     let rule = "---:|".repeat(measured.len());
@@ -187,10 +187,10 @@ pub(super) fn table(measured: &[Figures]) -> String {
     )
 }
 
-/// What memory is and how costs grow. Latencies are the machine's too, so the table only says how they compare.
+/// Checks the bounds on memory and on the growth of costs. Latencies depend on the machine, so the table only compares them.
 ///
 /// # Errors
-/// What does not hold.
+/// The bounds that do not hold.
 pub(super) fn verdict(measured: &[Figures]) -> anyhow::Result<()> {
     let mut broken = Vec::new();
     if let Some(most) = measured.iter().max_by_key(|figures| figures.sides)

@@ -1,4 +1,4 @@
-//! The sides: how each waits, meets the other, and ends.
+//! The sides: how each waits, pairs and ends.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use super::way::{Acks, Asked, Asks, Finds, Over, Way};
 use crate::answer::Answer;
 use crate::server::{Server, head};
 
-/// Bytes of a body. They are the stream's id, again and again: whatever arrives at the wrong place shows.
+/// Bytes of a body. They repeat the stream's id, so that a byte from another stream shows.
 const BODY: usize = 1024;
-/// What a client reports, and what the other side is to be told.
+/// The status that a client reports and the other side must get.
 const REPORT: &str = r#"{"http_status":410,"name":"ProofError"}"#;
-/// Nothing on loopback takes so long, unless it hangs.
+/// A longer wait on loopback counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two looks at a stream's state.
+/// The pause between two polls of a stream's state.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// The clients of a server.
@@ -28,7 +28,7 @@ pub(super) struct Sides<'a> {
     way: Way<'a>,
 }
 
-/// A side that waits.
+/// A waiting side.
 pub(super) struct Waiting {
     id: String,
     exchange: Exchange,
@@ -36,7 +36,7 @@ pub(super) struct Waiting {
 }
 
 impl<'a> Sides<'a> {
-    /// Has what sides share opened: so many connections for those that wait, over HTTP/2.
+    /// Opens the shared connections: over HTTP/2 this number for the waiting sides.
     pub(super) async fn open(
         server: &'a Server,
         over: Over,
@@ -55,7 +55,7 @@ impl<'a> Sides<'a> {
         Ok(())
     }
 
-    /// Makes so many streams.
+    /// Creates this number of streams.
     pub(super) async fn create(&self, count: usize) -> anyhow::Result<Vec<String>> {
         let makers = AT_ONCE.min(count);
         let shares = (0..makers).map(|maker| count / makers + usize::from(maker < count % makers));
@@ -64,7 +64,7 @@ impl<'a> Sides<'a> {
         Ok(made.concat())
     }
 
-    /// Makes so many streams over one connection.
+    /// Creates this number of streams over one connection.
     async fn create_some(&self, count: usize) -> anyhow::Result<Vec<String>> {
         let mut connection = BufReader::new(self.server.connect().await?);
         let request = head("POST", "/stream", "Content-Length: 0\r\n");
@@ -76,7 +76,7 @@ impl<'a> Sides<'a> {
         Ok(ids)
     }
 
-    /// Has a side wait, as far as the client can tell.
+    /// Connects a side that waits, without a check that the server has it.
     pub(super) async fn wait(&self, id: String, exchange: Exchange) -> anyhow::Result<Waiting> {
         self.wait_where(Finds::Nobody, id, exchange).await
     }
@@ -87,8 +87,8 @@ impl<'a> Sides<'a> {
         Ok(Waiting { id, exchange, asked })
     }
 
-    /// Has the other side come, and sees both to their end. The milliseconds from its request to the first byte of the
-    /// download, where the exchange was to go well.
+    /// Connects the other side and runs both to their end. Returns the milliseconds from its request to the first byte of the download,
+    /// if no failure was planned.
     pub(super) async fn meet(&self, waiting: Waiting) -> anyhow::Result<Option<f64>> {
         let Exchange { first, ending } = waiting.exchange;
         let id = waiting.id.clone();
@@ -134,10 +134,10 @@ impl<'a> Sides<'a> {
         let fields = format!("Content-Length: {}\r\nConnection: close\r\n", REPORT.len());
         let reported = head("POST", &format!("/stream/{id}/error"), &fields) + REPORT;
         self.server.ask(&reported).await?.expect(200).context("the report")?;
-        let told = asked.answer().await?.expect(410).context("who waits is told")?;
-        ensure!(told.text("name")? == "ProofError", "who waits is told {told:?}");
+        let answer = asked.answer().await?.expect(410).context("the waiting side")?;
+        ensure!(answer.text("name")? == "ProofError", "the waiting side gets {answer:?}");
         let late = self.come(&id, exchange).await?;
-        late.answer().await?.expect(404).context("who comes too late").map(drop)
+        late.answer().await?.expect(404).context("a side after the end").map(drop)
     }
 
     async fn cut(&self, waiting: Waiting) -> anyhow::Result<()> {
@@ -151,7 +151,7 @@ impl<'a> Sides<'a> {
         Ok(())
     }
 
-    /// The other side comes.
+    /// Connects the other side.
     async fn come(&self, id: &str, exchange: Exchange) -> anyhow::Result<Asked> {
         let connected = self.way.connect(Finds::TheOther).await?;
         connected.ask(asks(id, exchange.first.other(), exchange.ending)).await
@@ -172,7 +172,7 @@ impl Side {
         }
     }
 
-    /// The source, and the destination, where this side came first.
+    /// The source and the destination, given the side that connected first.
     fn in_order<T>(self, first: T, second: T) -> (T, T) {
         match self {
             Self::Source => (first, second),
@@ -181,7 +181,7 @@ impl Side {
     }
 }
 
-/// What a side asks. One whose upload is to be cut sends half of its body.
+/// The request of a side. If its upload is planned to be cut, it has half of its body.
 fn asks(id: &str, side: Side, ending: Ending) -> Asks {
     let path = format!("/stream/{id}");
     match side {

@@ -1,4 +1,4 @@
-//! How sides come: each on an HTTP/1 connection of its own, or many on each HTTP/2 connection.
+//! The connections of the sides: an HTTP/1 connection for each, or HTTP/2 connections for many.
 
 use std::cell::Cell;
 use std::fmt;
@@ -23,20 +23,20 @@ use super::AT_ONCE;
 use crate::answer::Answer;
 use crate::server::{Server, connect, head};
 
-/// Streams of a connection at a time, as the server allows them.
+/// The HTTP/2 streams that the server allows on a connection at the same time.
 const STREAMS: usize = 100;
 
-/// By which version of HTTP.
+/// The HTTP version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Over {
-    /// HTTP/1: each side takes a descriptor here, and one of the server
+    /// HTTP/1: each side uses a descriptor here and one in the server
     H1,
-    /// HTTP/2 without TLS: a hundred sides share them
+    /// HTTP/2 without TLS: a hundred sides share these descriptors
     H2,
 }
 
 impl Over {
-    /// Connections on which so many sides wait.
+    /// The connections for this number of waiting sides.
     pub(super) fn connections(self, sides: usize) -> usize {
         match self {
             Self::H1 => sides,
@@ -54,12 +54,12 @@ impl fmt::Display for Over {
     }
 }
 
-/// When the clients' kernel acknowledges what an HTTP/2 connection brings.
+/// When the clients' kernel acknowledges bytes of an HTTP/2 connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Acks {
-    /// Whenever something was read
+    /// After each read
     AtOnce,
-    /// As it likes: Linux delays some by up to 40 ms
+    /// By its default: Linux delays some by up to 40 ms
     Delayed,
 }
 
@@ -72,45 +72,45 @@ impl fmt::Display for Acks {
     }
 }
 
-/// The way of all sides to a server.
+/// The connections of all sides to a server.
 pub(super) enum Way<'a> {
     Http1(&'a Server),
     Http2 {
-        /// Where sides wait.
+        /// Connections of the waiting sides.
         waiting: Pool,
-        /// Where those come that they meet. Whoever shared a connection with a waiting side would be cheaper the fewer of them
-        /// there are.
+        /// Connections of the second sides. On a connection with waiting sides, a second side would cost less the fewer of these there
+        /// are.
         coming: Pool,
     },
 }
 
-/// Whom a side finds when it comes.
+/// Whether a side connects first or second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Finds {
     Nobody,
     TheOther,
 }
 
-/// What a side asks.
+/// The request of a side.
 pub(super) struct Asks {
     pub(super) method: &'static str,
     pub(super) path: String,
-    /// How long its body is to be, if it has one, and what it sends of it.
+    /// The length of its body, if it has one, and the part that it sends.
     pub(super) body: Option<(usize, Vec<u8>)>,
 }
 
-/// A side that has asked. Dropped, it leaves.
+/// A side that has sent its request. When dropped, it leaves.
 pub(super) enum Asked {
     Http1(TcpStream),
     Http2 {
         response: Pin<Box<MaybeDone<ResponseFuture>>>,
-        /// Dropped in the middle of a body, it resets the stream.
+        /// When dropped inside a body, it resets the HTTP/2 stream.
         _upload: SendStream<Bytes>,
     },
 }
 
 impl<'a> Way<'a> {
-    /// Opens what sides share: `connections` for those that wait, and as many as are under way at a time for the others.
+    /// Opens the shared connections: `connections` for the waiting sides, and as many as run at the same time for the others.
     pub(super) async fn open(
         server: &'a Server,
         over: Over,
@@ -126,7 +126,7 @@ impl<'a> Way<'a> {
         })
     }
 
-    /// What [`Connected::ask`] goes out by.
+    /// The connection for [`Connected::ask`].
     pub(super) async fn connect(&self, finds: Finds) -> anyhow::Result<Connected> {
         Ok(match self {
             Self::Http1(server) => Connected::Http1(server.connect().await.context("cannot connect")?),
@@ -138,7 +138,7 @@ impl<'a> Way<'a> {
     }
 }
 
-/// A connection on which a side can ask at once.
+/// A connection that is ready for a request.
 pub(super) enum Connected {
     Http1(TcpStream),
     Http2(SendRequest<Bytes>),
@@ -172,7 +172,7 @@ impl Connected {
 }
 
 impl Asked {
-    /// Waits for the beginning of its answer.
+    /// Waits for the head of its response.
     pub(super) async fn begun(&mut self) -> anyhow::Result<()> {
         match self {
             Self::Http1(stream) => stream.readable().await?,
@@ -212,7 +212,7 @@ async fn read(response: Response<RecvStream>) -> anyhow::Result<Answer> {
     Ok(Answer { status: parts.status.as_u16(), body, is_whole })
 }
 
-/// Connections that are taken in turn.
+/// Connections that are used in turn.
 pub(super) struct Pool {
     connections: Vec<SendRequest<Bytes>>,
     turn: Cell<usize>,
@@ -221,7 +221,7 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Opens them, and has each used once: what a first request makes is the connection's cost.
+    /// Opens them and sends one request on each: memory that a first request allocates is a cost of the connection.
     async fn open(server: &Server, acks: Acks, count: usize) -> anyhow::Result<Self> {
         let open = async || {
             let stream = Acking { stream: connect(server.plain).await?, acks };
@@ -232,7 +232,7 @@ impl Pool {
         let mut drivers = JoinSet::new();
         let mut connections = Vec::with_capacity(count);
         for (send, connection) in opened {
-            // How it ends shows in what is asked over it.
+            // Its requests show how it ended.
             drivers.spawn(async { drop(connection.await) });
             connections.push(send);
         }
@@ -252,7 +252,7 @@ impl Pool {
     }
 }
 
-/// A connection whose kernel acknowledges as it is told.
+/// A connection whose kernel acknowledges as configured.
 struct Acking {
     stream: TcpStream,
     acks: Acks,
@@ -266,7 +266,7 @@ impl AsyncRead for Acking {
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
         if self.acks == Acks::AtOnce && read.is_ready() {
-            // The kernel forgets it again. It fails only on a connection that is broken already.
+            // The kernel resets this option by itself. It fails only on a broken connection.
             let _ = sockopt::set_tcp_quickack(&self.stream, true);
         }
         read

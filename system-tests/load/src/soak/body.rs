@@ -1,4 +1,4 @@
-//! The bodies of a soak: bytes that can be told without being kept.
+//! The bodies of a soak, whose bytes can be computed without storing them.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -11,19 +11,19 @@ use hyper::body::{Body, Frame, SizeHint};
 
 use super::plan::Upload;
 
-/// Bytes of a frame.
+/// Bytes per frame.
 const PIECE: u64 = 16 * 1024;
-/// No multiple of a power of two, so that a piece that is lost or doubled shows.
+/// An odd length, so that a lost or doubled piece shows.
 const BLOCK: u64 = 65_521;
 
-/// A block of noise, and its beginning again behind it, so that each piece of it is in one place.
+/// A block of noise followed by its own beginning, so that each piece is contiguous.
 static NOISE: LazyLock<Bytes> = LazyLock::new(|| {
     let mut chance = fastrand::Rng::with_seed(1);
     let block: Vec<u8> = (0..BLOCK).map(|_| chance.u8(..)).collect();
     block.iter().chain(&block).copied().collect()
 });
 
-/// At most a piece of the bytes that begin here.
+/// A piece of the bytes from this offset on.
 fn piece(at: u64, most: u64) -> Bytes {
     let start = usize::try_from(at % BLOCK).unwrap_or_default();
     let length = usize::try_from(most.min(PIECE)).unwrap_or_default();
@@ -68,7 +68,7 @@ impl Body for Noise {
     }
 }
 
-/// Follows a download.
+/// Checks a download.
 #[derive(Default)]
 pub(crate) struct Check {
     pub(crate) received: u64,
@@ -76,7 +76,7 @@ pub(crate) struct Check {
 
 impl Check {
     /// # Errors
-    /// These bytes are not those that come next.
+    /// These are not the next bytes.
     pub(crate) fn take(&mut self, mut data: Bytes) -> anyhow::Result<()> {
         while !data.is_empty() {
             let expected = piece(self.received, data.len() as u64);

@@ -6,9 +6,9 @@ use super::samples::{Sample, Series};
 
 const WIDTH: usize = 784;
 const MARGIN: usize = 24;
-/// For the values beside a panel.
+/// The width for the values beside a panel.
 const VALUES: usize = 48;
-/// From a panel's top to where it is drawn.
+/// From the top of a panel to its plot.
 const HEADING: usize = 24;
 const PANEL: usize = 160;
 /// From panel to panel.

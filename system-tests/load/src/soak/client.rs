@@ -1,4 +1,4 @@
-//! A client of a soak: one connection, HTTP/1.1 or HTTP/2, over TLS or not. Dropped in the middle of something, it is killed.
+//! A client of a soak: one connection, HTTP/1.1 or HTTP/2, with or without TLS. Dropping it inside an exchange equals a kill.
 
 use std::convert::Infallible;
 use std::net::SocketAddrV4;
@@ -23,7 +23,7 @@ use crate::server::{Server, connect};
 
 pub(crate) type RequestBody = UnsyncBoxBody<Bytes, Infallible>;
 
-/// A certificate for `localhost`: in files, for a server; and who trusts it.
+/// A certificate for `localhost`: files for a server, and connectors that trust it.
 pub(crate) struct Certificate {
     folder: TempDir,
     roots: RootCertStore,
@@ -48,7 +48,7 @@ impl Certificate {
         self.folder.path().join("key.pem").display().to_string()
     }
 
-    /// What connects to servers that show it.
+    /// Connectors for servers with this certificate.
     pub(crate) fn connectors(&self) -> Connectors {
         let connector = |protocol: &[u8]| {
             let mut config =
@@ -98,7 +98,7 @@ impl Client {
     {
         let mut driver = JoinSet::new();
         let io = TokioIo::new(stream);
-        // How a connection ends shows in what is asked over it.
+        // Its requests show how it ended.
         let sender = if speech.is_http2 {
             let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await?;
             driver.spawn(async { drop(connection.await) });
@@ -111,7 +111,7 @@ impl Client {
         Ok(Self { sender, _driver: driver })
     }
 
-    /// Sends a request; its answer, when the head has come.
+    /// Sends a request. Returns its response once the head has arrived.
     pub(crate) async fn ask(
         &mut self,
         method: &str,

@@ -1,4 +1,4 @@
-//! What happens in an exchange, and what the contract says of it.
+//! The course of an exchange, checked against the contract.
 
 use std::time::Duration;
 
@@ -14,17 +14,17 @@ use super::client::{Certificate, Client, Connectors, RequestBody};
 use super::plan::{Course, Exchange, Speech, Upload};
 use crate::server::Server;
 
-/// What is waited for at most: the largest body takes a second or two, also on a machine that is busy.
+/// The longest wait: the largest body takes a second or two, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long who leaves has waited.
+/// The time after which a waiting side leaves.
 const WAITS: Duration = Duration::from_millis(100);
-/// A side that is killed has sent, or received, at least so many bytes.
+/// The bytes that a side has sent or received at least when it is killed.
 const IN_THE_MIDDLE: u64 = 1 << 20;
 const REPORT: &[u8] = br#"{"http_status":410,"name":"ProofError"}"#;
 /// A request without a Host.
 const BROKEN: &str = "GET /ping HTTP/1.1\r\n\r\n";
 
-/// A server, and how to reach it.
+/// A server and its connectors.
 pub(super) struct Soaked {
     pub(super) name: &'static str,
     pub(super) server: Server,
@@ -53,12 +53,12 @@ impl Soaked {
             Course::DestinationKilled => self.kill_destination(&path, exchange).await,
             Course::Abandoned => {
                 let waited = timeout(WAITS, self.lonely(&path, exchange, chance.bool())).await;
-                ensure!(waited.is_err(), "who waits alone is answered {waited:?}");
+                ensure!(waited.is_err(), "a side that waits alone gets {waited:?}");
                 Ok(())
             }
             Course::Expired => {
                 let status = self.lonely(&path, exchange, chance.bool()).await?;
-                ensure!(status == 504, "who waits too long is answered {status}");
+                ensure!(status == 504, "a side that waits too long gets {status}");
                 Ok(())
             }
             Course::Reported => {
@@ -66,7 +66,7 @@ impl Soaked {
                 let (status, reported) = tokio::join!(lonely, self.report(&path));
                 reported?;
                 let status = status?;
-                ensure!(status == 410, "who is told of an error is answered {status}");
+                ensure!(status == 410, "the side of a reported error gets {status}");
                 Ok(())
             }
             Course::Broken => Ok(()),
@@ -75,7 +75,7 @@ impl Soaked {
 
     async fn deliver(&self, path: &str, exchange: &Exchange) -> anyhow::Result<()> {
         let upload = self.upload(path, exchange.source, exchange.upload);
-        // A side that hangs is named, and not the exchange alone.
+        // The error names the side that hangs, not only the exchange.
         let (upload, download) =
             (timeout(PATIENCE, upload), timeout(PATIENCE, self.download(path, exchange.destination)));
         let (status, received) = tokio::join!(upload, download);
@@ -118,12 +118,12 @@ impl Soaked {
         let upload = self.upload(path, exchange.source, exchange.upload);
         let (status, killed) = tokio::join!(upload, killed);
         killed.context("the download")?;
-        // The answer of a connection that breaks while it is written to may be lost; it must not be a 200.
+        // The response may be lost with a connection that breaks during a write. It must not be 200.
         ensure!(!status.as_ref().is_ok_and(|status| *status != 502), "the upload is answered {status:?}");
         Ok(())
     }
 
-    /// One side alone: how it is answered.
+    /// Runs one side alone. Returns its response.
     async fn lonely(&self, path: &str, exchange: &Exchange, is_source: bool) -> anyhow::Result<u16> {
         if is_source {
             return self.upload(path, exchange.source, exchange.upload).await;
@@ -153,7 +153,7 @@ impl Soaked {
         Ok(status)
     }
 
-    /// How many bytes arrive, whole and right.
+    /// Checks a download. Returns its length.
     async fn download(&self, path: &str, speech: Speech) -> anyhow::Result<u64> {
         let mut client = self.connect(speech).await?;
         let answer = client.ask("GET", path, nothing()).await?;
@@ -166,7 +166,7 @@ impl Soaked {
     }
 }
 
-/// Follows a download to its proper end: how many bytes it has had.
+/// Reads a download to its proper end. Returns its length.
 async fn follow(mut incoming: Incoming, mut check: Check) -> anyhow::Result<u64> {
     while let Some(frame) = incoming.frame().await {
         check.take(frame?.into_data().unwrap_or_default())?;

@@ -1,8 +1,8 @@
-//! What the clients of a soak do: a mixed load, by chance. Pure: the same seed gives the same exchanges.
+//! The exchanges of a soak: a random mix. Pure: the same seed gives the same exchanges.
 
 use fastrand::Rng;
 
-/// How a side speaks to the server.
+/// The protocol and transport of a side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Speech {
     pub(crate) is_tls: bool,
@@ -13,30 +13,30 @@ pub(crate) struct Speech {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Upload {
     pub(crate) bytes: u64,
-    /// Its length is said beforehand.
+    /// Whether it has a Content-Length.
     pub(crate) is_declared: bool,
 }
 
-/// What is to happen.
+/// The course of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Course {
-    /// All of the body arrives.
+    /// The whole body arrives.
     Delivered,
-    /// The source is killed in the middle of its body.
+    /// The source is killed inside its body.
     SourceKilled,
-    /// The destination is killed in the middle of the body.
+    /// The destination is killed inside the body.
     DestinationKilled,
-    /// A side waits, and leaves.
+    /// A side waits and leaves.
     Abandoned,
     /// A side waits until the stream has expired.
     Expired,
-    /// A side waits, and is told of an error.
+    /// A side waits and gets a reported error.
     Reported,
-    /// A request that is none.
+    /// An invalid request.
     Broken,
 }
 
-/// One stream, or what stands in its place.
+/// One exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Exchange {
     pub(crate) course: Course,
@@ -45,7 +45,7 @@ pub(crate) struct Exchange {
     pub(crate) upload: Upload,
 }
 
-/// One in so many does not go well.
+/// One exchange in this number fails as planned.
 const FAILS: u32 = 20;
 const FAILURES: [Course; 6] = [
     Course::SourceKilled,
@@ -55,7 +55,7 @@ const FAILURES: [Course; 6] = [
     Course::Reported,
     Course::Broken,
 ];
-/// More than the kernel may hold between the two sides: who dies in the middle has not got it all.
+/// More than the kernel buffers between the two sides, so that a killed side is inside its body.
 const KILLED_BYTES: u64 = 32 << 20;
 
 impl Exchange {
@@ -67,7 +67,7 @@ impl Exchange {
         };
         let bytes = match course {
             Course::SourceKilled | Course::DestinationKilled => KILLED_BYTES,
-            // Most are small, and most bytes are in the large ones.
+            // Most bodies are small, and most bytes are in the large ones.
             _ => match chance.u32(..16) {
                 0 => 0,
                 1..=11 => chance.u64(1..4 << 10),

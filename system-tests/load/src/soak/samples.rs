@@ -1,27 +1,27 @@
-//! What a server holds, second by second, and whether that is flat.
+//! The resources of a server, second by second, and the check that they are flat.
 
 use anyhow::ensure;
 use measure::figures::{Trend, quantile};
 use measure::process::{Descriptors, Process};
 
-/// What the line through the second half may rise by, as a share of its mean: beyond that, it is a leak.
+/// The most that the line through the second half may rise, as a share of its mean. More is a leak.
 const MOST_RISE: f64 = 0.02;
-/// What the end may lie over the end of the first quarter, as a share.
+/// The most that the end may exceed the end of the first quarter, as a share.
 const MOST_GROWTH: f64 = 0.05;
-/// A deviation of so many standard errors is no chance.
+/// The standard errors beyond which a deviation is significant.
 const NO_CHANCE: f64 = 2.0;
-/// Samples at the end, and at the end of the first quarter, that are compared: at most a minute of them.
+/// The samples at the end and at the end of the first quarter that are compared: at most a minute.
 const WINDOW: usize = 60;
 
-/// What a server holds at a moment.
+/// The resources of a server at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sample {
     pub(crate) seconds: f64,
-    /// KiB.
+    /// Resident memory, in KiB.
     pub(crate) resident: u64,
     pub(crate) descriptors: Descriptors,
     pub(crate) threads: u64,
-    /// Streams that are known, those that have ended among them.
+    /// Known streams, including ended ones.
     pub(crate) streams: usize,
 }
 
@@ -37,7 +37,7 @@ impl Sample {
     }
 }
 
-/// A thing that is to be flat.
+/// A resource that must be flat.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Series {
     Memory,
@@ -61,7 +61,7 @@ impl Series {
         }
     }
 
-    /// What it comes to, in words.
+    /// Describes its change.
     ///
     /// # Errors
     /// It is not flat.
@@ -84,7 +84,7 @@ impl Series {
     }
 }
 
-/// How values change, each with what chance may make of it.
+/// The changes of values, each with its standard error.
 #[derive(Debug, Default)]
 struct Flatness {
     mean: f64,
@@ -114,7 +114,7 @@ impl Flatness {
     }
 }
 
-/// The standard error of the median of such values, as if they were scattered normally.
+/// The standard error of the median of these values, if they were normally distributed.
 fn error(values: &[f64]) -> f64 {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
@@ -139,7 +139,7 @@ pub(crate) fn csv(servers: &[(&str, Vec<Sample>)]) -> String {
 mod tests {
     use super::*;
 
-    /// So many samples of a server that holds about 40 MiB, and so much more in the end.
+    /// Samples of a server with about 40 MiB, and with this much more at the end.
     fn holds(more: f64, seed: u64) -> bool {
         let mut chance = fastrand::Rng::with_seed(seed);
         let points: Vec<_> = (0..600)
