@@ -84,7 +84,7 @@ async fn a_stream_with_split_access_has_a_token_for_each_side() {
 }
 
 #[tokio::test]
-async fn access_is_split_or_left_out() {
+async fn access_accepts_split_or_nothing() {
     let server = TestServer::start().await;
     for access in ["\"open\"", "\"Split\"", "\"\"", "true", "false", "0", "[\"split\"]", "{}"] {
         let refused = server.post("/stream", format!(r#"{{"access":{access}}}"#)).await;
@@ -98,7 +98,7 @@ async fn access_is_split_or_left_out() {
 }
 
 #[tokio::test]
-async fn every_route_of_a_split_stream_needs_a_token_that_is_its_own() {
+async fn every_route_of_a_split_stream_needs_one_of_its_own_tokens() {
     let server = TestServer::start().await;
     let stream = Split::new(&server).await;
     let other = Split::new(&server).await;
@@ -153,7 +153,7 @@ async fn every_route_of_a_split_stream_needs_a_token_that_is_its_own() {
 }
 
 #[tokio::test]
-async fn a_refused_put_with_a_body_closes_and_nothing_else_does() {
+async fn only_a_refused_put_with_a_body_closes_its_connection() {
     let server = TestServer::start().await;
     let stream = Split::new(&server).await;
     for fields in ["", "Authorization: Bearer x\r\n"] {
@@ -177,7 +177,7 @@ async fn a_refused_put_with_a_body_closes_and_nothing_else_does() {
 }
 
 #[tokio::test]
-async fn a_split_stream_is_used_with_its_tokens_however_they_are_given() {
+async fn a_split_stream_accepts_its_tokens_in_the_header_and_in_the_query() {
     let server = TestServer::start().await;
     for source_first in [true, false] {
         for (by_header_up, by_header_down) in [(true, true), (true, false), (false, true), (false, false)] {
@@ -205,7 +205,7 @@ async fn a_split_stream_is_used_with_its_tokens_however_they_are_given() {
 }
 
 #[tokio::test]
-async fn who_is_refused_harms_no_side_that_waits_or_streams() {
+async fn a_refused_request_affects_no_waiting_or_streaming_side() {
     let server = TestServer::start().await;
     let stream = Split::with(&server, r#"{"access":"split","download_headers":{"Content-Length":2}}"#).await;
     // Whatever else would refuse them, the missing right does first.
@@ -249,7 +249,7 @@ async fn who_is_refused_harms_no_side_that_waits_or_streams() {
 }
 
 #[tokio::test]
-async fn an_unknown_or_forgotten_stream_is_404_whatever_token_is_given() {
+async fn an_unknown_or_forgotten_stream_is_404_with_any_token() {
     let server = TestServer::start_with(|config| config.max_streams = 1).await;
     let finish = async |stream: &Split| {
         let mut destination = server.say(stream.get(&bearer(&stream.down))).await;
@@ -272,7 +272,7 @@ async fn an_unknown_or_forgotten_stream_is_404_whatever_token_is_given() {
 }
 
 #[tokio::test]
-async fn a_stream_without_tokens_takes_no_notice_of_any() {
+async fn a_stream_without_tokens_ignores_them() {
     let server = TestServer::start().await;
     for fields in ["Authorization: Bearer x\r\n", "Authorization: Basic eDp5\r\n", "Authorization: \r\n"] {
         let id = server.create().await;
@@ -289,7 +289,7 @@ async fn a_stream_without_tokens_takes_no_notice_of_any() {
 }
 
 #[tokio::test]
-async fn tokens_are_told_to_the_maker_alone() {
+async fn tokens_are_returned_to_the_creator_only() {
     let server = TestServer::start().await;
     let stream = Split::new(&server).await;
     let shown = |response: &Response| format!("{}{}", response.head, String::from_utf8_lossy(&response.body));
@@ -313,7 +313,7 @@ async fn tokens_are_told_to_the_maker_alone() {
 }
 
 #[tokio::test]
-async fn with_a_create_token_only_who_has_it_makes_streams() {
+async fn with_a_create_token_creation_requires_it() {
     let server =
         TestServer::start_with(|config| config.create_token = Token::parse("s3cret/+=of-makers=").ok()).await;
     let with_body = |fields: &str, body: &str| {
@@ -352,7 +352,7 @@ async fn with_a_create_token_only_who_has_it_makes_streams() {
 type Adjust<'a> = &'a dyn Fn(&mut Config);
 
 #[tokio::test]
-async fn the_list_is_for_this_machine_or_whom_the_flags_name() {
+async fn the_list_is_served_to_loopback_or_as_the_flags_allow() {
     let anywhere = |config: &mut Config| config.host = "0.0.0.0".into();
     let with_token = |config: &mut Config| config.admin_token = Token::parse("admin-of-16-bytes").ok();
     let open = |config: &mut Config| config.open_list = true;
@@ -397,7 +397,7 @@ async fn the_list_is_for_this_machine_or_whom_the_flags_name() {
 }
 
 #[tokio::test]
-async fn health_and_readiness_are_told_as_text() {
+async fn health_and_readiness_are_plain_text() {
     let server = TestServer::start().await;
     for (target, text) in [("/healthz", "ok"), ("/readyz", "ready"), ("/readyz/?x", "ready")] {
         let told = server.ask(get(target)).await;
@@ -409,7 +409,7 @@ async fn health_and_readiness_are_told_as_text() {
 }
 
 #[tokio::test]
-async fn what_describes_the_api_is_for_everybody_on_every_listener() {
+async fn the_api_description_is_public_on_every_listener() {
     let server = TestServer::start_with(|config| {
         with_admin_listener(config);
         config.create_token = Token::parse("create-16-bytes-x").ok();
@@ -435,7 +435,7 @@ fn with_admin_listener(config: &mut Config) {
 }
 
 #[tokio::test]
-async fn what_is_the_operators_moves_to_their_listener_and_nothing_else_is_there() {
+async fn operator_routes_move_to_the_admin_listener_which_serves_no_others() {
     let server = TestServer::start_with(with_admin_listener).await;
     let id = server.create().await;
     let (path, status, error) =
@@ -463,7 +463,7 @@ async fn what_is_the_operators_moves_to_their_listener_and_nothing_else_is_there
 }
 
 #[tokio::test]
-async fn an_operators_listener_that_others_reach_shows_no_ids_without_a_token_but_health_and_metrics() {
+async fn a_reachable_admin_listener_without_a_token_serves_health_and_metrics_but_no_list() {
     let anywhere = |config: &mut Config| config.admin_listen = Some("0.0.0.0:0".parse().unwrap());
     let with_token = |config: &mut Config| config.admin_token = Token::parse("admin-of-16-bytes").ok();
     let open = |config: &mut Config| config.open_list = true;
@@ -501,7 +501,7 @@ async fn an_operators_listener_that_others_reach_shows_no_ids_without_a_token_bu
 }
 
 #[tokio::test]
-async fn a_server_that_drains_says_that_it_is_not_ready_to_the_end() {
+async fn a_draining_server_reports_not_ready_until_it_ends() {
     let mut server = TestServer::start_with(with_admin_listener).await;
     let id = server.create().await;
     let mut destination = server.get(&id).await;
@@ -543,7 +543,7 @@ fn preflight(target: &str, fields: &str) -> String {
 }
 
 #[tokio::test]
-async fn without_origins_pages_are_told_nothing() {
+async fn without_allowed_origins_no_response_has_cors_fields() {
     let server = TestServer::start().await;
     for request in
         [preflight("/stream", PAGE), request("GET", "/ping", PAGE), request("POST", "/stream", PAGE)]
@@ -555,7 +555,7 @@ async fn without_origins_pages_are_told_nothing() {
 }
 
 #[tokio::test]
-async fn a_preflight_of_an_origin_that_was_named_is_told_what_it_may() {
+async fn a_preflight_from_an_allowed_origin_lists_what_is_allowed() {
     for (origins, named) in [(&["https://a.example", "http://b"][..], "https://a.example"), (&["*"], "*")] {
         let server = start_for(origins).await;
         for target in ["/stream", "/stream/x", "/stream/x/error", "/stream/x/status?y", "/ping", "/readyz"] {
@@ -582,7 +582,7 @@ async fn a_preflight_of_an_origin_that_was_named_is_told_what_it_may() {
 }
 
 #[tokio::test]
-async fn every_answer_to_a_page_that_may_says_so() {
+async fn every_response_to_an_allowed_origin_has_cors_fields() {
     let server = TestServer::start_with(|config| {
         config.cors_origins = vec!["https://a.example".parse().unwrap()];
         config.create_token = Token::parse("s3cret-of-makers").ok();
@@ -623,7 +623,7 @@ async fn every_answer_to_a_page_that_may_says_so() {
 }
 
 #[tokio::test]
-async fn what_the_maker_tells_pages_itself_stays() {
+async fn cors_fields_set_by_the_creator_are_kept() {
     let server = start_for(&["*"]).await;
     let id = server
         .create_with(
@@ -644,7 +644,7 @@ async fn what_the_maker_tells_pages_itself_stays() {
 }
 
 #[tokio::test]
-async fn the_operators_listener_is_for_no_page() {
+async fn the_admin_listener_sends_no_cors_fields() {
     let server = TestServer::start_with(|config| {
         with_admin_listener(config);
         config.cors_origins = vec!["*".parse().unwrap()];

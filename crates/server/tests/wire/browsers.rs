@@ -108,7 +108,7 @@ async fn public_routes_answer(server: &TestServer, host: &str, fields: Fields<'_
 }
 
 #[tokio::test]
-async fn a_listener_on_loopback_is_asked_by_names_of_this_machine_only() {
+async fn a_loopback_listener_answers_only_to_names_of_this_machine() {
     let server = TestServer::start().await;
     for host in ["evil.example", "evil.example:9999", "localhost.evil.example", "10.0.0.5"] {
         // As a rebound page would: its own site, as far as its browser knows.
@@ -124,7 +124,7 @@ async fn a_listener_on_loopback_is_asked_by_names_of_this_machine_only() {
 }
 
 #[tokio::test]
-async fn a_name_that_was_allowed_or_that_is_the_host_is_answered() {
+async fn an_allowed_host_name_and_the_listening_host_are_answered() {
     let server = TestServer::start_with(|config| {
         config.allowed_hosts.extend(["relay.example", "10.0.0.5"].map(|name| name.parse().unwrap()));
         config.host = "localhost".into();
@@ -137,7 +137,7 @@ async fn a_name_that_was_allowed_or_that_is_the_host_is_answered() {
 }
 
 #[tokio::test]
-async fn the_name_in_an_absolute_target_counts_as_the_one_in_host_does() {
+async fn the_host_of_an_absolute_target_is_checked_like_the_host_field() {
     let server = TestServer::start().await;
     for (target, host, status) in [
         ("http://evil.example/stream", "localhost", 403),
@@ -157,7 +157,7 @@ async fn the_name_in_an_absolute_target_counts_as_the_one_in_host_does() {
 }
 
 #[tokio::test]
-async fn elsewhere_than_on_loopback_and_behind_a_trusted_proxy_any_name_is_answered() {
+async fn any_host_name_is_answered_on_other_addresses_and_behind_a_trusted_proxy() {
     let anywhere = |config: &mut Config| {
         config.host = "0.0.0.0".into();
         config.open_list = true;
@@ -177,7 +177,7 @@ async fn elsewhere_than_on_loopback_and_behind_a_trusted_proxy_any_name_is_answe
 }
 
 #[tokio::test]
-async fn the_operators_listener_has_the_same_rules() {
+async fn the_admin_listener_has_the_same_rules() {
     let server =
         TestServer::start_with(|config| config.admin_listen = Some("127.0.0.1:0".parse().unwrap())).await;
     let request =
@@ -200,7 +200,7 @@ async fn the_operators_listener_has_the_same_rules() {
 }
 
 #[tokio::test]
-async fn a_page_of_another_site_changes_nothing_and_is_told_nothing() {
+async fn a_page_of_another_site_can_neither_change_nor_read_anything() {
     let server = TestServer::start().await;
     for fields in [
         &[("Origin", "https://evil.example")][..],
@@ -222,7 +222,7 @@ async fn a_page_of_another_site_changes_nothing_and_is_told_nothing() {
 }
 
 #[tokio::test]
-async fn a_page_of_the_server_itself_and_whoever_is_no_page_notice_nothing() {
+async fn same_origin_pages_and_clients_that_are_not_browsers_are_served() {
     let server = TestServer::start().await;
     for fields in [
         &[][..],
@@ -238,7 +238,7 @@ async fn a_page_of_the_server_itself_and_whoever_is_no_page_notice_nothing() {
 }
 
 #[tokio::test]
-async fn who_follows_a_link_of_another_site_gets_the_download() {
+async fn following_a_link_on_another_site_downloads_the_stream() {
     let server = TestServer::start().await;
     for version in [1, 2] {
         let id = server.create().await;
@@ -261,7 +261,7 @@ async fn who_follows_a_link_of_another_site_gets_the_download() {
 }
 
 #[tokio::test]
-async fn a_page_whose_origin_was_allowed_may_and_no_other() {
+async fn only_pages_of_allowed_origins_are_served() {
     let far = ("Sec-Fetch-Site", "cross-site");
     let [app, evil] = ["https://app.example", "https://evil.example"].map(|origin| ("Origin", origin));
     for (origins, allowed, refused) in [
@@ -289,7 +289,7 @@ async fn a_page_whose_origin_was_allowed_may_and_no_other() {
 }
 
 #[tokio::test]
-async fn who_is_refused_has_used_up_nothing_of_what_its_address_may() {
+async fn a_refused_request_does_not_count_against_its_address() {
     let server = TestServer::start_with(|config| {
         config.clients = ClientLimits {
             max_creations_per_minute: Some(1),

@@ -4,7 +4,7 @@ use testkit::client::End;
 use testkit::server::{TestServer, get, post, put_head};
 
 #[tokio::test]
-async fn answers_keep_the_connection_open_and_pipelined_requests_are_answered_in_order() {
+async fn responses_keep_the_connection_open_and_pipelined_requests_are_answered_in_order() {
     let server = TestServer::start().await;
     let id = server.create().await;
     let status = format!("/stream/{id}/status");
@@ -33,7 +33,7 @@ async fn answers_keep_the_connection_open_and_pipelined_requests_are_answered_in
 }
 
 #[tokio::test]
-async fn a_small_body_that_nobody_needs_may_come_behind_its_response() {
+async fn a_small_unneeded_body_may_arrive_after_its_response() {
     let server = TestServer::start().await;
     let mut client = server.say("POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n").await;
     assert_eq!(client.response().await.status, 404);
@@ -42,7 +42,7 @@ async fn a_small_body_that_nobody_needs_may_come_behind_its_response() {
 }
 
 #[tokio::test]
-async fn a_connection_closes_when_either_side_says_so() {
+async fn a_connection_closes_when_either_side_asks_for_it() {
     let server = TestServer::start().await;
     for request in [
         "GET /ping HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".to_owned(),
@@ -58,7 +58,7 @@ async fn a_connection_closes_when_either_side_says_so() {
 }
 
 #[tokio::test]
-async fn what_is_ambiguous_is_refused_and_the_connection_ends() {
+async fn an_ambiguous_request_is_refused_and_its_connection_closes() {
     let server = TestServer::start().await;
     for request in [
         "GET /ping HTTP/1.1\r\n\r\n",
@@ -85,7 +85,7 @@ async fn what_is_ambiguous_is_refused_and_the_connection_ends() {
 }
 
 #[tokio::test]
-async fn a_request_hidden_behind_a_broken_body_is_not_answered() {
+async fn a_request_hidden_after_a_broken_body_is_not_answered() {
     let server = TestServer::start().await;
     let mut client = server
         .say("POST /stream HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\n{}\r\n0\r\n\r\nGET /ping HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -118,7 +118,7 @@ async fn a_head_over_the_limits_is_431() {
 }
 
 #[tokio::test]
-async fn what_is_no_route_is_a_bad_route() {
+async fn an_unknown_route_gets_bad_route_error() {
     let server = TestServer::start().await;
     for request in
         [get("/"), get("//ping"), get("/PING"), get("*"), "DELETE /stream HTTP/1.1\r\nHost: a\r\n\r\n".into()]
@@ -130,7 +130,7 @@ async fn what_is_no_route_is_a_bad_route() {
 }
 
 #[tokio::test]
-async fn over_the_limit_of_connections_a_client_is_told_so() {
+async fn a_client_over_the_connection_limit_gets_503() {
     let server = TestServer::start_with(|config| config.max_connections = 1).await;
     let mut first = server.say(get("/ping")).await;
     assert_eq!(first.response().await.status, 200);
@@ -142,7 +142,7 @@ async fn over_the_limit_of_connections_a_client_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_full_server_answers_every_probe_of_its_operators_however_many_of_them_are_idle() {
+async fn a_full_server_answers_every_admin_probe_despite_idle_admin_connections() {
     let server = TestServer::start_with(|config| {
         config.max_connections = 1;
         config.clients.max_connections = Some(1);
@@ -174,7 +174,7 @@ async fn a_full_server_answers_every_probe_of_its_operators_however_many_of_them
 }
 
 #[tokio::test]
-async fn clients_that_come_and_go_harm_nobody() {
+async fn clients_that_disconnect_inside_a_request_do_no_harm() {
     let server = TestServer::start().await;
     for number in 0..100 {
         let client = server.say(&put_head("x", "")[..number % 20]).await;
@@ -184,7 +184,7 @@ async fn clients_that_come_and_go_harm_nobody() {
 }
 
 #[tokio::test]
-async fn one_connection_carries_one_side_after_another() {
+async fn one_connection_carries_several_sides_in_turn() {
     let server = TestServer::start().await;
     let (mut source, mut destination) = (server.connect().await, server.connect().await);
     for (fields, said) in [

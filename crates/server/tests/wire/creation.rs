@@ -4,7 +4,7 @@ use testkit::client::End;
 use testkit::server::{TestServer, get};
 
 #[tokio::test]
-async fn a_stream_is_made_and_shown() {
+async fn a_created_stream_has_a_status() {
     let server = TestServer::start().await;
     let response = server.post("/stream", "").await;
     assert_eq!(response.status, 201);
@@ -53,7 +53,7 @@ async fn the_status_object_has_its_fields_in_order() {
 }
 
 #[tokio::test]
-async fn the_list_has_every_stream_the_newest_last() {
+async fn the_list_has_every_stream_with_the_newest_last() {
     let server = TestServer::start().await;
     assert_eq!(server.ask(get("/stream")).await.body, b"[]");
     let mut made = Vec::new();
@@ -66,7 +66,7 @@ async fn the_list_has_every_stream_the_newest_last() {
 }
 
 #[tokio::test]
-async fn a_body_that_makes_no_stream_is_refused_and_the_connection_goes_on() {
+async fn an_invalid_creation_body_is_refused_and_the_connection_stays_open() {
     let server = TestServer::start().await;
     let nested = format!(r#"{{"a":{}{}}}"#, "[".repeat(30_000), "]".repeat(30_000));
     let mut client = server.connect().await;
@@ -81,7 +81,7 @@ async fn a_body_that_makes_no_stream_is_refused_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn a_body_over_64_kib_is_refused_before_it_is_taken() {
+async fn a_body_over_64_kib_is_refused_before_it_is_read() {
     let server = TestServer::start().await;
     let just = format!(r#"{{"pad":"{}"}}"#, "x".repeat(64 * 1024 - 10));
     assert_eq!(just.len(), 64 * 1024);
@@ -121,7 +121,7 @@ async fn a_body_may_be_chunked_slow_and_of_any_content_type() {
 }
 
 #[tokio::test]
-async fn a_client_may_half_close_behind_its_request() {
+async fn a_client_may_half_close_after_its_request() {
     let server = TestServer::start().await;
     let mut client = server.say(testkit::server::post("/stream", "{}")).await;
     client.half_close().await;
@@ -130,7 +130,7 @@ async fn a_client_may_half_close_behind_its_request() {
 }
 
 #[tokio::test]
-async fn over_the_limit_of_streams_the_server_says_when_to_try_again() {
+async fn a_creation_over_the_stream_limit_gets_503_with_retry_after() {
     let server = TestServer::start_with(|config| config.max_streams = 2).await;
     let first = server.create().await;
     server.create().await;

@@ -6,7 +6,7 @@ use testkit::server::{TestServer, get};
 use crate::http2::Http2;
 
 #[tokio::test]
-async fn a_source_that_breaks_its_chunks_is_told_and_the_download_is_incomplete() {
+async fn a_source_with_broken_chunks_gets_400_and_the_download_is_incomplete() {
     let server = TestServer::start().await;
     for broken in ["zz\r\nabc\r\n", "5\r\nabcdefgh\r\n", "-1\r\n", "11111111111111111\r\n"] {
         for sent in ["", "4\r\nhalf\r\n"] {
@@ -32,7 +32,7 @@ async fn a_source_that_breaks_its_chunks_is_told_and_the_download_is_incomplete(
 const HUGE: usize = 64 << 20;
 
 #[tokio::test]
-async fn a_502_is_readable_by_a_source_that_still_pushes() {
+async fn a_source_that_is_still_sending_can_read_its_502() {
     for resets in [false, true] {
         let server = TestServer::start().await;
         let id = server.create().await;
@@ -79,7 +79,7 @@ async fn a_stalled_destination_stalls_the_source() {
 }
 
 #[tokio::test]
-async fn a_destination_that_does_not_take_what_there_is_is_the_side_that_stalls() {
+async fn a_destination_that_leaves_bytes_unread_is_the_side_that_stalls() {
     let server = TestServer::start_with(|config| config.idle_timeout = "500ms".parse().unwrap()).await;
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(1000);

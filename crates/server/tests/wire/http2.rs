@@ -149,7 +149,7 @@ pub(crate) async fn rest(response: Response<RecvStream>) -> Answer {
 
 /// Its connection has ended before the server reads what the other asks for.
 #[tokio::test]
-async fn a_side_whose_connection_has_just_ended_is_not_met_and_its_seat_is_free() {
+async fn a_side_whose_connection_has_just_ended_is_not_paired_and_its_seat_is_free() {
     let server = TestServer::start().await;
     for resets in [true, false] {
         for waits in ["SRC_CONNECTED", "DST_CONNECTED"] {
@@ -234,7 +234,7 @@ async fn every_route_answers() {
 }
 
 #[tokio::test]
-async fn a_connection_and_what_is_delivered_over_it_are_counted() {
+async fn a_connection_and_its_deliveries_are_counted() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     for _ in 0..2 {
@@ -253,7 +253,7 @@ async fn a_connection_and_what_is_delivered_over_it_are_counted() {
 }
 
 #[tokio::test]
-async fn streams_reach_every_other_version_of_http() {
+async fn transfers_work_between_http1_and_http2() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let body: Vec<u8> = (0..3_000_000u32).map(|at| (at % 251) as u8).collect();
@@ -301,7 +301,7 @@ async fn streams_reach_every_other_version_of_http() {
 }
 
 #[tokio::test]
-async fn an_empty_body_is_a_whole_one() {
+async fn an_empty_body_is_delivered_whole() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let id = client.create().await;
@@ -351,7 +351,7 @@ async fn a_taken_seat_is_refused_and_its_holder_unharmed() {
 }
 
 #[tokio::test]
-async fn a_100_comes_only_when_the_sides_have_paired() {
+async fn a_100_is_sent_only_when_the_sides_have_paired() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let id = client.create().await;
@@ -370,7 +370,7 @@ async fn a_100_comes_only_when_the_sides_have_paired() {
 }
 
 #[tokio::test]
-async fn a_waiting_source_is_held_by_its_window() {
+async fn a_waiting_source_is_limited_by_its_flow_control_window() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let id = client.create().await;
@@ -381,7 +381,7 @@ async fn a_waiting_source_is_held_by_its_window() {
 }
 
 #[tokio::test]
-async fn a_stalled_destination_does_not_stall_its_neighbours() {
+async fn a_stalled_destination_does_not_stall_others_on_its_connection() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let mut stalled = Vec::new();
@@ -411,7 +411,7 @@ async fn a_stalled_destination_does_not_stall_its_neighbours() {
 }
 
 #[tokio::test]
-async fn the_connection_is_told_to_calm_down_by_frames_that_move_nothing() {
+async fn a_flood_of_cancelled_requests_ends_the_connection_with_enhance_your_calm() {
     let server = TestServer::start().await;
     let mut client = Http2::connect(&server).await;
     for _ in 0..1100 {
@@ -438,7 +438,7 @@ async fn an_idle_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn a_drain_says_goaway_and_lets_streams_meet_and_finish() {
+async fn a_drain_sends_goaway_and_lets_sides_pair_and_transfers_finish() {
     let mut server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let (running, waiting) = (client.create().await, client.create().await);
@@ -464,7 +464,7 @@ async fn a_drain_says_goaway_and_lets_streams_meet_and_finish() {
 }
 
 #[tokio::test]
-async fn a_destination_that_goes_while_it_takes_nothing_leaves_nobody_waiting() {
+async fn a_stalled_destination_that_disconnects_fails_its_source() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let other = Http2::connect(&server).await;
@@ -489,7 +489,7 @@ async fn a_destination_that_goes_while_it_takes_nothing_leaves_nobody_waiting() 
 }
 
 #[tokio::test]
-async fn a_refused_upload_is_not_reset_behind_its_answer() {
+async fn a_refused_upload_is_not_reset_right_after_its_response() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let (upload, mut send) = client.put("unknown").await;
@@ -501,7 +501,7 @@ async fn a_refused_upload_is_not_reset_behind_its_answer() {
 }
 
 #[tokio::test]
-async fn a_head_of_too_many_fields_is_431() {
+async fn a_head_with_too_many_fields_is_431() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let names: Vec<String> = (0..101).map(|number| format!("x-{number}")).collect();
@@ -539,7 +539,7 @@ fn head(stream: u32, flags: u8, method: &str, path: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_came_with_a_reset_is_passed_on_before_the_cut() {
+async fn data_received_with_a_reset_is_passed_on_before_the_abort() {
     let server = TestServer::start().await;
     let id = server.create().await;
     let mut destination = server.get(&id).await;
@@ -574,7 +574,7 @@ pub(crate) async fn reset_deafly(client: &mut Client, stream: u32) {
 }
 
 #[tokio::test]
-async fn a_reset_behind_the_last_frame_ends_the_transfer_at_once() {
+async fn a_reset_after_the_last_frame_ends_the_transfer_at_once() {
     for (length, of_the_connection) in [(1, false), (1000, false), (50_000, false), (1000, true)] {
         let server = TestServer::start().await;
         let (full, last) = (server.create().await, server.create().await);
@@ -600,7 +600,7 @@ async fn a_reset_behind_the_last_frame_ends_the_transfer_at_once() {
 }
 
 #[tokio::test]
-async fn a_download_that_is_with_the_kernel_is_not_delivered_before_it_is_acknowledged() {
+async fn a_download_in_the_kernels_buffers_is_delivered_only_when_acknowledged() {
     // More than the client's kernel takes, and less than the server's.
     const LENGTH: usize = 200_000;
     let server = TestServer::start().await;
@@ -621,7 +621,7 @@ async fn a_download_that_is_with_the_kernel_is_not_delivered_before_it_is_acknow
 
 /// Their streams have ended for the library, which limits only those that have not.
 #[tokio::test]
-async fn requests_whose_answers_are_not_acknowledged_are_bounded() {
+async fn requests_whose_responses_are_not_acknowledged_are_bounded() {
     const MAX_REQUESTS: u32 = 200;
     let server = TestServer::start().await;
     let (filler, other) = (server.create().await, server.create().await);
@@ -690,7 +690,7 @@ async fn small_frames_of_a_waiting_upload_are_all_passed_on() {
 }
 
 #[tokio::test]
-async fn a_100_is_asked_for_in_any_case_and_in_a_list() {
+async fn expect_100_continue_is_recognized_in_any_case_and_in_a_list() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     for (fields, is_asked) in [
@@ -734,7 +734,7 @@ async fn a_connection_over_a_limit_is_refused_in_http2() {
 }
 
 #[tokio::test]
-async fn cancelled_requests_of_a_proxy_end_nobody_elses() {
+async fn cancelled_requests_of_a_proxy_do_not_end_its_other_requests() {
     let proxies = ["127.0.0.1/32".parse().unwrap()].into_iter().collect();
     let server = TestServer::start_with(|config| config.trusted_proxies = proxies).await;
     let client = Http2::connect(&server).await;
@@ -767,7 +767,7 @@ async fn the_crumbs_of_a_cookie_count_as_one_field() {
 }
 
 #[tokio::test]
-async fn a_client_that_sends_all_before_it_reads_gets_its_refusal() {
+async fn a_client_that_sends_its_whole_body_before_it_reads_gets_its_refusal() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let (upload, mut send) = client.put("unknown").await;
@@ -777,7 +777,7 @@ async fn a_client_that_sends_all_before_it_reads_gets_its_refusal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_goes_on_sending_what_is_refused_is_stopped() {
+async fn a_client_that_keeps_sending_a_refused_body_is_stopped() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let begun = tokio::time::Instant::now();
@@ -790,7 +790,7 @@ async fn a_client_that_goes_on_sending_what_is_refused_is_stopped() {
 }
 
 #[tokio::test]
-async fn a_get_that_announces_a_body_is_refused_and_one_that_leaves_it_open_is_served() {
+async fn a_get_that_announces_a_body_is_refused_and_one_that_does_not_is_served() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let id = client.create().await;

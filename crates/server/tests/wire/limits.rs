@@ -35,7 +35,7 @@ fn assert_too_many(refused: &Response, flag: &str) {
 }
 
 #[tokio::test]
-async fn over_its_limit_of_connections_a_client_is_told_so_and_others_are_served() {
+async fn a_client_over_its_connection_limit_gets_429_and_others_are_served() {
     let server = limited(ClientLimits { max_connections: Some(2), ..ClientLimits::default() }).await;
     let mut first = server.say(get("/ping")).await;
     assert_eq!(first.response().await.status, 200);
@@ -57,7 +57,7 @@ async fn over_its_limit_of_connections_a_client_is_told_so_and_others_are_served
 }
 
 #[tokio::test]
-async fn who_is_over_a_limit_is_told_so_or_closed_but_never_takes_a_place() {
+async fn a_connection_over_a_limit_is_refused_or_closed_but_never_takes_a_slot() {
     let server = TestServer::start_with(|config| {
         config.clients.max_connections = Some(1);
         // Of so few, four connections may be told at a time.
@@ -81,7 +81,7 @@ async fn who_is_over_a_limit_is_told_so_or_closed_but_never_takes_a_place() {
 }
 
 #[tokio::test]
-async fn a_client_is_told_of_its_limit_as_often_as_it_comes() {
+async fn a_client_over_its_limit_is_refused_at_every_attempt() {
     let server = TestServer::start_with(|config| {
         config.clients.max_connections = Some(1);
         // Of so few, four connections may be told at a time.
@@ -96,7 +96,7 @@ async fn a_client_is_told_of_its_limit_as_often_as_it_comes() {
 }
 
 #[tokio::test]
-async fn streams_that_have_not_ended_are_counted_by_client() {
+async fn active_streams_are_counted_per_client() {
     let server = behind_a_proxy(ClientLimits { max_streams: Some(2), ..ClientLimits::default() }).await;
     for (name, fields) in [
         // One client each, however it is written.
@@ -133,7 +133,7 @@ async fn streams_that_have_not_ended_are_counted_by_client() {
 
 /// What keeps the waiting uploads of one client below 256 MiB.
 #[tokio::test]
-async fn a_client_that_is_not_on_this_machine_has_1500_streams_at_most() {
+async fn a_remote_client_has_1500_streams_at_most() {
     let server = behind_a_proxy(ClientLimits::default()).await;
     let request = "POST /stream HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n";
     let mut client = server.connect().await;
@@ -146,7 +146,7 @@ async fn a_client_that_is_not_on_this_machine_has_1500_streams_at_most() {
 }
 
 #[tokio::test]
-async fn whom_a_stranger_names_does_not_count() {
+async fn forwarding_fields_of_untrusted_clients_are_ignored() {
     let server = limited(ClientLimits { max_streams: Some(1), ..ClientLimits::default() }).await;
     assert_eq!(create_for(&server, "X-Forwarded-For: 192.0.2.1").await.status, 201);
     assert_too_many(&create_for(&server, "X-Forwarded-For: 192.0.2.2").await, "--max-streams-per-client");
@@ -154,7 +154,7 @@ async fn whom_a_stranger_names_does_not_count() {
 }
 
 #[tokio::test]
-async fn connections_of_a_trusted_proxy_are_not_limited_by_client() {
+async fn connections_of_a_trusted_proxy_are_not_limited_per_client() {
     let server = behind_a_proxy(ClientLimits { max_connections: Some(1), ..ClientLimits::default() }).await;
     let mut clients = Vec::new();
     for _ in 0..5 {
@@ -165,7 +165,7 @@ async fn connections_of_a_trusted_proxy_are_not_limited_by_client() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_makes_so_many_streams_a_minute_and_is_told_when_it_may_make_more() {
+async fn a_client_over_its_creation_rate_gets_429_with_the_time_to_wait() {
     for (limit, wait) in [(2, 30), (60, 1), (600, 1)] {
         let clock = Clock::stopped();
         let limits = ClientLimits { max_creations_per_minute: Some(limit), ..ClientLimits::default() };
@@ -191,7 +191,7 @@ async fn a_client_makes_so_many_streams_a_minute_and_is_told_when_it_may_make_mo
 }
 
 #[tokio::test]
-async fn a_creation_that_is_refused_for_another_reason_is_none_of_the_clients() {
+async fn a_creation_that_is_refused_for_another_reason_does_not_count() {
     let clients = |creations: usize| ClientLimits {
         max_creations_per_minute: Some(creations),
         max_streams: Some(2),
@@ -239,7 +239,7 @@ async fn a_creation_that_is_refused_for_another_reason_is_none_of_the_clients() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_expired_is_none_of_its_clients_any_more() {
+async fn an_expired_stream_no_longer_counts_for_its_client() {
     let clock = Clock::stopped();
     let server = limited(ClientLimits { max_streams: Some(1), ..ClientLimits::default() }).await;
     let id = server.create().await;
@@ -250,7 +250,7 @@ async fn a_stream_that_expired_is_none_of_its_clients_any_more() {
 }
 
 #[tokio::test]
-async fn a_stream_is_one_of_its_clients_until_its_transfer_has_ended() {
+async fn a_stream_counts_for_its_client_until_its_transfer_has_ended() {
     let server = limited(ClientLimits { max_streams: Some(1), ..ClientLimits::default() }).await;
     let (_, mut source, mut destination) = pair(&server, "Content-Length: 2\r\n", "1.1").await;
     assert_too_many(&server.post("/stream", "").await, "--max-streams-per-client");
@@ -327,7 +327,7 @@ async fn header_sets_and_reports_of_all_streams_share_a_limit_until_they_are_for
 }
 
 #[tokio::test]
-async fn json_that_still_arrives_counts_and_small_json_does_not() {
+async fn json_that_is_still_arriving_counts_and_small_json_does_not() {
     let server = TestServer::start_with(|config| config.max_metadata_bytes = "100k".parse().unwrap()).await;
     let slow = async |bytes: usize| {
         let head = format!("POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", bytes + 1);
@@ -355,7 +355,7 @@ async fn json_that_still_arrives_counts_and_small_json_does_not() {
 }
 
 #[tokio::test]
-async fn a_long_list_is_written_as_it_is_taken_and_is_whole() {
+async fn a_long_list_is_written_as_the_client_reads_it_and_is_whole() {
     let server = TestServer::start().await;
     let mut ids = Vec::new();
     for _ in 0..200 {
@@ -383,7 +383,7 @@ async fn a_long_list_is_written_as_it_is_taken_and_is_whole() {
 }
 
 #[tokio::test]
-async fn a_long_list_needs_memory_of_large_answers_and_a_short_one_none() {
+async fn a_long_list_counts_as_a_large_response_and_a_short_one_does_not() {
     let server = TestServer::start_with(|config| config.max_metadata_bytes = Size::bytes(1000)).await;
     server.create().await;
     assert_eq!(server.ask(get("/stream")).await.status, 200);
@@ -427,7 +427,7 @@ async fn pair(server: &TestServer, fields: &str, version: &str) -> (String, Clie
 const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 
 #[tokio::test]
-async fn a_chunked_upload_over_the_limit_is_cut_and_no_byte_over_it_is_passed_on() {
+async fn a_chunked_upload_over_the_limit_is_aborted_and_no_byte_over_it_is_passed_on() {
     let server =
         streams(StreamLimits { max_bytes: Some(Size::bytes(1000)), ..StreamLimits::default() }).await;
     let chunk = [&b"1f4\r\n"[..], &[7; 500], b"\r\n"].concat();
@@ -507,7 +507,7 @@ async fn paced(rate: u64, body: &[u8], chunked: bool) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_is_paced_evenly_and_wholly() {
+async fn a_stream_is_paced_evenly_and_delivered_whole() {
     let body: Vec<u8> = (0..251).cycle().take(300_000).collect();
     for chunked in [false, true] {
         paced(500_000, &body, chunked).await;
@@ -516,7 +516,7 @@ async fn a_stream_is_paced_evenly_and_wholly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paced_stream_takes_no_more_of_its_source_than_buffers_hold() {
+async fn a_paced_stream_reads_no_more_from_its_source_than_the_buffers_hold() {
     let _clock = Clock::stopped();
     let server = streams(StreamLimits { max_rate: Some(Size::bytes(1000)), ..StreamLimits::default() }).await;
     for chunked in [false, true] {
@@ -530,7 +530,7 @@ async fn a_paced_stream_takes_no_more_of_its_source_than_buffers_hold() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn being_paced_is_no_stall() {
+async fn a_paced_stream_does_not_count_as_stalled() {
     let clock = Clock::stopped();
     for chunked in [false, true] {
         let server = TestServer::start_with(|config| {
@@ -557,7 +557,7 @@ async fn being_paced_is_no_stall() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_a_paced_stream_is_missed_at_once() {
+async fn a_side_that_leaves_a_paced_stream_is_noticed_at_once() {
     let _clock = Clock::stopped();
     let server = streams(StreamLimits { max_rate: Some(Size::bytes(1000)), ..StreamLimits::default() }).await;
     for chunked in [false, true] {
@@ -598,7 +598,7 @@ async fn at_least(rate: u64) -> TestServer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_is_too_slow_is_ended_and_named() {
+async fn a_source_that_is_too_slow_gets_502_stream_source_error() {
     for each_second in [0, 5] {
         let clock = Clock::stopped();
         let server = at_least(100).await;
@@ -628,7 +628,7 @@ async fn a_source_that_is_too_slow_is_ended_and_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_is_fast_enough_is_let_be() {
+async fn a_source_that_is_fast_enough_is_not_aborted() {
     let clock = Clock::stopped();
     let server = at_least(100).await;
     let (id, mut source, mut destination) = pair(&server, "Content-Length: 6000\r\n", "1.1").await;
@@ -644,7 +644,7 @@ async fn a_source_that_is_fast_enough_is_let_be() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_of_a_slow_destination_is_not_its_sources() {
+async fn the_time_of_a_slow_destination_does_not_count_for_the_source() {
     let clock = Clock::stopped();
     let server = at_least(1 << 20).await;
     for chunked in [false, true] {
@@ -672,7 +672,7 @@ async fn the_time_of_a_slow_destination_is_not_its_sources() {
 }
 
 #[tokio::test]
-async fn an_explicit_limit_on_streams_holds_in_either_lane() {
+async fn an_explicit_limit_on_streams_holds_with_and_without_a_body() {
     let server = limited(ClientLimits { max_streams: Some(1), ..ClientLimits::default() }).await;
     server.create().await;
     for request in [post("/stream", ""), post("/stream", "{}")] {

@@ -271,7 +271,7 @@ async fn the_numbers_agree_with_the_load_to_the_byte() {
 }
 
 #[tokio::test]
-async fn a_stream_counts_where_it_stands_and_its_bytes_while_they_flow() {
+async fn a_stream_counts_in_its_state_and_its_bytes_while_they_move() {
     let server = TestServer::start().await;
     let (created, waiting, received, streaming) =
         (server.create().await, server.create().await, server.create().await, server.create().await);
@@ -334,7 +334,7 @@ async fn waits_and_durations_are_those_of_the_clock() {
 }
 
 #[tokio::test]
-async fn a_connection_counts_once_for_what_took_its_first_request() {
+async fn a_connection_counts_once_under_the_protocol_of_its_first_request() {
     let server = TestServer::start().await;
     let tls = if is_tls() { "yes" } else { "no" };
     let count = |told: &Exposition, protocol| {
@@ -364,7 +364,7 @@ async fn a_connection_counts_once_for_what_took_its_first_request() {
 }
 
 #[tokio::test]
-async fn refusals_count_by_the_names_that_are_told() {
+async fn refusals_are_counted_by_error_name() {
     let server = TestServer::start_with(|config| {
         config.max_streams = 3;
         config.streams.max_bytes = Some("5".parse().unwrap());
@@ -420,7 +420,7 @@ async fn a_pipe_counts_while_a_body_passes_through_it() {
 }
 
 #[tokio::test]
-async fn the_pipe_of_a_body_that_was_cut_is_there_for_the_next() {
+async fn the_pipe_of_an_aborted_body_is_returned() {
     if !cfg!(target_os = "linux") || is_copied() || is_tls() {
         return;
     }
@@ -443,7 +443,7 @@ async fn the_pipe_of_a_body_that_was_cut_is_there_for_the_next() {
 }
 
 #[tokio::test]
-async fn who_does_not_ask_for_openmetrics_gets_the_older_format_of_the_same() {
+async fn a_scrape_without_accept_openmetrics_gets_the_same_samples_in_the_older_format() {
     let server = TestServer::start().await;
     let mut texts = Vec::new();
     for (fields, format, content_type) in [
@@ -468,7 +468,7 @@ async fn who_does_not_ask_for_openmetrics_gets_the_older_format_of_the_same() {
 }
 
 #[tokio::test]
-async fn nothing_tells_of_whom_the_numbers_are() {
+async fn metrics_reveal_no_ids_addresses_or_secrets() {
     let server = TestServer::start().await;
     let made = server.make(r#"{"access":"split","download_headers":{"X-Secret":"told-to-nobody"}}"#).await;
     let id = server.create().await;
@@ -490,7 +490,7 @@ async fn nothing_tells_of_whom_the_numbers_are() {
 }
 
 #[tokio::test]
-async fn the_metrics_are_for_whom_the_list_is() {
+async fn the_metrics_need_the_authorization_of_the_list() {
     let anywhere = |config: &mut Config| config.host = "0.0.0.0".into();
     let server = TestServer::start_with(anywhere).await;
     let refused = server.ask(get("/metrics")).await;
@@ -511,7 +511,7 @@ async fn the_metrics_are_for_whom_the_list_is() {
 }
 
 #[tokio::test]
-async fn the_metrics_move_to_the_operators_listener_and_are_there_to_the_end() {
+async fn the_metrics_move_to_the_admin_listener_and_are_served_until_the_server_ends() {
     let mut server =
         TestServer::start_with(|config| config.admin_listen = Some("127.0.0.1:0".parse().unwrap())).await;
     assert_eq!(server.ask(get("/metrics")).await.error(), "404 BadRouteError");

@@ -25,7 +25,7 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>, String)> {
 }
 
 #[tokio::test]
-async fn the_page_tells_of_every_metric_and_of_no_other() {
+async fn the_operations_page_documents_every_metric_and_no_other() {
     let told = Exposition::older_of(&TestServer::start().await).await;
     let documented = documented();
     assert_eq!(told.families.keys().collect::<Vec<_>>(), documented.keys().collect::<Vec<_>>());
@@ -44,7 +44,7 @@ async fn the_page_tells_of_every_metric_and_of_no_other() {
 }
 
 #[tokio::test]
-async fn the_page_names_no_metric_that_is_not_told() {
+async fn the_operations_page_names_no_unknown_metric() {
     let told = Exposition::older_of(&TestServer::start().await).await;
     for code in PAGE.split('`').skip(1).step_by(2).filter(|code| code.starts_with("rendezvous_")) {
         let name = code.split('{').next().unwrap();
@@ -104,7 +104,7 @@ fn queries(panels: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn the_dashboard_shows_every_metric_and_asks_for_no_other() {
+async fn the_dashboard_shows_every_metric_and_queries_no_other() {
     let told = Told(Exposition::older_of(&TestServer::start().await).await);
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     let queries = queries(&dashboard["panels"]);
@@ -122,7 +122,7 @@ async fn the_dashboard_shows_every_metric_and_asks_for_no_other() {
 }
 
 #[tokio::test]
-async fn the_alerts_ask_for_what_is_told() {
+async fn the_alerts_query_existing_metrics_only() {
     let told = Told(Exposition::older_of(&TestServer::start().await).await);
     assert!(!told.metrics_of(ALERTS).is_empty());
 }

@@ -189,7 +189,7 @@ fn law(holds: bool, text: &str) -> Result<(), String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn whoever_wins_the_laws_hold() {
+async fn the_invariants_hold_whichever_client_wins() {
     let server = TestServer::start_with(|config| config.ttl = Period::from_secs(2)).await;
     let server = Arc::new(server);
     let races = futures_util::stream::iter(0..STREAMS)

@@ -6,7 +6,7 @@ const FULL: &str =
     r#"{"http_status":404,"name":"FileNotFoundError","message":"File 'ü\r\n' does not exist"}"#;
 
 #[tokio::test]
-async fn a_report_reaches_the_side_that_waits_or_the_first_that_comes() {
+async fn a_report_reaches_the_waiting_side_or_the_next_to_connect() {
     for source in [true, false] {
         for waiting in [true, false] {
             let server = TestServer::start().await;
@@ -39,7 +39,7 @@ async fn a_report_reaches_the_side_that_waits_or_the_first_that_comes() {
 }
 
 #[tokio::test]
-async fn without_a_body_the_report_is_vague() {
+async fn a_report_without_a_body_has_the_default_error() {
     let server = TestServer::start().await;
     for body in ["", "null", "{}"] {
         let id = server.create().await;
@@ -51,7 +51,7 @@ async fn without_a_body_the_report_is_vague() {
 }
 
 #[tokio::test]
-async fn any_http_status_is_a_clear_refusal_or_one_whole_answer() {
+async fn a_reported_http_status_is_either_refused_or_sent_as_given() {
     let server = TestServer::start().await;
     for status in
         ["99", "200", "204", "304", "399", "600", "1000", "-1", "404.5", "\"404\"", "true", "[404]", "1e300"]
@@ -100,7 +100,7 @@ async fn once_the_sides_have_paired_a_report_changes_nothing() {
 }
 
 #[tokio::test]
-async fn an_unknown_stream_can_not_be_reported() {
+async fn a_report_on_an_unknown_stream_gets_404() {
     let server = TestServer::start().await;
     for body in ["", "{}", "{"] {
         assert_eq!(server.post("/stream/unknown/error", body).await.error(), "404 SessionNotFoundError");

@@ -43,7 +43,7 @@ fn chunked(body: &[u8], sizes: &[usize], extension: &str, trailers: &str) -> Vec
 }
 
 #[tokio::test]
-async fn every_byte_arrives_whoever_comes_first_and_however_it_is_framed() {
+async fn every_byte_arrives_in_either_order_of_sides_and_with_either_framing() {
     let server = TestServer::start().await;
     for size in [0, 1, 1000, 65_536, 3_000_001] {
         let body = noise(size);
@@ -78,7 +78,7 @@ async fn every_byte_arrives_whoever_comes_first_and_however_it_is_framed() {
 
 /// What is sent in one go is read in one go, so the server holds bytes that are not of the body.
 #[tokio::test]
-async fn bytes_behind_a_body_are_not_delivered() {
+async fn bytes_after_a_body_are_not_delivered() {
     let server = TestServer::start().await;
     for size in [1, 5, 1000, 200_000] {
         let body = noise(size);
@@ -117,7 +117,7 @@ async fn bytes_behind_a_body_are_not_delivered() {
 
 /// A length that is known and large is what the kernel moves by itself.
 #[tokio::test]
-async fn a_destination_that_leaves_is_missed_also_while_the_source_of_a_large_body_is_silent() {
+async fn a_destination_that_leaves_is_noticed_while_the_source_of_a_large_body_is_silent() {
     for how in ["close", "reset", "half-close"] {
         let server = TestServer::start().await;
         let id = server.create().await;
@@ -177,7 +177,7 @@ async fn any_number_of_chunks_may_have_extensions() {
 }
 
 #[tokio::test]
-async fn json_may_come_in_chunks_with_extensions() {
+async fn json_may_be_sent_in_chunks_with_extensions() {
     let server = TestServer::start().await;
     let json = format!(r#"{{"unknown":"{}"}}"#, "a".repeat(2000));
     let encoded = chunked(json.as_bytes(), &[1], &format!(";{}", "e".repeat(100)), "X: 1\r\n");
@@ -189,7 +189,7 @@ async fn json_may_come_in_chunks_with_extensions() {
 }
 
 #[tokio::test]
-async fn each_byte_is_passed_on_as_it_comes_and_counted() {
+async fn each_byte_is_passed_on_and_counted_as_it_arrives() {
     for (fields, encode) in [
         ("Content-Length: 5\r\n", (|byte| vec![byte]) as fn(u8) -> Vec<u8>),
         ("Transfer-Encoding: chunked\r\n", |byte| vec![b'1', b'\r', b'\n', byte, b'\r', b'\n']),
@@ -213,7 +213,7 @@ async fn each_byte_is_passed_on_as_it_comes_and_counted() {
 }
 
 #[tokio::test]
-async fn the_makers_headers_are_on_the_answers_spelled_as_given() {
+async fn the_creators_header_sets_are_sent_as_spelled() {
     let server = TestServer::start().await;
     let id = server
         .create_with(
@@ -237,7 +237,7 @@ async fn the_makers_headers_are_on_the_answers_spelled_as_given() {
 }
 
 #[tokio::test]
-async fn the_download_carries_the_sources_description_and_safe_defaults() {
+async fn the_download_has_the_sources_content_fields_and_safe_defaults() {
     let server = TestServer::start().await;
     let id = server.create().await;
     let put = "Content-Length: 1\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\nContent-Language: de\r\n\
@@ -265,7 +265,7 @@ async fn the_download_carries_the_sources_description_and_safe_defaults() {
 }
 
 #[tokio::test]
-async fn a_download_of_which_nobody_says_the_type_is_bytes() {
+async fn a_download_without_a_declared_type_is_octet_stream() {
     let server = TestServer::start().await;
     for (made, put, types) in [
         ("{}", "", &["application/octet-stream"][..]),
@@ -292,7 +292,7 @@ async fn a_download_of_which_nobody_says_the_type_is_bytes() {
 }
 
 #[tokio::test]
-async fn a_get_or_head_of_a_stream_with_a_body_of_its_own_is_refused_at_once() {
+async fn a_get_or_head_of_a_stream_with_a_body_is_refused_at_once() {
     let server = TestServer::start().await;
     let id = server.create().await;
     // Of none of these bodies anything comes.
@@ -408,7 +408,7 @@ async fn an_http_1_0_client_is_served_on_either_side() {
 
 /// Where nothing but the end of the connection frames a download, a cut is a reset; some systems let it take away what was not read yet.
 #[tokio::test]
-async fn a_whole_http_1_0_download_is_not_reset_behind_its_end() {
+async fn a_whole_http_1_0_download_is_not_reset_after_its_end() {
     if is_tls() {
         return;
     }
@@ -431,7 +431,7 @@ async fn a_whole_http_1_0_download_is_not_reset_behind_its_end() {
 }
 
 #[tokio::test]
-async fn what_is_pipelined_behind_an_upload_is_not_a_part_of_it() {
+async fn a_request_pipelined_after_an_upload_is_not_part_of_it() {
     let server = TestServer::start().await;
     let id = server.create().await;
     let mut destination = server.get(&id).await;
@@ -444,7 +444,7 @@ async fn what_is_pipelined_behind_an_upload_is_not_a_part_of_it() {
 }
 
 #[tokio::test]
-async fn two_hundred_streams_at_once_keep_their_bytes_apart() {
+async fn two_hundred_concurrent_streams_do_not_mix_their_bytes() {
     let server = TestServer::start().await;
     let address = server.address();
     let mut transfers = tokio::task::JoinSet::new();

@@ -117,7 +117,7 @@ async fn a_reported_error_can_be_fetched_until_the_ttl_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pair_outlives_the_ttl_also_in_silence() {
+async fn a_pair_outlives_the_ttl_even_when_silent() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
     let id = server.create().await;
@@ -155,7 +155,7 @@ async fn a_stream_that_outlived_all_deadlines_is_forgotten_one_ttl_after_its_end
 
 /// A FIN that is stuck behind a full buffer shows nobody that its client has gone, and there is no asking.
 #[tokio::test(start_paused = true)]
-async fn a_source_that_leaves_behind_a_full_buffer_keeps_its_seat_and_never_looks_whole() {
+async fn a_source_whose_fin_is_behind_a_full_buffer_keeps_its_seat_and_never_looks_whole() {
     for fields in ["Content-Length: 100000000\r\n", "Transfer-Encoding: chunked\r\n"] {
         for is_met in [true, false] {
             let clock = Clock::stopped();
@@ -226,7 +226,7 @@ async fn a_source_that_waits_is_sent_no_byte_however_long_it_waits_and_however_m
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_stalls_for_the_idle_limit_is_named_and_the_download_is_incomplete() {
+async fn a_source_that_stalls_for_the_idle_limit_gets_502_and_the_download_is_incomplete() {
     for mid_body in [false, true] {
         let clock = Clock::stopped();
         let server = TestServer::start().await;
@@ -259,7 +259,7 @@ async fn a_source_that_stalls_for_the_idle_limit_is_named_and_the_download_is_in
 
 /// The server has written all of it, so nothing but the acknowledgements tells that bytes move.
 #[tokio::test(start_paused = true)]
-async fn a_destination_that_takes_the_last_bytes_slowly_has_not_stalled() {
+async fn a_destination_that_reads_the_last_bytes_slowly_has_not_stalled() {
     const LENGTH: usize = 1 << 20;
     let clock = Clock::stopped();
     let server = TestServer::start().await;
@@ -284,7 +284,7 @@ async fn a_destination_that_takes_the_last_bytes_slowly_has_not_stalled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_that_takes_too_long_is_408_and_a_fresh_connection_that_says_nothing_is_closed() {
+async fn a_head_that_takes_too_long_is_408_and_a_new_connection_that_sends_nothing_is_closed() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
     let mut slow = server.say("GET /ping HTT").await;
@@ -299,7 +299,7 @@ async fn a_head_that_takes_too_long_is_408_and_a_fresh_connection_that_says_noth
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_is_kept_between_two_requests_for_the_time_that_is_set() {
+async fn a_connection_is_kept_between_two_requests_for_the_keep_alive_time() {
     let clock = Clock::stopped();
     for keep_alive in [5, 75] {
         let server = TestServer::start_with(|config| config.keep_alive = Period::from_secs(keep_alive)).await;
@@ -317,7 +317,7 @@ async fn a_connection_is_kept_between_two_requests_for_the_time_that_is_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn empty_lines_between_two_requests_begin_no_head() {
+async fn empty_lines_between_two_requests_do_not_begin_a_head() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
     let mut kept = server.say([&post("/nowhere", "body"), &b"\r\n\r\n\r"[..]].concat()).await;
@@ -330,7 +330,7 @@ async fn empty_lines_between_two_requests_begin_no_head() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_small_body_that_nobody_needs_and_that_does_not_come_ends_its_connection() {
+async fn a_small_unneeded_body_that_does_not_arrive_ends_its_connection() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
     let mut slow = server.say("POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhell").await;
@@ -354,7 +354,7 @@ async fn a_json_body_that_takes_too_long_is_408() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_goes_on_sending_after_its_answer_is_cut_off_after_two_seconds() {
+async fn a_client_that_keeps_sending_after_its_response_is_cut_off_after_two_seconds() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
     let mut source = server.put("unknown", "Content-Length: 1000000\r\n").await;
@@ -368,7 +368,7 @@ async fn a_client_that_goes_on_sending_after_its_answer_is_cut_off_after_two_sec
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_it_drains_streams_go_on_and_sides_meet_but_no_stream_begins() {
+async fn a_draining_server_lets_sides_pair_and_transfers_finish_but_creates_no_stream() {
     let clock = Clock::stopped();
     let mut server = TestServer::start().await;
     let (running, waiting) = (server.create().await, server.create().await);
@@ -410,7 +410,7 @@ async fn while_it_drains_streams_go_on_and_sides_meet_but_no_stream_begins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_waits_five_seconds_for_somebody_to_come_to_a_stream() {
+async fn a_drain_waits_five_seconds_for_a_side_to_connect() {
     let clock = Clock::stopped();
     let mut server = TestServer::start().await;
     let (used, _forgotten) = (server.create().await, server.create().await);
@@ -428,7 +428,7 @@ async fn a_drain_waits_five_seconds_for_somebody_to_come_to_a_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_the_drain_timeout_who_waits_is_told_and_streams_are_cut_visibly_and_counted() {
+async fn after_the_drain_timeout_waiting_sides_get_503_and_transfers_are_aborted_visibly_and_counted() {
     for version in ["1.1", "1.0"] {
         let clock = Clock::stopped();
         let mut server = TestServer::start_with(|config| {
@@ -462,7 +462,7 @@ async fn past_the_drain_timeout_who_waits_is_told_and_streams_are_cut_visibly_an
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_the_drain_timeout_a_pair_without_a_byte_is_told_on_both_sides() {
+async fn after_the_drain_timeout_both_sides_of_a_pair_without_a_byte_get_503() {
     let clock = Clock::stopped();
     let mut server = TestServer::start_with(|config| config.drain_timeout = Period::from_secs(30)).await;
     let id = server.create().await;

@@ -57,7 +57,7 @@ async fn the_protocol_is_chosen_from_what_the_client_offers() {
 }
 
 #[tokio::test]
-async fn plain_http_on_the_port_of_tls_is_told_what_to_do() {
+async fn plain_http_on_the_tls_port_gets_400_with_advice() {
     let secure = SecureServer::start().await;
     let mut client = Client::connect_plainly(secure.server.address()).await;
     client.send(get("/ping")).await;
@@ -68,7 +68,7 @@ async fn plain_http_on_the_port_of_tls_is_told_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_no_client_is_dropped() {
+async fn a_client_with_a_broken_handshake_is_disconnected() {
     let secure = SecureServer::start().await;
     let mut stream = TcpStream::connect(secure.server.address()).await.unwrap();
     stream.write_all(&[22, 3, 1, 0, 5, 0, 0, 0, 0, 0]).await.unwrap();
@@ -80,7 +80,7 @@ async fn a_client_that_is_no_client_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handshake_has_the_time_of_a_head() {
+async fn a_handshake_has_the_head_timeout() {
     let secure = SecureServer::start().await;
     for half in [&b""[..], &[22, 3, 1]] {
         let mut stream = TcpStream::connect(secure.server.address()).await.unwrap();
@@ -93,7 +93,7 @@ async fn a_handshake_has_the_time_of_a_head() {
 }
 
 #[tokio::test]
-async fn a_cut_is_never_a_good_end_of_tls_and_a_good_end_always_is_one() {
+async fn a_whole_download_ends_with_close_notify_and_an_aborted_one_without() {
     let secure = SecureServer::start().await;
     for version in ["HTTP/1.1", "HTTP/1.0"] {
         for whole in [true, false] {
@@ -120,7 +120,7 @@ async fn a_cut_is_never_a_good_end_of_tls_and_a_good_end_always_is_one() {
 }
 
 #[tokio::test]
-async fn a_destination_that_closes_with_the_last_byte_has_got_it() {
+async fn a_destination_that_closes_after_the_last_byte_has_received_it() {
     let secure = SecureServer::start().await;
     for _ in 0..20 {
         let id = secure.create().await;
@@ -135,7 +135,7 @@ async fn a_destination_that_closes_with_the_last_byte_has_got_it() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_serves_new_connections_and_leaves_streams_alone() {
+async fn a_new_certificate_serves_new_connections_and_does_not_affect_transfers() {
     let secure = SecureServer::start().await;
     let id = secure.create().await;
     let mut destination = secure.say(get(&format!("/stream/{id}"))).await;
@@ -166,7 +166,7 @@ async fn a_new_certificate_serves_new_connections_and_leaves_streams_alone() {
 }
 
 #[tokio::test]
-async fn a_changed_certificate_is_found_without_being_asked() {
+async fn a_changed_certificate_is_loaded_without_a_signal() {
     let secure = SecureServer::start().await;
     let fresh = Certificate::new();
     replace(&secure.certificate, &fresh);
@@ -174,7 +174,7 @@ async fn a_changed_certificate_is_found_without_being_asked() {
 }
 
 #[tokio::test]
-async fn a_plain_port_beside_the_secure_one_reaches_the_same_streams() {
+async fn a_plain_port_next_to_the_tls_port_serves_the_same_streams() {
     let certificate = Certificate::new();
     let files = certificate.files();
     let server = TestServer::start_with(|config| {
@@ -212,7 +212,7 @@ async fn a_plain_port_beside_the_secure_one_reaches_the_same_streams() {
 
 /// Such an upload is thrown away for a while: no thread of the server may be lost to that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn uploads_that_nobody_takes_hold_nobody_up() {
+async fn discarded_uploads_block_no_other_connection() {
     let secure = SecureServer::start().await;
     let body = "x".repeat(4 << 20);
     let mut uploads = JoinSet::new();

@@ -24,7 +24,7 @@ fn chunked(body: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn urgent_bytes_of_a_body_arrive_at_their_place_and_stall_nothing() {
+async fn urgent_bytes_in_a_body_arrive_in_order_and_stall_nothing() {
     let server = TestServer::start().await;
     // The large ones are moved by the kernel, if they can be.
     for size in [4, 4000, 40_000, 3_000_000] {
@@ -70,7 +70,7 @@ async fn urgent_bytes_of_a_body_arrive_at_their_place_and_stall_nothing() {
 }
 
 #[tokio::test]
-async fn urgent_bytes_of_a_paced_body_do_not_make_its_source_look_gone() {
+async fn urgent_bytes_in_a_paced_body_do_not_make_its_source_look_disconnected() {
     let body = bytes(6000);
     for (fields, encoded) in
         [("Content-Length: 6000\r\n", body.clone()), ("Transfer-Encoding: chunked\r\n", chunked(&body))]
@@ -97,7 +97,7 @@ async fn urgent_bytes_of_a_paced_body_do_not_make_its_source_look_gone() {
 }
 
 #[tokio::test]
-async fn urgent_bytes_of_a_head_and_of_json_are_read_like_others() {
+async fn urgent_bytes_in_heads_and_json_are_read_like_others() {
     let server = TestServer::start().await;
     for at in [1, 5, 17, 30] {
         for request in
@@ -118,7 +118,7 @@ async fn urgent_bytes_of_a_head_and_of_json_are_read_like_others() {
 }
 
 #[tokio::test]
-async fn a_side_that_waits_and_sends_urgent_data_has_not_left() {
+async fn a_waiting_side_that_sends_urgent_data_keeps_its_seat() {
     let server = TestServer::start().await;
     let id = server.create().await;
     let mut destination = server.get(&id).await;

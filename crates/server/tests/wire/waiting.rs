@@ -44,7 +44,7 @@ fn leave(client: Client, how: Left) {
 }
 
 #[tokio::test]
-async fn a_waiting_source_that_leaves_frees_its_seat_and_its_bytes_reach_nobody() {
+async fn a_waiting_source_that_leaves_frees_its_seat_and_its_bytes_are_not_delivered() {
     for (what, said) in [
         ("nothing of its body", ("Content-Length: 100\r\n", String::new())),
         ("a part of its body", ("Content-Length: 100\r\n", "WRONG".into())),
@@ -121,7 +121,7 @@ const DEPARTURES: [(&str, &str, Left); 7] = [
 /// The request of whoever comes is with the server's kernel before the other leaves, and is read only then: nothing tells the
 /// server sooner that the other has left.
 #[tokio::test]
-async fn a_source_that_has_just_left_is_not_met_and_its_seat_is_free() {
+async fn a_source_that_has_just_left_is_not_paired_and_its_seat_is_free() {
     let server = TestServer::start().await;
     for (fields, said, how) in DEPARTURES {
         for mut next in served(&server).await {
@@ -156,7 +156,7 @@ async fn a_source_that_has_just_left_is_not_met_and_its_seat_is_free() {
 }
 
 #[tokio::test]
-async fn a_destination_that_has_just_left_is_not_met_and_its_seat_is_free() {
+async fn a_destination_that_has_just_left_is_not_paired_and_its_seat_is_free() {
     let server = TestServer::start().await;
     for how in [Left::Closed, Left::Reset] {
         for by_source in [true, false] {
@@ -189,7 +189,7 @@ async fn a_destination_that_has_just_left_is_not_met_and_its_seat_is_free() {
 
 /// One that only closes its sending side counts as gone, also where whoever comes notices that first.
 #[tokio::test]
-async fn a_destination_that_half_closes_as_it_is_met_is_not_answered() {
+async fn a_destination_that_half_closes_as_a_source_connects_is_not_answered() {
     let server = TestServer::start().await;
     for mut source in served(&server).await {
         let id = server.create().await;
@@ -206,7 +206,7 @@ async fn a_destination_that_half_closes_as_it_is_met_is_not_answered() {
 
 /// Whoever waits does not pay for a side that comes and has gone by the time it is let in.
 #[tokio::test]
-async fn a_side_that_leaves_as_it_comes_does_not_use_the_stream_up() {
+async fn a_side_that_leaves_as_it_connects_does_not_use_up_the_stream() {
     let server = TestServer::start().await;
     for (fields, said, how) in DEPARTURES {
         for mut gone in served(&server).await {
@@ -236,7 +236,7 @@ async fn a_side_that_leaves_as_it_comes_does_not_use_the_stream_up() {
 }
 
 #[tokio::test]
-async fn a_source_may_half_close_behind_a_whole_body_as_it_comes_or_as_it_is_met() {
+async fn a_source_may_half_close_after_a_whole_body_as_it_connects_or_is_paired() {
     let server = TestServer::start().await;
     for (fields, body) in
         [("Content-Length: 5\r\n", "hello"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n")]
@@ -267,7 +267,7 @@ async fn a_source_may_half_close_behind_a_whole_body_as_it_comes_or_as_it_is_met
 }
 
 #[tokio::test]
-async fn a_source_may_half_close_behind_a_whole_body_while_it_waits() {
+async fn a_source_may_half_close_after_a_whole_body_while_it_waits() {
     for (fields, body) in
         [("Content-Length: 5\r\n", "hello"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n")]
     {
@@ -307,7 +307,7 @@ async fn a_source_that_half_closes_one_byte_too_early_while_it_waits_has_left() 
 }
 
 #[tokio::test]
-async fn a_100_comes_when_the_sides_have_paired_and_not_before() {
+async fn a_100_is_sent_when_the_sides_have_paired_and_not_before() {
     let server = TestServer::start().await;
     for expects in ["100-continue", "100-Continue", "x, 100-continue"] {
         let id = server.create().await;
@@ -326,7 +326,7 @@ async fn a_100_comes_when_the_sides_have_paired_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_refusal_comes_without_a_100() {
+async fn a_refusal_is_sent_without_a_100() {
     let server = TestServer::start().await;
     let expects = "Content-Length: 5\r\nExpect: 100-continue\r\n";
     let unknown = server.put("unknown", expects).await.response().await;
@@ -388,7 +388,7 @@ async fn ids_that_name_properties_of_javascript_objects_are_unknown_ids() {
 }
 
 #[tokio::test]
-async fn nothing_of_a_source_that_closed_behind_its_whole_body_is_delivered() {
+async fn nothing_of_a_source_that_closed_after_its_whole_body_is_delivered() {
     let server = TestServer::start_with(|config| config.ttl = "300ms".parse().unwrap()).await;
     for (fields, body) in
         [("Content-Length: 5\r\n", "hello"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n")]
@@ -464,7 +464,7 @@ async fn a_source_that_only_half_closed_behind_a_full_buffer_is_delivered() {
 
 /// Its FIN is stuck behind what follows its body.
 #[tokio::test]
-async fn a_source_that_left_behind_much_more_than_its_body_never_looks_whole() {
+async fn a_source_that_closed_after_much_more_than_its_body_never_looks_whole() {
     let server = TestServer::start().await;
     for (fields, said) in
         [("Content-Length: 5\r\n", "hello"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n")]
