@@ -300,7 +300,8 @@ impl Client {
     }
 }
 
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
+/// Where `what` begins in `bytes`.
+pub fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 

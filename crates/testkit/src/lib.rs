@@ -1,6 +1,8 @@
 //! Test code that the integration tests, fuzzing and the system tests share.
 //!
 //! - [`server`]: a server in the runtime of the test; [`client`]: a client that speaks raw HTTP/1; [`transport`]: plain or TLS
+//! - [`messages`]: requests and bodies as bytes; [`settings`]: common changes of the configuration; [`sides`]: how sides connect and
+//!   leave
 //! - [`script`]: what clients do, as a list of steps
 //! - [`matrix`]: every way in which a transfer can end, and what each side sees
 //! - [`slot_model`]: the rules of the seats, told by what has happened
@@ -23,7 +25,10 @@
 
 pub mod client;
 pub mod matrix;
+pub mod messages;
 pub mod script;
 pub mod server;
+pub mod settings;
+pub mod sides;
 pub mod slot_model;
 pub mod transport;

@@ -24,9 +24,9 @@ async fn a_report_reaches_the_waiting_side_or_the_next_to_connect() {
                 assert_eq!(server.status(&id).await["state"], "CLIENT_ERROR");
                 side.send(&request).await;
             }
-            let told = side.response().await;
-            assert_eq!(told.error(), "404 FileNotFoundError");
-            assert_eq!(told.message(), "File 'ü\r\n' does not exist");
+            let response = side.response().await;
+            assert_eq!(response.error(), "404 FileNotFoundError");
+            assert_eq!(response.message(), "File 'ü\r\n' does not exist");
 
             let status = server.status(&id).await;
             assert_eq!(status["state"], "CLIENT_ERROR");
@@ -44,9 +44,9 @@ async fn a_report_without_a_body_has_the_default_error() {
     for body in ["", "null", "{}"] {
         let id = server.create().await;
         server.post(&format!("/stream/{id}/error"), body).await;
-        let told = server.get(&id).await.response().await;
-        assert_eq!(told.error(), "400 Error");
-        assert_eq!(told.message(), "The other side encountered an unspecified error");
+        let response = server.get(&id).await.response().await;
+        assert_eq!(response.error(), "400 Error");
+        assert_eq!(response.message(), "The other side encountered an unspecified error");
     }
 }
 
@@ -63,7 +63,7 @@ async fn a_reported_http_status_is_either_refused_or_sent_as_given() {
             server.post(&format!("/stream/{id}/error"), format!(r#"{{"http_status":{status}}}"#)).await;
         assert_eq!(refused.error(), "400 InvalidBodyError", "{status}");
         assert!(refused.message().contains("from 400 to 599"));
-        // The stream is as before.
+        // The refused report does not affect the stream.
         let mut source = server.put(&id, "Content-Length: 1\r\n").await;
         source.send("x").await;
         assert_eq!(destination.response().await.body, b"x", "{status}");
@@ -89,7 +89,7 @@ async fn once_the_sides_have_paired_a_report_changes_nothing() {
     let mut destination = server.get(&id).await;
     let mut source = server.put(&id, "Content-Length: 1\r\n").await;
     server.until(&id, "STREAMING").await;
-    // Its body was still arriving when the sides paired.
+    // The body of the report was still arriving when the sides paired.
     late.send(&FULL[1..]).await;
     assert_eq!(late.response().await.error(), "409 StreamStartedError");
     let refused = server.post(&format!("/stream/{id}/error"), FULL).await;
