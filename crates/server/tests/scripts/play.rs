@@ -1,4 +1,4 @@
-//! Plays a script to a server, and compares what the clients see there with what they saw before.
+//! Plays scripts to servers, and compares what the clients see with the record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -18,7 +18,7 @@ pub(crate) struct Servers {
     copying: TestServer,
 }
 
-/// The last thing seen of a script that waits in vain, or is answered by what is no HTTP.
+/// Recorded as the end of a script that hangs, or that gets a response which is not HTTP.
 pub(crate) const HANGS: &str = "it hangs, or panics";
 
 impl Servers {
@@ -28,8 +28,8 @@ impl Servers {
         Self { splicing, copying }
     }
 
-    /// Plays the script in all ways, its bytes split at places that `splits` says, or whole where that is 0. Returns what was seen in
-    /// each, or what differs.
+    /// Plays the script to both servers with both forms of targets. `splits` is the seed of the places at which its bytes are split;
+    /// 0 sends them whole. Returns what all runs have seen, or how they differ.
     pub(crate) async fn play(&self, script: &Script, splits: u64) -> Result<Vec<String>, String> {
         let seen = play(&self.splicing, script, Targets::Plain, 0).await;
         let others = [
@@ -41,7 +41,7 @@ impl Servers {
             let other = play(server, script, targets, splits).await;
             if other != seen {
                 let lines = other.iter().zip(&seen).filter(|(other, seen)| other != seen);
-                let lines = lines.map(|(other, seen)| format!("  {other}\n  and not {seen}\n"));
+                let lines = lines.map(|(other, seen)| format!("  {other}\n  instead of {seen}\n"));
                 let (lines, steps) = (lines.collect::<String>(), format!("{:?}", script.steps));
                 return Err(format!(
                     "{steps:.3000}\n{}\n{targets:?} targets, split by {splits}\n{lines}",
@@ -53,7 +53,7 @@ impl Servers {
     }
 }
 
-/// Holds that each of the scripts gives what stands in the file of this name, in all ways, whole and split.
+/// Asserts that each of the scripts, in all runs, whole and split, matches its record in the file `answers/<name>.snap`.
 pub(crate) async fn same<S: AsRef<str>>(name: &str, scripts: impl IntoIterator<Item = S>) {
     let servers = Servers::start().await;
     let (mut answers, mut differences) = (String::new(), Vec::new());
@@ -77,10 +77,10 @@ pub(crate) async fn same<S: AsRef<str>>(name: &str, scripts: impl IntoIterator<I
     settings.bind(|| insta::assert_snapshot!(name, answers));
 }
 
-/// Everything that the clients see, in the order of the script, and the stream's last status.
+/// Returns all that the clients see, in the order of the script, and the stream's last status.
 async fn play(server: &TestServer, script: &Script, targets: Targets, splits: u64) -> Vec<String> {
-    let made = server.make(&script.create).await;
-    let text = |name: &str| made[name].as_str().unwrap_or_default().to_owned();
+    let created = server.make(&script.create).await;
+    let text = |name: &str| created[name].as_str().unwrap_or_default().to_owned();
     let (id, tokens) = (text("stream"), [text("upload_token"), text("download_token")]);
     let status_target = format!("/stream/{id}/status?token={}", tokens[0]);
     let (clients, open, seen) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
@@ -90,7 +90,7 @@ async fn play(server: &TestServer, script: &Script, targets: Targets, splits: u6
         for step in &script.steps {
             stage.take(step).await;
         }
-        // Whether the connections whose answers did not close them are really open.
+        // Checks that the connections which no response closed are open.
         for who in std::mem::take(&mut stage.open) {
             stage.take(&Step::Say(who, get("/ping").into())).await;
             stage.take(&Step::Answer(who)).await;
@@ -105,14 +105,14 @@ async fn play(server: &TestServer, script: &Script, targets: Targets, splits: u6
 struct Stage<'a> {
     server: &'a TestServer,
     id: String,
-    /// For the source and for the destination; empty where the stream has none.
+    /// The tokens of source and destination; empty where the stream has none.
     tokens: [String; 2],
     status_target: String,
     targets: Targets,
     splits: u64,
     racy: bool,
     clients: BTreeMap<Who, Client>,
-    /// Their last answer did not close them.
+    /// The clients whose last response did not close their connection.
     open: BTreeSet<Who>,
     seen: Vec<String>,
 }
@@ -162,7 +162,7 @@ impl Stage<'_> {
                     random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 at = 1 + usize::try_from(random >> 33).unwrap() % rest.len();
             }
-            // The server may have closed already: what it answered is what counts.
+            // The server may have closed already. Its response is what the scripts compare.
             soon(self.client(who).push(&rest[..at])).await;
             rest = &rest[at..];
             for _ in 0..4 {
@@ -215,7 +215,7 @@ impl Stage<'_> {
     }
 }
 
-/// Of every download, and told in the transcripts of `tests/transcripts`.
+/// Fields of every download, which the records omit. The transcripts of `tests/transcripts` have them.
 const DEFAULTS: [&str; 5] = [
     "cache-control: no-store",
     "x-content-type-options: nosniff",
@@ -229,9 +229,9 @@ fn show(answer: &Response) -> String {
     let lines = answer.head.trim_end().split("\r\n");
     let head = lines.filter(|line| !DEFAULTS.contains(line) && !is_date(line)).collect::<Vec<_>>().join(", ");
     let body = match answer.body.len() {
-        // A fresh id.
+        // The rest is the id.
         _ if answer.status == 201 => String::from_utf8_lossy(&answer.body).split_at(10).0.to_owned(),
-        // A reset takes what was not read.
+        // A reset may discard bytes that the client has not read.
         _ if answer.end == End::Reset => "some".into(),
         0..1000 => format!("{:?}", String::from_utf8_lossy(&answer.body)),
         length => {

@@ -90,7 +90,7 @@ async fn a_waiting_destination_that_leaves_frees_its_seat() {
     }
 }
 
-/// Two kept connections, with a request behind them. The server reads the next request at once.
+/// Two kept connections that have each had one response. The server reads the whole of their next request at once.
 async fn kept(server: &TestServer) -> [Client; 2] {
     let mut clients = [server.say(get("/stream/unknown")).await, server.say(get("/ping")).await];
     for client in &mut clients {
