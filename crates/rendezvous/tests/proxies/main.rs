@@ -298,7 +298,7 @@ fn a_failed_request_is_not_repeated(proxy: Proxy) {
 }
 
 /// The proxy replaces the forwarding fields of clients, so that each has the limits of its own address.
-fn clients_are_told_apart(proxy: Proxy) {
+fn clients_are_distinguished_by_address(proxy: Proxy) {
     let site = Site::start_with(proxy, &["--max-creations-per-minute", "1"]);
     let creates = |from: &str| {
         let claims = ["-H", "X-Forwarded-For: 192.0.2.7", "-H", "Forwarded: for=192.0.2.8"];
@@ -374,7 +374,7 @@ through! {
         http_1_0_is_refused,
         a_refusal_can_be_read_while_the_body_is_being_sent,
         a_failed_request_is_not_repeated,
-        clients_are_told_apart,
+        clients_are_distinguished_by_address,
         large_bodies_arrive_as_they_were_sent,
     ]
 }

@@ -135,7 +135,7 @@ impl Stage<'_> {
                 let head = self.client(*who).head().await;
                 self.seen.push(format!("{who:?} is told {head:?}"));
             }
-            Step::Answer(who) => self.answer(*who).await,
+            Step::Answer(who) => self.receive(*who).await,
         }
     }
 
@@ -171,7 +171,7 @@ impl Stage<'_> {
         }
     }
 
-    async fn answer(&mut self, who: Who) {
+    async fn receive(&mut self, who: Who) {
         self.open.remove(&who);
         let head = loop {
             match self.client(who).head().await {
@@ -183,18 +183,18 @@ impl Stage<'_> {
                 Err(end) => return self.seen.push(format!("{who:?} gets no answer: {end:?}")),
             }
         };
-        let answer = self.client(who).rest(head).await;
-        let cut = matches!(answer.end, End::Short | End::Reset);
-        if self.racy && who == Who::Destination && (cut || answer.status == 502) {
+        let response = self.client(who).rest(head).await;
+        let cut = matches!(response.end, End::Short | End::Reset);
+        if self.racy && who == Who::Destination && (cut || response.status == 502) {
             return self.see_failure();
         }
         let mut afterwards = String::new();
-        if !cut && answer.closes() {
+        if !cut && response.closes() {
             afterwards = format!(", then {:?}", self.client(who).ending().await);
         } else if !cut {
             self.open.insert(who);
         }
-        self.seen.push(format!("{who:?} gets {}{afterwards}", show(&answer)));
+        self.seen.push(format!("{who:?} gets {}{afterwards}", show(&response)));
     }
 
     fn see_failure(&mut self) {
@@ -224,21 +224,21 @@ const DEFAULTS: [&str; 5] = [
     "x-accel-buffering: no",
 ];
 
-fn show(answer: &Response) -> String {
+fn show(response: &Response) -> String {
     let is_date = |line: &str| line.len() == 35 && line.starts_with("date: ");
-    let lines = answer.head.trim_end().split("\r\n");
+    let lines = response.head.trim_end().split("\r\n");
     let head = lines.filter(|line| !DEFAULTS.contains(line) && !is_date(line)).collect::<Vec<_>>().join(", ");
-    let body = match answer.body.len() {
+    let body = match response.body.len() {
         // The rest is the id.
-        _ if answer.status == 201 => String::from_utf8_lossy(&answer.body).split_at(10).0.to_owned(),
+        _ if response.status == 201 => String::from_utf8_lossy(&response.body).split_at(10).0.to_owned(),
         // A reset may discard bytes that the client has not read.
-        _ if answer.end == End::Reset => "some".into(),
-        0..1000 => format!("{:?}", String::from_utf8_lossy(&answer.body)),
+        _ if response.end == End::Reset => "some".into(),
+        0..1000 => format!("{:?}", String::from_utf8_lossy(&response.body)),
         length => {
             let mut hasher = DefaultHasher::new();
-            answer.body.hash(&mut hasher);
+            response.body.hash(&mut hasher);
             format!("{length} bytes of hash {:x}", hasher.finish())
         }
     };
-    format!("[{head}] {body}, {:?}", answer.end)
+    format!("[{head}] {body}, {:?}", response.end)
 }

@@ -209,4 +209,3 @@ impl Connection {
         text.contains("\r\nconnection: close\r\n")
     }
 }
-
