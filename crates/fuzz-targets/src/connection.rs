@@ -9,7 +9,7 @@
 //! acknowledged, and what can be spliced. On loopback they are as predictable as memory: bytes have arrived when the call that sends
 //! them returns.
 //!
-//! All runs in one thread, with one pair of servers per thread. [`MAX_STEPS`] and [`MAX_BYTES`] bound a script.
+//! All runs in one thread, with one pair of servers per thread. `MAX_STEPS` and `MAX_BYTES` bound a script.
 
 mod client;
 mod idle;

@@ -517,7 +517,7 @@ async fn a_head_with_too_many_fields_is_431() {
     }
 }
 
-/// A frame of a stream, or of the connection (RFC 9113, section 4.1).
+/// A frame of an HTTP/2 stream, or of the connection where `stream` is 0 (RFC 9113, section 4.1).
 fn frame(stream: u32, kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     let length = u8::try_from(payload.len()).unwrap();
     [&[0, 0, length, kind, flags][..], &stream.to_be_bytes(), payload].concat()

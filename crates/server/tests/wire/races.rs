@@ -14,7 +14,7 @@ use testkit::sides::Departure;
 use tokio::task::JoinSet;
 
 const STREAMS: usize = 240;
-/// Streams at a time. Clients and server share the descriptors of one process, and systems may allow only 256.
+/// Streams at a time. Clients and server share the descriptors of one process: some 350, far below the usual limit of 1024.
 const AT_ONCE: usize = 24;
 
 /// What one client does.

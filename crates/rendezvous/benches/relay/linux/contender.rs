@@ -27,7 +27,7 @@ pub(crate) enum Kind {
     Floor,
     /// The server itself, with one of its data paths.
     Current,
-    /// An earlier build of it.
+    /// An earlier build of the server.
     Baseline,
     /// Another server with the same purpose.
     Peer,
@@ -118,7 +118,7 @@ fn start_greeting(command: &mut Command, protocol: Protocol) -> anyhow::Result<R
     Ok(Running { process, client: Client { address, protocol } })
 }
 
-/// Starts piping-server, which does not accept port 0: on a port that was free a moment ago. Then connects until that succeeds.
+/// Starts piping-server on a port that was free a moment ago, because it does not accept port 0. Returns once it accepts connections.
 fn start_piping(command: &mut Command) -> anyhow::Result<Running> {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
     command.args(["--host", "127.0.0.1", "--http-port", &port.to_string()]);
