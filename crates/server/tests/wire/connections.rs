@@ -1,7 +1,7 @@
 //! Connections: refused requests, keep-alive, and the connection limit.
 
 use testkit::client::End;
-use testkit::messages::CHUNKED;
+use testkit::messages::{CHUNKED, request};
 use testkit::server::{TestServer, get, post, put_head};
 use testkit::settings::with_admin_listener;
 use testkit::sides::Departure;
@@ -124,7 +124,7 @@ async fn a_head_over_the_limits_is_431() {
 async fn an_unknown_route_gets_bad_route_error() {
     let server = TestServer::start().await;
     for request in
-        [get("/"), get("//ping"), get("/PING"), get("*"), "DELETE /stream HTTP/1.1\r\nHost: a\r\n\r\n".into()]
+        [request("PUT", "/", ""), get("//ping"), get("/PING"), get("*"), request("DELETE", "/stream", "")]
     {
         let refused = server.ask(&request).await;
         assert_eq!(refused.error(), "404 BadRouteError", "{request:?}");
