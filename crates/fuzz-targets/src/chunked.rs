@@ -1,4 +1,4 @@
-//! Chunked bodies: however they are split they are read as the grammar says, and as hyper reads them.
+//! Chunked bodies: however the bytes are split, they are read as the grammar defines and as hyper reads them.
 
 use bytes::BytesMut;
 use rendezvous_codec::body::{Arrival, BodyDecoder, Framing};
@@ -7,12 +7,12 @@ use rendezvous_codec::chunked::{BadChunk, ChunkTracker};
 use super::head::is_tchar;
 use super::hyper_reads;
 
-/// Bytes of a chunk's size with its extensions; and of the trailers.
-const MAX_ASIDE: usize = 16 * 1024;
+/// The limit, in bytes, of a size line with its extensions, and of all trailers together.
+const MAX_OVERHEAD: usize = 16 * 1024;
 const MAX_TRAILERS: usize = 100;
 
-/// A body, and what follows it.
-pub fn hold(data: &[u8]) {
+/// Checks a body and the bytes that follow it.
+pub fn check(data: &[u8]) {
     let expected = Body::read(data);
     assert_eq!(follow(data), expected.end, "followed byte by byte");
     for split in [data.len().max(1), 1, 3] {
@@ -20,7 +20,7 @@ pub fn hold(data: &[u8]) {
         let is_same_end = decoded.end == expected.end || both_broken(decoded.end, expected.end);
         assert!(
             decoded.data == expected.data && is_same_end,
-            "{decoded:?}, in pieces of {split}, and not {expected:?}"
+            "{decoded:?} in pieces of {split}, instead of {expected:?}"
         );
     }
     let (half, rest) = data.split_at(data.len() / 2);
@@ -30,30 +30,30 @@ pub fn hold(data: &[u8]) {
         End::Cut => Arrival::Partial,
     };
     assert_eq!(BodyDecoder::new(Framing::Chunked).arrival(&[half, rest], 0), arrival);
-    // hyper limits the extensions of a whole body together.
-    if data.len() - expected.data.len() < MAX_ASIDE {
-        is_read_by_hyper_alike(data, &expected);
+    // hyper limits the sum of all extensions of a body.
+    if data.len() - expected.data.len() < MAX_OVERHEAD {
+        assert_like_hyper(data, &expected);
     }
 }
 
-/// Where it breaks, only who reads it byte by byte can tell.
+/// Whether both are broken. Only a reader of single bytes finds the exact place.
 fn both_broken(one: End, other: End) -> bool {
     matches!((one, other), (End::Broken(_), End::Broken(_)))
 }
 
-/// A chunked body, as far as it can be read.
+/// The readable part of a chunked body.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Body {
     pub data: Vec<u8>,
     pub end: End,
 }
 
-/// How a body ends: behind so many bytes.
+/// How a body ends, with its length in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     Whole(usize),
     Broken(usize),
-    /// More is to come.
+    /// The input ends inside the body.
     Cut,
 }
 
@@ -61,11 +61,11 @@ fn follow(bytes: &[u8]) -> End {
     let mut tracker = ChunkTracker::default();
     for (passed, byte) in bytes.iter().enumerate() {
         match tracker.follow(&[*byte]) {
-            Ok(mine) => assert_eq!(mine, 1, "a part of a body that goes on is not taken"),
+            Ok(consumed) => assert_eq!(consumed, 1, "a byte inside the body is not consumed"),
             Err(BadChunk) => return End::Broken(passed),
         }
         if tracker.is_done() {
-            assert_eq!(tracker.follow(b"more"), Ok(0), "it goes on behind its end");
+            assert_eq!(tracker.follow(b"more"), Ok(0), "bytes after the body are consumed");
             return End::Whole(passed + 1);
         }
     }
@@ -73,13 +73,13 @@ fn follow(bytes: &[u8]) -> End {
 }
 
 fn decode(bytes: &[u8], split: usize) -> Body {
-    let (mut tracker, mut input, mut data, mut came) =
+    let (mut tracker, mut input, mut data, mut received) =
         (ChunkTracker::default(), BytesMut::new(), Vec::new(), 0);
     for piece in bytes.chunks(split) {
-        came += piece.len();
+        received += piece.len();
         input.extend_from_slice(piece);
         loop {
-            let passed = came - input.len();
+            let passed = received - input.len();
             match tracker.decode(&mut input) {
                 Ok(Some(more)) => data.extend(more),
                 Ok(None) => break,
@@ -87,26 +87,26 @@ fn decode(bytes: &[u8], split: usize) -> Body {
             }
         }
         if tracker.is_done() {
-            return Body { data, end: End::Whole(came - input.len()) };
+            return Body { data, end: End::Whole(received - input.len()) };
         }
     }
     Body { data, end: End::Cut }
 }
 
-/// hyper may accept more. Who reads a body that is refused here has then seen the same data as far as it goes.
-fn is_read_by_hyper_alike(bytes: &[u8], expected: &Body) {
+/// hyper may accept a body that is refused here. Its data then begins with the data that was read here.
+fn assert_like_hyper(bytes: &[u8], expected: &Body) {
     let head = b"PUT / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let theirs = hyper_reads::request(&[head, bytes].concat()).expect("hyper refuses the head").body;
+    let by_hyper = hyper_reads::request(&[head, bytes].concat()).expect("hyper refuses the head").body;
     let is_whole = matches!(expected.end, End::Whole(_));
-    match theirs {
-        Some(theirs) if is_whole => assert_eq!(theirs, expected.data),
-        Some(theirs) => assert!(theirs.starts_with(&expected.data), "{theirs:?}, {:?}", expected.data),
-        None => assert!(!is_whole, "hyper refuses it"),
+    match by_hyper {
+        Some(data) if is_whole => assert_eq!(data, expected.data),
+        Some(data) => assert!(data.starts_with(&expected.data), "{data:?}, {:?}", expected.data),
+        None => assert!(!is_whole, "hyper refuses the body"),
     }
 }
 
 impl Body {
-    /// Reads the body at the start of `bytes` by the grammar, from its first byte on.
+    /// Reads the body at the start of `bytes` by the grammar.
     pub fn read(bytes: &[u8]) -> Self {
         let (mut data, mut reader) = (Vec::new(), Reader { bytes, at: 0 });
         let end = reader.body(&mut data).err().unwrap_or(End::Whole(reader.at));
@@ -114,7 +114,7 @@ impl Body {
     }
 }
 
-/// RFC 9112, section 7.1. What ends early is an error: [`End::Broken`] or [`End::Cut`].
+/// A reader of the grammar of RFC 9112, section 7.1. Its errors are [`End::Broken`] and [`End::Cut`].
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -131,8 +131,8 @@ impl Reader<'_> {
                 }
                 Ok(size)
             });
-            if self.at - start > MAX_ASIDE {
-                return Err(End::Broken(start + MAX_ASIDE));
+            if self.at - start > MAX_OVERHEAD {
+                return Err(End::Broken(start + MAX_OVERHEAD));
             }
             let size = size?;
             self.line_end()?;
@@ -161,11 +161,11 @@ impl Reader<'_> {
         let (mut bytes, mut lines) = (0, 0);
         while self.next()? != b'\r' {
             let name = self.at;
-            self.aside(&mut bytes, is_tchar)?;
+            self.overhead(&mut bytes, is_tchar)?;
             if self.next()? != b':' || self.at == name {
                 return Err(End::Broken(self.at));
             }
-            self.aside(&mut bytes, |byte| byte == b'\t' || (b' '..=b'~').contains(&byte) || byte >= 0x80)?;
+            self.overhead(&mut bytes, |byte| byte == b'\t' || (b' '..=b'~').contains(&byte) || byte >= 0x80)?;
             lines += 1;
             if self.next()? == b'\r' && lines > MAX_TRAILERS {
                 return Err(End::Broken(self.at));
@@ -175,12 +175,12 @@ impl Reader<'_> {
         self.line_end()
     }
 
-    /// Passes over bytes that are no data, of which there may be so many only.
-    fn aside(&mut self, passed: &mut usize, may: impl Fn(u8) -> bool) -> Result<(), End> {
+    /// Skips bytes of the framing, up to the limit in total.
+    fn overhead(&mut self, passed: &mut usize, is_allowed: impl Fn(u8) -> bool) -> Result<(), End> {
         let start = self.at;
-        let ran = self.run(may);
+        let ran = self.run(is_allowed);
         *passed += self.at - start;
-        match passed.checked_sub(MAX_ASIDE) {
+        match passed.checked_sub(MAX_OVERHEAD) {
             Some(over @ 1..) => Err(End::Broken(self.at - over)),
             _ => ran,
         }
@@ -196,8 +196,8 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn run(&mut self, may: impl Fn(u8) -> bool) -> Result<(), End> {
-        while may(self.next()?) {
+    fn run(&mut self, is_allowed: impl Fn(u8) -> bool) -> Result<(), End> {
+        while is_allowed(self.next()?) {
             self.at += 1;
         }
         Ok(())

@@ -1,24 +1,24 @@
-//! The frames of HTTP/2: each is told once, with its last byte, however the bytes come.
+//! HTTP/2 frames: each is reported once, with its last byte, however the bytes are split.
 
 use rendezvous_codec::frames::{Frame, FrameFollower, FrameKind};
 
-/// One direction of a connection.
-pub fn hold(data: &[u8]) {
+/// Checks the bytes of one direction of a connection.
+pub fn check(data: &[u8]) {
     let expected = read(data);
     for split in [1, 2, 7, data.len().max(1)] {
-        let (mut follower, mut told, mut came) = (FrameFollower::default(), Vec::new(), 0);
+        let (mut follower, mut reported, mut received) = (FrameFollower::default(), Vec::new(), 0);
         for piece in data.chunks(split) {
-            came += piece.len();
-            follower.follow(piece, |frame| told.push((came, frame)));
+            received += piece.len();
+            follower.follow(piece, |frame| reported.push((received, frame)));
         }
-        // Told with the piece that their last byte came in.
+        // Each frame is reported with the piece that contains its last byte.
         let in_pieces = |end: usize| (end.div_ceil(split) * split).min(data.len());
         let expected: Vec<_> = expected.iter().map(|(end, frame)| (in_pieces(*end), *frame)).collect();
-        assert_eq!(told, expected, "in pieces of {split}");
+        assert_eq!(reported, expected, "in pieces of {split}");
     }
 }
 
-/// The whole frames of `data`, each with where it ends.
+/// The complete frames of `data`, each with the position of its end.
 fn read(data: &[u8]) -> Vec<(usize, Frame)> {
     let (mut frames, mut at) = (Vec::new(), 0);
     while let Some((head, rest)) = data[at..].split_first_chunk::<9>() {

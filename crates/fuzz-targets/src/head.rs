@@ -1,4 +1,4 @@
-//! Request heads: what is accepted is unambiguous, within the limits, and read alike by hyper.
+//! Request heads: an accepted head is unambiguous and within the limits, and hyper reads it in the same way.
 
 use http::Version;
 use rendezvous_codec::body::Framing;
@@ -9,36 +9,36 @@ use super::hyper_reads;
 /// The longest body that hyper can count, in bytes.
 const MAX_LENGTH_OF_HYPER: u64 = u64::MAX - 2;
 
-/// What comes first on a connection.
-pub fn hold(data: &[u8]) {
-    // A connection holds no more of it.
+/// Checks the first bytes of a connection.
+pub fn check(data: &[u8]) {
+    // A connection buffers no more.
     let data = &data[..data.len().min(MAX_HEAD_BYTES)];
     let at_once = HeadScanner::default().scan(data);
     let mut scanner = HeadScanner::default();
     let verdict = (0..=data.len()).map(|end| scanner.scan(&data[..end])).find(|verdict| *verdict != Ok(None));
-    assert_eq!(verdict.unwrap_or(Ok(None)), at_once, "it depends on how the bytes come");
+    assert_eq!(verdict.unwrap_or(Ok(None)), at_once, "the verdict depends on how the bytes are split");
 
     if let Ok(Some(length)) = at_once {
         let bytes = &data[..length];
-        // What is refused is no misunderstanding.
+        // A refused head cannot be misunderstood.
         let _ = parse(bytes, |head| {
-            let seen = Seen::read(bytes);
-            seen.agrees(head);
-            is_what_others_see(head, bytes, &seen);
-            keeps_the_limits(bytes, &seen);
+            let naive = NaiveHead::read(bytes);
+            naive.assert_same(head);
+            assert_like_hyper(head, bytes, &naive);
+            assert_limits(bytes, &naive);
         });
     }
 }
 
-/// An accepted head, read naively: lines, a colon in each, nothing else.
-struct Seen<'a> {
+/// An accepted head, parsed naively: lines, each with a colon.
+struct NaiveHead<'a> {
     method: &'a str,
     target: &'a str,
     version: &'a str,
     fields: Vec<(String, &'a [u8])>,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> NaiveHead<'a> {
     fn read(bytes: &'a [u8]) -> Self {
         for (at, byte) in bytes.iter().enumerate() {
             assert!(*byte != 0, "a NUL");
@@ -47,13 +47,15 @@ impl<'a> Seen<'a> {
         }
         let lines = bytes.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
         let lines: Vec<&[u8]> = lines.skip_while(|line| line.is_empty()).collect();
-        let [line, fields @ .., b"", b""] = &lines[..] else { panic!("it does not end in an empty line") };
+        let [line, fields @ .., b"", b""] = &lines[..] else {
+            panic!("the head does not end in an empty line")
+        };
         let line: Vec<&str> = std::str::from_utf8(line).unwrap().split(' ').collect();
         let [method, target, version] = line[..] else { panic!("a request line of {line:?}") };
         let fields = fields.iter().map(|line| {
             let colon = line.iter().position(|byte| *byte == b':').expect("a line without a colon");
             let name = std::str::from_utf8(&line[..colon]).unwrap();
-            assert!(is_token(name), "a field's name {name:?}, or a line that goes on");
+            assert!(is_token(name), "a field name {name:?}, or a folded line");
             (name.to_ascii_lowercase(), line[colon + 1..].trim_ascii())
         });
         Self { method, target, version, fields: fields.collect() }
@@ -63,9 +65,9 @@ impl<'a> Seen<'a> {
         self.fields.iter().filter(|(field, _)| field == name).map(|(_, value)| *value).collect()
     }
 
-    /// The framing rules of RFC 9112, section 6.3, with all that is doubtful refused.
-    fn agrees(&self, head: &Head<'_>) {
-        assert!(is_token(self.method), "{:?} is no method", self.method);
+    /// Compares with the framing rules of RFC 9112, section 6.3, where all ambiguous heads are refused.
+    fn assert_same(&self, head: &Head<'_>) {
+        assert!(is_token(self.method), "{:?} is not a method", self.method);
         assert!(["HTTP/1.0", "HTTP/1.1"].contains(&self.version));
         let is_http11 = head.version == Version::HTTP_11;
         assert_eq!(is_http11, self.version == "HTTP/1.1");
@@ -96,21 +98,21 @@ impl<'a> Seen<'a> {
     }
 }
 
-fn is_what_others_see(head: &Head<'_>, bytes: &[u8], seen: &Seen<'_>) {
-    assert_eq!(head.target, seen.target.parse::<http::Uri>().unwrap());
-    for (name, _) in &seen.fields {
-        assert_eq!(head.values(name).collect::<Vec<_>>(), seen.all(name), "{name}");
+fn assert_like_hyper(head: &Head<'_>, bytes: &[u8], naive: &NaiveHead<'_>) {
+    assert_eq!(head.target, naive.target.parse::<http::Uri>().unwrap());
+    for (name, _) in &naive.fields {
+        assert_eq!(head.values(name).collect::<Vec<_>>(), naive.all(name), "{name}");
     }
     if head.framing.length().is_some_and(|length| length > MAX_LENGTH_OF_HYPER) {
         return;
     }
-    let read = hyper_reads::request(bytes).expect("hyper refuses it");
-    assert_eq!((read.method.as_str(), read.length), (seen.method, head.framing.length()));
+    let read = hyper_reads::request(bytes).expect("hyper refuses the head");
+    assert_eq!((read.method.as_str(), read.length), (naive.method, head.framing.length()));
     assert_eq!(read.uri, head.target);
 }
 
-/// Filled up to a limit it is still accepted, and one more is too much.
-fn keeps_the_limits(bytes: &[u8], seen: &Seen<'_>) {
+/// Fills the head up to each limit, where it is still accepted, and over it, where it is refused.
+fn assert_limits(bytes: &[u8], naive: &NaiveHead<'_>) {
     let read_with = |more: &[u8]| {
         let filled = [&bytes[..bytes.len() - 2], more, b"\r\n"].concat();
         let length = HeadScanner::default().scan(&filled)?;
@@ -118,22 +120,22 @@ fn keeps_the_limits(bytes: &[u8], seen: &Seen<'_>) {
         parse(&filled, |_| ())
     };
     let length = bytes.len();
-    assert!(length <= MAX_HEAD_BYTES && seen.fields.len() <= MAX_HEAD_FIELDS);
+    assert!(length <= MAX_HEAD_BYTES && naive.fields.len() <= MAX_HEAD_FIELDS);
 
-    let fields = b"X:\r\n".repeat(MAX_HEAD_FIELDS - seen.fields.len());
+    let fields = b"X:\r\n".repeat(MAX_HEAD_FIELDS - naive.fields.len());
     if length + fields.len() + 4 <= MAX_HEAD_BYTES {
         assert_eq!(read_with(&fields), Ok(()), "{MAX_HEAD_FIELDS} fields");
         let more = [&fields[..], b"X:\r\n"].concat();
         assert_eq!(read_with(&more), Err(HeadError::TooManyFields));
     }
-    if length + 4 <= MAX_HEAD_BYTES && seen.fields.len() < MAX_HEAD_FIELDS {
+    if length + 4 <= MAX_HEAD_BYTES && naive.fields.len() < MAX_HEAD_FIELDS {
         let value = "a".repeat(MAX_HEAD_BYTES - length - 4);
         assert_eq!(read_with(format!("X:{value}\r\n").as_bytes()), Ok(()));
         assert_eq!(read_with(format!("X:{value}a\r\n").as_bytes()), Err(HeadError::TooLong));
     }
 }
 
-/// RFC 9110, section 5.6.2.
+/// Whether a byte may be in a token (RFC 9110, section 5.6.2).
 pub fn is_tchar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

@@ -1,4 +1,4 @@
-//! What hyper makes of a request.
+//! Reads requests with hyper.
 
 use std::sync::LazyLock;
 
@@ -18,11 +18,11 @@ pub(crate) struct Read {
     pub method: Method,
     pub uri: Uri,
     pub length: Option<u64>,
-    /// `None` where hyper refuses the body.
+    /// `None` if hyper refuses the body.
     pub body: Option<Bytes>,
 }
 
-/// `None` where hyper refuses the head.
+/// The request at the start of `bytes`, or `None` if hyper refuses its head.
 pub(crate) fn request(bytes: &[u8]) -> Option<Read> {
     static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Builder::new_current_thread().build().unwrap());
     let read = Mutex::new(None);
@@ -31,13 +31,13 @@ pub(crate) fn request(bytes: &[u8]) -> Option<Read> {
         let length = body.size_hint().exact();
         let body = body.collect().await.ok().map(http_body_util::Collected::to_bytes);
         *read.lock() = Some(Read { method: parts.method, uri: parts.uri, length, body });
-        Err::<Response<Empty<Bytes>>, _>(std::io::Error::other("it has been read"))
+        Err::<Response<Empty<Bytes>>, _>(std::io::Error::other("the request has been read"))
     });
     let connection = async {
         let (mut client, server) = tokio::io::duplex(bytes.len() + 1024);
         client.write_all(bytes).await.unwrap();
         client.shutdown().await.unwrap();
-        // It ends in an error: by hyper's refusal, or by the service's.
+        // The connection ends with an error, either hyper's or the service's.
         let _ = http1::Builder::new().half_close(true).serve_connection(TokioIo::new(server), service).await;
     };
     RUNTIME.block_on(connection);

@@ -1,5 +1,5 @@
-//! JSON bodies: exactly those are accepted that the contract names (sections 3 and 5), and a header set becomes the lines
-//! that were asked for and no others.
+//! JSON bodies: exactly those that the contract allows (sections 3 and 5) are accepted, and a header set becomes exactly the field
+//! lines that it names.
 
 use std::time::Duration;
 
@@ -17,19 +17,19 @@ use serde_json::{Map, Value};
 
 use super::head::is_token;
 
-/// A body of `POST /stream`, and of `POST /stream/:id/error`.
-pub fn hold(data: &[u8]) {
+/// Checks a body both of `POST /stream` and of `POST /stream/:id/error`.
+pub fn check(data: &[u8]) {
     let object = match serde_json::from_slice(data) {
         _ if data.is_empty() => Some(Map::new()),
         Ok(Value::Null) => Some(Map::new()),
         Ok(Value::Object(object)) => Some(object),
         _ => None,
     };
-    holds_as_settings(data, object.as_ref());
-    holds_as_report(data, object.as_ref());
+    check_settings(data, object.as_ref());
+    check_report(data, object.as_ref());
 }
 
-fn holds_as_report(data: &[u8], object: Option<&Map<String, Value>>) {
+fn check_report(data: &[u8], object: Option<&Map<String, Value>>) {
     let report = json_body::report(data);
     let expected = object.and_then(|object| {
         let status = match given(object, "http_status") {
@@ -58,7 +58,7 @@ fn holds_as_report(data: &[u8], object: Option<&Map<String, Value>>) {
     }
 }
 
-fn holds_as_settings(data: &[u8], object: Option<&Map<String, Value>>) {
+fn check_settings(data: &[u8], object: Option<&Map<String, Value>>) {
     let is_legal = object.is_some_and(|object| {
         let is_set = |key: &str, side| match given(object, key) {
             None => true,
@@ -86,26 +86,26 @@ fn holds_as_settings(data: &[u8], object: Option<&Map<String, Value>>) {
         }
     };
     assert!(is_legal, "accepted: {settings:?}");
-    let Some(object) = object else { unreachable!("it is legal") };
+    let Some(object) = object else { unreachable!("a legal body is an object") };
     let StreamSettings { headers, is_split } = settings;
     assert_eq!(is_split, given(object, "access").is_some());
     for (key, side) in [("download_headers", Side::Destination), ("upload_headers", Side::Source)] {
         let set = given(object, key).and_then(Value::as_object);
         let text = set.map(|set| serde_json::to_string(set).unwrap());
         assert_eq!(headers.of(side).map(|set| set.json().get()), text.as_deref());
-        becomes_lines(&headers, side, set);
+        check_lines(&headers, side, set);
     }
-    shows_as_given(&headers, object);
+    check_status(&headers, object);
 }
 
-/// What is there and not null.
+/// The value of a key, unless it is absent or null.
 fn given<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     object.get(key).filter(|value| !value.is_null())
 }
 
-/// The rules of contract, section 3.
+/// The rules for header sets (contract, section 3).
 fn is_legal(name: &str, value: &Value, side: Side) -> bool {
-    const THE_SERVERS: [&str; 7] =
+    const RESERVED: [&str; 7] =
         ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "date"];
     let lower = name.to_ascii_lowercase();
     let is_scalar = |value: &Value| match value {
@@ -118,13 +118,13 @@ fn is_legal(name: &str, value: &Value, side: Side) -> bool {
         value => is_scalar(value),
     };
     is_token(name)
-        && !THE_SERVERS.contains(&&*lower)
+        && !RESERVED.contains(&&*lower)
         && !lower.starts_with("proxy-")
         && are_scalars
         && (lower != "content-length" || side == Side::Destination && length(value).is_some())
 }
 
-/// The one decimal number that a promised length is.
+/// A promised length: a single decimal number.
 fn length(value: &Value) -> Option<u64> {
     match &lines(value)[..] {
         [line] if line.bytes().all(|byte| byte.is_ascii_digit()) => line.parse().ok(),
@@ -132,7 +132,7 @@ fn length(value: &Value) -> Option<u64> {
     }
 }
 
-/// A line for each value. JSON has one kind of number, so 1.0 is 1.
+/// The values of the lines. JSON does not distinguish integers from floats, so 1.0 is written as 1.
 fn lines(value: &Value) -> Vec<String> {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
@@ -148,21 +148,21 @@ fn lines(value: &Value) -> Vec<String> {
     }
 }
 
-/// The lines of a set, sorted: of names that differ in case only the last counts.
-fn wanted(set: &Map<String, Value>) -> Vec<(String, String)> {
+/// The lines of a set, sorted. Of names that differ in case only, the last counts.
+fn expected_lines(set: &Map<String, Value>) -> Vec<(String, String)> {
     let later = |at: usize, name: &str| set.keys().skip(at + 1).any(|other| other.eq_ignore_ascii_case(name));
     let last = set.iter().enumerate().filter(|(at, (name, _))| !later(*at, name));
-    let mut wanted: Vec<_> = last
+    let mut expected: Vec<_> = last
         .flat_map(|(_, (name, value))| lines(value).into_iter().map(|line| (name.clone(), line)))
         .collect();
-    wanted.sort();
-    wanted
+    expected.sort();
+    expected
 }
 
-/// The head with a set in it is a head with these lines, as they are spelled.
-fn becomes_lines(headers: &StreamHeaders, side: Side, given: Option<&Map<String, Value>>) {
+/// Checks that a response head with a header set has exactly its lines, as they are spelled.
+fn check_lines(headers: &StreamHeaders, side: Side, given: Option<&Map<String, Value>>) {
     let (Some(set), Some(given)) = (headers.of(side), given) else { return };
-    let mut expected = wanted(given);
+    let mut expected = expected_lines(given);
     let (framing, promise) = match headers.promised_length().filter(|_| side == Side::Destination) {
         Some(length) => (Framing::Length(length), Some(length)),
         None => (Framing::Chunked, None),
@@ -174,7 +174,7 @@ fn becomes_lines(headers: &StreamHeaders, side: Side, given: Option<&Map<String,
     let mut fields = vec![httparse::EMPTY_HEADER; expected.len() + 3];
     let mut response = httparse::Response::new(&mut fields);
     assert_eq!(response.parse(&head), Ok(httparse::Status::Complete(head.len())));
-    let mut told: Vec<(String, String)> = Vec::new();
+    let mut actual: Vec<(String, String)> = Vec::new();
     let (mut lengths, mut dates) = (Vec::new(), 0);
     for field in response.headers.iter() {
         let value = String::from_utf8(field.value.to_vec()).unwrap();
@@ -183,23 +183,23 @@ fn becomes_lines(headers: &StreamHeaders, side: Side, given: Option<&Map<String,
             "transfer-encoding" => assert_eq!((promise, &*value), (None, "chunked")),
             "content-length" => {
                 lengths.push(value.parse().ok());
-                told.push((field.name.to_owned(), value));
+                actual.push((field.name.to_owned(), value));
             }
-            _ => told.push((field.name.to_owned(), value)),
+            _ => actual.push((field.name.to_owned(), value)),
         }
     }
-    told.sort();
-    // Space around a value is none of it (RFC 9110, section 5.5).
+    actual.sort();
+    // Whitespace around a value is not part of it (RFC 9110, section 5.5).
     for (_, value) in &mut expected {
         *value = value.trim_matches([' ', '\t']).to_owned();
     }
     expected.sort();
-    assert_eq!(told, expected);
+    assert_eq!(actual, expected);
     assert_eq!((lengths, dates), (promise.map(Some).into_iter().collect(), 1));
 }
 
-/// The status object has the sets as they were given.
-fn shows_as_given(headers: &StreamHeaders, object: &Map<String, Value>) {
+/// Checks that the status object has the sets as they were given.
+fn check_status(headers: &StreamHeaders, object: &Map<String, Value>) {
     let limits = Limits {
         ttl: Duration::from_mins(1),
         transfer: transfer::Limits { idle: Duration::from_mins(1), stream: StreamLimits::default() },

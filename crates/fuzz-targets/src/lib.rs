@@ -1,7 +1,8 @@
-//! What the fuzz targets hold, one module each. `fuzz_targets/` gives them to cargo-fuzz, and `tests/fuzz/` of the main
-//! workspace runs them over their corpus and over what it makes up itself.
+//! The assertions of the fuzz targets, one module each. `fuzz/fuzz_targets/` runs them with cargo-fuzz, and `tests/fuzz/` on their
+//! corpus and on generated inputs.
 //!
-//! A target panics where something does not hold, and depends on nothing but its input.
+//! A target panics when an assertion fails, and its result depends only on its input. Targets run concurrently on any threads; the
+//! state of [`connection`] is one pair of servers per thread.
 
 #![forbid(unsafe_code)]
 #![allow(
@@ -13,7 +14,7 @@
     clippy::missing_panics_doc,
     clippy::must_use_candidate,
     missing_docs,
-    reason = "a target fails loudly"
+    reason = "a target fails by panicking"
 )]
 #![allow(clippy::disallowed_methods, reason = "a target's tasks end with its runtime")]
 
@@ -26,16 +27,16 @@ mod hyper_reads;
 pub mod json;
 pub mod slot;
 
-/// A name, and what it holds.
+/// The name of a target, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 7] = [
-    ("head", head::hold),
-    ("chunked", chunked::hold),
-    ("frames", frames::hold),
-    ("forwarded", forwarded::hold),
-    ("json", json::hold),
-    ("slot", slot::hold),
-    ("connection", connection::hold),
+    ("head", head::check),
+    ("chunked", chunked::check),
+    ("frames", frames::check),
+    ("forwarded", forwarded::check),
+    ("json", json::check),
+    ("slot", slot::check),
+    ("connection", connection::check),
 ];

@@ -1,11 +1,11 @@
-//! One stream's life: any list of operations obeys the rules of the seats, as their model tells them.
+//! The life of one stream: every sequence of operations follows the rules of the seats, as their model defines them.
 
 use rendezvous_core::outcome::{Fault, Outcome};
 use rendezvous_protocol::Side;
 use testkit::slot_model::{self, Operation};
 
-/// Each byte is an operation.
-pub fn hold(data: &[u8]) {
+/// Checks a sequence of operations, one per byte.
+pub fn check(data: &[u8]) {
     slot_model::check(data.iter().map(|byte| match byte % 9 {
         0 | 1 => Operation::Come(Side::Source),
         2 | 3 => Operation::Come(Side::Destination),

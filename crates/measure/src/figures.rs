@@ -1,6 +1,7 @@
-//! What many values come to. Pure.
+//! Statistics of measured values. Pure functions.
 
-/// The value that this share of the others does not exceed, from 0 to 1; NaN of nothing.
+/// The quantile of `values` at `share`, from 0 (the least) to 1 (the greatest): one of the values, without interpolation. NaN if there
+/// are none.
 #[must_use]
 #[allow(
     clippy::cast_possible_truncation,
@@ -13,19 +14,19 @@ pub fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
     values.get((last * share) as usize).copied().unwrap_or(f64::NAN)
 }
 
-/// A straight line through points, by least squares.
+/// A straight line through points, fitted by least squares.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Trend {
     /// Mean of the values.
     pub mean: f64,
-    /// What the line rises by from the first point to the last.
+    /// The rise of the line from the first point to the last.
     pub rise: f64,
-    /// The standard error of that: how much the scatter of the points alone may make of it.
+    /// The standard error of the rise.
     pub error: f64,
 }
 
 impl Trend {
-    /// The line through these points, at least three of them, in the order of `x`.
+    /// The line through `points`, in the order of `x`. `None` for fewer than three points, or if all have the same `x`.
     #[must_use]
     pub fn of(points: &[(f64, f64)]) -> Option<Self> {
         let ((first, _), (last, _)) = (points.first()?, points.last()?);
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_found_exactly() {
+    fn the_points_of_a_line_have_its_trend_exactly() {
         let line: Vec<_> = (0..10).map(f64::from).map(|x| (x, 3.0 + 2.0 * x)).collect();
         let trend = Trend::of(&line).unwrap();
         assert!((trend.rise - 18.0).abs() < 1e-9, "{trend:?}");

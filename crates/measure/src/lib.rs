@@ -1,8 +1,14 @@
-//! What the benchmark and the system tests share: processes that are measured, the machine they run on, figures, and the frame
-//! of a chart. Linux only: it reads `/proc`.
+//! Measurement code that the benchmark and the system tests share.
+//!
+//! - [`process`]: a child process, with its CPU time, memory, threads and descriptors
+//! - [`machine`]: the machine that the measurements run on
+//! - [`figures`]: quantiles and trends
+//! - [`svg`]: the frame of a chart
+//!
+//! Linux only, because it reads `/proc`. All functions block.
 #![cfg(target_os = "linux")]
 #![allow(clippy::disallowed_methods, reason = "it measures real time, in threads that do nothing else")]
-#![allow(clippy::cast_precision_loss, reason = "no figure is read to the 16th digit")]
+#![allow(clippy::cast_precision_loss, reason = "figures need fewer than 16 digits")]
 
 pub mod figures;
 pub mod machine;

@@ -1,4 +1,4 @@
-//! The machine that all run on.
+//! The machine that the measurements run on.
 
 use std::fs;
 use std::thread;
@@ -7,17 +7,17 @@ use std::time::SystemTime;
 use anyhow::Context;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Takes as many descriptors as the system allows, for this process and its children, and says how many.
+/// Raises the descriptor limit of this process and its future children to the maximum, and returns the limit.
 #[must_use]
 pub fn raise_descriptor_limit() -> usize {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // Refused or not, what holds now is read below.
+    // If this fails, the limit read below is the old one.
     let _ = setrlimit(Resource::Nofile, limit);
     getrlimit(Resource::Nofile).current.and_then(|limit| limit.try_into().ok()).unwrap_or(usize::MAX)
 }
 
-/// When and where, for whoever compares two reports.
+/// The date, kernel and CPU, so that reports can be compared.
 #[must_use]
 pub fn description() -> String {
     let now = humantime::format_rfc3339_seconds(SystemTime::now());
@@ -33,10 +33,10 @@ fn cpu_model() -> String {
     model.map_or_else(|| format!("{} CPU", std::env::consts::ARCH), |(_, model)| model.trim().to_owned())
 }
 
-/// KiB that the kernel holds for sockets and in its slabs, of all programs.
+/// The kernel's memory for TCP sockets and in slabs, of all programs, in KiB.
 ///
 /// # Errors
-/// `/proc` does not tell.
+/// If `/proc` cannot be read, or lacks the values.
 pub fn kernel_memory() -> anyhow::Result<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo")?;
     let slab = meminfo.lines().find_map(|line| line.strip_prefix("Slab:")?.split_whitespace().next());

@@ -1,4 +1,4 @@
-//! A process that is measured, and does not outlive its measurement.
+//! A measured child process, which ends with its measurement.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
@@ -10,17 +10,18 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-/// For a program that should say something at once.
+/// The timeout for the first output of a program.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The unit of `/proc/PID/stat`: `USER_HZ`, which is 100 wherever Rust runs.
+/// The unit of times in `/proc/PID/stat`: `USER_HZ`, which is 100 on all architectures that Rust supports.
 const TICKS_PER_SECOND: f64 = 100.0;
-/// Where `utime` and `stime` stand in `/proc/PID/stat`, counted from behind the program's name.
+/// The position of `utime`, before `stime`, in `/proc/PID/stat`, counted after the program's name.
 const TIMES: usize = 11;
-/// A process that is left alone has settled when its memory stays as it was for so long.
+/// The memory of an idle process has settled when it does not change for this time.
 const SETTLING: Duration = Duration::from_millis(250);
-const LONGEST_SETTLING: u32 = 40;
+/// After this many periods of [`SETTLING`], changing memory is taken as it is.
+const MAX_SETTLING_PERIODS: u32 = 40;
 
-/// Descriptors of a process.
+/// Numbers of open descriptors of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Descriptors {
     /// All of them.
@@ -30,69 +31,69 @@ pub struct Descriptors {
 }
 
 impl Descriptors {
-    /// Those that are no pipes, of which a server may keep some at hand.
+    /// Those other than pipes. A server may keep idle pipes for later use.
     #[must_use]
     pub fn beside_pipes(self) -> u64 {
         self.all - self.pipes
     }
 }
 
-/// Seconds of CPU time of a process.
+/// CPU time of a process, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Times {
-    /// Its own.
+    /// In user mode.
     pub user: f64,
-    /// The kernel's, for it.
+    /// In the kernel, on behalf of the process.
     pub kernel: f64,
 }
 
-/// A child process. Dropping it ends it.
+/// A child process. Dropping it kills the process.
 pub struct Process(Child);
 
 impl Process {
-    /// Starts it, with its output kept for [`Process::greeting`].
+    /// Starts the process, with its output piped for [`Process::greeting`].
     ///
     /// # Errors
-    /// It does not start.
+    /// If it cannot be started.
     pub fn start(command: &mut Command) -> anyhow::Result<Self> {
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         Ok(Self(child.with_context(|| format!("cannot start {}", command.get_program().display()))?))
     }
 
-    /// The first `lines` that it prints. What it prints later is thrown away.
+    /// The first `lines` of the output. Later output is discarded.
     ///
     /// # Errors
-    /// It does not say so much in time, or was asked before.
+    /// If the process does not print these lines within 10 s, or if this is not the first call.
     pub fn greeting(&mut self, lines: usize) -> anyhow::Result<String> {
-        let mut output = BufReader::new(self.0.stdout.take().context("it was asked before")?);
-        let (said, heard) = mpsc::channel();
+        let mut output = BufReader::new(self.0.stdout.take().context("the greeting was read before")?);
+        let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
             let mut text = String::new();
             let read = (0..lines).try_for_each(|_| output.read_line(&mut text).map(drop));
-            // Nobody hears it any more if it came too late.
-            let _ = said.send(read.map(|()| text));
+            // The receiver is gone if the output came too late.
+            let _ = sender.send(read.map(|()| text));
             io::copy(&mut output, &mut io::sink())
         });
-        Ok(heard.recv_timeout(PATIENCE).context("it does not say where it listens")??)
+        Ok(receiver.recv_timeout(PATIENCE).context("the process does not print where it listens")??)
     }
 
-    /// Seconds of CPU time used so far, of all its threads, also of those that have ended. Where the kernel
-    /// accounts for interrupts apart, the part of TCP that runs in them is nobody's.
+    /// CPU time so far, in seconds, of all threads, including those that have ended. Where the kernel accounts for interrupts
+    /// separately, the part of TCP that runs in them counts for no process.
     ///
     /// # Errors
-    /// It has ended.
+    /// If the process has ended.
     pub fn cpu(&self) -> anyhow::Result<f64> {
         let Times { user, kernel } = self.times()?;
         Ok(user + kernel)
     }
 
-    /// As [`Process::cpu`], told apart. Most kernels know the parts by samples only: of less than a second they say little.
+    /// As [`Process::cpu`], in user mode and in the kernel. Most kernels sample the two parts, so they are coarse below a second.
     ///
     /// # Errors
-    /// It has ended.
+    /// If the process has ended.
     pub fn times(&self) -> anyhow::Result<Times> {
         let stat = fs::read_to_string(self.file("stat"))?;
-        // The name stands in parentheses, and may hold anything.
+        // The name is in parentheses, and may itself contain parentheses and spaces.
         let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat has no name")?;
         let mut times = fields.split_whitespace().skip(TIMES);
         let mut next = || {
@@ -102,10 +103,10 @@ impl Process {
         Ok(Times { user: next()?, kernel: next()? })
     }
 
-    /// Nanoseconds that the threads it has now were on a CPU: finer than [`Process::cpu`], where no thread ends meanwhile.
+    /// CPU time of the current threads, in nanoseconds. Finer than [`Process::cpu`], but without threads that have ended.
     ///
     /// # Errors
-    /// It has ended.
+    /// If the process has ended.
     pub fn fine_cpu(&self) -> anyhow::Result<u64> {
         let threads = fs::read_dir(self.file("task"))?;
         let on_cpu = threads.map(|thread| {
@@ -119,27 +120,27 @@ impl Process {
     /// Resident memory, in KiB.
     ///
     /// # Errors
-    /// It has ended.
+    /// If the process has ended.
     pub fn resident(&self) -> anyhow::Result<u64> {
         self.status("VmRSS:")
     }
 
-    /// Threads that it has.
+    /// The number of threads.
     ///
     /// # Errors
-    /// It has ended.
+    /// If the process has ended.
     pub fn threads(&self) -> anyhow::Result<u64> {
         self.status("Threads:")
     }
 
-    /// Descriptors that it has.
+    /// The number of open descriptors.
     ///
     /// # Errors
-    /// It has ended.
+    /// If the process has ended.
     pub fn descriptors(&self) -> anyhow::Result<Descriptors> {
         let mut open = Descriptors { all: 0, pipes: 0 };
         for descriptor in fs::read_dir(self.file("fd"))? {
-            // One that is closed meanwhile has no target any more.
+            // A descriptor may have been closed since the directory was read.
             let Ok(target) = fs::read_link(descriptor?.path()) else { continue };
             open.all += 1;
             open.pipes += u64::from(target.as_os_str().as_encoded_bytes().starts_with(b"pipe:"));
@@ -158,13 +159,13 @@ impl Process {
         PathBuf::from(format!("/proc/{}/{name}", self.0.id()))
     }
 
-    /// Resident memory in KiB, once it has stopped changing.
+    /// Resident memory in KiB, once it has not changed for 250 ms, or after 10 s.
     ///
     /// # Errors
-    /// It has ended.
+    /// If the process has ended.
     pub fn settled(&self) -> anyhow::Result<u64> {
         let mut before = self.resident()?;
-        for _ in 0..LONGEST_SETTLING {
+        for _ in 0..MAX_SETTLING_PERIODS {
             thread::sleep(SETTLING);
             let now = self.resident()?;
             if now == before {
@@ -178,7 +179,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only where it has ended already.
+        // Both fail only if the process has ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

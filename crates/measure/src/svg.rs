@@ -1,6 +1,6 @@
-//! The frame of a chart, as an SVG that reads well on a light and on a dark page.
+//! The frame of a chart, as an SVG that is readable on light and dark pages.
 
-/// It brings its own ground, so that a page whose theme is not the reader's does not make it unreadable.
+/// The drawing has its own background, because the theme of the page and that of the reader's system may differ.
 const STYLE: &str = "  text { font: 12px system-ui, sans-serif; fill: #1f2328 }
   .title { font-size: 14px; font-weight: 600 }
   .muted { fill: #59636e }
@@ -11,20 +11,20 @@ const DARK_STYLE: &str = "    text { fill: #f0f6fc }
     .ground { fill: #0d1117 }
 ";
 
-/// A whole drawing.
+/// A drawing.
 pub struct Page<'a> {
-    /// What it shows, for who can not see it.
+    /// The description, for screen readers.
     pub title: &'a str,
-    /// In pixels.
+    /// The width in pixels.
     pub width: usize,
-    /// In pixels.
+    /// The height in pixels.
     pub height: usize,
-    /// Rules for the content's own classes, on a light page and on a dark one.
+    /// CSS rules for the classes of the content, for light and dark pages.
     pub styles: (&'a str, &'a str),
 }
 
 impl Page<'_> {
-    /// The drawing with this content.
+    /// The SVG document with this content.
     #[must_use]
     pub fn draw(&self, content: &str) -> String {
         let Self { title, width, height, styles: (light, dark) } = self;
@@ -44,7 +44,7 @@ impl Page<'_> {
     }
 }
 
-/// A line of text.
+/// The SVG element of a line of text, at `x` and `y` in pixels, with the CSS class `class`.
 #[must_use]
 pub fn text(x: usize, y: usize, class: &str, content: &str) -> String {
     let content = content.replace('&', "&amp;").replace('<', "&lt;");

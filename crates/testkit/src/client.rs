@@ -316,7 +316,8 @@ impl Client {
     }
 }
 
-fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
+/// Returns the position at which `pattern` begins in `bytes`.
+pub fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
     bytes.windows(pattern.len()).position(|window| window == pattern)
 }
 

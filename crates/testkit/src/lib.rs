@@ -2,6 +2,8 @@
 //!
 //! - [`server`]: a server in the runtime of the test
 //! - [`client`]: a raw HTTP/1 client; [`transport`]: plain TCP or TLS below it
+//! - [`messages`]: requests and bodies as bytes; [`settings`]: common changes of the configuration; [`sides`]: how sides connect and
+//!   disconnect
 //! - [`script`]: the actions of clients as a list of steps
 //! - [`matrix`]: every combination of events in a transfer, with the outcome that docs/api.md promises
 //! - [`slot_model`]: a second implementation of the seats' rules, to compare the real one with
@@ -26,7 +28,10 @@
 
 pub mod client;
 pub mod matrix;
+pub mod messages;
 pub mod script;
 pub mod server;
+pub mod settings;
+pub mod sides;
 pub mod slot_model;
 pub mod transport;

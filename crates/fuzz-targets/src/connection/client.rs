@@ -1,4 +1,4 @@
-//! A client that reads whatever it is told.
+//! A nonblocking client that reads everything it receives.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 
-use super::answers::Answer;
 use super::requests::requests;
+use super::responses::Response;
 
 /// How the server has ended a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,15 +17,15 @@ pub(super) enum End {
 }
 
 pub(super) struct Client {
-    /// `None` once it has left.
+    /// `None` after the client has left.
     stream: Option<TcpStream>,
-    said: Vec<u8>,
-    /// So many of these the kernel has taken.
-    sent: usize,
-    heard: Vec<u8>,
+    output: Vec<u8>,
+    /// The bytes of `output` that the kernel has accepted.
+    written: usize,
+    input: Vec<u8>,
     end: Option<End>,
     half_closes: bool,
-    news: bool,
+    new_input: bool,
 }
 
 impl Client {
@@ -33,35 +33,43 @@ impl Client {
         let stream = TcpStream::connect(server).unwrap();
         stream.set_nonblocking(true).unwrap();
         stream.set_nodelay(true).unwrap();
-        let (said, heard) = (Vec::new(), Vec::new());
-        Self { stream: Some(stream), said, sent: 0, heard, end: None, half_closes: false, news: false }
+        let (output, input) = (Vec::new(), Vec::new());
+        Self {
+            stream: Some(stream),
+            output,
+            written: 0,
+            input,
+            end: None,
+            half_closes: false,
+            new_input: false,
+        }
     }
 
-    pub(super) fn said(&self) -> &[u8] {
-        &self.said
+    pub(super) fn output(&self) -> &[u8] {
+        &self.output
     }
 
-    pub(super) fn answers(&self) -> Vec<Answer> {
-        Answer::read(&self.heard, self.end, &requests(&self.said))
+    pub(super) fn responses(&self) -> Vec<Response> {
+        Response::read(&self.input, self.end, &requests(&self.output))
     }
 
     pub(super) fn end(&self) -> Option<End> {
         self.end
     }
 
-    /// Whether something was heard since this was asked last.
-    pub(super) fn has_news(&mut self) -> bool {
-        std::mem::take(&mut self.news)
+    /// Whether the client has received anything since the last call.
+    pub(super) fn has_new_input(&mut self) -> bool {
+        std::mem::take(&mut self.new_input)
     }
 
-    pub(super) fn say(&mut self, bytes: &[u8]) {
-        self.said.extend(bytes);
-        self.send();
+    pub(super) fn send(&mut self, bytes: &[u8]) {
+        self.output.extend(bytes);
+        self.flush();
     }
 
     pub(super) fn half_close(&mut self) {
         self.half_closes = true;
-        self.send();
+        self.flush();
     }
 
     /// Leaves by FIN.
@@ -76,54 +84,54 @@ impl Client {
         }
     }
 
-    /// Goes on with what it says, and reads what there is. True where there was something.
+    /// Writes and reads as much as the kernel allows. Returns whether any bytes moved.
     pub(super) fn turn(&mut self) -> bool {
-        let sent = self.send();
-        let heard = self.read();
+        let has_written = self.flush();
+        let has_read = self.read();
         if let Some(stream) = &self.stream {
-            // What has come is acknowledged now, and not when the kernel thinks fit.
+            // The kernel acknowledges received bytes at once instead of after its delay.
             let _ = sockopt::set_tcp_quickack(stream, true);
         }
-        self.news |= heard;
-        sent || heard
+        self.new_input |= has_read;
+        has_written || has_read
     }
 
-    fn send(&mut self) -> bool {
+    fn flush(&mut self) -> bool {
         let Some(stream) = &mut self.stream else { return false };
-        let before = self.sent;
-        while self.sent < self.said.len() {
-            match stream.write(&self.said[self.sent..]) {
-                Ok(count) => self.sent += count,
+        let before = self.written;
+        while self.written < self.output.len() {
+            match stream.write(&self.output[self.written..]) {
+                Ok(count) => self.written += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                // The server has closed already: what it answered is what counts.
-                Err(_) => self.sent = self.said.len(),
+                // The server has closed already. Its response is what the target compares.
+                Err(_) => self.written = self.output.len(),
             }
         }
         if std::mem::take(&mut self.half_closes) {
-            if self.sent == self.said.len() {
+            if self.written == self.output.len() {
                 let _ = stream.shutdown(Shutdown::Write);
             } else {
                 self.half_closes = true;
             }
         }
-        self.sent > before
+        self.written > before
     }
 
     fn read(&mut self) -> bool {
         let (Some(stream), None) = (&mut self.stream, self.end) else { return false };
-        let before = self.heard.len();
+        let before = self.input.len();
         let mut buffer = [0; 16 * 1024];
         loop {
             match stream.read(&mut buffer) {
                 Ok(0) => self.end = Some(End::Fin),
                 Ok(count) => {
-                    self.heard.extend(&buffer[..count]);
+                    self.input.extend(&buffer[..count]);
                     continue;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 Err(_) => self.end = Some(End::Reset),
             }
-            return self.heard.len() > before || self.end.is_some();
+            return self.input.len() > before || self.end.is_some();
         }
     }
 }

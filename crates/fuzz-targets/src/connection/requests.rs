@@ -1,4 +1,4 @@
-//! What a client has said, as requests.
+//! Parses the bytes that a client has sent into requests.
 
 use http::Method;
 use rendezvous_codec::body::Framing;
@@ -6,27 +6,28 @@ use rendezvous_codec::head::{HeadScanner, parse};
 
 use super::super::chunked::{Body, End};
 
-/// A request whose head is whole.
+/// A request whose head is complete.
 #[derive(Debug)]
 pub(super) struct Request {
     pub is_head: bool,
     pub is_put: bool,
-    /// As far as it was said.
+    /// The body, as far as it was sent.
     pub body: Vec<u8>,
-    /// Where that starts, if it is chunked.
+    /// The position of the body, if it is chunked.
     pub chunked_from: Option<usize>,
 }
 
-/// The requests in `said`, up to the first that is refused or incomplete.
-pub(super) fn requests(said: &[u8]) -> Vec<Request> {
+/// The requests in `output`, up to the first that is refused or incomplete.
+pub(super) fn requests(output: &[u8]) -> Vec<Request> {
     let (mut requests, mut at) = (Vec::new(), 0);
-    while let Ok(Some(length)) = HeadScanner::default().scan(&said[at..]) {
-        let Ok((method, framing)) = parse(&said[at..at + length], |head| (head.method.clone(), head.framing))
+    while let Ok(Some(length)) = HeadScanner::default().scan(&output[at..]) {
+        let Ok((method, framing)) =
+            parse(&output[at..at + length], |head| (head.method.clone(), head.framing))
         else {
             break;
         };
         at += length;
-        let rest = &said[at..];
+        let rest = &output[at..];
         let (body, next) = match framing {
             Framing::Length(length) => {
                 let here = usize::try_from(length).unwrap_or(usize::MAX).min(rest.len());

@@ -1,12 +1,12 @@
-//! Each target holds for all that fuzzing has found worth keeping.
+//! Runs each target on the committed inputs.
 
 use std::fs;
 use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
-use crate::targets::TARGETS;
+use fuzz_targets::TARGETS;
 
-/// The inputs for a target: found to reach something new, and found to break something once.
+/// The inputs for a target: those that reach different code (`corpus`), and those that once failed (`regressions`).
 fn inputs(target: &str) -> Vec<PathBuf> {
     let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz");
     let folders = ["corpus", "regressions"].map(|folder| fuzz.join(folder).join(target));
@@ -16,13 +16,13 @@ fn inputs(target: &str) -> Vec<PathBuf> {
     inputs
 }
 
-fn holds(name: &str) {
-    let (_, hold) = TARGETS.into_iter().find(|(target, _)| *target == name).unwrap();
+fn check(name: &str) {
+    let (_, check) = TARGETS.into_iter().find(|(target, _)| *target == name).unwrap();
     let inputs = inputs(name);
     assert!(!inputs.is_empty(), "{name} has no corpus");
     for input in inputs {
         let data = fs::read(&input).unwrap();
-        assert!(catch_unwind(|| hold(&data)).is_ok(), "{name} does not hold for {}", input.display());
+        assert!(catch_unwind(|| check(&data)).is_ok(), "{name} fails for {}", input.display());
     }
 }
 
@@ -31,12 +31,12 @@ macro_rules! targets {
         $(
             #[test]
             fn $name() {
-                holds(stringify!($name));
+                check(stringify!($name));
             }
         )*
 
         #[test]
-        fn every_target_is_a_test_here_and_a_target_there() {
+        fn every_target_has_a_test_and_a_file_in_fuzz_targets() {
             let names = [$(stringify!($name)),*];
             assert_eq!(TARGETS.map(|(name, _)| name), names);
             let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/fuzz_targets");

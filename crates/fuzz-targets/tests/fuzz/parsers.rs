@@ -1,15 +1,13 @@
-//! The parsers read nothing otherwise than hyper's do.
+//! The parsers agree with hyper's.
 //!
-//! hyper may accept more, and does: two equal lengths, a chunk size of more than 16 digits that begins with zeros, an LF
-//! alone at the start of a trailer. Then the server refuses, which is never a misunderstanding. What the server accepts, hyper
-//! must accept with the same meaning.
+//! hyper accepts more: two equal lengths, a chunk size of more than 16 digits with leading zeros, a lone LF at the start of a
+//! trailer. The server refuses these, which cannot be misunderstood. What the server accepts, hyper must accept with the same
+//! meaning.
 
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use crate::targets;
-
-/// Bytes that are put in, put over one, or take one away.
+/// Mutations of single bytes: the position, the byte, and whether it is inserted, replaces the byte there, or that is removed.
 fn mutations() -> impl Strategy<Value = Vec<(prop::sample::Index, u8, u8)>> {
     let byte = prop_oneof![select(b"\r\n\t :;,019aAfF\0\x7f\x80".to_vec()), any::<u8>()];
     prop::collection::vec((any::<prop::sample::Index>(), byte, 0..3u8), 0..3)
@@ -99,21 +97,21 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_head_that_is_accepted_is_read_by_hyper_alike(head in heads(), mutations in mutations()) {
-        targets::head::hold(&mutate(head, mutations));
+    fn hyper_reads_an_accepted_head_in_the_same_way(head in heads(), mutations in mutations()) {
+        fuzz_targets::head::check(&mutate(head, mutations));
     }
 
     #[test]
-    fn noise_is_no_head_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), head in heads()) {
-        targets::head::hold(&bytes);
-        targets::head::hold(&[head, bytes].concat());
+    fn noise_is_not_a_head_and_causes_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), head in heads()) {
+        fuzz_targets::head::check(&bytes);
+        fuzz_targets::head::check(&[head, bytes].concat());
     }
 
     #[test]
-    fn a_chunked_body_that_is_accepted_is_read_by_hyper_alike(
+    fn hyper_reads_an_accepted_chunked_body_in_the_same_way(
         body in chunked_bodies(),
         mutations in mutations(),
     ) {
-        targets::chunked::hold(&mutate(body, mutations));
+        fuzz_targets::chunked::check(&mutate(body, mutations));
     }
 }

@@ -1,4 +1,4 @@
-//! The rounds: every workload, on everybody in turn.
+//! The rounds: each workload on all contenders in turn.
 
 mod chart;
 mod client;
@@ -12,6 +12,7 @@ mod transfer;
 mod workload;
 
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -23,10 +24,10 @@ use results::{Results, Sample};
 use workload::Workload;
 
 const DEFAULT_ROUNDS: usize = 5;
-/// What `QUICK` divides everything by.
+/// The divisor of all workloads with `QUICK`.
 const QUICK_DIVISOR: usize = 16;
 
-/// What the environment asks for.
+/// The settings from the environment.
 struct Settings {
     rounds: usize,
     divisor: usize,
@@ -45,19 +46,24 @@ impl Settings {
             None => Some(if quick { 1 } else { DEFAULT_ROUNDS }),
         };
         Ok(Self {
-            rounds: rounds.context("ROUNDS is to be a whole number from 1")?,
+            rounds: rounds.context("ROUNDS must be an integer from 1")?,
             divisor: if quick { QUICK_DIVISOR } else { 1 },
-            baseline: baseline.map(PathBuf::from),
-            chart: chart.map(PathBuf::from),
+            baseline: baseline.map(in_repository),
+            chart: chart.map(in_repository),
         })
     }
 
-    /// What to type to measure the same again.
+    /// The command that repeats this measurement.
     fn command() -> String {
         let set =
             Self::VARIABLES.into_iter().filter_map(|name| Some(format!("{name}={} ", env::var(name).ok()?)));
         set.chain(["cargo bench --bench relay".to_owned()]).collect()
     }
+}
+
+/// The path from the root of the repository. Cargo runs benchmarks in the folder of their crate.
+fn in_repository(path: OsString) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }
 
 /// Measures, and prints the report.
@@ -81,7 +87,7 @@ fn measure(contenders: &[Contender], workloads: &[Workload], rounds: usize) -> a
     let mut results = Results::default();
     for round in 0..rounds {
         for workload in workloads {
-            // Each round begins with somebody else, so that nobody always follows the same neighbour.
+            // Each round begins with another contender, so that none always runs first.
             let turns = contenders.iter().zip(&running).cycle().skip(round).take(contenders.len());
             for (contender, running) in turns.filter(|(contender, _)| workload.suits(contender.kind)) {
                 let context = || format!("{}, {workload}", contender.name);
@@ -97,7 +103,7 @@ fn measure(contenders: &[Contender], workloads: &[Workload], rounds: usize) -> a
 
 fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,31 +1,33 @@
-//! How fast the relay is, and how far from what is possible: `cargo bench --bench relay`.
+//! The benchmark: throughput, CPU time, latency and memory of the relay, compared with others. `cargo bench --bench relay` runs it.
 //!
-//! It starts release servers, loads them over loopback, and prints a Markdown table. Each lane of the server is
-//! measured, and beside it
+//! It starts release builds of the server, loads them over loopback, and prints a Markdown table. The contenders are the server with
+//! each of its data paths, and
 //!
-//! - the *floor*: a plain TCP relay by splice(2), which knows no HTTP and never sees a byte;
-//! - an earlier build of the server, where `BASELINE` names one;
-//! - [piping-server](https://github.com/nwtgck/piping-server), where it is installed, also by
+//! - the *floor*: a plain TCP relay by splice(2), without HTTP and without a copy in user space;
+//! - an earlier build of the server, if `BASELINE` names one;
+//! - [piping-server](https://github.com/nwtgck/piping-server), if it is installed, for instance by
 //!   `npm install --no-save piping-server`.
 //!
-//! They take turns within each round, so that a machine that gets slower gets slower for all. The clients run on
-//! the same CPUs: of a big transfer, trust the server's own CPU time before the throughput.
+//! The contenders take turns within each round, so that a machine that becomes slower does so for all. The clients run on
+//! the same CPUs: for large transfers, the server's CPU time is more reliable than the throughput.
 //!
-//! | variable | |
+//! | variable | effect |
 //! |---|---|
-//! | `ROUNDS=5` | how often everything is measured |
-//! | `QUICK=1` | one round of a sixteenth of everything, to see that it works |
-//! | `BASELINE=path/to/rendezvous` | an earlier build, to compare with |
-//! | `SVG=docs/benchmark.svg` | draw a chart into this file |
+//! | `ROUNDS=5` | number of rounds |
+//! | `QUICK=1` | one round with a sixteenth of each workload, as a smoke test |
+//! | `BASELINE=path/to/rendezvous` | adds an earlier build |
+//! | `SVG=docs/benchmark.svg` | draws a chart into this file |
 //!
-//! Read [`linux`] first (the rounds), then `workload` (what is measured) and `transfer`.
+//! Relative paths start at the root of the repository.
+//!
+//! Read [`linux`] (the rounds) first, then `workload` (what is measured) and `transfer`.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "the report goes to stdout, progress to stderr"
 )]
 #![allow(clippy::disallowed_methods, reason = "it measures real time, in threads that do nothing else")]
-#![allow(clippy::cast_precision_loss, reason = "no figure is read to the 16th digit")]
+#![allow(clippy::cast_precision_loss, reason = "figures need fewer than 16 digits")]
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -35,10 +37,10 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.as_slice() {
         [first, target] if first == linux::floor::ARGUMENT => linux::floor::serve(target.parse()?),
-        // `cargo test --all-targets` runs this program too, and does not say so.
+        // `cargo test --all-targets` runs this program too, without `--bench`.
         arguments if arguments.iter().any(|argument| argument == "--bench") => linux::run(),
         _ => {
-            println!("nothing is measured: `cargo bench --bench relay` does that");
+            println!("nothing measured: run `cargo bench --bench relay`");
             Ok(())
         }
     }
@@ -46,5 +48,5 @@ fn main() -> anyhow::Result<()> {
 
 #[cfg(not(target_os = "linux"))]
 fn main() {
-    println!("nothing is measured: the benchmark needs /proc and splice(2), which only Linux has");
+    println!("nothing measured: the benchmark needs /proc and splice(2), which only Linux has");
 }

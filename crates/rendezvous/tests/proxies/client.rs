@@ -1,4 +1,4 @@
-//! A client that says its bytes when it is told to, and reads one at a time.
+//! A blocking client that sends and reads a few bytes at a time.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::site::PATIENCE;
 
-/// How the end of a body is told.
+/// How the end of a body is marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     Length,
@@ -16,7 +16,7 @@ pub enum Framing {
 
 pub struct Client {
     stream: BufReader<TcpStream>,
-    /// How the download is framed, and what is left of it or of its chunk.
+    /// How the download is framed, and the bytes left of it or of its chunk.
     framing: Framing,
     left: usize,
 }
@@ -29,49 +29,49 @@ impl Client {
         Self { stream: BufReader::new(stream), framing: Framing::Length, left: 0 }
     }
 
-    fn say(&self, bytes: &[u8]) {
+    fn send(&self, bytes: &[u8]) {
         self.stream.get_ref().write_all(bytes).unwrap();
     }
 
     pub fn get(&mut self, id: &str) {
-        self.say(format!("GET /stream/{id} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
+        self.send(format!("GET /stream/{id} HTTP/1.1\r\nHost: test\r\n\r\n").as_bytes());
     }
 
-    /// The head of an upload of `length` bytes.
+    /// Sends the head of an upload of `length` bytes.
     pub fn put(&mut self, id: &str, framing: Framing, length: usize) {
         let framing = match framing {
             Framing::Length => format!("Content-Length: {length}"),
             Framing::Chunked => "Transfer-Encoding: chunked".to_owned(),
         };
-        self.say(format!("PUT /stream/{id} HTTP/1.1\r\nHost: test\r\n{framing}\r\n\r\n").as_bytes());
+        self.send(format!("PUT /stream/{id} HTTP/1.1\r\nHost: test\r\n{framing}\r\n\r\n").as_bytes());
     }
 
-    /// A part of the upload's body.
+    /// Sends a part of the upload's body.
     pub fn body(&mut self, framing: Framing, bytes: &[u8]) {
-        self.say(&framed(framing, bytes));
+        self.send(&framed(framing, bytes));
     }
 
-    /// The end of the upload's body.
+    /// Sends the end of the upload's body.
     pub fn end(&mut self, framing: Framing) {
         if framing == Framing::Chunked {
-            self.say(b"0\r\n\r\n");
+            self.send(b"0\r\n\r\n");
         }
     }
 
-    /// Says all of it, while this thread reads.
+    /// Sends `bytes` from another thread, so that this one can read.
     pub fn send_in_background(&self, bytes: Vec<u8>) -> JoinHandle<()> {
         let mut stream = self.stream.get_ref().try_clone().unwrap();
         std::thread::spawn(move || stream.write_all(&bytes).unwrap())
     }
 
-    /// Goes on with the upload for as long as it is taken. The client that is dropped ends it.
+    /// Sends more of the upload from another thread until that fails. Dropping the client ends it.
     pub fn send_in_background_until_refused(&self, framing: Framing) -> JoinHandle<()> {
         let mut stream = self.stream.get_ref().try_clone().unwrap();
         let part = framed(framing, &[b'x'; 1 << 14]);
         std::thread::spawn(move || while stream.write_all(&part).is_ok() {})
     }
 
-    /// The status of the answer, and `None` where the connection ends without one.
+    /// The status of the final response, or `None` where the connection ends without one.
     pub fn status(&mut self) -> Option<u16> {
         match self.head() {
             Ok(status) => status,
@@ -80,7 +80,7 @@ impl Client {
         }
     }
 
-    /// The status of an answer that comes in this time.
+    /// As [`Client::status`], within `period`.
     pub fn status_within(&mut self, period: Duration) -> io::Result<Option<u16>> {
         self.stream.get_ref().set_read_timeout(Some(period)).unwrap();
         let status = self.head();
@@ -111,14 +111,14 @@ impl Client {
         Ok(())
     }
 
-    /// `None` at the connection's end.
+    /// The next line without its CRLF, or `None` at the connection's end.
     fn line(&mut self) -> io::Result<Option<String>> {
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
         Ok(line.strip_suffix("\r\n").map(str::to_owned))
     }
 
-    /// The next byte of the download, and `None` at its proper end.
+    /// The next byte of the download, or `None` at its regular end.
     pub fn body_byte(&mut self) -> io::Result<Option<u8>> {
         if self.framing == Framing::Chunked && self.left == 0 {
             let length = self.line()?.ok_or(ErrorKind::UnexpectedEof)?;
@@ -138,7 +138,7 @@ impl Client {
 }
 
 impl Drop for Client {
-    /// Also ends what is being sent in the background.
+    /// Also ends the threads that send in the background.
     fn drop(&mut self) {
         let _ = self.stream.get_ref().shutdown(Shutdown::Both);
     }

@@ -1,18 +1,18 @@
-//! The samples of `packaging/proxies`, in the real proxies, before the real server: bytes pass as they come, and a cut transfer
-//! looks cut on the other side of a proxy too.
+//! Tests of the sample configurations in `packaging/proxies`, with real proxies in front of the real server: a proxy passes bytes on
+//! as they arrive, and a failed transfer looks failed through a proxy too.
 //!
-//! They need the proxies, so they run when they are asked for: `cargo test --test proxies -- --ignored`, and with `nginx::`,
-//! `haproxy::` or `caddy::` behind it those of one. A proxy that is not installed fails its tests.
+//! They need the proxies, so they run on request only: `cargo test --test proxies -- --ignored`. An additional `nginx::`,
+//! `haproxy::` or `caddy::` selects one proxy. The tests of a proxy that is not installed fail.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test fails loudly"
+    reason = "a test fails by panicking"
 )]
-#![allow(clippy::print_stdout, reason = "what it took is told")]
-#![allow(unreachable_pub, reason = "what is public here is so for this one crate")]
+#![allow(clippy::print_stdout, reason = "the tests print how long the bytes took")]
+#![allow(unreachable_pub, reason = "public items are for the modules of this test only")]
 #![allow(clippy::disallowed_methods, reason = "there is no clock to pause across processes")]
 
 mod client;
@@ -33,12 +33,12 @@ const FRAMINGS: [Framing; 2] = [Framing::Length, Framing::Chunked];
 fn every_byte_arrives_before_the_next_is_sent(proxy: Proxy) {
     const BYTES: usize = 16;
     let site = Site::start(proxy);
-    let ways = [
-        ("both ways", site.plain, site.plain),
-        ("up", site.plain, site.server),
-        ("down", site.server, site.plain),
+    let paths = [
+        ("both sides through the proxy", site.plain, site.plain),
+        ("the upload through the proxy", site.plain, site.server),
+        ("the download through the proxy", site.server, site.plain),
     ];
-    for (way, up, down) in ways {
+    for (path, up, down) in paths {
         for framing in FRAMINGS {
             let id = site.create();
             let mut destination = Client::connect(down);
@@ -51,16 +51,16 @@ fn every_byte_arrives_before_the_next_is_sent(proxy: Proxy) {
                 let sent = Instant::now();
                 source.body(framing, b"x");
                 if at == 0 {
-                    assert_eq!(destination.status(), Some(200), "{way}, {framing:?}");
+                    assert_eq!(destination.status(), Some(200), "{path}, {framing:?}");
                 }
-                assert_eq!(destination.body_byte().unwrap(), Some(b'x'), "{way}, {framing:?}");
+                assert_eq!(destination.body_byte().unwrap(), Some(b'x'), "{path}, {framing:?}");
                 took.push(sent.elapsed());
             }
             source.end(framing);
-            assert_eq!(destination.body_byte().unwrap(), None, "{way}, {framing:?}");
-            assert_eq!(source.status(), Some(200), "{way}, {framing:?}");
+            assert_eq!(destination.body_byte().unwrap(), None, "{path}, {framing:?}");
+            assert_eq!(source.status(), Some(200), "{path}, {framing:?}");
             println!(
-                "{proxy:?} {way}, {framing:?}: first byte {:?}, slowest {:?}",
+                "{proxy:?}, {path}, {framing:?}: first byte {:?}, slowest {:?}",
                 took[0],
                 took.iter().max().unwrap()
             );
@@ -68,8 +68,8 @@ fn every_byte_arrives_before_the_next_is_sent(proxy: Proxy) {
     }
 }
 
-/// A proxy may take an interim response that it has not asked for as the final one.
-fn a_source_that_waits_behind_full_buffers_gets_no_answer_yet(proxy: Proxy) {
+/// A proxy may take an interim response that it did not ask for as the final one.
+fn a_waiting_source_with_full_buffers_gets_no_response(proxy: Proxy) {
     const LENGTH: usize = 16 << 20;
     const A_WHILE: Duration = Duration::from_millis(1500);
     let site = Site::start(proxy);
@@ -107,7 +107,7 @@ fn a_side_that_leaves_while_it_waits_frees_its_seat(proxy: Proxy) {
     }
 }
 
-/// Whole transfers never look cut, however fast the proxy lets go of its connections.
+/// Whole transfers never look incomplete, however fast the proxy closes its connections.
 fn many_small_transfers_all_arrive(proxy: Proxy) {
     const TRANSFERS: usize = 100;
     let site = Site::start(proxy);
@@ -128,7 +128,7 @@ fn many_small_transfers_all_arrive(proxy: Proxy) {
     }
 }
 
-fn a_destination_that_stands_still_holds_up_nobody_else(proxy: Proxy) {
+fn a_stalled_destination_does_not_stall_other_transfers(proxy: Proxy) {
     let site = Site::start(proxy);
     let id = site.create();
     let mut stalled = Client::connect(site.plain);
@@ -159,9 +159,9 @@ fn a_destination_that_stands_still_holds_up_nobody_else(proxy: Proxy) {
 fn a_killed_source_is_no_whole_download(proxy: Proxy) {
     let site = Site::start(proxy);
     for framing in FRAMINGS {
-        for entrance in site.entrances() {
+        for listener in site.listeners() {
             let id = site.create();
-            let destination = spawn(entrance.curl(&["-w", "%{http_code}"]).arg(entrance.url(&id)));
+            let destination = spawn(listener.curl(&["-w", "%{http_code}"]).arg(listener.url(&id)));
             site.until(&id, "DST_CONNECTED");
             let mut source = Client::connect(site.plain);
             source.put(&id, framing, 10);
@@ -169,7 +169,7 @@ fn a_killed_source_is_no_whole_download(proxy: Proxy) {
             site.until_bytes(&id, 5);
             drop(source);
             let download = destination.output();
-            assert!(!download.status.success(), "{entrance:?}, {framing:?}: {download:?}");
+            assert!(!download.status.success(), "{listener:?}, {framing:?}: {download:?}");
             assert_eq!(site.status(&id)["state"], "SRC_DISCONNECTED");
         }
     }
@@ -178,27 +178,27 @@ fn a_killed_source_is_no_whole_download(proxy: Proxy) {
 fn a_source_killed_before_its_first_byte_is_a_502(proxy: Proxy) {
     let site = Site::start(proxy);
     for framing in FRAMINGS {
-        for entrance in site.entrances() {
+        for listener in site.listeners() {
             let id = site.create();
-            let destination = spawn(entrance.curl(&["-w", "%{http_code}"]).arg(entrance.url(&id)));
+            let destination = spawn(listener.curl(&["-w", "%{http_code}"]).arg(listener.url(&id)));
             site.until(&id, "DST_CONNECTED");
             let mut source = Client::connect(site.plain);
             source.put(&id, framing, 10);
             site.until(&id, "STREAMING");
             drop(source);
             let download = destination.output();
-            assert_eq!(download.status.code(), Some(22), "{entrance:?}, {framing:?}: {download:?}");
-            assert!(download.stdout.ends_with(b"502"), "{entrance:?}, {framing:?}: {download:?}");
+            assert_eq!(download.status.code(), Some(22), "{listener:?}, {framing:?}: {download:?}");
+            assert!(download.stdout.ends_with(b"502"), "{listener:?}, {framing:?}: {download:?}");
         }
     }
 }
 
-/// The same of a sender over TLS, and over HTTP/2 where the proxy speaks that: it has no chunks.
+/// The same for a source over TLS, and over HTTP/2 where the proxy supports it.
 fn a_killed_source_over_tls_is_no_whole_download(proxy: Proxy) {
     let site = Site::start(proxy);
-    for entrance in site.entrances() {
+    for listener in site.listeners() {
         let id = site.create();
-        let destination = spawn(entrance.curl(&[]).arg(entrance.url(&id)));
+        let destination = spawn(listener.curl(&[]).arg(listener.url(&id)));
         site.until(&id, "DST_CONNECTED");
         let secure = site.secure();
         let mut source = spawn(secure.curl(&["-T", "-"]).arg(secure.url(&id)).stdin(Stdio::piped()));
@@ -207,7 +207,7 @@ fn a_killed_source_over_tls_is_no_whole_download(proxy: Proxy) {
         site.until_bytes(&id, 5);
         source.0.kill().unwrap();
         let download = destination.output();
-        assert!(!download.status.success(), "{entrance:?}: {download:?}");
+        assert!(!download.status.success(), "{listener:?}: {download:?}");
         assert_eq!(site.status(&id)["state"], "SRC_DISCONNECTED");
     }
 }
@@ -216,9 +216,9 @@ fn a_killed_destination_is_no_delivery(proxy: Proxy) {
     const MORE_THAN_ALL_BUFFERS: usize = 1 << 30;
     let site = Site::start(proxy);
     for framing in FRAMINGS {
-        for entrance in site.entrances() {
+        for listener in site.listeners() {
             let id = site.create();
-            let mut destination = spawn(entrance.curl(&["-N"]).arg(entrance.url(&id)).stdout(Stdio::piped()));
+            let mut destination = spawn(listener.curl(&["-N"]).arg(listener.url(&id)).stdout(Stdio::piped()));
             site.until(&id, "DST_CONNECTED");
             let mut source = Client::connect(site.plain);
             source.put(&id, framing, MORE_THAN_ALL_BUFFERS);
@@ -228,7 +228,7 @@ fn a_killed_destination_is_no_delivery(proxy: Proxy) {
             destination.0.wait().unwrap();
             let sender = source.send_in_background_until_refused(framing);
             let status = source.status();
-            assert!(matches!(status, None | Some(502)), "{entrance:?}, {framing:?}: {status:?}");
+            assert!(matches!(status, None | Some(502)), "{listener:?}, {framing:?}: {status:?}");
             drop(source);
             sender.join().unwrap();
             site.until(&id, "DST_DISCONNECTED");
@@ -240,9 +240,9 @@ fn a_killed_server_is_neither_a_whole_download_nor_a_delivery(proxy: Proxy) {
     for framing in FRAMINGS {
         for is_secure in [false, true] {
             let mut site = Site::start(proxy);
-            let entrance = if is_secure { site.secure() } else { site.open() };
+            let listener = if is_secure { site.secure() } else { site.open() };
             let id = site.create();
-            let destination = spawn(entrance.curl(&[]).arg(entrance.url(&id)));
+            let destination = spawn(listener.curl(&[]).arg(listener.url(&id)));
             site.until(&id, "DST_CONNECTED");
             let mut source = Client::connect(site.plain);
             source.put(&id, framing, 10);
@@ -250,24 +250,24 @@ fn a_killed_server_is_neither_a_whole_download_nor_a_delivery(proxy: Proxy) {
             site.until_bytes(&id, 5);
             site.kill_server();
             let download = destination.output();
-            assert!(!download.status.success(), "{entrance:?}, {framing:?}: {download:?}");
+            assert!(!download.status.success(), "{listener:?}, {framing:?}: {download:?}");
             let status = source.status();
-            assert!(matches!(status, None | Some(502)), "{entrance:?}, {framing:?}: {status:?}");
+            assert!(matches!(status, None | Some(502)), "{listener:?}, {framing:?}: {status:?}");
         }
     }
 }
 
-/// A part of what has no length could not be told from the whole.
+/// An HTTP/1.0 client could not distinguish a part of a body without a length from the whole.
 fn http_1_0_is_refused(proxy: Proxy) {
     let site = Site::start(proxy);
     let id = site.create();
     let open = site.open();
-    let answer = open.curl(&["--http1.0", "-w", "%{http_code}", &open.url(&id)]).output().unwrap();
-    assert!(answer.stdout.ends_with(b"505"), "{answer:?}");
+    let refused = open.curl(&["--http1.0", "-w", "%{http_code}", &open.url(&id)]).output().unwrap();
+    assert!(refused.stdout.ends_with(b"505"), "{refused:?}");
     assert_eq!(site.status(&id)["state"], "CREATED");
 }
 
-fn a_refusal_can_be_read_while_the_body_still_comes(proxy: Proxy) {
+fn a_refusal_can_be_read_while_the_body_is_being_sent(proxy: Proxy) {
     let site = Site::start(proxy);
     let mut source = Client::connect(site.plain);
     source.put("unknown", Framing::Chunked, 0);
@@ -277,8 +277,8 @@ fn a_refusal_can_be_read_while_the_body_still_comes(proxy: Proxy) {
     sender.join().unwrap();
 }
 
-/// A `PUT` that failed may have been delivered: whether to send it again is for its sender to say.
-fn a_request_that_failed_is_not_sent_again(proxy: Proxy) {
+/// A `PUT` that failed may have been delivered, so only its sender may decide to repeat it.
+fn a_failed_request_is_not_repeated(proxy: Proxy) {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut site = Site::start_before(proxy, server.local_addr().unwrap());
     for framing in FRAMINGS {
@@ -286,25 +286,25 @@ fn a_request_that_failed_is_not_sent_again(proxy: Proxy) {
         source.put("id", framing, 1);
         source.body(framing, b"x");
         source.end(framing);
-        let mut asked = server.accept().unwrap().0;
-        asked.read_exact(&mut [0; "PUT /stream/id HTTP/1.1\r\n".len()]).unwrap();
-        drop(asked);
+        let mut request = server.accept().unwrap().0;
+        request.read_exact(&mut [0; "PUT /stream/id HTTP/1.1\r\n".len()]).unwrap();
+        drop(request);
         let status = source.status();
         assert!(matches!(status, None | Some(502)), "{framing:?}: {status:?}");
     }
     site.stop_proxy();
     server.set_nonblocking(true).unwrap();
-    assert_eq!(server.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "it has asked again");
+    assert_eq!(server.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "the proxy repeated the request");
 }
 
-/// What clients say of themselves does not count: each has the limits of its own address.
-fn clients_are_told_apart(proxy: Proxy) {
+/// The proxy replaces the forwarding fields of clients, so that each has the limits of its own address.
+fn clients_are_distinguished_by_address(proxy: Proxy) {
     let site = Site::start_with(proxy, &["--max-creations-per-minute", "1"]);
     let creates = |from: &str| {
         let claims = ["-H", "X-Forwarded-For: 192.0.2.7", "-H", "Forwarded: for=192.0.2.8"];
         let url = format!("http://{}/stream", site.plain);
-        let told = ["--interface", from, "-X", "POST", "-o", "/dev/null", "-w", "%{http_code}", &url];
-        String::from_utf8(curl(&claims).args(told).output().unwrap().stdout).unwrap()
+        let post = ["--interface", from, "-X", "POST", "-o", "/dev/null", "-w", "%{http_code}", &url];
+        String::from_utf8(curl(&claims).args(post).output().unwrap().stdout).unwrap()
     };
     assert_eq!(["127.0.0.2", "127.0.0.2", "127.0.0.3"].map(creates), ["201", "429", "201"]);
 }
@@ -362,23 +362,23 @@ macro_rules! through {
 through! {
     nginx: Nginx, haproxy: Haproxy, caddy: Caddy => [
         every_byte_arrives_before_the_next_is_sent,
-        a_source_that_waits_behind_full_buffers_gets_no_answer_yet,
+        a_waiting_source_with_full_buffers_gets_no_response,
         a_side_that_leaves_while_it_waits_frees_its_seat,
         many_small_transfers_all_arrive,
-        a_destination_that_stands_still_holds_up_nobody_else,
+        a_stalled_destination_does_not_stall_other_transfers,
         a_killed_source_is_no_whole_download,
         a_source_killed_before_its_first_byte_is_a_502,
         a_killed_source_over_tls_is_no_whole_download,
         a_killed_destination_is_no_delivery,
         a_killed_server_is_neither_a_whole_download_nor_a_delivery,
         http_1_0_is_refused,
-        a_refusal_can_be_read_while_the_body_still_comes,
-        a_request_that_failed_is_not_sent_again,
-        clients_are_told_apart,
+        a_refusal_can_be_read_while_the_body_is_being_sent,
+        a_failed_request_is_not_repeated,
+        clients_are_distinguished_by_address,
         large_bodies_arrive_as_they_were_sent,
     ]
 }
 
 through! {
-    silent_nginx: SilentNginx => [a_source_that_waits_behind_full_buffers_gets_no_answer_yet]
+    silent_nginx: SilentNginx => [a_waiting_source_with_full_buffers_gets_no_response]
 }

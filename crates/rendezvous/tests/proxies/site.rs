@@ -1,4 +1,4 @@
-//! A proxy by its sample, with the server behind it, on an address of their own.
+//! A proxy with its sample configuration and the server behind it, on addresses that no other test uses.
 
 use std::env;
 use std::fs;
@@ -13,19 +13,19 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/proxies");
-/// Longer than anything may take.
+/// The timeout of every step.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy)]
 pub enum Proxy {
     Nginx,
-    /// nginx that does not tell the server that it is there.
+    /// nginx without forwarding fields, so that the server cannot recognize the proxy.
     SilentNginx,
     Haproxy,
     Caddy,
 }
 
-/// What nginx needs around a file of `conf.d`.
+/// The main configuration of nginx, which includes the sample like a file of `conf.d`.
 const NGINX: &str = "daemon off; master_process off; pid nginx.pid; error_log stderr;
 events {}
 http {
@@ -35,24 +35,24 @@ http {
 }
 ";
 
-/// Where a proxy listens, and for whom.
-struct Place {
+/// The address of the server behind the proxy, and those on which the proxy listens.
+struct Addresses {
     server: SocketAddr,
     open: SocketAddr,
     secure: SocketAddr,
 }
 
 impl Proxy {
-    /// The sample, with what of it has to be as it is at this place.
-    fn configuration(self, place: &Place) -> String {
-        let Place { server, open, secure } = place;
+    /// The sample, with the addresses and certificate of this test.
+    fn configuration(self, addresses: &Addresses) -> String {
+        let Addresses { server, open, secure } = addresses;
         let server = ("127.0.0.1:9999", server.to_string());
         match self {
             Self::SilentNginx => {
-                let configuration = Self::Nginx.configuration(place);
-                let says = "proxy_set_header X-Forwarded-For $remote_addr;";
-                assert!(configuration.contains(says), "nginx.conf does not say {says:?}");
-                configuration.replace(says, "")
+                let configuration = Self::Nginx.configuration(addresses);
+                let line = "proxy_set_header X-Forwarded-For $remote_addr;";
+                assert!(configuration.contains(line), "nginx.conf does not contain {line:?}");
+                configuration.replace(line, "")
             }
             Self::Nginx => sample(
                 "nginx.conf",
@@ -79,13 +79,13 @@ impl Proxy {
                 let secure =
                     format!("https://:{} {{\n bind {}\n tls both.pem both.pem\n", secure.port(), secure.ip());
                 let options = "{\n admin off\n auto_https disable_redirects\n}\n";
-                let sites = [open, secure].map(|here| sample("Caddyfile", &[server.clone(), (site, here)]));
+                let sites = [open, secure].map(|new| sample("Caddyfile", &[server.clone(), (site, new)]));
                 options.to_owned() + &sites.concat()
             }
         }
     }
 
-    /// The program, to be run in the folder that has the configuration.
+    /// The command that starts the proxy in the folder with its configuration.
     fn command(self) -> Command {
         let (program, arguments): (_, &[&str]) = match self {
             Self::Nginx | Self::SilentNginx => ("nginx", &["-e", "stderr", "-p", ".", "-c", "main.conf"]),
@@ -98,12 +98,12 @@ impl Proxy {
         command
     }
 
-    /// Starts it in a folder that has all that it needs.
-    fn start(self, folder: &Path, place: &Place) -> Running {
-        fs::write(folder.join("rendezvous.conf"), self.configuration(place)).unwrap();
+    /// Starts the proxy in `folder`.
+    fn start(self, folder: &Path, addresses: &Addresses) -> Running {
+        fs::write(folder.join("rendezvous.conf"), self.configuration(addresses)).unwrap();
         fs::write(folder.join("main.conf"), NGINX).unwrap();
         let mut command = self.command();
-        // Where Caddy would keep what it has.
+        // Caddy keeps its data in the home directory.
         command.env("HOME", folder).current_dir(folder);
         let log = fs::File::create(folder.join("log")).unwrap();
         Running(
@@ -114,17 +114,17 @@ impl Proxy {
     }
 }
 
-/// A file of `packaging/proxies`, with some of it replaced.
+/// A file of `packaging/proxies`, with replacements: a text of the sample, and the text of this test.
 fn sample(name: &str, replacements: &[(&str, String)]) -> String {
     let mut text = fs::read_to_string(Path::new(SAMPLES).join(name)).unwrap();
-    for (sample, here) in replacements {
-        assert!(text.contains(sample), "{name} does not say {sample:?}");
-        text = text.replace(sample, here);
+    for (old, new) in replacements {
+        assert!(text.contains(old), "{name} does not contain {old:?}");
+        text = text.replace(old, new);
     }
     text
 }
 
-/// A child that does not outlive its test.
+/// A child process that ends with its test.
 #[derive(Debug)]
 pub struct Running(pub Child);
 
@@ -134,7 +134,7 @@ impl Running {
         self.0.wait().unwrap();
     }
 
-    /// Its exit code, and what it has written: little.
+    /// Waits for the exit status and the output, which must fit into the pipe of stderr.
     pub fn output(mut self) -> Output {
         let read = |pipe: Option<&mut dyn Read>| {
             let mut bytes = Vec::new();
@@ -154,7 +154,7 @@ impl Drop for Running {
     }
 }
 
-/// The real `curl`, silent but for errors, and failing where the server says so.
+/// The real `curl`, which prints errors only, and fails on error statuses.
 pub fn curl(arguments: &[&str]) -> Command {
     let mut command = Command::new("curl");
     command.args(["-sS", "-f", "--noproxy", "*", "--max-time", "600"]).args(arguments).stdin(Stdio::null());
@@ -165,15 +165,15 @@ pub fn spawn(command: &mut Command) -> Running {
     Running(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("curl is installed"))
 }
 
-/// A way into a site.
+/// A listener of the proxy.
 #[derive(Debug)]
-pub struct Entrance {
+pub struct ProxyListener {
     address: SocketAddr,
     is_secure: bool,
 }
 
-impl Entrance {
-    /// Over TLS it speaks HTTP/2.
+impl ProxyListener {
+    /// A command of `curl` for this listener. Over TLS it offers HTTP/2.
     pub fn curl(&self, arguments: &[&str]) -> Command {
         let mut command = curl(arguments);
         if self.is_secure {
@@ -188,7 +188,7 @@ impl Entrance {
     }
 }
 
-/// A server with a proxy before it.
+/// A server with a proxy in front of it.
 pub struct Site {
     pub server: SocketAddr,
     pub plain: SocketAddr,
@@ -208,7 +208,7 @@ impl Site {
         program
             .args(["serve", "--port", "0", "--trusted-proxy", "127.0.0.1", "--log-level", "warn"])
             .args(flags)
-            // It is for these tests, and no flag's.
+            // This variable is for these tests. The server refuses variables without a flag.
             .env_remove("RENDEZVOUS_PROXY_MIB");
         let mut program = Running(program.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
         let greeting = BufReader::new(program.0.stdout.take().unwrap()).lines().next().unwrap().unwrap();
@@ -216,14 +216,14 @@ impl Site {
         Self { program: Some(program), ..Self::start_before(proxy, server) }
     }
 
-    /// A proxy before a server of the test's own.
+    /// A proxy in front of a server of the test's own.
     pub fn start_before(kind: Proxy, server: SocketAddr) -> Self {
         let [open, secure] = free_addresses();
         let folder = tempfile::tempdir().unwrap();
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         fs::write(folder.path().join("both.pem"), made.cert.pem() + &made.signing_key.serialize_pem())
             .unwrap();
-        let mut proxy = kind.start(folder.path(), &Place { server, open, secure });
+        let mut proxy = kind.start(folder.path(), &Addresses { server, open, secure });
         let deadline = Instant::now() + PATIENCE;
         while [open, secure].iter().any(|address| TcpStream::connect(address).is_err()) {
             let log = || fs::read_to_string(folder.path().join("log")).unwrap();
@@ -236,15 +236,15 @@ impl Site {
         Self { server, plain: open, secure, proxy, program: None, _folder: folder }
     }
 
-    pub fn open(&self) -> Entrance {
-        Entrance { address: self.plain, is_secure: false }
+    pub fn open(&self) -> ProxyListener {
+        ProxyListener { address: self.plain, is_secure: false }
     }
 
-    pub fn secure(&self) -> Entrance {
-        Entrance { address: self.secure, is_secure: true }
+    pub fn secure(&self) -> ProxyListener {
+        ProxyListener { address: self.secure, is_secure: true }
     }
 
-    pub fn entrances(&self) -> [Entrance; 2] {
+    pub fn listeners(&self) -> [ProxyListener; 2] {
         [self.open(), self.secure()]
     }
 
@@ -257,18 +257,17 @@ impl Site {
     }
 
     pub fn create(&self) -> String {
-        let made = self.ask(&["-X", "POST"], "");
-        made["stream"].as_str().unwrap().to_owned()
+        self.ask(&["-X", "POST"], "")["stream"].as_str().unwrap().to_owned()
     }
 
     pub fn status(&self, id: &str) -> Value {
         self.ask(&[], &format!("/{id}/status"))
     }
 
-    /// What the server itself says.
+    /// The JSON response of the server itself, without the proxy.
     fn ask(&self, arguments: &[&str], path: &str) -> Value {
-        let answer = curl(arguments).arg(format!("http://{}/stream{path}", self.server)).output().unwrap();
-        serde_json::from_slice(&answer.stdout).unwrap()
+        let response = curl(arguments).arg(format!("http://{}/stream{path}", self.server)).output().unwrap();
+        serde_json::from_slice(&response.stdout).unwrap()
     }
 
     fn until_status(&self, id: &str, reached: impl Fn(&Value) -> bool) {
@@ -287,13 +286,13 @@ impl Site {
         self.until_status(id, |status| status["state"] == state);
     }
 
-    /// Waits until so much of the body has been passed on.
+    /// Waits until `count` bytes of the body have been passed on.
     pub fn until_bytes(&self, id: &str, count: u64) {
         self.until_status(id, |status| status["bytes_transferred"] == count);
     }
 }
 
-/// Ports on which nobody listens, of a loopback address that no other test has: nobody can take them before the proxy does.
+/// Free ports of a loopback address that no other test uses, so that nothing else takes them before the proxy does.
 fn free_addresses() -> [SocketAddr; 2] {
     static TESTS: AtomicU8 = AtomicU8::new(1);
     let process = std::process::id().to_be_bytes();

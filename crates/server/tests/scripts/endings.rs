@@ -1,8 +1,8 @@
-//! Sides that leave, break HTTP, or are told that nothing comes.
+//! Sides that leave, violate HTTP, or receive a reported error.
 
 use crate::play::same;
 
-/// A pair; half of its body; the rest.
+/// Steps that pair two sides, that send half of a body, and that send the rest.
 const FRAMINGS: [(&str, &str, &str); 3] = [
     ("get | until DST_CONNECTED | put Content-Length: 9 | until STREAMING", "S> half", "S>  more"),
     (PAIR, "S> 4\r\nhalf\r\n", "S> 5\r\n more\r\n0\r\n\r\n"),
@@ -14,7 +14,7 @@ const FRAMINGS: [(&str, &str, &str); 3] = [
 ];
 const PAIR: &str = "get | until DST_CONNECTED | put Transfer-Encoding: chunked | until STREAMING";
 
-/// With each framing, before the first byte and behind it.
+/// Transfers in each framing, before the first byte and after half of the body.
 fn begun() -> impl Iterator<Item = String> {
     FRAMINGS.iter().flat_map(|(pair, half, _)| [(*pair).to_owned(), format!("{pair} | {half} | passed 4")])
 }
@@ -57,7 +57,7 @@ async fn sources_that_close_their_sending_side_behind_a_whole_body() {
     let scripts = bodies.iter().flat_map(|body| {
         [
             format!("get | until DST_CONNECTED | {body} | S half-close | both"),
-            // The server asks by a 100 whether it is still there.
+            // With a 100, the server checks whether the source is still connected.
             format!("{body} | until SRC_CONNECTED | S half-close | S 100 | get | both"),
         ]
     });
@@ -81,9 +81,9 @@ async fn sides_that_leave_while_they_wait_and_come_again() {
     same("sides_that_leave_in_turn", ["close", "reset"].iter().flat_map(|leaves| {
         let gets = format!("get | until DST_CONNECTED | D {leaves} | until CREATED | get | until DST_CONNECTED");
         [
-            // Nothing of the first upload comes out of the second.
+            // The second download contains nothing of the first upload.
             format!("put Content-Length: 4 | S> half | until SRC_CONNECTED | S {leaves} | until CREATED | {gets} | put Content-Length: 2 | S> hi | both"),
-            // A body that is there as a whole.
+            // The whole body arrives before the source leaves.
             format!("put Content-Length: 2 | S> hi | until SRC_CONNECTED | S {leaves} | until CREATED"),
         ]
     }))
@@ -104,21 +104,21 @@ async fn reports_to_a_side_that_waits() {
         let report = format!(
             "O> POST /stream/{{id}}/error HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n{json} | O answer"
         );
-        let (told, sent) =
+        let (destination_end, source_end) =
             if length < 2 || *json == "[]" { ("put | both", "get | both") } else { ("D answer", "S answer") };
         [
-            format!("get | until DST_CONNECTED | {report} | {told}"),
-            format!("get10 | until DST_CONNECTED | {report} | {told}"),
-            format!("put Content-Length: 4 | S> half | until SRC_CONNECTED | {report} | {sent}"),
-            format!("{report} | get | {told}"),
-            format!("{report} | put Content-Length: 0 | {sent}"),
+            format!("get | until DST_CONNECTED | {report} | {destination_end}"),
+            format!("get10 | until DST_CONNECTED | {report} | {destination_end}"),
+            format!("put Content-Length: 4 | S> half | until SRC_CONNECTED | {report} | {source_end}"),
+            format!("{report} | get | {destination_end}"),
+            format!("{report} | put Content-Length: 0 | {source_end}"),
             format!("{PAIR} | {report} | S> 0\r\n\r\n | both"),
         ]
     });
     same("reports_to_a_side_that_waits", scripts).await;
 }
 
-/// Bodies of one chunked upload each.
+/// A script for each body of a chunked upload.
 fn chunks<S: std::fmt::Display>(bodies: impl IntoIterator<Item = S>) -> impl Iterator<Item = String> {
     bodies.into_iter().map(|body| format!("{PAIR} | S> {body} | both | racy"))
 }
@@ -157,7 +157,7 @@ async fn chunk_extensions_that_are_very_long_or_very_many() {
 
 #[tokio::test]
 async fn trailers_that_are_very_long_or_very_many() {
-    // What counts of a field is not the end of its line.
+    // The line ends do not count towards the limit.
     let limits = [1, 50, 100].map(|count| {
         let field = format!("X:{}\r\n", "a".repeat(16 * 1024 / count - 2));
         format!("1\r\nx\r\n0\r\n{}\r\n", field.repeat(count))

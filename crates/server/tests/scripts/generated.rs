@@ -1,15 +1,16 @@
-//! Transfers made up at random.
+//! Randomly generated transfers.
 
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
+use testkit::messages::pattern;
 use testkit::script::{Script, Who};
 
 use crate::play::{HANGS, Servers};
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum When {
-    /// Before the other side comes; and comes again.
+    /// Before the other side connects. The side that left returns.
     Waiting,
     BeforeFirstByte,
     /// Half of the body has been passed on.
@@ -20,14 +21,14 @@ enum When {
 
 #[derive(Debug, Clone)]
 struct Transfer {
-    /// The size of the chunks.
+    /// The size of the chunks, or `None` for `Content-Length`.
     chunked: Option<usize>,
     promised: bool,
     expects: bool,
     http10: (bool, bool),
     source_first: bool,
     size: usize,
-    /// Who leaves, when and how.
+    /// Which side leaves, when and how.
     leaves: Option<(&'static str, When, &'static str)>,
 }
 
@@ -38,7 +39,7 @@ fn transfers() -> impl Strategy<Value = Transfer> {
     let chunk = prop::option::of(prop_oneof![1usize..100, 1usize..40_000]);
     (chunk, any::<[bool; 5]>(), size, prop::option::weighted(0.6, leaves)).prop_map(
         |(chunk, [promised, expects, source10, destination10, source_first], size, leaves)| Transfer {
-            // Small chunks of large bodies only take time.
+            // Small chunks in large bodies would take long and add nothing.
             chunked: chunk.map(|chunk| chunk.max(size / 500)).filter(|_| !source10),
             promised,
             expects,
@@ -57,7 +58,7 @@ impl Transfer {
     }
 
     fn script(&self) -> Script {
-        let body: Vec<u8> = (0..251).cycle().take(self.size).collect();
+        let body = pattern(self.size);
         let (half, rest) = body.split_at(self.size / 2);
         let framing = match self.chunked {
             Some(_) => "Transfer-Encoding: chunked".to_owned(),
@@ -75,13 +76,13 @@ impl Transfer {
         }
         if let Some((_, When::Waiting, how)) = self.leaves {
             let who = if self.source_first { "S" } else { "D" };
-            // A FIN behind a whole body may be a half-close, and an HTTP/1.0 client can not be asked.
+            // A FIN after a whole body may be a half-close, and the server cannot send an HTTP/1.0 client a 100 to find out.
             let how = if self.size == 0 && self.http10.0 { "reset" } else { how.trim_start_matches("half-") };
             script = script.then(&format!("{first} | {who} {how} | until CREATED"));
         }
         script = script.then(&format!("{first} | {second}"));
-        let is_nothing = self.size == 0 && self.chunked.is_none();
-        let Some((who, when, how)) = self.leaves.filter(|(_, when, _)| *when != When::Waiting && !is_nothing)
+        let is_empty = self.size == 0 && self.chunked.is_none();
+        let Some((who, when, how)) = self.leaves.filter(|(_, when, _)| *when != When::Waiting && !is_empty)
         else {
             let end = if self.chunked.is_some() { "0\r\nT: x\r\n\r\n" } else { "" };
             let body = [self.encode(half), self.encode(rest), end.into()].concat();
@@ -106,10 +107,10 @@ impl Transfer {
 }
 
 #[test]
-fn transfers_made_up_at_random() {
+fn generated_transfers_look_the_same_on_either_data_path() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let servers = runtime.block_on(Servers::start());
-    // Not shrunk: a case is short as it is, and where one hangs, many would take too long.
+    // No shrinking: cases are short, and many that hang would take too long.
     let config = Config { cases: 64, failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
     let hold = |(transfer, seed): (Transfer, u64)| {
         let seen = runtime.block_on(servers.play(&transfer.script(), seed)).map_err(TestCaseError::fail)?;

@@ -1,4 +1,4 @@
-//! Plays a script to a server, and compares what the clients see there with what they saw before.
+//! Plays scripts to servers, and compares what the clients see with the record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -18,7 +18,7 @@ pub(crate) struct Servers {
     copying: TestServer,
 }
 
-/// The last thing seen of a script that waits in vain, or is answered by what is no HTTP.
+/// Recorded as the end of a script that hangs, or that gets a response which is not HTTP.
 pub(crate) const HANGS: &str = "it hangs, or panics";
 
 impl Servers {
@@ -28,8 +28,8 @@ impl Servers {
         Self { splicing, copying }
     }
 
-    /// Plays the script in all ways, its bytes split at places that `splits` says, or whole where that is 0. Returns what was seen in
-    /// each, or what differs.
+    /// Plays the script to both servers with both forms of targets. `splits` is the seed of the places at which its bytes are split;
+    /// 0 sends them whole. Returns what all runs have seen, or how they differ.
     pub(crate) async fn play(&self, script: &Script, splits: u64) -> Result<Vec<String>, String> {
         let seen = play(&self.splicing, script, Targets::Plain, 0).await;
         let others = [
@@ -41,7 +41,7 @@ impl Servers {
             let other = play(server, script, targets, splits).await;
             if other != seen {
                 let lines = other.iter().zip(&seen).filter(|(other, seen)| other != seen);
-                let lines = lines.map(|(other, seen)| format!("  {other}\n  and not {seen}\n"));
+                let lines = lines.map(|(other, seen)| format!("  {other}\n  instead of {seen}\n"));
                 let (lines, steps) = (lines.collect::<String>(), format!("{:?}", script.steps));
                 return Err(format!(
                     "{steps:.3000}\n{}\n{targets:?} targets, split by {splits}\n{lines}",
@@ -53,7 +53,7 @@ impl Servers {
     }
 }
 
-/// Holds that each of the scripts gives what stands in the file of this name, in all ways, whole and split.
+/// Asserts that each of the scripts, in all runs, whole and split, matches its record in the file `answers/<name>.snap`.
 pub(crate) async fn same<S: AsRef<str>>(name: &str, scripts: impl IntoIterator<Item = S>) {
     let servers = Servers::start().await;
     let (mut answers, mut differences) = (String::new(), Vec::new());
@@ -77,10 +77,10 @@ pub(crate) async fn same<S: AsRef<str>>(name: &str, scripts: impl IntoIterator<I
     settings.bind(|| insta::assert_snapshot!(name, answers));
 }
 
-/// Everything that the clients see, in the order of the script, and the stream's last status.
+/// Returns all that the clients see, in the order of the script, and the stream's last status.
 async fn play(server: &TestServer, script: &Script, targets: Targets, splits: u64) -> Vec<String> {
-    let made = server.make(&script.create).await;
-    let text = |name: &str| made[name].as_str().unwrap_or_default().to_owned();
+    let created = server.make(&script.create).await;
+    let text = |name: &str| created[name].as_str().unwrap_or_default().to_owned();
     let (id, tokens) = (text("stream"), [text("upload_token"), text("download_token")]);
     let status_target = format!("/stream/{id}/status?token={}", tokens[0]);
     let (clients, open, seen) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
@@ -90,7 +90,7 @@ async fn play(server: &TestServer, script: &Script, targets: Targets, splits: u6
         for step in &script.steps {
             stage.take(step).await;
         }
-        // Whether the connections whose answers did not close them are really open.
+        // Checks that the connections which no response closed are open.
         for who in std::mem::take(&mut stage.open) {
             stage.take(&Step::Say(who, get("/ping").into())).await;
             stage.take(&Step::Answer(who)).await;
@@ -105,14 +105,14 @@ async fn play(server: &TestServer, script: &Script, targets: Targets, splits: u6
 struct Stage<'a> {
     server: &'a TestServer,
     id: String,
-    /// For the source and for the destination; empty where the stream has none.
+    /// The tokens of source and destination; empty where the stream has none.
     tokens: [String; 2],
     status_target: String,
     targets: Targets,
     splits: u64,
     racy: bool,
     clients: BTreeMap<Who, Client>,
-    /// Their last answer did not close them.
+    /// The clients whose last response did not close their connection.
     open: BTreeSet<Who>,
     seen: Vec<String>,
 }
@@ -135,7 +135,7 @@ impl Stage<'_> {
                 let head = self.client(*who).head().await;
                 self.seen.push(format!("{who:?} is told {head:?}"));
             }
-            Step::Answer(who) => self.answer(*who).await,
+            Step::Answer(who) => self.receive(*who).await,
         }
     }
 
@@ -162,7 +162,7 @@ impl Stage<'_> {
                     random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 at = 1 + usize::try_from(random >> 33).unwrap() % rest.len();
             }
-            // The server may have closed already: what it answered is what counts.
+            // The server may have closed already. Its response is what the scripts compare.
             soon(self.client(who).push(&rest[..at])).await;
             rest = &rest[at..];
             for _ in 0..4 {
@@ -171,7 +171,7 @@ impl Stage<'_> {
         }
     }
 
-    async fn answer(&mut self, who: Who) {
+    async fn receive(&mut self, who: Who) {
         self.open.remove(&who);
         let head = loop {
             match self.client(who).head().await {
@@ -183,18 +183,18 @@ impl Stage<'_> {
                 Err(end) => return self.seen.push(format!("{who:?} gets no answer: {end:?}")),
             }
         };
-        let answer = self.client(who).rest(head).await;
-        let cut = matches!(answer.end, End::Short | End::Reset);
-        if self.racy && who == Who::Destination && (cut || answer.status == 502) {
+        let response = self.client(who).rest(head).await;
+        let cut = matches!(response.end, End::Short | End::Reset);
+        if self.racy && who == Who::Destination && (cut || response.status == 502) {
             return self.see_failure();
         }
         let mut afterwards = String::new();
-        if !cut && answer.closes() {
+        if !cut && response.closes() {
             afterwards = format!(", then {:?}", self.client(who).ending().await);
         } else if !cut {
             self.open.insert(who);
         }
-        self.seen.push(format!("{who:?} gets {}{afterwards}", show(&answer)));
+        self.seen.push(format!("{who:?} gets {}{afterwards}", show(&response)));
     }
 
     fn see_failure(&mut self) {
@@ -215,7 +215,7 @@ impl Stage<'_> {
     }
 }
 
-/// Of every download, and told in the transcripts of `tests/transcripts`.
+/// Fields of every download, which the records omit. The transcripts of `tests/transcripts` have them.
 const DEFAULTS: [&str; 5] = [
     "cache-control: no-store",
     "x-content-type-options: nosniff",
@@ -224,21 +224,21 @@ const DEFAULTS: [&str; 5] = [
     "x-accel-buffering: no",
 ];
 
-fn show(answer: &Response) -> String {
+fn show(response: &Response) -> String {
     let is_date = |line: &str| line.len() == 35 && line.starts_with("date: ");
-    let lines = answer.head.trim_end().split("\r\n");
+    let lines = response.head.trim_end().split("\r\n");
     let head = lines.filter(|line| !DEFAULTS.contains(line) && !is_date(line)).collect::<Vec<_>>().join(", ");
-    let body = match answer.body.len() {
-        // A fresh id.
-        _ if answer.status == 201 => String::from_utf8_lossy(&answer.body).split_at(10).0.to_owned(),
-        // A reset takes what was not read.
-        _ if answer.end == End::Reset => "some".into(),
-        0..1000 => format!("{:?}", String::from_utf8_lossy(&answer.body)),
+    let body = match response.body.len() {
+        // The rest is the id.
+        _ if response.status == 201 => String::from_utf8_lossy(&response.body).split_at(10).0.to_owned(),
+        // A reset may discard bytes that the client has not read.
+        _ if response.end == End::Reset => "some".into(),
+        0..1000 => format!("{:?}", String::from_utf8_lossy(&response.body)),
         length => {
             let mut hasher = DefaultHasher::new();
-            answer.body.hash(&mut hasher);
+            response.body.hash(&mut hasher);
             format!("{length} bytes of hash {:x}", hasher.finish())
         }
     };
-    format!("[{head}] {body}, {:?}", answer.end)
+    format!("[{head}] {body}, {:?}", response.end)
 }

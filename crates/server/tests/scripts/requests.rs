@@ -1,8 +1,8 @@
-//! Whole transfers, header sets, heads that are refused, and requests that get nothing of a stream.
+//! Whole transfers, header sets, refused heads, and requests that are not part of a transfer.
 
 use crate::play::same;
 
-/// The source's head; its body; whether it waits for a `100 Continue` before that.
+/// The head of a source, its body, and whether it waits for a `100 Continue` before the body.
 const UPLOADS: [(&str, &str, bool); 18] = [
     ("put Content-Length: 5", "hello", false),
     ("put Transfer-Encoding: chunked", "5\r\nhello\r\n0\r\n\r\n", false),
@@ -139,7 +139,8 @@ async fn streams_behind_other_requests_of_their_connections() {
         format!("{exchange}get | until DST_CONNECTED | S> {expects} | S 100 | S> hi | both"),
         format!("D> {lost}GET {{dst}} HTTP/1.1\r\nHost: a\r\n\r\n | D answer | put Content-Length: 2 | S> hi | both"),
         format!("O> {lost}{lost}GET /ping HTTP/1.1\r\nHost: a\r\n\r\n{lost} | O answer | O answer | O answer | O answer"),
-        // The answer before it is not acknowledged yet when the 100 is due, for a client that has listened for a while.
+        // After several exchanges the client delays its acknowledgements, so the response before the 100 is not acknowledged when the
+        // 100 is due.
         format!("{}get | until DST_CONNECTED | S> {lost}{expects} | S answer | S 100 | S> hi | both", exchange.repeat(20)),
     ])
     .await;
@@ -182,7 +183,7 @@ async fn streams_are_made() {
     .await;
 }
 
-/// Alone, and between requests that keep the connection open.
+/// The request alone, and between two requests that keep the connection open.
 fn request(request: &str) -> [String; 2] {
     let around = "GET /stream/unknown HTTP/1.1\r\nHost: a\r\n\r\n";
     [format!("O> {request} | O answer"), format!("O> {around}{request}{around} | O answer | O answer")]
@@ -323,7 +324,7 @@ async fn connections_to_be_closed_beside_bytes_that_are_no_text() {
 
 #[tokio::test]
 async fn two_expectations() {
-    // hyper looks at the last field only: a list, or one before another, is the fast lane's alone.
+    // hyper considers only the last Expect field. This server considers all of them, and lists.
     let values = ["x ~ Expect: 100-continue", "100-continue ~ Expect: 100-continue"];
     same("two_expectations", values.map(|value| {
         format!("get | until DST_CONNECTED | put Content-Length: 2 ~ Expect: {value} | until STREAMING | S> hi | both")

@@ -1,4 +1,4 @@
-//! HTTP/2's answers: their fields in order, and their bodies. The bytes themselves are compressed, and the library's.
+//! Responses over HTTP/2: their fields in order, and their bodies. The frames, with their compressed fields, are the library's.
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -7,7 +7,7 @@ use testkit::client::soon;
 use testkit::server::TestServer;
 use tokio::net::TcpStream;
 
-use crate::hold;
+use crate::assert_recorded;
 use crate::redact::show;
 
 struct Connection {
@@ -23,7 +23,7 @@ impl Connection {
         Self { send, seen: String::new() }
     }
 
-    /// Asks, with a body where there is one.
+    /// Sends a request, with a body if there is one, and records it.
     async fn ask(&mut self, method: &str, path: &str, body: Option<&'static str>) -> ResponseFuture {
         self.seen += &show(">", format!("{method} {path}\n{}", body.unwrap_or_default()).as_bytes());
         let request = Request::builder().method(method).uri(format!("http://test{path}")).body(()).unwrap();
@@ -35,7 +35,8 @@ impl Connection {
         response
     }
 
-    async fn hear(&mut self, response: ResponseFuture) -> Vec<u8> {
+    /// Receives a response, and records it.
+    async fn receive(&mut self, response: ResponseFuture) -> Vec<u8> {
         let (parts, mut stream) = soon(response).await.unwrap().into_parts();
         let fields =
             parts.headers.iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap()));
@@ -52,15 +53,15 @@ impl Connection {
 
     async fn exchange(&mut self, method: &str, path: &str, body: Option<&'static str>) -> Vec<u8> {
         let response = self.ask(method, path, body).await;
-        let body = self.hear(response).await;
+        let body = self.receive(response).await;
         self.seen += "\n";
         body
     }
 
     async fn create(&mut self, body: Option<&'static str>) -> String {
-        let made: serde_json::Value =
+        let created: serde_json::Value =
             serde_json::from_slice(&self.exchange("POST", "/stream", body).await).unwrap();
-        made["stream"].as_str().unwrap().to_owned()
+        created["stream"].as_str().unwrap().to_owned()
     }
 }
 
@@ -86,8 +87,8 @@ async fn http2() {
     let path = format!("/stream/{id}");
     let download = connection.ask("GET", &path, None).await;
     let upload = connection.ask("PUT", &path, Some("hello")).await;
-    connection.hear(download).await;
-    connection.hear(upload).await;
+    connection.receive(download).await;
+    connection.receive(upload).await;
     connection.exchange("POST", &format!("{path}/error"), Some("{}")).await;
 
     let path = format!("/stream/{}", connection.create(None).await);
@@ -95,6 +96,6 @@ async fn http2() {
     server.until(path.rsplit('/').next().unwrap(), "DST_CONNECTED").await;
     connection.exchange("GET", &path, None).await;
     connection.exchange("POST", &format!("{path}/error"), Some(r#"{"http_status":418,"name":"N"}"#)).await;
-    connection.hear(first).await;
-    hold("http2", &connection.seen);
+    connection.receive(first).await;
+    assert_recorded("http2", &connection.seen);
 }

@@ -1,16 +1,15 @@
-//! The exact bytes of every route's answers, recorded: a byte that changes is seen.
+//! Recorded bytes of the responses of all routes, so that every change of a byte shows.
 //!
-//! A page is a list of scripts, in the words of `tests/scripts/script.rs`, that are played to a server that splices, to one that
-//! copies, and over TLS. All three must give what stands in `answers/`, where only what differs each time has a name instead: dates, times,
-//! ids, tokens, counts. What changed is accepted by `INSTA_UPDATE=always cargo test --test transcripts`, and then read in the
-//! diff.
+//! A page is a list of scripts ([`testkit::script`]). Each is played to a server that splices, to one that copies, and over TLS. All
+//! three must match the record in `answers/`, which has placeholders for dates, times, ids, tokens and counts.
+//! `INSTA_UPDATE=always cargo test --test transcripts` accepts changes; review them in the diff.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stderr,
-    reason = "a test fails loudly"
+    reason = "a test fails by panicking"
 )]
 #![allow(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
@@ -23,7 +22,7 @@ use rendezvous_server::config::{Config, DataPath};
 use testkit::server::TestServer;
 use testkit::transport::CERTIFICATE;
 
-/// How a page comes about.
+/// How a page is played.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Splice,
@@ -31,7 +30,7 @@ enum Way {
     Tls,
 }
 
-/// Plays the scripts in every way, each way to a server of its own, and holds that what is seen stands in the page's file.
+/// Plays the scripts in every way, each to a server of its own, and asserts that each matches the record of the page.
 async fn page(name: &str, adjust: impl Fn(&mut Config), scripts: &[String]) {
     for way in [Way::Splice, Way::Copy, Way::Tls] {
         let server = TestServer::start_with(|config| {
@@ -45,12 +44,12 @@ async fn page(name: &str, adjust: impl Fn(&mut Config), scripts: &[String]) {
             seen += &stage::play(&server, way, script).await;
         }
         eprintln!("{name}: {way:?}");
-        hold(name, &seen);
+        assert_recorded(name, &seen);
     }
 }
 
-/// What is seen is what stands in the file.
-fn hold(name: &str, seen: &str) {
+/// Asserts that `seen` matches the record `answers/<name>.snap`.
+fn assert_recorded(name: &str, seen: &str) {
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path("answers");
     settings.set_prepend_module_to_snapshot(false);

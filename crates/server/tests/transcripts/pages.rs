@@ -1,11 +1,11 @@
-//! What is asked. Each page has a file in `answers/`.
+//! The scripts of each page. Its record is the file of the same name in `answers/`.
 
-use rendezvous_server::config::Token;
-use rendezvous_server::config::{Config, Period, Size};
+use rendezvous_server::config::{Config, Period, Size, Token};
+use testkit::settings::with_admin_token;
 
 use crate::page;
 
-/// One request, and its answer.
+/// The steps of one request and its response.
 fn ask(line: &str, fields: &str, body: &str) -> String {
     format!("O> {line}\r\n{fields}\r\n{body} | O answer")
 }
@@ -23,7 +23,7 @@ fn post(target: &str, body: &str) -> String {
     ask(&format!("POST {target} HTTP/1.1"), &fields, body)
 }
 
-fn as_they_are(_: &mut Config) {}
+fn defaults(_: &mut Config) {}
 
 #[tokio::test]
 async fn routes() {
@@ -34,7 +34,7 @@ async fn routes() {
     scripts.extend([plain("DELETE", "/stream"), plain("PUT", "/ping"), plain("OPTIONS", "/stream")]);
     let pipelined = "GET /ping HTTP/1.1\r\nHost: test\r\n\r\n";
     scripts.push(format!("O> {pipelined}{pipelined} | O answer | O answer"));
-    page("routes", as_they_are, &scripts).await;
+    page("routes", defaults, &scripts).await;
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn creation() {
     let mut scripts: Vec<_> = bodies.iter().map(|body| post("/stream", body)).collect();
     scripts.extend([plain("POST", "/stream"), old("POST", "/stream"), plain("POST", "/stream/")]);
     scripts.push(ask("POST /stream HTTP/1.1", "Host: test\r\nContent-Length: 65537\r\n", ""));
-    page("creation", as_they_are, &scripts).await;
+    page("creation", defaults, &scripts).await;
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn one_stream() {
             plain("GET", "{src}/status")
         ),
     ];
-    page("one_stream", as_they_are, &scripts).await;
+    page("one_stream", defaults, &scripts).await;
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn transfers() {
         format!("{promise} | {length}"),
         format!("{promise} | {chunked}"),
     ];
-    page("transfers", as_they_are, &scripts).await;
+    page("transfers", defaults, &scripts).await;
 }
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn failures() {
         plain("GET", "/stream/a.b"),
         "put Content-Length: 5 ~ Content-Range: bytes 0-4/5 | S answer".into(),
     ];
-    page("failures", as_they_are, &scripts).await;
+    page("failures", defaults, &scripts).await;
 }
 
 #[tokio::test]
@@ -179,14 +179,14 @@ async fn broken_requests() {
         ask("GET /pi ng HTTP/1.1", "Host: a\r\n", ""),
         ask("nothing", "", ""),
     ];
-    page("broken_requests", as_they_are, &scripts).await;
+    page("broken_requests", defaults, &scripts).await;
 }
 
 #[tokio::test]
 async fn rights() {
     let adjust = |config: &mut Config| {
+        with_admin_token(config);
         config.create_token = Token::parse("secret-16-bytes-x").ok();
-        config.admin_token = Token::parse("admin-of-16-bytes").ok();
         config.cors_origins = vec!["https://app.example".parse().unwrap()];
     };
     let with = |line: &str, fields: &str| ask(line, &format!("Host: test\r\n{fields}"), "");
@@ -215,7 +215,7 @@ async fn rights() {
         with("GET {dst} HTTP/1.1", "Content-Length: 5\r\n"),
         with("HEAD {dst} HTTP/1.1", "Transfer-Encoding: chunked\r\n"),
     ];
-    page("browsers", as_they_are, &scripts).await;
+    page("browsers", defaults, &scripts).await;
 
     let split = r#"create {"access":"split"}"#;
     let scripts = [
@@ -228,7 +228,7 @@ async fn rights() {
              S> hello | both"
         ),
     ];
-    page("rights_of_sides", as_they_are, &scripts).await;
+    page("rights_of_sides", defaults, &scripts).await;
 }
 
 #[tokio::test]
@@ -267,5 +267,5 @@ async fn times() {
 async fn metrics() {
     let with = |fields: &str| ask("GET /metrics HTTP/1.1", &format!("Host: test\r\n{fields}"), "");
     let scripts = [with(""), with("Accept: application/openmetrics-text\r\n"), plain("HEAD", "/metrics")];
-    page("metrics", as_they_are, &scripts).await;
+    page("metrics", defaults, &scripts).await;
 }

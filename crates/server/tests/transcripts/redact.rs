@@ -1,18 +1,18 @@
-//! Names for what differs each time.
+//! Placeholders for values that differ between runs.
 
 use rendezvous_server::internal::DOCUMENT;
 
-/// Lines that are longer say only how long they are.
+/// Of lines longer than this, in bytes, only the length is recorded.
 const LONG: usize = 1000;
 
-/// The bytes as text, a line for each line of theirs, with its end visible, each behind `mark`.
+/// The bytes as text, with `mark` before each line and visible line ends.
 pub(crate) fn show(mark: &str, bytes: &[u8]) -> String {
     let bytes = match bytes.strip_suffix(DOCUMENT.as_bytes()) {
         Some(head) => [head, b"{openapi.json}"].concat(),
         None => bytes.into(),
     };
     let mut lines: Vec<_> = bytes.split_inclusive(|byte| *byte == b'\n').map(redact).collect();
-    // The samples of a metric come in an order that differs each time; those of a histogram do not.
+    // The order of the samples of a metric differs between runs, except for histograms.
     for samples in lines.chunk_by_mut(|one, other| metric(one).is_some() && metric(one) == metric(other)) {
         if !samples[0].contains("le=\"") {
             samples.sort();
@@ -48,7 +48,7 @@ fn redact(line: &[u8]) -> String {
     {
         line = format!("{sample} {{count}}\\n");
     }
-    // Of the API's description, and of the metrics.
+    // The lengths of the API description and of the metrics change.
     match line.strip_prefix("content-length: ").and_then(|length| length.strip_suffix("\\r\\n")) {
         Some(length) if length.len() > 3 => "content-length: {length}\\r\\n".into(),
         _ => line,

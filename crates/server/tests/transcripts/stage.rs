@@ -1,9 +1,9 @@
-//! Plays a script, and writes down every byte of it.
+//! Plays a script, and records every byte of it.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
-use testkit::client::{Client, soon};
+use testkit::client::{Client, find, soon};
 use testkit::script::{Script, Step, Who};
 use testkit::server::{PATIENCE, TestServer, get, post};
 use testkit::transport::{CERTIFICATE, Transport};
@@ -13,12 +13,12 @@ use tokio::net::TcpStream;
 use crate::Way;
 use crate::redact::show;
 
-/// All that is said and heard in a script, which has a stream of its own.
+/// Returns all bytes that the clients of a script send and receive. Each script has a stream of its own.
 pub(crate) async fn play(server: &TestServer, way: Way, text: &str) -> String {
     let script = Script::parse(text);
     let mut stage = Stage { server, way, clients: BTreeMap::new(), names: Vec::new(), seen: String::new() };
     if text.contains('{') || text.contains("put") || text.contains("get") {
-        stage.make(&script.create).await;
+        stage.create(&script.create).await;
     }
     for step in &script.steps {
         stage.take(step).await;
@@ -29,35 +29,36 @@ pub(crate) async fn play(server: &TestServer, way: Way, text: &str) -> String {
 struct Stage<'a> {
     server: &'a TestServer,
     way: Way,
-    clients: BTreeMap<Who, Line>,
-    /// What the script calls this stream's own.
+    clients: BTreeMap<Who, Connection>,
+    /// The placeholders of the script, and their values for this stream.
     names: Vec<(&'static str, String)>,
     seen: String,
 }
 
-/// A connection, and what was heard of it and not yet written down.
-struct Line {
+/// A connection, and the received bytes that are not recorded yet.
+struct Connection {
     transport: Transport,
     input: Vec<u8>,
-    asked_for_head: bool,
+    /// The last request is a HEAD.
+    is_head: bool,
 }
 
-/// How far a message has come.
+/// How much of a message has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Message {
-    /// It is whole, and so long.
+    /// All of it, with its length in bytes.
     Whole(usize),
     Partial,
-    /// It is whole when the connection ends.
+    /// The message ends with the connection.
     UntilClose,
 }
 
 impl Stage<'_> {
-    async fn make(&mut self, settings: &str) {
+    async fn create(&mut self, settings: &str) {
         let mut client = Client::over(self.connect().await);
         client.send(post("/stream", settings)).await;
-        let made = client.response().await.json();
-        let text = |name: &str| made[name].as_str().unwrap_or_default().to_owned();
+        let created = client.response().await.json();
+        let text = |name: &str| created[name].as_str().unwrap_or_default().to_owned();
         let id = text("stream");
         self.names = vec![
             ("{src}", format!("/stream/{id}")),
@@ -82,17 +83,17 @@ impl Stage<'_> {
     async fn take(&mut self, step: &Step) {
         match step {
             Step::Say(who, bytes) => self.say(*who, std::str::from_utf8(bytes).unwrap()).await,
-            Step::HalfClose(who) => self.line(*who).transport.shutdown().await.unwrap(),
+            Step::HalfClose(who) => self.connection(*who).transport.shutdown().await.unwrap(),
             Step::Close(who) => drop(self.clients.remove(who)),
             Step::Reset(who) => self.clients.remove(who).unwrap().transport.tcp().set_zero_linger().unwrap(),
             Step::Until(state) => self.until(|status| status["state"] == **state).await,
             Step::Passed(bytes) => self.until(|status| status["bytes_transferred"] == *bytes).await,
-            Step::Interim(who) => self.hear_interim(*who).await,
-            Step::Answer(who) => self.hear(*who).await,
+            Step::Interim(who) => self.receive_interim(*who).await,
+            Step::Answer(who) => self.receive(*who).await,
         }
     }
 
-    fn line(&mut self, who: Who) -> &mut Line {
+    fn connection(&mut self, who: Who) -> &mut Connection {
         self.clients.get_mut(&who).unwrap()
     }
 
@@ -100,14 +101,14 @@ impl Stage<'_> {
         self.seen += &show(&format!("{}>", letter(who)), text.as_bytes());
         let text = self.names.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value));
         if !self.clients.contains_key(&who) {
-            let line = Line { transport: self.connect().await, input: Vec::new(), asked_for_head: false };
-            self.clients.insert(who, line);
+            let transport = self.connect().await;
+            self.clients.insert(who, Connection { transport, input: Vec::new(), is_head: false });
         }
-        let line = self.line(who);
-        line.asked_for_head = text.starts_with("HEAD ");
-        // It may have closed already: what it answered is what counts.
-        let _ = soon(line.transport.write_all(text.as_bytes())).await;
-        let _ = soon(line.transport.flush()).await;
+        let connection = self.connection(who);
+        connection.is_head = text.starts_with("HEAD ");
+        // The server may have closed already. Its response is what the transcript compares.
+        let _ = soon(connection.transport.write_all(text.as_bytes())).await;
+        let _ = soon(connection.transport.flush()).await;
     }
 
     async fn until(&self, is_so: impl Fn(&serde_json::Value) -> bool) {
@@ -124,38 +125,38 @@ impl Stage<'_> {
         tokio::time::timeout(PATIENCE, reached).await.unwrap();
     }
 
-    async fn hear_interim(&mut self, who: Who) {
-        let line = self.line(who);
+    async fn receive_interim(&mut self, who: Who) {
+        let connection = self.connection(who);
         let end = loop {
-            match find(&line.input, b"\r\n\r\n") {
+            match find(&connection.input, b"\r\n\r\n") {
                 Some(end) => break end + 4,
-                None => line.fill().await.unwrap(),
+                None => connection.fill().await.unwrap(),
             }
         };
-        let heard: Vec<u8> = line.input.drain(..end).collect();
-        self.write_down(who, &heard, "");
+        let received: Vec<u8> = connection.input.drain(..end).collect();
+        self.record(who, &received, "");
     }
 
-    /// An answer, and the end of the connection where the answer announces it.
-    async fn hear(&mut self, who: Who) {
-        let line = self.line(who);
+    /// Receives a response, and the end of the connection if the response announces it.
+    async fn receive(&mut self, who: Who) {
+        let connection = self.connection(who);
         let (length, end) = loop {
-            match line.message() {
-                Message::Whole(length) if !line.announces_close() => break (length, "open"),
+            match connection.message() {
+                Message::Whole(length) if !connection.announces_close() => break (length, "open"),
                 message => {
-                    let Err(error) = line.fill().await else { continue };
+                    let Err(error) = connection.fill().await else { continue };
                     let is_whole = message != Message::Partial && error == ErrorKind::WriteZero;
-                    break (line.input.len(), if is_whole { "closed" } else { "cut" });
+                    break (connection.input.len(), if is_whole { "closed" } else { "cut" });
                 }
             }
         };
-        let heard: Vec<u8> = line.input.drain(..length).collect();
-        self.write_down(who, &heard, end);
+        let received: Vec<u8> = connection.input.drain(..length).collect();
+        self.record(who, &received, end);
     }
 
-    fn write_down(&mut self, who: Who, heard: &[u8], end: &str) {
+    fn record(&mut self, who: Who, received: &[u8], end: &str) {
         let mark = format!("{}<", letter(who));
-        self.seen += &show(&mark, heard);
+        self.seen += &show(&mark, received);
         if !end.is_empty() {
             self.seen.extend([mark.as_str(), " (", end, ")\n"]);
         }
@@ -170,8 +171,8 @@ fn letter(who: Who) -> char {
     }
 }
 
-impl Line {
-    /// Reads once. A good end is [`ErrorKind::WriteZero`], any other is what it is.
+impl Connection {
+    /// Reads once. The regular end of the connection is [`ErrorKind::WriteZero`].
     async fn fill(&mut self) -> Result<(), ErrorKind> {
         match soon(self.transport.read_buf(&mut self.input)).await {
             Ok(0) => Err(ErrorKind::WriteZero),
@@ -190,7 +191,7 @@ impl Line {
         let (head, body) = (start + end + 4, &self.input[start + end + 4..]);
         let text = String::from_utf8_lossy(&self.input[start..head]).to_ascii_lowercase();
         let field = |name: &str| Some(text.split_once(name)?.1.split("\r\n").next().unwrap().to_owned());
-        if self.asked_for_head || text.starts_with("http/1.1 204") {
+        if self.is_head || text.starts_with("http/1.1 204") {
             return Message::Whole(head);
         }
         if field("\r\ntransfer-encoding: ").is_some() {
@@ -207,8 +208,4 @@ impl Line {
         let text = String::from_utf8_lossy(&self.input).to_ascii_lowercase();
         text.contains("\r\nconnection: close\r\n")
     }
-}
-
-fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
 }

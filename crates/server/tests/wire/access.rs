@@ -1,15 +1,18 @@
-//! Who may do what, and where: tokens, the list, the operators' listener, and web pages of other origins.
+//! Authorization: tokens, the list, the admin listener, and CORS.
 
-use rendezvous_server::config::Config;
-use rendezvous_server::config::Token;
+use rendezvous_server::config::{Config, Token};
 use rendezvous_server::internal::DOCUMENT;
 use serde_json::Value;
 use testkit::client::Response;
+use testkit::messages::{bearer, request};
 use testkit::server::{TestServer, get, post, put_head};
+use testkit::settings::{
+    ADMIN_TOKEN, behind_a_proxy, on_all_addresses, with_admin_listener, with_admin_token, with_open_list,
+};
 
 const SPLIT: &str = r#"{"access":"split"}"#;
 
-/// A stream whose sides have tokens.
+/// A stream with split access: each side has a token.
 struct Split {
     id: String,
     up: String,
@@ -22,8 +25,8 @@ impl Split {
     }
 
     async fn with(server: &TestServer, body: &str) -> Self {
-        let made = server.make(body).await;
-        let text = |name: &str| made[name].as_str().unwrap().to_owned();
+        let created = server.make(body).await;
+        let text = |name: &str| created[name].as_str().unwrap().to_owned();
         Self { id: text("stream"), up: text("upload_token"), down: text("download_token") }
     }
 
@@ -39,21 +42,13 @@ impl Split {
         request("GET", &self.path(), fields)
     }
 
-    /// A PUT of two bytes, which are still to come.
+    /// The head of a PUT of two bytes.
     fn put(&self, fields: &str) -> String {
         put_head(&self.id, &format!("{fields}Content-Length: 2\r\n"))
     }
 }
 
-fn request(method: &str, target: &str, fields: &str) -> String {
-    format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{fields}\r\n")
-}
-
-fn bearer(token: &str) -> String {
-    format!("Authorization: Bearer {token}\r\n")
-}
-
-/// Status and name; for an answer without a body, which has none to name, the status.
+/// The response in short: the status, and the name of an error unless the response is to HEAD.
 async fn verdict(server: &TestServer, request: &str) -> String {
     let mut client = server.say(request).await;
     if request.starts_with("HEAD ") {
@@ -70,8 +65,8 @@ async fn verdict(server: &TestServer, request: &str) -> String {
 async fn a_stream_with_split_access_has_a_token_for_each_side() {
     let server = TestServer::start().await;
     let response = server.post("/stream", SPLIT).await;
-    let made = response.json();
-    let text = |name: &str| made[name].as_str().unwrap().to_owned();
+    let created = response.json();
+    let text = |name: &str| created[name].as_str().unwrap().to_owned();
     let (up, down) = (text("upload_token"), text("download_token"));
     assert_eq!(
         String::from_utf8(response.body).unwrap(),
@@ -84,7 +79,7 @@ async fn a_stream_with_split_access_has_a_token_for_each_side() {
 }
 
 #[tokio::test]
-async fn access_is_split_or_left_out() {
+async fn access_accepts_split_or_nothing() {
     let server = TestServer::start().await;
     for access in ["\"open\"", "\"Split\"", "\"\"", "true", "false", "0", "[\"split\"]", "{}"] {
         let refused = server.post("/stream", format!(r#"{{"access":{access}}}"#)).await;
@@ -92,13 +87,13 @@ async fn access_is_split_or_left_out() {
         assert!(refused.message().contains("must be \"split\" or absent"), "{access}");
     }
     for body in ["", "{}", r#"{"access":null}"#] {
-        let made = server.make(body).await;
-        assert_eq!(made.as_object().unwrap().keys().collect::<Vec<_>>(), ["stream"], "{body}");
+        let created = server.make(body).await;
+        assert_eq!(created.as_object().unwrap().keys().collect::<Vec<_>>(), ["stream"], "{body}");
     }
 }
 
 #[tokio::test]
-async fn every_route_of_a_split_stream_needs_a_token_that_is_its_own() {
+async fn every_route_of_a_split_stream_needs_one_of_its_own_tokens() {
     let server = TestServer::start().await;
     let stream = Split::new(&server).await;
     let other = Split::new(&server).await;
@@ -123,7 +118,7 @@ async fn every_route_of_a_split_stream_needs_a_token_that_is_its_own() {
         for token in wrong {
             cases.push(("403 ForbiddenError", request(method, target, &bearer(token))));
             cases.push(("403 ForbiddenError", request(method, &format!("{target}?token={token}"), "")));
-            // The header wins over the query, and the first in the query over the second.
+            // The header takes precedence over the query, and the first parameter over the second.
             let query = format!("{target}?token={}", if method == "PUT" { &stream.up } else { &stream.down });
             cases.push(("403 ForbiddenError", request(method, &query, &bearer(token))));
             let query = query.replace("token=", &format!("token={token}&token="));
@@ -153,7 +148,7 @@ async fn every_route_of_a_split_stream_needs_a_token_that_is_its_own() {
 }
 
 #[tokio::test]
-async fn a_refused_put_with_a_body_closes_and_nothing_else_does() {
+async fn only_a_refused_put_with_a_body_closes_its_connection() {
     let server = TestServer::start().await;
     let stream = Split::new(&server).await;
     for fields in ["", "Authorization: Bearer x\r\n"] {
@@ -177,7 +172,7 @@ async fn a_refused_put_with_a_body_closes_and_nothing_else_does() {
 }
 
 #[tokio::test]
-async fn a_split_stream_is_used_with_its_tokens_however_they_are_given() {
+async fn a_split_stream_accepts_its_tokens_in_the_header_and_in_the_query() {
     let server = TestServer::start().await;
     for source_first in [true, false] {
         for (by_header_up, by_header_down) in [(true, true), (true, false), (false, true), (false, false)] {
@@ -205,10 +200,10 @@ async fn a_split_stream_is_used_with_its_tokens_however_they_are_given() {
 }
 
 #[tokio::test]
-async fn who_is_refused_harms_no_side_that_waits_or_streams() {
+async fn a_refused_request_affects_no_waiting_or_streaming_side() {
     let server = TestServer::start().await;
     let stream = Split::with(&server, r#"{"access":"split","download_headers":{"Content-Length":2}}"#).await;
-    // Whatever else would refuse them, the missing right does first.
+    // The authorization is checked before everything else that would refuse these requests.
     let intrude = async |state: &str| {
         let longer = put_head(&stream.id, "Content-Length: 3\r\n");
         let part = stream.put("Content-Range: bytes 0-1/2\r\n");
@@ -227,10 +222,10 @@ async fn who_is_refused_harms_no_side_that_waits_or_streams() {
         assert_eq!(server.status_at(&stream.status()).await["state"], state);
     };
     intrude("CREATED").await;
-    let leaves = server.say(stream.put(&bearer(&stream.up))).await;
+    let leaving = server.say(stream.put(&bearer(&stream.up))).await;
     server.until_at(&stream.status(), "SRC_CONNECTED").await;
     intrude("SRC_CONNECTED").await;
-    leaves.reset();
+    leaving.reset();
     server.until_at(&stream.status(), "CREATED").await;
     let mut destination = server.say(stream.get(&bearer(&stream.down))).await;
     server.until_at(&stream.status(), "DST_CONNECTED").await;
@@ -249,7 +244,7 @@ async fn who_is_refused_harms_no_side_that_waits_or_streams() {
 }
 
 #[tokio::test]
-async fn an_unknown_or_forgotten_stream_is_404_whatever_token_is_given() {
+async fn an_unknown_or_forgotten_stream_is_404_with_any_token() {
     let server = TestServer::start_with(|config| config.max_streams = 1).await;
     let finish = async |stream: &Split| {
         let mut destination = server.say(stream.get(&bearer(&stream.down))).await;
@@ -259,7 +254,7 @@ async fn an_unknown_or_forgotten_stream_is_404_whatever_token_is_given() {
     };
     let forgotten = Split::new(&server).await;
     finish(&forgotten).await;
-    // More than so many are not retained.
+    // With `max_streams` of 1, only one ended stream is retained.
     finish(&Split::new(&server).await).await;
     for fields in [String::new(), bearer("x"), bearer(&forgotten.up)] {
         for id in ["unknown", &forgotten.id] {
@@ -272,7 +267,7 @@ async fn an_unknown_or_forgotten_stream_is_404_whatever_token_is_given() {
 }
 
 #[tokio::test]
-async fn a_stream_without_tokens_takes_no_notice_of_any() {
+async fn a_stream_without_tokens_ignores_them() {
     let server = TestServer::start().await;
     for fields in ["Authorization: Bearer x\r\n", "Authorization: Basic eDp5\r\n", "Authorization: \r\n"] {
         let id = server.create().await;
@@ -289,13 +284,13 @@ async fn a_stream_without_tokens_takes_no_notice_of_any() {
 }
 
 #[tokio::test]
-async fn tokens_are_told_to_the_maker_alone() {
+async fn tokens_are_returned_to_the_creator_only() {
     let server = TestServer::start().await;
     let stream = Split::new(&server).await;
     let shown = |response: &Response| format!("{}{}", response.head, String::from_utf8_lossy(&response.body));
     let mut destination = server.say(stream.get(&bearer(&stream.down))).await;
     server.until_at(&stream.status(), "DST_CONNECTED").await;
-    let mut said = vec![
+    let mut responses = vec![
         server.ask(get("/stream")).await,
         server.ask(get(&stream.status())).await,
         server.ask(stream.get(&bearer(&stream.down))).await,
@@ -303,17 +298,17 @@ async fn tokens_are_told_to_the_maker_alone() {
         server.ask(stream.put(&bearer(&stream.down))).await,
     ];
     let mut source = server.say(stream.put(&bearer(&stream.up)) + "hi").await;
-    said.push(destination.response().await);
-    said.push(source.response().await);
-    said.push(server.ask(get("/stream")).await);
-    for response in said {
+    responses.push(destination.response().await);
+    responses.push(source.response().await);
+    responses.push(server.ask(get("/stream")).await);
+    for response in responses {
         let shown = shown(&response);
         assert!(!shown.contains(&stream.up) && !shown.contains(&stream.down), "{shown}");
     }
 }
 
 #[tokio::test]
-async fn with_a_create_token_only_who_has_it_makes_streams() {
+async fn with_a_create_token_creation_requires_it() {
     let server =
         TestServer::start_with(|config| config.create_token = Token::parse("s3cret/+=of-makers=").ok()).await;
     let with_body = |fields: &str, body: &str| {
@@ -328,8 +323,9 @@ async fn with_a_create_token_only_who_has_it_makes_streams() {
         assert_eq!(verdict(&server, &request("POST", "/stream", fields)).await, expected, "{fields}");
         assert_eq!(verdict(&server, &request("POST", "/stream/", fields)).await, expected, "{fields}");
         assert_eq!(verdict(&server, &with_body(fields, SPLIT)).await, expected, "{fields}");
-        let not_read = if expected == "201" { "400 InvalidBodyError" } else { expected };
-        assert_eq!(verdict(&server, &with_body(fields, "not JSON")).await, not_read, "{fields}");
+        // The body is not looked at without authorization.
+        let expected = if expected == "201" { "400 InvalidBodyError" } else { expected };
+        assert_eq!(verdict(&server, &with_body(fields, "not JSON")).await, expected, "{fields}");
     }
     assert_eq!(verdict(&server, &request("POST", "/stream?token=s3cret/+=of-makers=", "")).await, "201");
     assert_eq!(
@@ -337,7 +333,7 @@ async fn with_a_create_token_only_who_has_it_makes_streams() {
         "403 ForbiddenError"
     );
 
-    // The connection goes on, and what was made needs nothing more.
+    // The connection stays open, and the stream needs no further token.
     let mut client =
         server.say([post("/stream", "{}"), request("POST", "/stream", "").into()].concat()).await;
     for _ in 0..2 {
@@ -345,37 +341,30 @@ async fn with_a_create_token_only_who_has_it_makes_streams() {
         assert_eq!((refused.error().as_str(), refused.closes()), ("401 UnauthorizedError", false));
     }
     client.send(request("POST", "/stream", &bearer("s3cret/+=of-makers="))).await;
-    let id = client.response().await.json()["stream"].as_str().unwrap().to_owned();
+    let id = client.response().await.stream_id();
     assert_eq!(server.status(&id).await["state"], "CREATED");
 }
 
 type Adjust<'a> = &'a dyn Fn(&mut Config);
 
 #[tokio::test]
-async fn the_list_is_for_this_machine_or_whom_the_flags_name() {
-    let anywhere = |config: &mut Config| config.host = "0.0.0.0".into();
-    let with_token = |config: &mut Config| config.admin_token = Token::parse("admin-of-16-bytes").ok();
-    let open = |config: &mut Config| config.open_list = true;
-    let near = |_: &mut Config| {};
-    // Whoever comes by loopback may be anybody then.
-    let behind_a_proxy = |config: &mut Config| {
-        config.trusted_proxies = ["127.0.0.1".parse().unwrap()].into_iter().collect();
-    };
+async fn the_list_is_served_to_loopback_or_as_the_flags_allow() {
     let (unauthorized, forbidden) = ("401 UnauthorizedError", "403 ForbiddenError");
+    // Behind a proxy, a connection from loopback may be that of any client.
     let cases: [(&str, &[Adjust], [&str; 3]); 9] = [
-        ("near", &[&near], ["200", "200", "200"]),
-        ("near, token", &[&with_token], [unauthorized, forbidden, "200"]),
-        ("near, token, open", &[&with_token, &open], [unauthorized, forbidden, "200"]),
+        ("loopback", &[], ["200", "200", "200"]),
+        ("loopback, token", &[&with_admin_token], [unauthorized, forbidden, "200"]),
+        ("loopback, token, open", &[&with_admin_token, &with_open_list], [unauthorized, forbidden, "200"]),
         ("behind a proxy", &[&behind_a_proxy], [forbidden, forbidden, forbidden]),
-        ("behind a proxy, token", &[&behind_a_proxy, &with_token], [unauthorized, forbidden, "200"]),
-        ("behind a proxy, open", &[&behind_a_proxy, &open], ["200", "200", "200"]),
-        ("anywhere", &[&anywhere], [forbidden, forbidden, forbidden]),
-        ("anywhere, token", &[&anywhere, &with_token], [unauthorized, forbidden, "200"]),
-        ("anywhere, open", &[&anywhere, &open], ["200", "200", "200"]),
+        ("behind a proxy, token", &[&behind_a_proxy, &with_admin_token], [unauthorized, forbidden, "200"]),
+        ("behind a proxy, open", &[&behind_a_proxy, &with_open_list], ["200", "200", "200"]),
+        ("all addresses", &[&on_all_addresses], [forbidden, forbidden, forbidden]),
+        ("all addresses, token", &[&on_all_addresses, &with_admin_token], [unauthorized, forbidden, "200"]),
+        ("all addresses, open", &[&on_all_addresses, &with_open_list], ["200", "200", "200"]),
     ];
     for (case, adjusts, expected) in cases {
         let server = TestServer::start_with(|config| adjusts.iter().for_each(|adjust| adjust(config))).await;
-        for (given, expected) in ["", "wrong", "admin-of-16-bytes"].into_iter().zip(expected) {
+        for (given, expected) in ["", "wrong", ADMIN_TOKEN].into_iter().zip(expected) {
             let fields = if given.is_empty() { String::new() } else { bearer(given) };
             assert_eq!(
                 verdict(&server, &request("GET", "/stream", &fields)).await,
@@ -386,56 +375,52 @@ async fn the_list_is_for_this_machine_or_whom_the_flags_name() {
             let query = format!("/stream?token={given}");
             assert_eq!(verdict(&server, &get(&query)).await, expected, "{case}: {given}");
         }
-        // And nobody else is kept out of anything.
+        // The other routes need no token.
         let id = server.create().await;
         assert_eq!(server.status(&id).await["state"], "CREATED", "{case}");
         assert_eq!(server.ask(get("/healthz")).await.body, b"ok", "{case}");
     }
-    let server = TestServer::start_with(anywhere).await;
+    let server = TestServer::start_with(on_all_addresses).await;
     let message = server.ask(get("/stream")).await.message();
     assert!(message.contains("--admin-token-file") && message.contains("--open-list"), "{message}");
 }
 
 #[tokio::test]
-async fn health_and_readiness_are_told_as_text() {
+async fn health_and_readiness_are_plain_text() {
     let server = TestServer::start().await;
     for (target, text) in [("/healthz", "ok"), ("/readyz", "ready"), ("/readyz/?x", "ready")] {
-        let told = server.ask(get(target)).await;
-        assert_eq!((told.status, told.body.as_slice()), (200, text.as_bytes()), "{target}");
-        assert_eq!(told.fields("content-type"), ["text/plain; charset=utf-8"]);
+        let response = server.ask(get(target)).await;
+        assert_eq!((response.status, response.body.as_slice()), (200, text.as_bytes()), "{target}");
+        assert_eq!(response.fields("content-type"), ["text/plain; charset=utf-8"]);
         assert_eq!(verdict(&server, &request("HEAD", target, "")).await, "200", "{target}");
         assert_eq!(verdict(&server, &request("POST", target, "")).await, "404 BadRouteError", "{target}");
     }
 }
 
 #[tokio::test]
-async fn what_describes_the_api_is_for_everybody_on_every_listener() {
+async fn the_api_description_is_public_on_every_listener() {
     let server = TestServer::start_with(|config| {
         with_admin_listener(config);
+        with_admin_token(config);
         config.create_token = Token::parse("create-16-bytes-x").ok();
-        config.admin_token = Token::parse("admin-of-16-bytes").ok();
     })
     .await;
     for target in ["/openapi.json", "/openapi.json/?x"] {
-        for told in [server.ask(get(target)).await, server.ask_admin(get(target)).await] {
+        for response in [server.ask(get(target)).await, server.ask_admin(get(target)).await] {
             assert_eq!(
-                (told.status, told.fields("content-type")),
+                (response.status, response.fields("content-type")),
                 (200, vec!["application/json"]),
                 "{target}"
             );
-            assert_eq!(told.body, DOCUMENT.as_bytes(), "{target}");
+            assert_eq!(response.body, DOCUMENT.as_bytes(), "{target}");
         }
         assert_eq!(verdict(&server, &request("HEAD", target, "")).await, "200", "{target}");
         assert_eq!(verdict(&server, &request("POST", target, "")).await, "404 BadRouteError", "{target}");
     }
 }
 
-fn with_admin_listener(config: &mut Config) {
-    config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
-}
-
 #[tokio::test]
-async fn what_is_the_operators_moves_to_their_listener_and_nothing_else_is_there() {
+async fn operator_routes_move_to_the_admin_listener_which_serves_no_others() {
     let server = TestServer::start_with(with_admin_listener).await;
     let id = server.create().await;
     let (path, status, error) =
@@ -463,25 +448,24 @@ async fn what_is_the_operators_moves_to_their_listener_and_nothing_else_is_there
 }
 
 #[tokio::test]
-async fn an_operators_listener_that_others_reach_shows_no_ids_without_a_token_but_health_and_metrics() {
-    let anywhere = |config: &mut Config| config.admin_listen = Some("0.0.0.0:0".parse().unwrap());
-    let with_token = |config: &mut Config| config.admin_token = Token::parse("admin-of-16-bytes").ok();
-    let open = |config: &mut Config| config.open_list = true;
-    let behind_a_proxy = |config: &mut Config| {
-        config.trusted_proxies = ["127.0.0.1".parse().unwrap()].into_iter().collect();
-    };
-    let (no, unauthorized) = ("403 ForbiddenError", "401 UnauthorizedError");
+async fn a_reachable_admin_listener_without_a_token_serves_health_and_metrics_but_no_list() {
+    let reachable = |config: &mut Config| config.admin_listen = Some("0.0.0.0:0".parse().unwrap());
+    let (forbidden, unauthorized) = ("403 ForbiddenError", "401 UnauthorizedError");
     let cases: [(&str, &[Adjust], [&str; 2]); 7] = [
         ("loopback", &[&with_admin_listener], ["200", "200"]),
         ("loopback, with a proxy", &[&with_admin_listener, &behind_a_proxy], ["200", "200"]),
-        ("loopback, token", &[&with_admin_listener, &with_token], [unauthorized, unauthorized]),
-        ("anywhere", &[&anywhere], [no, "200"]),
-        ("anywhere, with a proxy", &[&anywhere, &behind_a_proxy], [no, "200"]),
-        ("anywhere, open", &[&anywhere, &open], ["200", "200"]),
-        ("anywhere, token, open", &[&anywhere, &with_token, &open], [unauthorized, unauthorized]),
+        ("loopback, token", &[&with_admin_listener, &with_admin_token], [unauthorized, unauthorized]),
+        ("reachable", &[&reachable], [forbidden, "200"]),
+        ("reachable, with a proxy", &[&reachable, &behind_a_proxy], [forbidden, "200"]),
+        ("reachable, open", &[&reachable, &with_open_list], ["200", "200"]),
+        (
+            "reachable, token, open",
+            &[&reachable, &with_admin_token, &with_open_list],
+            [unauthorized, unauthorized],
+        ),
     ];
-    let verdict = |answer: Response| {
-        if answer.status == 200 { "200".to_owned() } else { answer.error() }
+    let verdict = |response: Response| {
+        if response.status == 200 { "200".to_owned() } else { response.error() }
     };
     for (case, adjusts, expected) in cases {
         let server = TestServer::start_with(|config| adjusts.iter().for_each(|adjust| adjust(config))).await;
@@ -489,8 +473,8 @@ async fn an_operators_listener_that_others_reach_shows_no_ids_without_a_token_bu
             assert_eq!(verdict(server.ask_admin(get(target)).await), expected, "{case}: {target}");
             if expected == unauthorized {
                 let wrong = server.ask_admin(get(&format!("{target}?token=x"))).await;
-                assert_eq!(wrong.error(), no, "{case}: {target}");
-                let right = server.ask_admin(request("GET", target, &bearer("admin-of-16-bytes"))).await;
+                assert_eq!(wrong.error(), forbidden, "{case}: {target}");
+                let right = server.ask_admin(request("GET", target, &bearer(ADMIN_TOKEN))).await;
                 assert_eq!(right.status, 200, "{case}: {target}");
             }
         }
@@ -501,7 +485,7 @@ async fn an_operators_listener_that_others_reach_shows_no_ids_without_a_token_bu
 }
 
 #[tokio::test]
-async fn a_server_that_drains_says_that_it_is_not_ready_to_the_end() {
+async fn a_draining_server_reports_not_ready_until_it_ends() {
     let mut server = TestServer::start_with(with_admin_listener).await;
     let id = server.create().await;
     let mut destination = server.get(&id).await;
@@ -520,18 +504,18 @@ async fn a_server_that_drains_says_that_it_is_not_ready_to_the_end() {
     server.ended().await;
 }
 
-/// What an answer says to a web page: the fields that begin with `access-control-`, and `vary`.
-fn to_page(response: &Response) -> Vec<String> {
+/// The CORS fields of a response, sorted: those that begin with `access-control-`, and `vary`.
+fn cors_fields(response: &Response) -> Vec<String> {
     let lines = response.head.lines().map(str::to_ascii_lowercase);
-    let mut told: Vec<_> =
+    let mut fields: Vec<_> =
         lines.filter(|line| line.starts_with("access-control-") || line.starts_with("vary:")).collect();
-    told.sort();
-    told
+    fields.sort();
+    fields
 }
 
 const PAGE: &str = "Origin: https://a.example\r\n";
 
-async fn start_for(origins: &[&str]) -> TestServer {
+async fn start_with_origins(origins: &[&str]) -> TestServer {
     TestServer::start_with(|config| {
         config.cors_origins = origins.iter().map(|origin| origin.parse().unwrap()).collect();
     })
@@ -543,31 +527,31 @@ fn preflight(target: &str, fields: &str) -> String {
 }
 
 #[tokio::test]
-async fn without_origins_pages_are_told_nothing() {
+async fn without_allowed_origins_no_response_has_cors_fields() {
     let server = TestServer::start().await;
     for request in
         [preflight("/stream", PAGE), request("GET", "/ping", PAGE), request("POST", "/stream", PAGE)]
     {
         let response = server.ask(&request).await;
         assert_eq!(response.status == 404, request.starts_with("OPTIONS"), "{response:?}");
-        assert_eq!(to_page(&response), [""; 0], "{request}");
+        assert_eq!(cors_fields(&response), [""; 0], "{request}");
     }
 }
 
 #[tokio::test]
-async fn a_preflight_of_an_origin_that_was_named_is_told_what_it_may() {
-    for (origins, named) in [(&["https://a.example", "http://b"][..], "https://a.example"), (&["*"], "*")] {
-        let server = start_for(origins).await;
+async fn a_preflight_from_an_allowed_origin_lists_what_is_allowed() {
+    for (origins, allowed) in [(&["https://a.example", "http://b"][..], "https://a.example"), (&["*"], "*")] {
+        let server = start_with_origins(origins).await;
         for target in ["/stream", "/stream/x", "/stream/x/error", "/stream/x/status?y", "/ping", "/readyz"] {
             let fields = format!("{PAGE}Access-Control-Request-Headers: authorization, x-a\r\n");
             let answer = server.ask(preflight(target, &fields)).await;
             assert_eq!((answer.status, answer.body.len(), answer.closes()), (204, 0, false), "{target}");
             assert_eq!(
-                to_page(&answer),
+                cors_fields(&answer),
                 [
                     "access-control-allow-headers: authorization, x-a",
                     "access-control-allow-methods: get, head, put, post",
-                    &format!("access-control-allow-origin: {named}"),
+                    &format!("access-control-allow-origin: {allowed}"),
                     "access-control-expose-headers: *",
                     "access-control-max-age: 7200",
                     "vary: origin",
@@ -582,26 +566,27 @@ async fn a_preflight_of_an_origin_that_was_named_is_told_what_it_may() {
 }
 
 #[tokio::test]
-async fn every_answer_to_a_page_that_may_says_so() {
+async fn every_response_to_an_allowed_origin_has_cors_fields() {
     let server = TestServer::start_with(|config| {
         config.cors_origins = vec!["https://a.example".parse().unwrap()];
         config.create_token = Token::parse("s3cret-of-makers").ok();
     })
     .await;
-    let told = [
+    let expected = [
         "access-control-allow-origin: https://a.example",
         "access-control-expose-headers: *",
         "vary: origin",
     ];
-    let made = server.ask(request("POST", "/stream", &format!("{PAGE}{}", bearer("s3cret-of-makers")))).await;
-    let id = made.json()["stream"].as_str().unwrap().to_owned();
+    let created =
+        server.ask(request("POST", "/stream", &format!("{PAGE}{}", bearer("s3cret-of-makers")))).await;
+    let id = created.stream_id();
     let mut destination = server.say(request("GET", &format!("/stream/{id}"), PAGE)).await;
     let mut source = server.put(&id, &format!("{PAGE}Content-Length: 2\r\n")).await;
     source.send("hi").await;
     let download = destination.response().await;
     assert_eq!(download.body, b"hi");
-    for answer in [
-        made,
+    for response in [
+        created,
         download,
         source.response().await,
         server.ask(request("GET", "/stream/unknown", PAGE)).await,
@@ -609,22 +594,22 @@ async fn every_answer_to_a_page_that_may_says_so() {
         server.ask(request("GET", "/nowhere", PAGE)).await,
         server.ask(request("GET", &format!("/stream/{id}/status"), PAGE)).await,
     ] {
-        assert_eq!(to_page(&answer), told, "{answer:?}");
+        assert_eq!(cors_fields(&response), expected, "{response:?}");
     }
-    let page_of_another = "Origin: https://a.example.evil\r\n";
-    for answer in [
+    let other_origin = "Origin: https://a.example.evil\r\n";
+    for response in [
         server.ask(request("GET", "/ping", "")).await,
-        server.ask(request("GET", "/ping", page_of_another)).await,
+        server.ask(request("GET", "/ping", other_origin)).await,
         server.ask(request("GET", "/ping", "Origin: null\r\n")).await,
-        server.ask(preflight("/stream", page_of_another)).await,
+        server.ask(preflight("/stream", other_origin)).await,
     ] {
-        assert_eq!(to_page(&answer), [""; 0], "{answer:?}");
+        assert_eq!(cors_fields(&response), [""; 0], "{response:?}");
     }
 }
 
 #[tokio::test]
-async fn what_the_maker_tells_pages_itself_stays() {
-    let server = start_for(&["*"]).await;
+async fn cors_fields_set_by_the_creator_are_kept() {
+    let server = start_with_origins(&["*"]).await;
     let id = server
         .create_with(
             r#"{"download_headers":{"Access-Control-Allow-Origin":"https://b.example","Vary":"Accept"}}"#,
@@ -634,7 +619,7 @@ async fn what_the_maker_tells_pages_itself_stays() {
     let _source = server.put(&id, "").await;
     let download = destination.response().await;
     assert_eq!(
-        to_page(&download),
+        cors_fields(&download),
         [
             "access-control-allow-origin: https://b.example",
             "access-control-expose-headers: *",
@@ -644,12 +629,12 @@ async fn what_the_maker_tells_pages_itself_stays() {
 }
 
 #[tokio::test]
-async fn the_operators_listener_is_for_no_page() {
+async fn the_admin_listener_sends_no_cors_fields() {
     let server = TestServer::start_with(|config| {
         with_admin_listener(config);
         config.cors_origins = vec!["*".parse().unwrap()];
     })
     .await;
-    assert_eq!(to_page(&server.ask_admin(request("GET", "/stream", PAGE)).await), [""; 0]);
+    assert_eq!(cors_fields(&server.ask_admin(request("GET", "/stream", PAGE)).await), [""; 0]);
     assert_eq!(server.ask_admin(preflight("/stream", PAGE)).await.error(), "404 BadRouteError");
 }

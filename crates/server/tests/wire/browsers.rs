@@ -1,10 +1,11 @@
-//! What browsers do without their users: pages of other sites, names that lead here by DNS rebinding, prefetches.
+//! Requests that browsers send without their users' intent: from pages of other sites, by DNS rebinding, and as prefetches.
 //!
-//! Each rule is asked over HTTP/1 and over HTTP/2; the whole suite runs through either lane.
+//! Each rule is tested over HTTP/1 and HTTP/2.
 
 use rendezvous_server::config::{ClientLimits, Config};
 use testkit::client::{End, Response};
 use testkit::server::{TestServer, get, put_head};
+use testkit::settings::{behind_a_proxy, on_all_addresses, with_admin_listener, with_open_list};
 
 use crate::http2::Http2;
 
@@ -12,7 +13,7 @@ type Fields<'a> = &'a [(&'a str, &'a str)];
 
 const NAVIGATION: Fields = &[("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate")];
 
-/// What a stream can be asked for, with the body that goes with it.
+/// All protected requests: method, path and body.
 fn requests_of(id: &str) -> [(&'static str, String, &'static str); 7] {
     [
         ("POST", "/stream".into(), r#"{"download_headers":{"x":"1"}}"#),
@@ -25,7 +26,7 @@ fn requests_of(id: &str) -> [(&'static str, String, &'static str); 7] {
     ]
 }
 
-/// The status, and the body of an answer that has one.
+/// Sends a request, and returns the status and body of the response.
 async fn ask(
     server: &TestServer,
     version: u8,
@@ -41,11 +42,11 @@ async fn ask(
         let (response, mut send) =
             connection.request_to(&format!("http://{host}{path}"), method, &fields, body.is_empty()).await;
         if !body.is_empty() {
-            // What is refused at once may be so before its body.
+            // This fails where the server has refused the request already.
             let _ = send.send_data(body.to_owned().into(), true);
         }
-        let answer = crate::http2::answer(response).await;
-        return (answer.status.as_u16(), String::from_utf8(answer.body).unwrap());
+        let response = crate::http2::response(response).await;
+        return (response.status.as_u16(), String::from_utf8(response.body).unwrap());
     }
     let fields = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
     let fields = fields.collect::<Vec<_>>().concat();
@@ -59,7 +60,7 @@ async fn ask(
     (response.status, String::from_utf8(response.body).unwrap())
 }
 
-/// Asks for everything that changes or tells something: each is refused with this in its message, and nothing has happened.
+/// Asserts that the server refuses all protected requests with `message`, and that they change nothing.
 async fn assert_refused(server: &TestServer, host: &str, fields: Fields<'_>, message: &str) {
     for version in [1, 2] {
         let id = server.create().await;
@@ -74,16 +75,16 @@ async fn assert_refused(server: &TestServer, host: &str, fields: Fields<'_>, mes
         assert_eq!(
             server.ask(get("/stream")).await.body,
             before,
-            "no seat was taken, and no stream made or ended"
+            "no seat is taken, and no stream is created or ended"
         );
     }
 }
 
-/// Asks for the same: nothing is refused because of who asks.
+/// Asserts that the server refuses none of the protected requests.
 async fn assert_served(server: &TestServer, host: &str, fields: Fields<'_>) {
     for version in [1, 2] {
         for number in 0..7 {
-            // A stream that an error was reported of, so that its sides get that and do not wait.
+            // The sides of a stream with a reported error get that error, and do not wait.
             let id = server.create().await;
             let (method, path, body) = &requests_of(&id)[number];
             if matches!(*method, "PUT") || (*method == "GET" && path.ends_with(&id)) {
@@ -108,10 +109,10 @@ async fn public_routes_answer(server: &TestServer, host: &str, fields: Fields<'_
 }
 
 #[tokio::test]
-async fn a_listener_on_loopback_is_asked_by_names_of_this_machine_only() {
+async fn a_loopback_listener_answers_only_to_names_of_this_machine() {
     let server = TestServer::start().await;
     for host in ["evil.example", "evil.example:9999", "localhost.evil.example", "10.0.0.5"] {
-        // As a rebound page would: its own site, as far as its browser knows.
+        // The request of a rebound page: its browser takes the server for the page's own site.
         let origin = format!("http://{host}");
         let fields = [("Origin", origin.as_str()), ("Sec-Fetch-Site", "same-origin")];
         assert_refused(&server, host, &fields, "--allow-host").await;
@@ -124,7 +125,7 @@ async fn a_listener_on_loopback_is_asked_by_names_of_this_machine_only() {
 }
 
 #[tokio::test]
-async fn a_name_that_was_allowed_or_that_is_the_host_is_answered() {
+async fn an_allowed_host_name_and_the_listening_host_are_answered() {
     let server = TestServer::start_with(|config| {
         config.allowed_hosts.extend(["relay.example", "10.0.0.5"].map(|name| name.parse().unwrap()));
         config.host = "localhost".into();
@@ -137,7 +138,7 @@ async fn a_name_that_was_allowed_or_that_is_the_host_is_answered() {
 }
 
 #[tokio::test]
-async fn the_name_in_an_absolute_target_counts_as_the_one_in_host_does() {
+async fn the_host_of_an_absolute_target_is_checked_like_the_host_field() {
     let server = TestServer::start().await;
     for (target, host, status) in [
         ("http://evil.example/stream", "localhost", 403),
@@ -145,30 +146,25 @@ async fn the_name_in_an_absolute_target_counts_as_the_one_in_host_does() {
         ("http://localhost/stream", "localhost", 200),
         ("http://127.0.0.1:9/stream", "localhost", 200),
     ] {
-        let (seen, text) = ask(&server, 1, ("GET", target, ""), host, &[]).await;
-        assert_eq!(seen, status, "{target} {host}: {text}");
+        let (actual, text) = ask(&server, 1, ("GET", target, ""), host, &[]).await;
+        assert_eq!(actual, status, "{target} {host}: {text}");
     }
-    // Over HTTP/2 both may be there.
+    // An HTTP/2 request may have both.
     let rebound = [("Host", "evil.example")];
     assert_eq!(ask(&server, 2, ("GET", "/stream", ""), "localhost", &rebound).await.0, 403);
-    // No browser leaves it out.
+    // A request without a host is not from a browser.
     assert_eq!(server.ask("GET /stream HTTP/1.0\r\n\r\n").await.status, 200);
     assert_eq!(server.ask("GET /stream HTTP/1.1\r\nHost:\r\n\r\n").await.status, 200);
 }
 
 #[tokio::test]
-async fn elsewhere_than_on_loopback_and_behind_a_trusted_proxy_any_name_is_answered() {
-    let anywhere = |config: &mut Config| {
-        config.host = "0.0.0.0".into();
-        config.open_list = true;
-    };
-    let behind_a_proxy = |config: &mut Config| {
-        config.trusted_proxies = ["127.0.0.1".parse().unwrap()].into_iter().collect();
-        config.open_list = true;
-    };
-    let adjusts: [&dyn Fn(&mut Config); 2] = [&anywhere, &behind_a_proxy];
-    for adjust in adjusts {
-        let server = TestServer::start_with(|config| adjust(config)).await;
+async fn any_host_name_is_answered_on_other_addresses_and_behind_a_trusted_proxy() {
+    for adjust in [on_all_addresses as fn(&mut Config), behind_a_proxy] {
+        let server = TestServer::start_with(|config| {
+            adjust(config);
+            with_open_list(config);
+        })
+        .await;
         assert_served(&server, "relay.example", &[]).await;
         assert_served(&server, "relay.example", &[("Origin", "https://relay.example")]).await;
         assert_refused(&server, "relay.example", &[("Origin", "https://evil.example")], "--cors-origin")
@@ -177,9 +173,8 @@ async fn elsewhere_than_on_loopback_and_behind_a_trusted_proxy_any_name_is_answe
 }
 
 #[tokio::test]
-async fn the_operators_listener_has_the_same_rules() {
-    let server =
-        TestServer::start_with(|config| config.admin_listen = Some("127.0.0.1:0".parse().unwrap())).await;
+async fn the_admin_listener_has_the_same_rules() {
+    let server = TestServer::start_with(with_admin_listener).await;
     let request =
         |path: &str, host: &str, fields: &str| format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n");
     for path in ["/stream", "/metrics"] {
@@ -200,7 +195,7 @@ async fn the_operators_listener_has_the_same_rules() {
 }
 
 #[tokio::test]
-async fn a_page_of_another_site_changes_nothing_and_is_told_nothing() {
+async fn a_page_of_another_site_can_neither_change_nor_read_anything() {
     let server = TestServer::start().await;
     for fields in [
         &[("Origin", "https://evil.example")][..],
@@ -212,7 +207,7 @@ async fn a_page_of_another_site_changes_nothing_and_is_told_nothing() {
         &[("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Site", "cross-site")],
         &[("Origin", "http://test"), ("Origin", "https://evil.example")],
         &[("Origin", "https://evil.example"), ("Origin", "http://test")],
-        // Neither of the two excuses the other.
+        // Each field alone is enough for a refusal, whatever the other says.
         &[("Origin", "https://evil.example"), ("Sec-Fetch-Site", "same-origin")],
         &[("Origin", "http://test"), ("Sec-Fetch-Site", "cross-site")],
     ] {
@@ -222,7 +217,7 @@ async fn a_page_of_another_site_changes_nothing_and_is_told_nothing() {
 }
 
 #[tokio::test]
-async fn a_page_of_the_server_itself_and_whoever_is_no_page_notice_nothing() {
+async fn same_origin_pages_and_clients_that_are_not_browsers_are_served() {
     let server = TestServer::start().await;
     for fields in [
         &[][..],
@@ -238,14 +233,14 @@ async fn a_page_of_the_server_itself_and_whoever_is_no_page_notice_nothing() {
 }
 
 #[tokio::test]
-async fn who_follows_a_link_of_another_site_gets_the_download() {
+async fn following_a_link_on_another_site_downloads_the_stream() {
     let server = TestServer::start().await;
     for version in [1, 2] {
         let id = server.create().await;
         let mut source = server.put(&id, "Content-Length: 2\r\n").await;
         source.send("hi").await;
         let path = format!("/stream/{id}");
-        // A form that the page posts is no link.
+        // The page's forms are refused, as they are not links.
         for target in ["/stream".to_owned(), format!("{path}/error")] {
             assert_eq!(
                 ask(&server, version, ("POST", &target, "{}"), "test", NAVIGATION).await.0,
@@ -261,7 +256,7 @@ async fn who_follows_a_link_of_another_site_gets_the_download() {
 }
 
 #[tokio::test]
-async fn a_page_whose_origin_was_allowed_may_and_no_other() {
+async fn only_pages_of_allowed_origins_are_served() {
     let far = ("Sec-Fetch-Site", "cross-site");
     let [app, evil] = ["https://app.example", "https://evil.example"].map(|origin| ("Origin", origin));
     for (origins, allowed, refused) in [
@@ -270,7 +265,7 @@ async fn a_page_whose_origin_was_allowed_may_and_no_other() {
             &[&[app, far][..], &[app]][..],
             &[&[evil, far][..], &[far], &[app, evil], &[evil, app]][..],
         ),
-        // Then also what its browser sends without an origin.
+        // Without restrictions, requests without an origin are served as well.
         (&["*"], &[&[app, far], &[evil, far], &[far], &[("Origin", "null"), far]], &[]),
     ] {
         let server = TestServer::start_with(|config| {
@@ -283,13 +278,13 @@ async fn a_page_whose_origin_was_allowed_may_and_no_other() {
         for fields in refused {
             assert_refused(&server, "test", fields, "--cors-origin").await;
         }
-        // The rule of names holds for all of them.
+        // The rule for host names holds for all origins.
         assert_refused(&server, "evil.example", &[app, far], "--allow-host").await;
     }
 }
 
 #[tokio::test]
-async fn who_is_refused_has_used_up_nothing_of_what_its_address_may() {
+async fn a_refused_request_does_not_count_against_its_address() {
     let server = TestServer::start_with(|config| {
         config.clients = ClientLimits {
             max_creations_per_minute: Some(1),
@@ -310,7 +305,7 @@ async fn who_is_refused_has_used_up_nothing_of_what_its_address_may() {
     server.create().await;
 }
 
-/// The answer to a request that fetches in advance.
+/// The response to this request with the field line of a prefetch.
 async fn prefetch(server: &TestServer, request: &str, field: &str) -> Response {
     server.ask(request.replacen("\r\n", &format!("\r\n{field}\r\n"), 1)).await
 }
@@ -332,11 +327,15 @@ async fn a_prefetch_takes_no_seat_and_ends_nothing() {
         for request in [get(&path), put_head(&id, ""), get(&format!("{path}/error")).replace("GET", "POST")] {
             let refused = prefetch(&server, &request, field).await;
             assert_eq!(refused.error(), "403 ForbiddenError", "{field}: {request}");
-            assert_eq!(refused.fields("cache-control"), ["no-store"], "{field}: or it would be shown later");
+            assert_eq!(
+                refused.fields("cache-control"),
+                ["no-store"],
+                "{field}: browsers must not show it later"
+            );
             assert_eq!(server.status(&id).await["state"], "CREATED", "{field}: {request}");
         }
-        for told in [format!("{path}/status"), "/stream".into(), "/ping".into()] {
-            assert_eq!(prefetch(&server, &get(&told), field).await.status, 200, "{field}: {told}");
+        for harmless in [format!("{path}/status"), "/stream".into(), "/ping".into()] {
+            assert_eq!(prefetch(&server, &get(&harmless), field).await.status, 200, "{field}: {harmless}");
         }
         let refused = ask(
             &server,
@@ -348,7 +347,7 @@ async fn a_prefetch_takes_no_seat_and_ends_nothing() {
         .await;
         assert_eq!(refused.0, 403, "{field}");
     }
-    // Who wants it then gets it.
+    // A request that is not a prefetch still gets the stream.
     let mut destination =
         server.say(get(&path).replacen("\r\n", "\r\nSec-Purpose: x\r\nPurpose: \r\n", 1)).await;
     let mut source = server.put(&id, "Content-Length: 2\r\n").await;

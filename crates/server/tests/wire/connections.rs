@@ -1,10 +1,13 @@
-//! Connections: what is refused, what keeps them open, and their limit.
+//! Connections: refused requests, keep-alive, and the connection limit.
 
 use testkit::client::End;
+use testkit::messages::{CHUNKED, request};
 use testkit::server::{TestServer, get, post, put_head};
+use testkit::settings::with_admin_listener;
+use testkit::sides::Departure;
 
 #[tokio::test]
-async fn answers_keep_the_connection_open_and_pipelined_requests_are_answered_in_order() {
+async fn responses_keep_the_connection_open_and_pipelined_requests_are_answered_in_order() {
     let server = TestServer::start().await;
     let id = server.create().await;
     let status = format!("/stream/{id}/status");
@@ -33,7 +36,7 @@ async fn answers_keep_the_connection_open_and_pipelined_requests_are_answered_in
 }
 
 #[tokio::test]
-async fn a_small_body_that_nobody_needs_may_come_behind_its_response() {
+async fn a_small_unneeded_body_may_arrive_after_its_response() {
     let server = TestServer::start().await;
     let mut client = server.say("POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n").await;
     assert_eq!(client.response().await.status, 404);
@@ -42,7 +45,7 @@ async fn a_small_body_that_nobody_needs_may_come_behind_its_response() {
 }
 
 #[tokio::test]
-async fn a_connection_closes_when_either_side_says_so() {
+async fn a_connection_closes_when_either_side_asks_for_it() {
     let server = TestServer::start().await;
     for request in [
         "GET /ping HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n".to_owned(),
@@ -53,12 +56,12 @@ async fn a_connection_closes_when_either_side_says_so() {
     ] {
         let mut client = server.say(&request).await;
         assert!(client.response().await.closes(), "{request:?}");
-        assert_eq!(client.ending().await, Err(End::Short), "a FIN, and no more bytes: {request:?}");
+        assert_eq!(client.ending().await, Err(End::Short), "FIN without more bytes: {request:?}");
     }
 }
 
 #[tokio::test]
-async fn what_is_ambiguous_is_refused_and_the_connection_ends() {
+async fn an_ambiguous_request_is_refused_and_its_connection_closes() {
     let server = TestServer::start().await;
     for request in [
         "GET /ping HTTP/1.1\r\n\r\n",
@@ -76,16 +79,16 @@ async fn what_is_ambiguous_is_refused_and_the_connection_ends() {
         "\u{16}\u{3}\u{1}",
     ] {
         let mut client = server.say([get("/ping"), request.into(), get("/ping")].concat()).await;
-        assert_eq!(client.response().await.status, 200, "the request before it");
+        assert_eq!(client.response().await.status, 200, "the preceding request");
         let refused = client.response().await;
         assert_eq!(refused.error(), "400 BadRequestError", "{request:?}");
         assert!(refused.closes());
-        assert_eq!(client.ending().await, Err(End::Short), "nothing behind it is answered: {request:?}");
+        assert_eq!(client.ending().await, Err(End::Short), "no response to what follows: {request:?}");
     }
 }
 
 #[tokio::test]
-async fn a_request_hidden_behind_a_broken_body_is_not_answered() {
+async fn a_request_hidden_after_a_broken_body_is_not_answered() {
     let server = TestServer::start().await;
     let mut client = server
         .say("POST /stream HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\n{}\r\n0\r\n\r\nGET /ping HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -118,15 +121,11 @@ async fn a_head_over_the_limits_is_431() {
 }
 
 #[tokio::test]
-async fn what_is_no_route_is_a_bad_route() {
+async fn an_unknown_route_gets_bad_route_error() {
     let server = TestServer::start().await;
-    for request in [
-        get("/nowhere"),
-        get("//ping"),
-        get("/PING"),
-        get("*"),
-        "DELETE /stream HTTP/1.1\r\nHost: a\r\n\r\n".into(),
-    ] {
+    for request in
+        [request("PUT", "/", ""), get("//ping"), get("/PING"), get("*"), request("DELETE", "/stream", "")]
+    {
         let refused = server.ask(&request).await;
         assert_eq!(refused.error(), "404 BadRouteError", "{request:?}");
         assert_eq!(refused.message(), "No endpoint exists for the specified method and/or route");
@@ -134,7 +133,7 @@ async fn what_is_no_route_is_a_bad_route() {
 }
 
 #[tokio::test]
-async fn over_the_limit_of_connections_a_client_is_told_so() {
+async fn a_client_over_the_connection_limit_gets_503() {
     let server = TestServer::start_with(|config| config.max_connections = 1).await;
     let mut first = server.say(get("/ping")).await;
     assert_eq!(first.response().await.status, 200);
@@ -142,16 +141,16 @@ async fn over_the_limit_of_connections_a_client_is_told_so() {
     assert_eq!(refused.error(), "503 ServerBusyError");
     assert!(refused.fields("retry-after").len() == 1);
     first.send(get("/ping")).await;
-    assert_eq!(first.response().await.status, 200, "who is in stays in");
+    assert_eq!(first.response().await.status, 200, "an accepted connection stays open");
 }
 
 #[tokio::test]
-async fn a_full_server_answers_every_probe_of_its_operators_however_many_of_them_are_idle() {
+async fn a_full_server_answers_every_admin_probe_despite_idle_admin_connections() {
     let server = TestServer::start_with(|config| {
         config.max_connections = 1;
+        with_admin_listener(config);
         config.clients.max_connections = Some(1);
-        config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
-        // Of so few, operators have 16 connections.
+        // With this few descriptors, the admin listener has 16 connections.
         config.descriptors = Some(256);
     })
     .await;
@@ -169,31 +168,31 @@ async fn a_full_server_answers_every_probe_of_its_operators_however_many_of_them
         }
     }
     assert_eq!(server.ask(get("/ping")).await.error(), "503 ServerBusyError");
-    assert!(idle[0].ending().await.is_err(), "the oldest has made room");
+    assert!(idle[0].ending().await.is_err(), "the oldest idle connection is closed");
     let metrics = String::from_utf8(server.ask_admin(get("/metrics")).await.body).unwrap();
     let open = metrics.lines().find_map(|line| line.strip_prefix("rendezvous_open_connections ")).unwrap();
     assert!(open.parse::<usize>().unwrap() <= 1 + 16 + 1, "{open}");
     first.send(get("/ping")).await;
-    assert_eq!(first.response().await.status, 200, "who is in stays in");
+    assert_eq!(first.response().await.status, 200, "an accepted connection stays open");
 }
 
 #[tokio::test]
-async fn clients_that_come_and_go_harm_nobody() {
+async fn clients_that_disconnect_inside_a_request_do_no_harm() {
     let server = TestServer::start().await;
     for number in 0..100 {
         let client = server.say(&put_head("x", "")[..number % 20]).await;
-        if number % 3 == 0 { client.close() } else { client.reset() }
+        client.leave(if number % 3 == 0 { Departure::Close } else { Departure::Reset });
     }
     assert_eq!(server.ask(get("/ping")).await.body, b"pong");
 }
 
 #[tokio::test]
-async fn one_connection_carries_one_side_after_another() {
+async fn one_connection_carries_several_sides_in_turn() {
     let server = TestServer::start().await;
     let (mut source, mut destination) = (server.connect().await, server.connect().await);
-    for (fields, said) in [
+    for (fields, pieces) in [
         ("Content-Length: 5\r\n", &["hel", "lo"][..]),
-        ("Transfer-Encoding: chunked\r\n", &["3\r\nhel\r\n", "2\r\nlo\r\n0\r\n\r\n"]),
+        (CHUNKED, &["3\r\nhel\r\n", "2\r\nlo\r\n0\r\n\r\n"]),
         ("Content-Length: 5\r\nExpect: 100-continue\r\n", &["hel", "lo"]),
         ("Content-Length: 0\r\n", &[]),
     ] {
@@ -202,21 +201,21 @@ async fn one_connection_carries_one_side_after_another() {
         server.until(&id, "DST_CONNECTED").await;
         source.send(put_head(&id, fields)).await;
         server.until(&id, "STREAMING").await;
-        for piece in said {
-            // Each in a write of its own.
+        for piece in pieces {
+            // The server reads each piece by itself.
             let before = server.status(&id).await["bytes_transferred"].clone();
             source.send(piece).await;
             while server.status(&id).await["bytes_transferred"] == before {}
         }
         let (download, upload) = (destination.response().await, source.final_response().await);
-        let expected: &[u8] = if said.is_empty() { b"" } else { b"hello" };
+        let expected: &[u8] = if pieces.is_empty() { b"" } else { b"hello" };
         assert_eq!((download.end, &download.body[..]), (End::Whole, expected), "{fields:?}");
         assert_eq!((upload.status, upload.closes(), download.closes()), (200, false, false), "{fields:?}");
     }
-    // What ends a cut download by a reset is taken back behind a whole one.
+    // The socket option that turns the end of an aborted download into a reset is off again after a whole one.
     for mut kept in [source, destination] {
         kept.send("GET /ping HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n").await;
         assert_eq!(kept.response().await.body, b"pong");
-        assert_eq!(kept.ending().await, Err(End::Short), "a FIN");
+        assert_eq!(kept.ending().await, Err(End::Short), "FIN");
     }
 }

@@ -1,20 +1,20 @@
 //! `POST /stream`, the list and the status object.
 
 use testkit::client::End;
-use testkit::server::{TestServer, get};
+use testkit::server::{TestServer, get, post};
 
 #[tokio::test]
-async fn a_stream_is_made_and_shown() {
+async fn a_created_stream_has_a_status() {
     let server = TestServer::start().await;
     let response = server.post("/stream", "").await;
     assert_eq!(response.status, 201);
-    let id = response.json()["stream"].as_str().unwrap().to_owned();
+    let id = response.stream_id();
     assert_eq!(response.body, format!(r#"{{"stream":"{id}"}}"#).into_bytes());
 
-    let shown = String::from_utf8(server.ask(get(&format!("/stream/{id}/status"))).await.body).unwrap();
+    let status = String::from_utf8(server.ask(get(&format!("/stream/{id}/status"))).await.body).unwrap();
     let created_at = server.status(&id).await["created_at"].as_str().unwrap().to_owned();
     assert_eq!(
-        shown,
+        status,
         format!(
             r#"{{"id":"{id}","created_at":"{created_at}","state":"CREATED","active":true,"bytes_transferred":0}}"#
         )
@@ -53,25 +53,25 @@ async fn the_status_object_has_its_fields_in_order() {
 }
 
 #[tokio::test]
-async fn the_list_has_every_stream_the_newest_last() {
+async fn the_list_has_every_stream_with_the_newest_last() {
     let server = TestServer::start().await;
     assert_eq!(server.ask(get("/stream")).await.body, b"[]");
-    let mut made = Vec::new();
+    let mut created = Vec::new();
     for _ in 0..20 {
-        made.push(server.create().await);
+        created.push(server.create().await);
     }
     let list = server.ask(get("/stream?verbose=1")).await.json();
     let listed: Vec<_> = list.as_array().unwrap().iter().map(|entry| entry["id"].as_str().unwrap()).collect();
-    assert_eq!(listed, made);
+    assert_eq!(listed, created);
 }
 
 #[tokio::test]
-async fn a_body_that_makes_no_stream_is_refused_and_the_connection_goes_on() {
+async fn an_invalid_creation_body_is_refused_and_the_connection_stays_open() {
     let server = TestServer::start().await;
     let nested = format!(r#"{{"a":{}{}}}"#, "[".repeat(30_000), "]".repeat(30_000));
     let mut client = server.connect().await;
     for body in ["{", "   ", "[]", &nested, r#"{"download_headers":{"b ad":1}}"#, r#"{"upload_headers":7}"#] {
-        client.send(testkit::server::post("/stream", body)).await;
+        client.send(post("/stream", body)).await;
         let refused = client.response().await;
         assert_eq!(refused.error(), "400 InvalidBodyError");
         assert!(!refused.closes());
@@ -81,11 +81,11 @@ async fn a_body_that_makes_no_stream_is_refused_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn a_body_over_64_kib_is_refused_before_it_is_taken() {
+async fn a_body_over_64_kib_is_refused_before_it_is_read() {
     let server = TestServer::start().await;
-    let just = format!(r#"{{"pad":"{}"}}"#, "x".repeat(64 * 1024 - 10));
-    assert_eq!(just.len(), 64 * 1024);
-    assert_eq!(server.post("/stream", &just).await.status, 201);
+    let largest = format!(r#"{{"pad":"{}"}}"#, "x".repeat(64 * 1024 - 10));
+    assert_eq!(largest.len(), 64 * 1024);
+    assert_eq!(server.post("/stream", &largest).await.status, 201);
 
     let declared =
         "POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: 65537\r\nExpect: 100-continue\r\n\r\n";
@@ -98,7 +98,7 @@ async fn a_body_over_64_kib_is_refused_before_it_is_taken() {
     let chunk = format!("10000\r\n{}\r\n", " ".repeat(65_536));
     endless.push(chunk.repeat(3).as_bytes()).await;
     assert_eq!(endless.response().await.error(), "413 BodyTooLargeError");
-    // And it is not listened to for ever.
+    // The server stops reading it after a while.
     while endless.push(chunk.as_bytes()).await == chunk.len() {}
 }
 
@@ -111,26 +111,25 @@ async fn a_body_may_be_chunked_slow_and_of_any_content_type() {
     for piece in ["3\r\n{\"d\r\n", "1d\r\nownload_headers\":{\"X-A\":\"1\"}}\r\n", "0\r\n", "\r\n"] {
         client.send(piece).await;
     }
-    let made = client.response().await;
-    assert_eq!((made.status, made.closes()), (201, false));
-    let id = made.json()["stream"].as_str().unwrap().to_owned();
-    assert_eq!(server.status(&id).await["download_headers"]["X-A"], "1");
+    let created = client.response().await;
+    assert_eq!((created.status, created.closes()), (201, false));
+    assert_eq!(server.status(&created.stream_id()).await["download_headers"]["X-A"], "1");
     // The next request begins where the chunked body ended.
     client.send(get("/ping")).await;
     assert_eq!(client.response().await.body, b"pong");
 }
 
 #[tokio::test]
-async fn a_client_may_half_close_behind_its_request() {
+async fn a_client_may_half_close_after_its_request() {
     let server = TestServer::start().await;
-    let mut client = server.say(testkit::server::post("/stream", "{}")).await;
+    let mut client = server.say(post("/stream", "{}")).await;
     client.half_close().await;
-    let made = client.response().await;
-    assert_eq!((made.status, made.end), (201, End::Whole));
+    let created = client.response().await;
+    assert_eq!((created.status, created.end), (201, End::Whole));
 }
 
 #[tokio::test]
-async fn over_the_limit_of_streams_the_server_says_when_to_try_again() {
+async fn a_creation_over_the_stream_limit_gets_503_with_retry_after() {
     let server = TestServer::start_with(|config| config.max_streams = 2).await;
     let first = server.create().await;
     server.create().await;
@@ -138,7 +137,7 @@ async fn over_the_limit_of_streams_the_server_says_when_to_try_again() {
     assert_eq!(refused.error(), "503 ServerBusyError");
     assert_eq!(refused.fields("retry-after").len(), 1);
 
-    // An ended stream makes room, also while it is retained.
+    // A stream that has ended does not count, even while its status is retained.
     let mut destination = server.get(&first).await;
     server.put(&first, "").await.response().await;
     destination.response().await;

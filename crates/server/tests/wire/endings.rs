@@ -1,52 +1,50 @@
-//! Endings that the table of `matrix.rs` does not hold.
+//! Endings of transfers that the table of `matrix.rs` does not contain.
 
 use testkit::client::{Client, End};
+use testkit::messages::{CHUNKED, pattern};
 use testkit::server::{TestServer, get};
+use testkit::sides::Departure;
 
 use crate::http2::Http2;
 
 #[tokio::test]
-async fn a_source_that_breaks_its_chunks_is_told_and_the_download_is_incomplete() {
+async fn a_source_with_broken_chunks_gets_400_and_the_download_is_incomplete() {
     let server = TestServer::start().await;
     for broken in ["zz\r\nabc\r\n", "5\r\nabcdefgh\r\n", "-1\r\n", "11111111111111111\r\n"] {
         for sent in ["", "4\r\nhalf\r\n"] {
             let id = server.create().await;
             let mut destination = server.get(&id).await;
             server.until(&id, "DST_CONNECTED").await;
-            let mut source = server.put(&id, "Transfer-Encoding: chunked\r\n").await;
+            let mut source = server.put(&id, CHUNKED).await;
             source.send(sent).await;
             server.until(&id, "STREAMING").await;
             source.send(broken).await;
             let download = destination.response().await;
             match download.status {
                 502 => assert_eq!(download.error(), "502 StreamSourceError"),
-                _ => assert!(matches!(download.end, End::Short | End::Reset), "{broken:?} behind {sent:?}"),
+                _ => assert!(matches!(download.end, End::Short | End::Reset), "{broken:?} after {sent:?}"),
             }
-            assert_eq!(source.response().await.error(), "400 BadRequestError", "{broken:?} behind {sent:?}");
+            assert_eq!(source.response().await.error(), "400 BadRequestError", "{broken:?} after {sent:?}");
             server.until(&id, "SRC_ERROR").await;
         }
     }
 }
 
-/// Larger than all the buffers between the two sides.
+/// The size of a body that does not fit into all buffers between the two sides.
 const HUGE: usize = 64 << 20;
 
 #[tokio::test]
-async fn a_502_is_readable_by_a_source_that_still_pushes() {
-    for resets in [false, true] {
+async fn a_source_that_is_still_sending_can_read_its_502() {
+    for how in Departure::ALL {
         let server = TestServer::start().await;
         let id = server.create().await;
         let mut destination = server.get(&id).await;
         let mut source = server.put(&id, &format!("Content-Length: {HUGE}\r\n")).await;
         source.send("some").await;
         destination.head().await.unwrap();
-        if resets {
-            destination.reset();
-        } else {
-            destination.close();
-        }
+        destination.leave(how);
         source.push(&vec![7; 8 << 20]).await;
-        assert_eq!(source.response().await.error(), "502 StreamDestinationError", "resets: {resets}");
+        assert_eq!(source.response().await.error(), "502 StreamDestinationError", "{how:?}");
     }
 }
 
@@ -56,21 +54,24 @@ async fn a_stalled_destination_stalls_the_source() {
     let id = server.create().await;
     let mut destination = Client::connect_narrow(server.address()).await;
     destination.send(get(&format!("/stream/{id}"))).await;
-    let body: Vec<u8> = (0..251).cycle().take(HUGE).collect();
+    let body = pattern(HUGE);
     let mut source = server.put(&id, &format!("Content-Length: {HUGE}\r\n")).await;
     let pushed = async {
         assert_eq!(source.push(&body).await, HUGE);
         source.response().await
     };
     let stalled = async {
-        // Nothing moves any more once two looks in a row, each behind a whole exchange, show the same.
-        let mut seen = 0;
+        // After this many exchanges with the server, the buffers are full.
+        let mut transferred = 0;
         for _ in 0..200 {
             let status = server.status(&id).await;
-            seen = status["bytes_transferred"].as_u64().unwrap();
+            transferred = status["bytes_transferred"].as_u64().unwrap();
             assert_eq!(status["active"], true);
         }
-        assert!(seen < HUGE as u64 / 2, "{seen} bytes were taken for a destination that reads nothing");
+        assert!(
+            transferred < HUGE as u64 / 2,
+            "passed on {transferred} bytes to a destination that reads none"
+        );
         destination.response().await
     };
     let (upload, download) = tokio::join!(pushed, stalled);
@@ -79,13 +80,13 @@ async fn a_stalled_destination_stalls_the_source() {
 }
 
 #[tokio::test]
-async fn a_destination_that_does_not_take_what_there_is_is_the_side_that_stalls() {
+async fn a_destination_that_leaves_bytes_unread_is_the_side_that_stalls() {
     let server = TestServer::start_with(|config| config.idle_timeout = "500ms".parse().unwrap()).await;
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(1000);
     let http2 = Http2::connect_with(&server, &mut builder).await;
     let mut http1 = Client::connect_cramped(server.address()).await;
-    // More than the destination takes of it; then the source, too, is silent.
+    // The source sends more than the destination takes, then nothing.
     for (over_http2, length) in [(true, 4000), (false, 250_000)] {
         let id = server.create().await;
         let mut download = None;
@@ -95,7 +96,7 @@ async fn a_destination_that_does_not_take_what_there_is_is_the_side_that_stalls(
             http1.send(get(&format!("/stream/{id}"))).await;
         }
         server.until(&id, "DST_CONNECTED").await;
-        let mut source = server.put(&id, "Transfer-Encoding: chunked\r\n").await;
+        let mut source = server.put(&id, CHUNKED).await;
         source.send([format!("{length:x}\r\n").into_bytes(), vec![7; length]].concat()).await;
         assert_eq!(source.response().await.error(), "502 StreamDestinationError", "HTTP/2: {over_http2}");
         server.until(&id, "DST_ERROR").await;

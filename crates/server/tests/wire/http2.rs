@@ -1,4 +1,5 @@
-//! HTTP/2: the same answers and endings as HTTP/1, on streams that do not stall each other.
+//! HTTP/2: the same responses and endings as HTTP/1, on HTTP/2 streams that do not stall each other. Also the HTTP/2 client of the
+//! other wire tests.
 
 use std::future::poll_fn;
 use std::time::Duration;
@@ -11,25 +12,27 @@ use rendezvous_server::config::{Config, Period};
 use rendezvous_server::internal::HTTP2_PREFACE;
 use serde_json::Value;
 use testkit::client::{Client, End, soon};
+use testkit::messages::pattern;
 use testkit::server::{TestServer, get, put_head};
+use testkit::settings::behind_a_proxy;
 use testkit::transport::{CERTIFICATE, is_tls};
 use tokio::net::TcpStream;
 
 use crate::metrics::Exposition;
 
-/// A connection.
+/// A client connection.
 pub(crate) struct Http2 {
     send: SendRequest<Bytes>,
     driver: tokio::task::JoinHandle<Result<(), h2::Error>>,
 }
 
-/// An answer that was read to its end.
+/// A response, read to its end.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Http2Response {
     pub status: StatusCode,
     headers: HeaderMap,
     pub body: Vec<u8>,
-    /// How the stream was cut, if it was.
+    /// How the HTTP/2 stream was aborted, if it was.
     pub cut: Option<Cut>,
 }
 
@@ -62,7 +65,7 @@ impl Http2 {
         Self { send, driver: tokio::spawn(connection) }
     }
 
-    /// Sends a head; what is to come of it, and the body's sender.
+    /// Sends a head, and returns the future response and the sender of the body.
     pub(crate) async fn request(
         &self,
         method: &str,
@@ -73,7 +76,7 @@ impl Http2 {
         self.request_to(&format!("http://test{path}"), method, fields, ends).await
     }
 
-    /// The same, to this authority too.
+    /// As [`Http2::request`], with the authority in `uri`.
     pub(crate) async fn request_to(
         &self,
         uri: &str,
@@ -89,9 +92,9 @@ impl Http2 {
         send.send_request(request.body(()).unwrap(), ends).unwrap()
     }
 
-    pub(crate) async fn ask(&self, method: &str, path: &str) -> Answer {
-        let (response, _) = self.request(method, path, &[], true).await;
-        answer(response).await
+    pub(crate) async fn ask(&self, method: &str, path: &str) -> Http2Response {
+        let (future, _) = self.request(method, path, &[], true).await;
+        response(future).await
     }
 
     async fn create(&self) -> String {
@@ -102,10 +105,10 @@ impl Http2 {
         self.request("GET", &format!("/stream/{id}"), &[], true).await.0
     }
 
-    /// Closes the connection, whatever is under way.
+    /// Closes the connection, even with requests under way.
     pub(crate) async fn close(self) {
         self.driver.abort();
-        // Dropped with its task, the connection is closed.
+        // The end of the task drops the connection, which closes it.
         let _ = self.driver.await;
     }
 
@@ -114,7 +117,7 @@ impl Http2 {
     }
 }
 
-impl Answer {
+impl Http2Response {
     fn json(&self) -> Value {
         assert_eq!(self.cut, None, "{self:?}");
         serde_json::from_slice(&self.body).unwrap()
@@ -125,31 +128,33 @@ impl Answer {
     }
 }
 
-pub(crate) async fn answer(response: h2::client::ResponseFuture) -> Answer {
-    rest(soon(response).await.unwrap()).await
+pub(crate) async fn response(future: h2::client::ResponseFuture) -> Http2Response {
+    rest(soon(future).await.unwrap()).await
 }
 
-pub(crate) async fn rest(response: Response<RecvStream>) -> Answer {
+/// Reads the body.
+pub(crate) async fn rest(response: Response<RecvStream>) -> Http2Response {
     let (parts, mut stream) = response.into_parts();
-    let mut answer = Answer { status: parts.status, headers: parts.headers, body: Vec::new(), cut: None };
+    let mut response =
+        Http2Response { status: parts.status, headers: parts.headers, body: Vec::new(), cut: None };
     while let Some(data) = soon(stream.data()).await {
         match data {
             Ok(data) => {
                 stream.flow_control().release_capacity(data.len()).unwrap();
-                answer.body.extend_from_slice(&data);
+                response.body.extend_from_slice(&data);
             }
             Err(error) => {
-                answer.cut = Some(error.reason().map_or(Cut::Lost, Cut::Reset));
+                response.cut = Some(error.reason().map_or(Cut::Lost, Cut::Reset));
                 break;
             }
         }
     }
-    answer
+    response
 }
 
-/// Its connection has ended before the server reads what the other asks for.
+/// The connection of the waiting side ends before the server reads the request of the next client.
 #[tokio::test]
-async fn a_side_whose_connection_has_just_ended_is_not_met_and_its_seat_is_free() {
+async fn a_side_whose_connection_has_just_ended_is_not_paired_and_its_seat_is_free() {
     let server = TestServer::start().await;
     for resets in [true, false] {
         for waits in ["SRC_CONNECTED", "DST_CONNECTED"] {
@@ -157,7 +162,7 @@ async fn a_side_whose_connection_has_just_ended_is_not_met_and_its_seat_is_free(
             if resets {
                 stream.set_zero_linger().unwrap();
             }
-            let gone = if is_tls() {
+            let leaving = if is_tls() {
                 let stream = CERTIFICATE.secure(stream, &["h2"]).await.unwrap();
                 Http2::begin(h2::client::handshake(stream).await.unwrap())
             } else {
@@ -168,13 +173,13 @@ async fn a_side_whose_connection_has_just_ended_is_not_met_and_its_seat_is_free(
                 "SRC_CONNECTED" => ("PUT", format!("/stream/{id}")),
                 _ => ("GET", format!("/stream/{id}")),
             };
-            let _asked = gone.request(method, &target, &[], true).await;
+            let _response = leaving.request(method, &target, &[], true).await;
             server.until(&id, waits).await;
             let mut next = server.say(get("/stream/unknown")).await;
             next.response().await;
             let put = put_head(&id, "Content-Length: 5\r\n") + "right";
             next.send(if method == "PUT" { get(&target) } else { put.clone() }).await;
-            gone.driver.abort();
+            leaving.driver.abort();
             let other = if method == "PUT" {
                 server.until(&id, "DST_CONNECTED").await;
                 server.say(put).await
@@ -189,7 +194,7 @@ async fn a_side_whose_connection_has_just_ended_is_not_met_and_its_seat_is_free(
     }
 }
 
-/// Sends as the server takes it.
+/// Sends all bytes within the flow-control window.
 async fn send_all(send: &mut SendStream<Bytes>, bytes: &[u8], ends: bool) {
     send_bytes(send, Bytes::copy_from_slice(bytes)).await;
     if ends {
@@ -225,40 +230,40 @@ async fn every_route_answers() {
         ("POST", format!("/stream/{id}/error"), 200, ""),
         ("GET", format!("/stream/{id}"), 400, "The other side encountered an unspecified error"),
     ] {
-        let answer = client.ask(method, &path).await;
-        let text = String::from_utf8_lossy(&answer.body).into_owned();
-        assert_eq!(answer.status.as_u16(), status, "{method} {path}: {text}");
+        let response = client.ask(method, &path).await;
+        let text = String::from_utf8_lossy(&response.body).into_owned();
+        assert_eq!(response.status.as_u16(), status, "{method} {path}: {text}");
         assert!(text.contains(body) && (body.is_empty() == text.is_empty()), "{method} {path}: {text}");
-        assert!(answer.headers.contains_key("date") && !answer.headers.contains_key("connection"));
+        assert!(response.headers.contains_key("date") && !response.headers.contains_key("connection"));
     }
 }
 
 #[tokio::test]
-async fn a_connection_and_what_is_delivered_over_it_are_counted() {
+async fn a_connection_and_its_deliveries_are_counted() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     for _ in 0..2 {
         let id = client.create().await;
         let (upload, mut send) = client.put(&id).await;
         let download = client.get(&id).await;
-        let (answer, ()) = tokio::join!(answer(download), send_all(&mut send, b"hello", true));
-        assert_eq!(answer.body, b"hello");
+        let (download, ()) = tokio::join!(response(download), send_all(&mut send, b"hello", true));
+        assert_eq!(download.body, b"hello");
         assert_eq!(soon(upload).await.unwrap().status(), StatusCode::OK);
     }
-    let told = Exposition::of(&server).await;
+    let metrics = Exposition::of(&server).await;
     let labels = [("protocol", "http2"), ("tls", if is_tls() { "yes" } else { "no" })];
-    assert_eq!(told.count("connections_total", &labels), 1);
-    assert_eq!(told.count("delivery_wait_seconds_count", &[]), 2);
-    assert_eq!(told.count("body_bytes_total", &[]), 10);
+    assert_eq!(metrics.count("connections_total", &labels), 1);
+    assert_eq!(metrics.count("delivery_wait_seconds_count", &[]), 2);
+    assert_eq!(metrics.count("body_bytes_total", &[]), 10);
 }
 
 #[tokio::test]
-async fn streams_reach_every_other_version_of_http() {
+async fn transfers_work_between_http1_and_http2() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
-    let body: Vec<u8> = (0..3_000_000u32).map(|at| (at % 251) as u8).collect();
+    let body = pattern(3_000_000);
 
-    // Both sides on one connection, and in either order.
+    // Both sides on one connection, in either order.
     for get_first in [true, false] {
         let id = client.create().await;
         let (download, (upload, mut send)) = if get_first {
@@ -268,10 +273,10 @@ async fn streams_reach_every_other_version_of_http() {
             let put = client.put(&id).await;
             (client.get(&id).await, put)
         };
-        let (answer, ()) = tokio::join!(answer(download), send_all(&mut send, &body, true));
-        assert_eq!((answer.status, answer.cut), (StatusCode::OK, None));
-        assert!(answer.body == body);
-        assert_eq!(answer.headers["cache-control"], "no-store");
+        let (download, ()) = tokio::join!(response(download), send_all(&mut send, &body, true));
+        assert_eq!((download.status, download.cut), (StatusCode::OK, None));
+        assert!(download.body == body);
+        assert_eq!(download.headers["cache-control"], "no-store");
         assert_eq!(soon(upload).await.unwrap().status(), StatusCode::OK);
     }
 
@@ -279,7 +284,7 @@ async fn streams_reach_every_other_version_of_http() {
     let id = client.create().await;
     let download = client.get(&id).await;
     let mut source = server.put(&id, &format!("Content-Length: {}\r\n", body.len())).await;
-    let (seen, _) = tokio::join!(answer(download), source.push(&body));
+    let (seen, _) = tokio::join!(response(download), source.push(&body));
     assert!(seen.body == body && seen.cut.is_none());
     assert_eq!(seen.headers["content-length"], body.len().to_string());
     assert_eq!(source.response().await.status, 200);
@@ -301,13 +306,13 @@ async fn streams_reach_every_other_version_of_http() {
 }
 
 #[tokio::test]
-async fn an_empty_body_is_a_whole_one() {
+async fn an_empty_body_is_delivered_whole() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let id = client.create().await;
     let download = client.get(&id).await;
     let (upload, _) = client.request("PUT", &format!("/stream/{id}"), &[], true).await;
-    let seen = answer(download).await;
+    let seen = response(download).await;
     assert_eq!((seen.status, seen.body.len(), seen.cut), (StatusCode::OK, 0, None));
     assert_eq!(soon(upload).await.unwrap().status(), StatusCode::OK);
 }
@@ -333,7 +338,7 @@ async fn a_side_that_leaves_while_it_waits_frees_its_seat() {
     let download = client.get(&id).await;
     let (_, mut send) = client.put(&id).await;
     send_all(&mut send, b"delivered", true).await;
-    assert_eq!(answer(download).await.body, b"delivered");
+    assert_eq!(response(download).await.body, b"delivered");
 }
 
 #[tokio::test]
@@ -344,33 +349,33 @@ async fn a_taken_seat_is_refused_and_its_holder_unharmed() {
     let (_upload, mut send) = client.put(&id).await;
     server.until(&id, "SRC_CONNECTED").await;
     let (second, _body) = client.put(&id).await;
-    assert_eq!(answer(second).await.error(), "429 AlreadyConnectedError");
+    assert_eq!(response(second).await.error(), "429 AlreadyConnectedError");
     let download = client.get(&id).await;
     send_all(&mut send, b"hello", true).await;
-    assert_eq!(answer(download).await.body, b"hello");
+    assert_eq!(response(download).await.body, b"hello");
 }
 
 #[tokio::test]
-async fn a_100_comes_only_when_the_sides_have_paired() {
+async fn a_100_is_sent_only_when_the_sides_have_paired() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let id = client.create().await;
     let fields = [("expect", "100-continue"), ("content-length", "2")];
     let (mut upload, mut send) = client.request("PUT", &format!("/stream/{id}"), &fields, false).await;
     server.until(&id, "SRC_CONNECTED").await;
-    // Whatever was sent before this answer has been received with it.
+    // The client receives this response after all frames that the server sent before it.
     assert_eq!(client.ask("GET", "/ping").await.status, StatusCode::OK);
     assert!(futures_util::poll!(poll_fn(|cx| upload.poll_informational(cx))).is_pending());
     let download = client.get(&id).await;
     let interim = soon(poll_fn(|cx| upload.poll_informational(cx))).await.unwrap().unwrap();
     assert_eq!(interim.status(), StatusCode::CONTINUE);
     send_all(&mut send, b"hi", true).await;
-    assert_eq!(answer(download).await.body, b"hi");
-    assert_eq!(answer(upload).await.status, StatusCode::OK);
+    assert_eq!(response(download).await.body, b"hi");
+    assert_eq!(response(upload).await.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_waiting_source_is_held_by_its_window() {
+async fn a_waiting_source_is_limited_by_its_flow_control_window() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let id = client.create().await;
@@ -381,7 +386,7 @@ async fn a_waiting_source_is_held_by_its_window() {
 }
 
 #[tokio::test]
-async fn a_stalled_destination_does_not_stall_its_neighbours() {
+async fn a_stalled_destination_does_not_stall_others_on_its_connection() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let mut stalled = Vec::new();
@@ -389,7 +394,7 @@ async fn a_stalled_destination_does_not_stall_its_neighbours() {
         let id = server.create().await;
         let download = client.get(&id).await;
         let (upload, mut send) = client.put(&id).await;
-        // As much as goes without anybody reading it.
+        // Fills the buffers up, as nothing reads the download.
         let mut taken = 0;
         while taken < 4 << 20 {
             send.reserve_capacity(1 << 16);
@@ -400,18 +405,18 @@ async fn a_stalled_destination_does_not_stall_its_neighbours() {
         }
         stalled.push((download, upload, send));
     }
-    // What the client takes of all its streams together is used up by now; so its neighbour is an upload.
+    // The connection's receive window of the client is used up by now, so the other transfer is an upload.
     let id = server.create().await;
     let mut destination = server.get(&id).await;
     let (upload, mut send) = client.put(&id).await;
     let body = vec![7; 1 << 20];
     let (seen, ()) = tokio::join!(destination.response(), send_all(&mut send, &body, true));
     assert!(seen.body == body);
-    assert_eq!(answer(upload).await.status, StatusCode::OK);
+    assert_eq!(response(upload).await.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn the_connection_is_told_to_calm_down_by_frames_that_move_nothing() {
+async fn a_flood_of_cancelled_requests_ends_the_connection_with_enhance_your_calm() {
     let server = TestServer::start().await;
     let mut client = Http2::connect(&server).await;
     for _ in 0..1100 {
@@ -419,7 +424,7 @@ async fn the_connection_is_told_to_calm_down_by_frames_that_move_nothing() {
         let request = Request::builder().method("GET").uri("http://test/stream/unknown").body(()).unwrap();
         let Ok((_, mut stream)) = send.send_request(request, false) else { break };
         stream.send_reset(Reason::CANCEL);
-        // Lets it go out, and the next stream be opened.
+        // Lets the connection send the frames, and open the next HTTP/2 stream.
         tokio::task::yield_now().await;
     }
     let ended = soon(&mut client.driver).await.unwrap();
@@ -438,7 +443,7 @@ async fn an_idle_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn a_drain_says_goaway_and_lets_streams_meet_and_finish() {
+async fn a_drain_sends_goaway_and_lets_sides_pair_and_transfers_finish() {
     let mut server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let (running, waiting) = (client.create().await, client.create().await);
@@ -446,25 +451,25 @@ async fn a_drain_says_goaway_and_lets_streams_meet_and_finish() {
     let (upload, mut send) = client.put(&running).await;
     send_all(&mut send, b"hello", false).await;
     let download = soon(download).await.unwrap();
-    let waits = client.get(&waiting).await;
+    let waiting_download = client.get(&waiting).await;
     server.until(&waiting, "DST_CONNECTED").await;
     server.stop().await;
     let late = Http2::connect(&server).await;
     let (late_upload, mut late_send) = late.put(&waiting).await;
-    send_all(&mut late_send, b"met", true).await;
-    assert_eq!(answer(waits).await.body, b"met");
-    assert_eq!(answer(late_upload).await.status, StatusCode::OK);
+    send_all(&mut late_send, b"paired", true).await;
+    assert_eq!(response(waiting_download).await.body, b"paired");
+    assert_eq!(response(late_upload).await.status, StatusCode::OK);
     send_all(&mut send, b", world", true).await;
     assert_eq!(rest(download).await.body, b"hello, world");
-    assert_eq!(answer(upload).await.status, StatusCode::OK);
-    // A connection that was told to go away is over when its streams are.
+    assert_eq!(response(upload).await.status, StatusCode::OK);
+    // After GOAWAY, a connection ends with its last HTTP/2 stream.
     assert!(soon(late.driver).await.unwrap().is_ok());
     assert!(soon(client.driver).await.unwrap().is_ok());
     server.ended().await;
 }
 
 #[tokio::test]
-async fn a_destination_that_goes_while_it_takes_nothing_leaves_nobody_waiting() {
+async fn a_stalled_destination_that_disconnects_fails_its_source() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let other = Http2::connect(&server).await;
@@ -472,11 +477,11 @@ async fn a_destination_that_goes_while_it_takes_nothing_leaves_nobody_waiting() 
     let download = other.get(&id).await;
     let (upload, mut send) = client.put(&id).await;
     let download = {
-        // Until the windows of both are full.
+        // Sends until both flow-control windows are full.
         let body = vec![0; 1 << 20];
         let mut sending = std::pin::pin!(send_all(&mut send, &body, false));
         let download = tokio::select! {
-            () = &mut sending => panic!("nobody takes it"),
+            () = &mut sending => panic!("1 MiB was sent without a reader"),
             download = soon(download) => download.unwrap(),
         };
         let full = tokio::time::timeout(Duration::from_millis(200), sending);
@@ -485,34 +490,34 @@ async fn a_destination_that_goes_while_it_takes_nothing_leaves_nobody_waiting() 
     };
     other.driver.abort();
     drop(download);
-    assert_eq!(answer(upload).await.error(), "502 StreamDestinationError");
+    assert_eq!(response(upload).await.error(), "502 StreamDestinationError");
 }
 
 #[tokio::test]
-async fn a_refused_upload_is_not_reset_behind_its_answer() {
+async fn a_refused_upload_is_not_reset_right_after_its_response() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let (upload, mut send) = client.put("unknown").await;
-    assert_eq!(answer(upload).await.error(), "404 SessionNotFoundError");
+    assert_eq!(response(upload).await.error(), "404 SessionNotFoundError");
     let reset = tokio::time::timeout(Duration::from_millis(500), poll_fn(|cx| send.poll_reset(cx)));
-    assert!(reset.await.is_err(), "the client had no time to read it");
+    assert!(reset.await.is_err(), "the client needs time to read the response");
     send.send_reset(Reason::CANCEL);
     assert_eq!(client.ask("GET", "/ping").await.status, StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_head_of_too_many_fields_is_431() {
+async fn a_head_with_too_many_fields_is_431() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let names: Vec<String> = (0..101).map(|number| format!("x-{number}")).collect();
     for (count, status) in [(100, 200), (101, 431)] {
         let fields: Vec<_> = names[..count].iter().map(|name| (&**name, "1")).collect();
-        let (response, _) = client.request("GET", "/ping", &fields, true).await;
-        assert_eq!(answer(response).await.status.as_u16(), status);
+        let (future, _) = client.request("GET", "/ping", &fields, true).await;
+        assert_eq!(response(future).await.status.as_u16(), status);
     }
 }
 
-/// A frame of a stream, or of the connection (RFC 9113, section 4.1).
+/// A frame of an HTTP/2 stream, or of the connection where `stream` is 0 (RFC 9113, section 4.1).
 fn frame(stream: u32, kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
     let length = u8::try_from(payload.len()).unwrap();
     [&[0, 0, length, kind, flags][..], &stream.to_be_bytes(), payload].concat()
@@ -528,7 +533,7 @@ const CANCEL: [u8; 4] = [0, 0, 0, 8];
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// A request's head. By hand, as what follows, because the library sends no frames in an order that it would not choose.
+/// A request's head. These frames are built by hand, because the library controls the order in which it sends frames.
 fn head(stream: u32, flags: u8, method: &str, path: &str) -> Vec<u8> {
     let fields = [(":method", method), (":scheme", "http"), (":authority", "test"), (":path", path)];
     let fields = fields.into_iter().flat_map(|(name, value)| {
@@ -539,7 +544,7 @@ fn head(stream: u32, flags: u8, method: &str, path: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn what_came_with_a_reset_is_passed_on_before_the_cut() {
+async fn data_received_with_a_reset_is_passed_on_before_the_abort() {
     let server = TestServer::start().await;
     let id = server.create().await;
     let mut destination = server.get(&id).await;
@@ -555,12 +560,13 @@ async fn what_came_with_a_reset_is_passed_on_before_the_cut() {
     assert_eq!(response.end, End::Reset);
 }
 
-/// Lets `client` ask for `ids` on streams 1, 3, … with all the room that HTTP/2 can give, and read nothing.
-pub(crate) async fn ask_deafly(client: &mut Client, server: &TestServer, ids: &[&str]) {
+/// Lets `client` request `ids` on the HTTP/2 streams 1, 3, … with the largest windows that HTTP/2 allows. The client reads
+/// nothing afterwards.
+pub(crate) async fn request_without_reading(client: &mut Client, server: &TestServer, ids: &[&str]) {
     let window = (i32::MAX as u32).to_be_bytes();
     let settings = [&[0, 4][..], &window].concat();
-    let room = (i32::MAX as u32 - 65_535).to_be_bytes();
-    let begin = [frame(0, SETTINGS, 0, &settings), frame(0, WINDOW_UPDATE, 0, &room)].concat();
+    let increment = (i32::MAX as u32 - 65_535).to_be_bytes();
+    let begin = [frame(0, SETTINGS, 0, &settings), frame(0, WINDOW_UPDATE, 0, &increment)].concat();
     client.send([HTTP2_PREFACE, &begin].concat()).await;
     for (stream, id) in [1, 3].into_iter().zip(ids) {
         client.send(head(stream, END_STREAM, "GET", &format!("/stream/{id}"))).await;
@@ -568,31 +574,31 @@ pub(crate) async fn ask_deafly(client: &mut Client, server: &TestServer, ids: &[
     }
 }
 
-/// Lets a client that has asked so reset one of the streams.
-pub(crate) async fn reset_deafly(client: &mut Client, stream: u32) {
+/// Lets a client of [`request_without_reading`] reset one of its HTTP/2 streams.
+pub(crate) async fn reset_without_reading(client: &mut Client, stream: u32) {
     client.send(frame(stream, RST_STREAM, 0, &CANCEL)).await;
 }
 
 #[tokio::test]
-async fn a_reset_behind_the_last_frame_ends_the_transfer_at_once() {
+async fn a_reset_after_the_last_frame_ends_the_transfer_at_once() {
     for (length, of_the_connection) in [(1, false), (1000, false), (50_000, false), (1000, true)] {
         let server = TestServer::start().await;
         let (full, last) = (server.create().await, server.create().await);
         let mut client = Client::connect_narrow(server.address()).await;
-        ask_deafly(&mut client, &server, &[&full, &last]).await;
-        // Until the connection takes no more.
+        request_without_reading(&mut client, &server, &[&full, &last]).await;
+        // Fills the buffers of the connection.
         let mut filler = server.put(&full, "Content-Length: 100000000\r\n").await;
         let body = vec![0; 100_000_000];
         let pushing = tokio::time::timeout(Duration::from_millis(300), filler.push(&body));
-        assert!(pushing.await.is_err(), "nobody reads it");
+        assert!(pushing.await.is_err(), "100 MB were sent without a reader");
 
         let mut source = server.put(&last, &format!("Content-Length: {length}\r\n")).await;
         source.send(vec![7; length]).await;
-        while server.status(&last).await["bytes_transferred"] != length {}
+        server.until_passed_on(&last, length).await;
         if of_the_connection {
             client.reset();
         } else {
-            reset_deafly(&mut client, 3).await;
+            reset_without_reading(&mut client, 3).await;
         }
         assert_eq!(source.response().await.error(), "502 StreamDestinationError", "{length} bytes");
         server.until(&last, "DST_DISCONNECTED").await;
@@ -600,17 +606,17 @@ async fn a_reset_behind_the_last_frame_ends_the_transfer_at_once() {
 }
 
 #[tokio::test]
-async fn a_download_that_is_with_the_kernel_is_not_delivered_before_it_is_acknowledged() {
-    // More than the client's kernel takes, and less than the server's.
+async fn a_download_in_the_kernels_buffers_is_delivered_only_when_acknowledged() {
+    // More than the client's kernel buffers, and less than the server's.
     const LENGTH: usize = 200_000;
     let server = TestServer::start().await;
     let (id, other) = (server.create().await, server.create().await);
     let mut client = Client::connect_narrow(server.address()).await;
-    ask_deafly(&mut client, &server, &[&id, &other]).await;
+    request_without_reading(&mut client, &server, &[&id, &other]).await;
     let mut source = server.put(&id, &format!("Content-Length: {LENGTH}\r\n")).await;
     source.send(vec![7; LENGTH]).await;
     server.until_passed_on(&id, LENGTH).await;
-    // Behind so many exchanges whatever could be written is.
+    // After this many exchanges, the server has written all that it can.
     for _ in 0..50 {
         assert_eq!(server.status(&id).await["state"], "STREAMING");
     }
@@ -619,15 +625,15 @@ async fn a_download_that_is_with_the_kernel_is_not_delivered_before_it_is_acknow
     server.until(&id, "DST_DISCONNECTED").await;
 }
 
-/// Their streams have ended for the library, which limits only those that have not.
+/// For the library their HTTP/2 streams have ended, and it limits only those that have not.
 #[tokio::test]
-async fn requests_whose_answers_are_not_acknowledged_are_bounded() {
+async fn requests_whose_responses_are_not_acknowledged_are_bounded() {
     const MAX_REQUESTS: u32 = 200;
     let server = TestServer::start().await;
     let (filler, other) = (server.create().await, server.create().await);
-    // These are two of them.
+    // The first two of the requests.
     let mut client = Client::connect_narrow(server.address()).await;
-    ask_deafly(&mut client, &server, &[&filler, &other]).await;
+    request_without_reading(&mut client, &server, &[&filler, &other]).await;
     let mut source = server.put(&filler, "Content-Length: 200000\r\n").await;
     source.send(vec![7; 200_000]).await;
     server.until_passed_on(&filler, 200_000).await;
@@ -642,7 +648,7 @@ async fn requests_whose_answers_are_not_acknowledged_are_bounded() {
     let id = server.create().await;
     client.send(head(2 * MAX_REQUESTS + 1, END_STREAM, "GET", &format!("/stream/{id}"))).await;
     for _ in 0..50 {
-        assert_eq!(server.status(&id).await["state"], "CREATED", "it is one too many");
+        assert_eq!(server.status(&id).await["state"], "CREATED", "served one request too many");
     }
     client.reset();
     for mut source in sources {
@@ -650,7 +656,7 @@ async fn requests_whose_answers_are_not_acknowledged_are_bounded() {
     }
 }
 
-/// Waits until the server has read all that this client has sent, which reads nothing else.
+/// Waits until the server has read all bytes that this client has sent. The client must not read anything else.
 async fn until_all_is_read(client: &mut Client) {
     const PAYLOAD: &[u8; 8] = b"all read";
     client.send(frame(0, PING, 0, PAYLOAD)).await;
@@ -663,8 +669,8 @@ async fn until_all_is_read(client: &mut Client) {
 #[tokio::test]
 async fn small_frames_of_a_waiting_upload_are_all_passed_on() {
     let server = TestServer::start().await;
-    // As many as the window takes.
-    let body: Vec<u8> = (0..65_535u32).map(|at| (at % 251) as u8).collect();
+    // As large as the window.
+    let body = pattern(65_535);
     let frames: Vec<u8> = body.iter().flat_map(|byte| frame(1, DATA, 0, &[*byte])).collect();
     for to_http2 in [false, true] {
         let id = server.create().await;
@@ -676,24 +682,24 @@ async fn small_frames_of_a_waiting_upload_are_all_passed_on() {
         source.send(frame(1, DATA, END_STREAM, &[])).await;
         until_all_is_read(&mut source).await;
         let (received, is_whole) = if to_http2 {
-            // The library ends a connection that sends it many small frames.
-            let seen = answer(Http2::connect(&server).await.get(&id).await).await;
-            (seen.body, seen.cut.is_none())
+            // The client library ends a connection on which it receives many small frames.
+            let download = response(Http2::connect(&server).await.get(&id).await).await;
+            (download.body, download.cut.is_none())
         } else {
-            let seen = server.get(&id).await.response().await;
-            (seen.body, seen.end == End::Whole)
+            let download = server.get(&id).await.response().await;
+            (download.body, download.end == End::Whole)
         };
-        assert_eq!((received.len(), is_whole), (body.len(), true), "{to_http2}");
-        assert!(received == body, "{to_http2}");
+        assert_eq!((received.len(), is_whole), (body.len(), true), "to HTTP/2: {to_http2}");
+        assert!(received == body, "to HTTP/2: {to_http2}");
         server.until(&id, "FINISHED").await;
     }
 }
 
 #[tokio::test]
-async fn a_100_is_asked_for_in_any_case_and_in_a_list() {
+async fn expect_100_continue_is_recognized_in_any_case_and_in_a_list() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
-    for (fields, is_asked) in [
+    for (fields, is_recognized) in [
         (&["100-continue"][..], true),
         (&["100-Continue"], true),
         (&["100-CONTINUE"], true),
@@ -706,12 +712,12 @@ async fn a_100_is_asked_for_in_any_case_and_in_a_list() {
         let _download = client.get(&id).await;
         let fields: Vec<_> = fields.iter().map(|value| ("expect", *value)).collect();
         let (mut upload, mut send) = client.request("PUT", &format!("/stream/{id}"), &fields, false).await;
-        if is_asked {
+        if is_recognized {
             let interim = soon(poll_fn(|cx| upload.poll_informational(cx))).await.unwrap().unwrap();
             assert_eq!(interim.status(), StatusCode::CONTINUE, "{fields:?}");
         }
         send_all(&mut send, b"hi", true).await;
-        assert_eq!(answer(upload).await.status, StatusCode::OK, "{fields:?}");
+        assert_eq!(response(upload).await.status, StatusCode::OK, "{fields:?}");
     }
 }
 
@@ -725,32 +731,31 @@ async fn a_connection_over_a_limit_is_refused_in_http2() {
         let first = Http2::connect(&server).await;
         assert_eq!(first.ask("GET", "/ping").await.status, StatusCode::OK);
         let second = Http2::connect(&server).await;
-        let seen = second.ask("GET", "/ping").await;
-        assert_eq!(seen.error(), refusal);
-        assert!(seen.headers.contains_key("retry-after"), "{seen:?}");
-        assert!(soon(second.driver).await.unwrap().is_ok(), "the connection ends well");
+        let refused = second.ask("GET", "/ping").await;
+        assert_eq!(refused.error(), refusal);
+        assert!(refused.headers.contains_key("retry-after"), "{refused:?}");
+        assert!(soon(second.driver).await.unwrap().is_ok(), "the connection ends without an error");
         assert_eq!(first.ask("GET", "/ping").await.status, StatusCode::OK);
     }
 }
 
 #[tokio::test]
-async fn cancelled_requests_of_a_proxy_end_nobody_elses() {
-    let proxies = ["127.0.0.1/32".parse().unwrap()].into_iter().collect();
-    let server = TestServer::start_with(|config| config.trusted_proxies = proxies).await;
+async fn cancelled_requests_of_a_proxy_do_not_end_its_other_requests() {
+    let server = TestServer::start_with(behind_a_proxy).await;
     let client = Http2::connect(&server).await;
     let (kept, cancelled) = (client.create().await, client.create().await);
     let download = client.get(&kept).await;
     for _ in 0..1100 {
-        let mut waiting = soon(client.send.clone().ready()).await.unwrap();
+        let mut send = soon(client.send.clone().ready()).await.unwrap();
         let request = Request::builder().uri(format!("http://test/stream/{cancelled}")).body(()).unwrap();
-        let (_, mut stream) = waiting.send_request(request, true).unwrap();
+        let (_, mut stream) = send.send_request(request, true).unwrap();
         stream.send_reset(Reason::CANCEL);
         tokio::task::yield_now().await;
     }
     let (upload, mut send) = client.put(&kept).await;
     send_all(&mut send, b"hello", true).await;
-    assert_eq!(answer(download).await.body, b"hello");
-    assert_eq!(answer(upload).await.status, StatusCode::OK);
+    assert_eq!(response(download).await.body, b"hello");
+    assert_eq!(response(upload).await.status, StatusCode::OK);
 }
 
 #[tokio::test]
@@ -761,46 +766,46 @@ async fn the_crumbs_of_a_cookie_count_as_one_field() {
     for (others, crumbs, status) in [(0, 150, 200), (99, 2, 200), (100, 2, 431)] {
         let fields = names[..others].iter().map(|name| (&**name, "1"));
         let fields: Vec<_> = fields.chain((0..crumbs).map(|_| ("cookie", "a=b"))).collect();
-        let (response, _) = client.request("GET", "/ping", &fields, true).await;
-        assert_eq!(answer(response).await.status.as_u16(), status, "{others} and {crumbs}");
+        let (future, _) = client.request("GET", "/ping", &fields, true).await;
+        assert_eq!(response(future).await.status.as_u16(), status, "{others} and {crumbs}");
     }
 }
 
 #[tokio::test]
-async fn a_client_that_sends_all_before_it_reads_gets_its_refusal() {
+async fn a_client_that_sends_its_whole_body_before_it_reads_gets_its_refusal() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let (upload, mut send) = client.put("unknown").await;
     send_all(&mut send, &vec![0; 1 << 20], true).await;
-    assert_eq!(answer(upload).await.error(), "404 SessionNotFoundError");
-    assert_eq!(client.ask("GET", "/ping").await.status, StatusCode::OK, "the connection goes on");
+    assert_eq!(response(upload).await.error(), "404 SessionNotFoundError");
+    assert_eq!(client.ask("GET", "/ping").await.status, StatusCode::OK, "the connection stays open");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_goes_on_sending_what_is_refused_is_stopped() {
+async fn a_client_that_keeps_sending_a_refused_body_is_stopped() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let begun = tokio::time::Instant::now();
     let (upload, mut send) = client.put("unknown").await;
-    assert_eq!(answer(upload).await.error(), "404 SessionNotFoundError");
+    assert_eq!(response(upload).await.error(), "404 SessionNotFoundError");
     let reset = soon(poll_fn(|cx| send.poll_reset(cx))).await.unwrap();
     assert_eq!((reset, begun.elapsed().as_secs()), (Reason::NO_ERROR, 2));
     assert!(soon(client.driver).await.unwrap().is_ok());
-    assert_eq!(begun.elapsed().as_secs(), 2, "a connection that nobody else uses ends with it");
+    assert_eq!(begun.elapsed().as_secs(), 2, "a connection without other requests ends with the refused one");
 }
 
 #[tokio::test]
-async fn a_get_that_announces_a_body_is_refused_and_one_that_leaves_it_open_is_served() {
+async fn a_get_that_announces_a_body_is_refused_and_one_that_does_not_is_served() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
     let id = client.create().await;
     let path = format!("/stream/{id}");
     for method in ["GET", "HEAD"] {
-        let (response, _unsent) = client.request(method, &path, &[("content-length", "5")], false).await;
-        assert_eq!(answer(response).await.status, 400, "{method}");
+        let (future, _unsent) = client.request(method, &path, &[("content-length", "5")], false).await;
+        assert_eq!(response(future).await.status, 400, "{method}");
         assert_eq!(server.status(&id).await["state"], "CREATED", "{method}");
     }
-    // As proxies do: nothing announces that there is no body but its end, sooner or later, or never.
+    // Proxies send GETs like these: without a length, and with END_STREAM in the head, later, or never.
     for (ends, length) in [(true, None), (false, None), (true, Some("0")), (false, Some("0"))] {
         let id = client.create().await;
         let fields: Vec<_> = length.map(|length| ("content-length", length)).into_iter().collect();
@@ -811,12 +816,12 @@ async fn a_get_that_announces_a_body_is_refused_and_one_that_leaves_it_open_is_s
         }
         let (upload, mut body) = client.put(&id).await;
         send_all(&mut body, b"hello", true).await;
-        let download = answer(download).await;
+        let download = response(download).await;
         assert_eq!(
             (download.status, download.body.as_slice(), download.cut),
             (StatusCode::OK, &b"hello"[..], None)
         );
         assert_eq!(download.headers["content-type"], "application/octet-stream");
-        assert_eq!(answer(upload).await.status, StatusCode::OK);
+        assert_eq!(response(upload).await.status, StatusCode::OK);
     }
 }

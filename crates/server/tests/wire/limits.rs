@@ -1,11 +1,13 @@
-//! What one client may have, and what one stream may carry, and how fast.
+//! Limits of one client, of one stream, and of the memory for header sets, reports and lists.
 
 use std::time::Duration;
 
 use rendezvous_server::config::{ClientLimits, Period, Size, StreamLimits};
 use serde_json::Value;
 use testkit::client::{Client, End, Response, soon};
+use testkit::messages::{CHUNKED, framed, pattern};
 use testkit::server::{TestServer, get, post};
+use testkit::sides::Departure;
 
 use crate::time::{A_MOMENT, Clock};
 
@@ -15,11 +17,11 @@ async fn limited(clients: ClientLimits) -> TestServer {
     TestServer::start_with(|config| config.clients = clients).await
 }
 
-/// A server whose clients are told apart by what a proxy says of them.
-async fn behind_a_proxy(clients: ClientLimits) -> TestServer {
+/// A server that tells its clients apart by the forwarding fields of a trusted proxy.
+async fn limited_behind_a_proxy(clients: ClientLimits) -> TestServer {
     TestServer::start_with(|config| {
         config.clients = clients;
-        config.trusted_proxies = ["127.0.0.0/8".parse().unwrap()].into_iter().collect();
+        testkit::settings::behind_a_proxy(config);
     })
     .await
 }
@@ -35,7 +37,7 @@ fn assert_too_many(refused: &Response, flag: &str) {
 }
 
 #[tokio::test]
-async fn over_its_limit_of_connections_a_client_is_told_so_and_others_are_served() {
+async fn a_client_over_its_connection_limit_gets_429_and_others_are_served() {
     let server = limited(ClientLimits { max_connections: Some(2), ..ClientLimits::default() }).await;
     let mut first = server.say(get("/ping")).await;
     assert_eq!(first.response().await.status, 200);
@@ -49,7 +51,7 @@ async fn over_its_limit_of_connections_a_client_is_told_so_and_others_are_served
     other.send(get("/ping")).await;
     assert_eq!(other.response().await.status, 200);
     first.send(get("/ping")).await;
-    assert_eq!(first.response().await.status, 200, "who is in stays in");
+    assert_eq!(first.response().await.status, 200, "an accepted connection stays open");
 
     second.close();
     let served_again = async { while server.ask(get("/ping")).await.status != 200 {} };
@@ -57,21 +59,21 @@ async fn over_its_limit_of_connections_a_client_is_told_so_and_others_are_served
 }
 
 #[tokio::test]
-async fn who_is_over_a_limit_is_told_so_or_closed_but_never_takes_a_place() {
+async fn a_connection_over_a_limit_is_refused_or_closed_but_never_takes_a_slot() {
     let server = TestServer::start_with(|config| {
         config.clients.max_connections = Some(1);
-        // Of so few, four connections may be told at a time.
+        // With this few descriptors, the server refuses four connections at a time with a response.
         config.descriptors = Some(64);
     })
     .await;
     let mut first = server.say(get("/ping")).await;
     assert_eq!(first.response().await.status, 200);
-    let mut told = Vec::new();
+    let mut refused = Vec::new();
     for _ in 0..4 {
-        told.push(server.connect().await);
+        refused.push(server.connect().await);
     }
-    assert_eq!(server.connect().await.ending().await, Err(End::Short), "closed without a word");
-    for client in &mut told {
+    assert_eq!(server.connect().await.ending().await, Err(End::Short), "closed without a response");
+    for client in &mut refused {
         client.send(get("/ping")).await;
         assert_too_many(&client.response().await, "--max-connections-per-client");
     }
@@ -81,10 +83,10 @@ async fn who_is_over_a_limit_is_told_so_or_closed_but_never_takes_a_place() {
 }
 
 #[tokio::test]
-async fn a_client_is_told_of_its_limit_as_often_as_it_comes() {
+async fn a_client_over_its_limit_is_refused_at_every_attempt() {
     let server = TestServer::start_with(|config| {
         config.clients.max_connections = Some(1);
-        // Of so few, four connections may be told at a time.
+        // With this few descriptors, the server refuses four connections at a time with a response.
         config.descriptors = Some(64);
     })
     .await;
@@ -96,10 +98,11 @@ async fn a_client_is_told_of_its_limit_as_often_as_it_comes() {
 }
 
 #[tokio::test]
-async fn streams_that_have_not_ended_are_counted_by_client() {
-    let server = behind_a_proxy(ClientLimits { max_streams: Some(2), ..ClientLimits::default() }).await;
+async fn active_streams_are_counted_per_client() {
+    let server =
+        limited_behind_a_proxy(ClientLimits { max_streams: Some(2), ..ClientLimits::default() }).await;
     for (name, fields) in [
-        // One client each, however it is written.
+        // Each row names one client in three forms.
         (
             "IPv4",
             ["X-Forwarded-For: 192.0.2.1", "Forwarded: for=192.0.2.1", "X-Forwarded-For: 9.9.9.9, 192.0.2.1"],
@@ -119,8 +122,8 @@ async fn streams_that_have_not_ended_are_counted_by_client() {
         assert_eq!(create_for(&server, fields[1]).await.status, 201, "{name}");
         assert_too_many(&create_for(&server, fields[2]).await, "--max-streams-per-client");
 
-        // An error that somebody was told ends a stream.
-        let id = first.json()["stream"].as_str().unwrap().to_owned();
+        // A reported error ends the stream once a client has received it.
+        let id = first.stream_id();
         assert_eq!(server.post(&format!("/stream/{id}/error"), "{}").await.status, 200);
         assert_too_many(&create_for(&server, fields[2]).await, "--max-streams-per-client");
         assert_eq!(server.get(&id).await.response().await.error(), "400 Error");
@@ -131,10 +134,10 @@ async fn streams_that_have_not_ended_are_counted_by_client() {
     }
 }
 
-/// What keeps the waiting uploads of one client below 256 MiB.
+/// This limit keeps the memory of one client's waiting uploads below 256 MiB.
 #[tokio::test]
-async fn a_client_that_is_not_on_this_machine_has_1500_streams_at_most() {
-    let server = behind_a_proxy(ClientLimits::default()).await;
+async fn a_remote_client_has_1500_streams_at_most() {
+    let server = limited_behind_a_proxy(ClientLimits::default()).await;
     let request = "POST /stream HTTP/1.1\r\nHost: test\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n";
     let mut client = server.connect().await;
     for number in 0..1500 {
@@ -146,7 +149,7 @@ async fn a_client_that_is_not_on_this_machine_has_1500_streams_at_most() {
 }
 
 #[tokio::test]
-async fn whom_a_stranger_names_does_not_count() {
+async fn forwarding_fields_of_untrusted_clients_are_ignored() {
     let server = limited(ClientLimits { max_streams: Some(1), ..ClientLimits::default() }).await;
     assert_eq!(create_for(&server, "X-Forwarded-For: 192.0.2.1").await.status, 201);
     assert_too_many(&create_for(&server, "X-Forwarded-For: 192.0.2.2").await, "--max-streams-per-client");
@@ -154,8 +157,9 @@ async fn whom_a_stranger_names_does_not_count() {
 }
 
 #[tokio::test]
-async fn connections_of_a_trusted_proxy_are_not_limited_by_client() {
-    let server = behind_a_proxy(ClientLimits { max_connections: Some(1), ..ClientLimits::default() }).await;
+async fn connections_of_a_trusted_proxy_are_not_limited_per_client() {
+    let server =
+        limited_behind_a_proxy(ClientLimits { max_connections: Some(1), ..ClientLimits::default() }).await;
     let mut clients = Vec::new();
     for _ in 0..5 {
         let mut client = server.say(get("/ping")).await;
@@ -165,33 +169,33 @@ async fn connections_of_a_trusted_proxy_are_not_limited_by_client() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_makes_so_many_streams_a_minute_and_is_told_when_it_may_make_more() {
+async fn a_client_over_its_creation_rate_gets_429_with_the_time_to_wait() {
     for (limit, wait) in [(2, 30), (60, 1), (600, 1)] {
         let clock = Clock::stopped();
         let limits = ClientLimits { max_creations_per_minute: Some(limit), ..ClientLimits::default() };
         let server = limited(limits).await;
         for number in 0..limit {
-            // By either lane.
-            let made = server.post("/stream", if number % 2 == 0 { "" } else { "{}" }).await;
-            assert_eq!(made.status, 201, "{number} of {limit}");
+            // Without and with a body.
+            let created = server.post("/stream", if number % 2 == 0 { "" } else { "{}" }).await;
+            assert_eq!(created.status, 201, "{number} of {limit}");
         }
         let refused = server.post("/stream", "").await;
         assert_too_many(&refused, "--max-creations-per-minute");
         assert_eq!(refused.fields("retry-after"), [wait.to_string()]);
-        assert!(!refused.closes(), "its other requests are welcome");
+        assert!(!refused.closes(), "the connection stays open for other requests");
         assert_too_many(&server.post("/stream", "{}").await, "--max-creations-per-minute");
 
         clock.advance(Duration::from_secs(wait)).await;
-        let mut made = 0;
+        let mut created = 0;
         while server.post("/stream", "").await.status == 201 {
-            made += 1;
+            created += 1;
         }
-        assert_eq!(made, (limit * usize::try_from(wait).unwrap() / 60).max(1), "{limit}");
+        assert_eq!(created, (limit * usize::try_from(wait).unwrap() / 60).max(1), "{limit}");
     }
 }
 
 #[tokio::test]
-async fn a_creation_that_is_refused_for_another_reason_is_none_of_the_clients() {
+async fn a_creation_that_is_refused_for_another_reason_does_not_count() {
     let clients = |creations: usize| ClientLimits {
         max_creations_per_minute: Some(creations),
         max_streams: Some(2),
@@ -214,7 +218,7 @@ async fn a_creation_that_is_refused_for_another_reason_is_none_of_the_clients() 
     assert_eq!(
         server.post("/stream", "").await.error(),
         "503 ServerBusyError",
-        "of its two creations none was lost"
+        "the refused creations do not count"
     );
 
     let server = TestServer::start_with(|config| {
@@ -239,7 +243,7 @@ async fn a_creation_that_is_refused_for_another_reason_is_none_of_the_clients() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_expired_is_none_of_its_clients_any_more() {
+async fn an_expired_stream_no_longer_counts_for_its_client() {
     let clock = Clock::stopped();
     let server = limited(ClientLimits { max_streams: Some(1), ..ClientLimits::default() }).await;
     let id = server.create().await;
@@ -250,7 +254,7 @@ async fn a_stream_that_expired_is_none_of_its_clients_any_more() {
 }
 
 #[tokio::test]
-async fn a_stream_is_one_of_its_clients_until_its_transfer_has_ended() {
+async fn a_stream_counts_for_its_client_until_its_transfer_has_ended() {
     let server = limited(ClientLimits { max_streams: Some(1), ..ClientLimits::default() }).await;
     let (_, mut source, mut destination) = pair(&server, "Content-Length: 2\r\n", "1.1").await;
     assert_too_many(&server.post("/stream", "").await, "--max-streams-per-client");
@@ -263,7 +267,7 @@ async fn a_stream_is_one_of_its_clients_until_its_transfer_has_ended() {
     server.create().await;
 }
 
-/// JSON of a header set of so many bytes.
+/// A creation body with a header set of `bytes` bytes.
 fn set_of(bytes: usize) -> String {
     format!(r#"{{"upload_headers":{{"x":"{}"}}}}"#, "x".repeat(bytes))
 }
@@ -280,43 +284,39 @@ async fn header_sets_and_reports_of_all_streams_share_a_limit_until_they_are_for
     let ttl = 60 * SECOND;
     let server = TestServer::start_with(|config| config.max_metadata_bytes = "200k".parse().unwrap()).await;
     for round in 0..3 {
-        let mut made = Vec::new();
+        let mut created = Vec::new();
         let refused = loop {
-            let answer = server.post("/stream", set_of(40_000)).await;
-            if answer.status != 201 {
-                break answer;
+            let response = server.post("/stream", set_of(40_000)).await;
+            if response.status != 201 {
+                break response;
             }
-            made.push(answer.json()["stream"].as_str().unwrap().to_owned());
-            assert!(made.len() < 10, "{round}");
+            created.push(response.stream_id());
+            assert!(created.len() < 10, "{round}");
         };
         assert_busy(&refused);
-        // Of 45 KB each with what an allocation takes besides; the next also needs room for its body while it comes.
-        assert!((3..=4).contains(&made.len()), "{round}: {}", made.len());
+        // Each takes 45 KB with the overhead of its allocation, and the next also needs room for its body while that arrives.
+        assert!((3..=4).contains(&created.len()), "{round}: {}", created.len());
 
-        // Others do not notice, and who has got in is served.
+        // The limit affects neither streams without a header set nor those that exist.
         let bare = server.create_with("{}").await;
         server.create_with(r#"{"access":"split"}"#).await;
         let report = format!(r#"{{"message":"{}"}}"#, "m".repeat(40_000));
         assert_busy(&server.post(&format!("/stream/{bare}/error"), &report).await);
-        assert_eq!(
-            server.status(&bare).await["state"],
-            "CREATED",
-            "a report that is refused changes nothing"
-        );
-        assert_eq!(server.status(&made[2]).await["upload_headers"]["x"].as_str().unwrap().len(), 40_000);
+        assert_eq!(server.status(&bare).await["state"], "CREATED", "a refused report changes nothing");
+        assert_eq!(server.status(&created[2]).await["upload_headers"]["x"].as_str().unwrap().len(), 40_000);
 
-        // Half of them end; they are still shown, so they still count.
-        for id in &made[..2] {
+        // Two of them end. Their status is retained, so they still count.
+        for id in &created[..2] {
             server.post(&format!("/stream/{id}/error"), "{}").await;
             assert_eq!(server.get(id).await.response().await.status, 400);
         }
         assert_busy(&server.post("/stream", set_of(40_000)).await);
         clock.advance(ttl + A_MOMENT).await;
-        for id in &made[..2] {
+        for id in &created[..2] {
             server.until_gone(id).await;
         }
         let again = server.make(&set_of(40_000)).await;
-        // Reports count as sets do.
+        // Reports count like header sets.
         let id = again["stream"].as_str().unwrap();
         assert_eq!(server.post(&format!("/stream/{id}/error"), &report).await.status, 200);
         assert_busy(&server.post("/stream", set_of(40_000)).await);
@@ -327,27 +327,27 @@ async fn header_sets_and_reports_of_all_streams_share_a_limit_until_they_are_for
 }
 
 #[tokio::test]
-async fn json_that_still_arrives_counts_and_small_json_does_not() {
+async fn json_that_is_still_arriving_counts_and_small_json_does_not() {
     let server = TestServer::start_with(|config| config.max_metadata_bytes = "100k".parse().unwrap()).await;
-    let slow = async |bytes: usize| {
+    let incomplete = async |bytes: usize| {
         let head = format!("POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", bytes + 1);
         server.say(head + &" ".repeat(bytes)).await
     };
-    let mut slow_ones = Vec::new();
-    // What has been sent need not have been read yet.
-    while slow_ones.len() < 5 {
-        slow_ones.push(slow(60_000).await);
+    let mut clients = Vec::new();
+    while clients.len() < 5 {
+        clients.push(incomplete(60_000).await);
     }
+    // The server may not have read all of it yet.
     let refused = async {
         loop {
-            let answer = server.post("/stream", format!("{{}}{}", " ".repeat(50_000))).await;
-            if answer.status != 201 {
-                return answer;
+            let response = server.post("/stream", format!("{{}}{}", " ".repeat(50_000))).await;
+            if response.status != 201 {
+                return response;
             }
         }
     };
     assert_busy(&soon(refused).await);
-    drop(slow_ones);
+    drop(clients);
     let server = TestServer::start_with(|config| config.max_metadata_bytes = Size::bytes(1)).await;
     server.create_with(r#"{"access":"split"}"#).await;
     server.create_with(&format!("{{}}{}", " ".repeat(1000))).await;
@@ -355,7 +355,7 @@ async fn json_that_still_arrives_counts_and_small_json_does_not() {
 }
 
 #[tokio::test]
-async fn a_long_list_is_written_as_it_is_taken_and_is_whole() {
+async fn a_long_list_is_written_as_the_client_reads_it_and_is_whole() {
     let server = TestServer::start().await;
     let mut ids = Vec::new();
     for _ in 0..200 {
@@ -379,11 +379,15 @@ async fn a_long_list_is_written_as_it_is_taken_and_is_whole() {
     let mut head = server.say("HEAD /stream HTTP/1.1\r\nHost: test\r\n\r\n").await;
     assert!(head.head().await.unwrap().starts_with("HTTP/1.1 200 OK"));
     head.send(get("/ping")).await;
-    assert_eq!(head.response().await.body, b"pong", "a HEAD has no body, and its connection is kept");
+    assert_eq!(
+        head.response().await.body,
+        b"pong",
+        "the response to HEAD has no body, and the connection is kept"
+    );
 }
 
 #[tokio::test]
-async fn a_long_list_needs_memory_of_large_answers_and_a_short_one_none() {
+async fn a_long_list_counts_as_a_large_response_and_a_short_one_does_not() {
     let server = TestServer::start_with(|config| config.max_metadata_bytes = Size::bytes(1000)).await;
     server.create().await;
     assert_eq!(server.ask(get("/stream")).await.status, 200);
@@ -406,7 +410,7 @@ async fn an_upload_that_declares_more_than_the_limit_takes_no_seat() {
     }
     let mut source = server.put(&id, "Content-Length: 1000\r\n").await;
     source.send([7; 1000]).await;
-    assert_eq!(server.get(&id).await.response().await.body, [7; 1000], "as much as the limit is not over it");
+    assert_eq!(server.get(&id).await.response().await.body, [7; 1000], "a body at the limit");
     assert_eq!(source.response().await.status, 200);
 }
 
@@ -414,7 +418,7 @@ async fn streams(limits: StreamLimits) -> TestServer {
     TestServer::start_with(|config| config.streams = limits).await
 }
 
-/// A pair of which nothing has been sent.
+/// A stream whose sides have paired, before the first byte of its body.
 async fn pair(server: &TestServer, fields: &str, version: &str) -> (String, Client, Client) {
     let id = server.create().await;
     let destination = server.say(format!("GET /stream/{id} HTTP/{version}\r\nHost: test\r\n\r\n")).await;
@@ -424,10 +428,8 @@ async fn pair(server: &TestServer, fields: &str, version: &str) -> (String, Clie
     (id, source, destination)
 }
 
-const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
-
 #[tokio::test]
-async fn a_chunked_upload_over_the_limit_is_cut_and_no_byte_over_it_is_passed_on() {
+async fn a_chunked_upload_over_the_limit_is_aborted_and_no_byte_over_it_is_passed_on() {
     let server =
         streams(StreamLimits { max_bytes: Some(Size::bytes(1000)), ..StreamLimits::default() }).await;
     let chunk = [&b"1f4\r\n"[..], &[7; 500], b"\r\n"].concat();
@@ -435,7 +437,7 @@ async fn a_chunked_upload_over_the_limit_is_cut_and_no_byte_over_it_is_passed_on
         let (id, mut source, mut destination) = pair(&server, CHUNKED, version).await;
         source.send([&chunk[..], &chunk].concat()).await;
         let head = destination.head().await.unwrap();
-        while server.status(&id).await["bytes_transferred"] != 1000 {}
+        server.until_passed_on(&id, 1000).await;
         source.send("1\r\nx\r\n0\r\n\r\n").await;
         let refused = source.response().await;
         assert_eq!(refused.error(), "413 BodyTooLargeError", "{version}");
@@ -455,18 +457,8 @@ async fn a_chunked_upload_over_the_limit_is_cut_and_no_byte_over_it_is_passed_on
 
         let (_, mut source, mut destination) = pair(&server, CHUNKED, version).await;
         source.send([&chunk[..], &chunk, b"0\r\n\r\n"].concat()).await;
-        assert_eq!(destination.response().await.body, [7; 1000], "as much as the limit is not over it");
+        assert_eq!(destination.response().await.body, [7; 1000], "a body at the limit");
         assert_eq!(source.response().await.status, 200);
-    }
-}
-
-/// A chunked body, or one with a length, in the fields and the bytes of its upload.
-fn encoded(body: &[u8], chunked: bool) -> (String, Vec<u8>) {
-    if chunked {
-        let size = format!("{:x}\r\n", body.len());
-        (CHUNKED.into(), [size.as_bytes(), body, b"\r\n0\r\n\r\n"].concat())
-    } else {
-        (format!("Content-Length: {}\r\n", body.len()), body.to_vec())
     }
 }
 
@@ -474,41 +466,41 @@ async fn passed_on(server: &TestServer, id: &str) -> u64 {
     server.status(id).await["bytes_transferred"].as_u64().unwrap()
 }
 
-/// A transfer of `body` at `rate` bytes a second, by a clock that moves a few milliseconds at a time.
+/// Transfers `body` at `rate` bytes per second, by a clock that advances 5 ms at a time.
 async fn paced(rate: u64, body: &[u8], chunked: bool) {
     const STEP: Duration = Duration::from_millis(5);
     let clock = Clock::stopped();
     let server = streams(StreamLimits { max_rate: Some(Size::bytes(rate)), ..StreamLimits::default() }).await;
-    let (fields, bytes) = encoded(body, chunked);
+    let (fields, encoded) = framed(body, chunked);
     let (id, mut source, mut destination) = pair(&server, &fields, "1.1").await;
     let steps = async {
         let mut time = Duration::ZERO;
         loop {
-            // Half of what may be passed on at once is waited for at a time.
+            // The server passes on up to 50 ms' worth at once, and waits for about half of that to accumulate.
             let millis = u64::try_from(time.as_millis()).unwrap();
             let least = (rate * millis.saturating_sub(30) / 1000).min(body.len() as u64);
-            let mut seen = passed_on(&server, &id).await;
-            while seen < least {
-                seen = passed_on(&server, &id).await;
+            let mut bytes = passed_on(&server, &id).await;
+            while bytes < least {
+                bytes = passed_on(&server, &id).await;
             }
             let most = rate * (millis + 50) / 1000;
-            assert!(seen <= most, "{seen} bytes in {time:?}, and not {most}");
+            assert!(bytes <= most, "{bytes} bytes in {time:?}, at most {most} expected");
             clock.advance(STEP).await;
             time += STEP;
-            if seen == body.len() as u64 && server.status(&id).await["active"] == false {
+            if bytes == body.len() as u64 && server.status(&id).await["active"] == false {
                 return;
             }
         }
     };
-    let (_, download, ()) = tokio::join!(source.push(&bytes), destination.response(), soon(steps));
+    let (_, download, ()) = tokio::join!(source.push(&encoded), destination.response(), soon(steps));
     assert_eq!(download.end, End::Whole);
     assert!(download.body == body, "the bytes differ");
     assert_eq!(source.response().await.status, 200);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_is_paced_evenly_and_wholly() {
-    let body: Vec<u8> = (0..251).cycle().take(300_000).collect();
+async fn a_stream_is_paced_evenly_and_delivered_whole() {
+    let body = pattern(300_000);
     for chunked in [false, true] {
         paced(500_000, &body, chunked).await;
         paced(10_000, &body[..5000], chunked).await;
@@ -516,21 +508,21 @@ async fn a_stream_is_paced_evenly_and_wholly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_paced_stream_takes_no_more_of_its_source_than_buffers_hold() {
+async fn a_paced_stream_reads_no_more_from_its_source_than_the_buffers_hold() {
     let _clock = Clock::stopped();
     let server = streams(StreamLimits { max_rate: Some(Size::bytes(1000)), ..StreamLimits::default() }).await;
     for chunked in [false, true] {
-        let (fields, bytes) = encoded(&vec![7; 64 << 20], chunked);
+        let (fields, bytes) = framed(&vec![7; 64 << 20], chunked);
         let (id, mut source, _destination) = pair(&server, &fields, "1.1").await;
         tokio::select! {
-            _ = source.push(&bytes) => panic!("64 MiB were taken for a stream of 1000 bytes a second"),
+            _ = source.push(&bytes) => panic!("the server read 64 MiB for a stream of 1000 bytes per second"),
             () = async { for _ in 0..200 { assert!(passed_on(&server, &id).await <= 50) } } => {}
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn being_paced_is_no_stall() {
+async fn a_paced_stream_does_not_count_as_stalled() {
     let clock = Clock::stopped();
     for chunked in [false, true] {
         let server = TestServer::start_with(|config| {
@@ -539,7 +531,7 @@ async fn being_paced_is_no_stall() {
             config.streams.min_upload_rate = Some(Size::bytes(1000));
         })
         .await;
-        let (fields, bytes) = encoded(&[7; 40], chunked);
+        let (fields, bytes) = framed(&[7; 40], chunked);
         let id = server.create().await;
         let mut source = server.put(&id, &fields).await;
         source.send(&bytes).await;
@@ -557,29 +549,25 @@ async fn being_paced_is_no_stall() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_leaves_a_paced_stream_is_missed_at_once() {
+async fn a_side_that_leaves_a_paced_stream_is_noticed_at_once() {
     let _clock = Clock::stopped();
     let server = streams(StreamLimits { max_rate: Some(Size::bytes(1000)), ..StreamLimits::default() }).await;
     for chunked in [false, true] {
-        for reset in [false, true] {
+        for how in Departure::ALL {
             for source_leaves in [false, true] {
-                let case = format!("chunked: {chunked}, reset: {reset}, source: {source_leaves}");
-                let (fields, bytes) = encoded(&vec![7; 50_000], chunked);
+                let case = format!("chunked: {chunked}, {how:?}, source: {source_leaves}");
+                let (fields, bytes) = framed(&vec![7; 50_000], chunked);
                 let (id, mut source, mut destination) = pair(&server, &fields, "1.1").await;
-                // No more than the kernel takes: a FIN behind a full buffer can not come in.
+                // No more than the server's kernel buffers: a FIN cannot arrive behind a full buffer.
                 source.send(&bytes[..30_000]).await;
                 let head = destination.head().await.unwrap();
-                while passed_on(&server, &id).await != 50 {}
+                server.until_passed_on(&id, 50).await;
                 let (leaver, state) = if source_leaves {
                     (source, "SRC_DISCONNECTED")
                 } else {
                     (std::mem::replace(&mut destination, source), "DST_DISCONNECTED")
                 };
-                if reset {
-                    leaver.reset();
-                } else {
-                    leaver.close();
-                }
+                leaver.leave(how);
                 server.until(&id, state).await;
                 if source_leaves {
                     let download = destination.rest(head).await;
@@ -593,20 +581,20 @@ async fn who_leaves_a_paced_stream_is_missed_at_once() {
     }
 }
 
-async fn at_least(rate: u64) -> TestServer {
+async fn with_min_upload_rate(rate: u64) -> TestServer {
     streams(StreamLimits { min_upload_rate: Some(Size::bytes(rate)), ..StreamLimits::default() }).await
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_is_too_slow_is_ended_and_named() {
-    for each_second in [0, 5] {
+async fn a_source_that_is_too_slow_gets_502_stream_source_error() {
+    for per_second in [0, 5] {
         let clock = Clock::stopped();
-        let server = at_least(100).await;
+        let server = with_min_upload_rate(100).await;
         let (id, mut source, mut destination) = pair(&server, CHUNKED, "1.0").await;
         for second in 1..10 {
-            if each_second > 0 {
+            if per_second > 0 {
                 source.send("5\r\nhello\r\n").await;
-                while passed_on(&server, &id).await != second * each_second {}
+                while passed_on(&server, &id).await != second * per_second {}
             }
             clock.advance(SECOND).await;
             assert_eq!(server.status(&id).await["active"], true, "not yet");
@@ -614,10 +602,10 @@ async fn a_source_that_is_too_slow_is_ended_and_named() {
         clock.advance(2 * SECOND).await;
         let upload = source.response().await;
         assert_eq!(upload.error(), "502 StreamSourceError");
-        let brought = each_second * 9 / 10;
-        let sentence = format!("it sent {brought} bytes per second, and the minimum is 100");
+        let rate = per_second * 9 / 10;
+        let sentence = format!("it sent {rate} bytes per second, and the minimum is 100");
         assert!(upload.message().contains(&sentence), "{}", upload.message());
-        if each_second > 0 {
+        if per_second > 0 {
             assert_eq!(clock.resumed(destination.response()).await.end, End::Reset);
         } else {
             let download = destination.response().await;
@@ -628,9 +616,9 @@ async fn a_source_that_is_too_slow_is_ended_and_named() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_is_fast_enough_is_let_be() {
+async fn a_source_that_is_fast_enough_is_not_aborted() {
     let clock = Clock::stopped();
-    let server = at_least(100).await;
+    let server = with_min_upload_rate(100).await;
     let (id, mut source, mut destination) = pair(&server, "Content-Length: 6000\r\n", "1.1").await;
     for second in 1..=30 {
         source.send([7; 200]).await;
@@ -644,21 +632,23 @@ async fn a_source_that_is_fast_enough_is_let_be() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_of_a_slow_destination_is_not_its_sources() {
+async fn the_time_of_a_slow_destination_does_not_count_for_the_source() {
     let clock = Clock::stopped();
-    let server = at_least(1 << 20).await;
+    let server = with_min_upload_rate(1 << 20).await;
     for chunked in [false, true] {
-        let (fields, bytes) = encoded(&vec![7; 64 << 20], chunked);
+        let (fields, bytes) = framed(&vec![7; 64 << 20], chunked);
         let id = server.create().await;
         let mut destination = Client::connect_narrow(server.address()).await;
         destination.send(get(&format!("/stream/{id}"))).await;
         server.until(&id, "DST_CONNECTED").await;
         let mut source = server.put(&id, &fields).await;
         let watch = async {
-            let mut still = (0, 0);
-            while still.1 < 100 {
-                let moved = passed_on(&server, &id).await;
-                still = (moved, if moved > 0 && moved == still.0 { still.1 + 1 } else { 0 });
+            // Waits until the buffers are full: 100 statuses in a row have the same number of bytes.
+            let (mut before, mut unchanged) = (0, 0);
+            while unchanged < 100 {
+                let bytes = passed_on(&server, &id).await;
+                unchanged = if bytes > 0 && bytes == before { unchanged + 1 } else { 0 };
+                before = bytes;
             }
             for _ in 0..60 {
                 clock.advance(SECOND).await;
@@ -672,7 +662,7 @@ async fn the_time_of_a_slow_destination_is_not_its_sources() {
 }
 
 #[tokio::test]
-async fn an_explicit_limit_on_streams_holds_in_either_lane() {
+async fn an_explicit_limit_on_streams_holds_with_and_without_a_body() {
     let server = limited(ClientLimits { max_streams: Some(1), ..ClientLimits::default() }).await;
     server.create().await;
     for request in [post("/stream", ""), post("/stream", "{}")] {

@@ -1,13 +1,13 @@
-//! The contract through real sockets, against a server in the test's own runtime.
+//! Tests of the contract over real sockets, against a server in the test's own runtime.
 //!
-//! `RENDEZVOUS_DATA_PATH=portable` runs the suite without the fast lane, `RENDEZVOUS_TRANSPORT=tls` over TLS.
+//! `RENDEZVOUS_DATA_PATH=copy` runs the suite without `splice(2)`, `RENDEZVOUS_TRANSPORT=tls` over TLS.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stderr,
-    reason = "a test fails loudly"
+    reason = "a test fails by panicking"
 )]
 #![allow(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 

@@ -1,5 +1,5 @@
-//! Plays every cell of the table of transfers ([`testkit::matrix`]), and compares what both sides see, the status, and what is
-//! left afterwards with what the table expects.
+//! Plays every cell of the table of transfers ([`testkit::matrix`]), and compares the responses, the status, and the resources that
+//! are left afterwards with what the table expects.
 //!
 //! `RENDEZVOUS_TRANSPORT=tls` plays the whole table over TLS.
 
@@ -24,7 +24,7 @@ use testkit::transport::is_tls;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
-use crate::http2::{Http2, ask_deafly, reset_deafly, send_bytes};
+use crate::http2::{Http2, request_without_reading, reset_without_reading, send_bytes};
 use crate::metrics::{self, Exposition};
 
 /// The size of a body that is read.
@@ -32,29 +32,30 @@ const SMALL: usize = 4002;
 /// The size of an unread body that the source can send to its end: too large for the destination's buffers, and not for those of
 /// the server (see [`Client::connect_cramped`]).
 const HELD: usize = 40_000;
-/// The size of an unread body that is too large for all buffers on the way.
+/// The size of an unread body that does not fit into all buffers on the way.
 const HUGE: usize = 16 << 20;
-/// Bodies are of letters that neither framing nor hexadecimal numbers contain. The last byte is [`Body::LAST`].
+/// Bodies consist of letters that neither framing nor hexadecimal numbers contain. The last byte is [`Body::LAST`].
 static BODY: LazyLock<Bytes> = LazyLock::new(|| b"GHIJKLMNOPQRSTUVWXY".repeat(HUGE / 19 + 1).into());
 /// The flow-control window of an HTTP/2 destination that reads nothing.
 const WINDOW: u32 = 1000;
 
-/// A pace, in bytes per second, that holds back a part of a small body for some 30 ms.
+/// A rate limit, in bytes per second, that holds back a part of a small body for some 30 ms.
 const PACE: u64 = 50_000;
-/// A pace that fills the buffers of a destination that reads nothing in a moment.
+/// A rate limit, in bytes per second, at which the buffers of a destination that reads nothing are full within a second.
 const FAST_PACE: u64 = 2 << 20;
-/// The idle limit where it ends the transfer. Elsewhere it is the default of hours, so that a hang fails the test.
+/// The idle limit in cells that it ends. In the others it is the default of hours, so that a hang fails the test.
 const IDLE_LIMIT: Duration = Duration::from_secs(1);
 
 /// Cells played at a time.
 const AT_ONCE: usize = 32;
-/// Connections that their client may have. A cell has three, and the server may still be closing some of an earlier one.
+/// The limit of connections per client. A cell has three, and the server may still be closing some of an earlier cell.
 const CONNECTIONS: usize = 3 * AT_ONCE + 64;
-/// Held by cells that are on their way to an event that the idle limit ends: few, so that each gets there in time.
+/// Held by cells that have not yet reached an event that the idle limit ends. Few hold it at a time, so that each reaches the event
+/// within that limit.
 static UNDER_WAY: Semaphore = Semaphore::const_new(8);
 
-/// Whether a destination that reads nothing reads its connection, and leaves its window used up. Else it does not read the
-/// connection, and its windows are open: all is then with its kernel and with that of the server.
+/// Whether a destination that reads nothing of the body reads its connection and leaves its window used up. Otherwise it does not
+/// read the connection and its windows are open, so that all bytes are in its kernel and in the server's.
 fn is_held_by_window(cell: Cell) -> bool {
     cell.destination == Version::Http2
         && match cell.event {
@@ -83,7 +84,7 @@ impl Body {
         Self { length }
     }
 
-    /// What the source writes, and which moment comes behind it. An empty piece is the end of an HTTP/2 stream.
+    /// The pieces that the source writes, each with the moment after it. An empty piece is the end of an HTTP/2 stream.
     fn pieces(self, cell: Cell) -> Vec<(When, Bytes)> {
         use When::{AfterEnd, AfterFirstByte, AfterLastByte, BeforeLastByte, InEnd, InFirstByte, InLastByte};
         let data = [
@@ -113,7 +114,7 @@ impl Body {
     }
 }
 
-/// A kept connection that makes streams and asks for their status.
+/// A kept connection that creates streams and requests their status.
 struct Control(Client);
 
 impl Control {
@@ -123,8 +124,7 @@ impl Control {
 
     async fn create(&mut self, json: &str) -> String {
         self.0.send(post("/stream", json)).await;
-        let made = self.0.response().await;
-        made.json()["stream"].as_str().unwrap_or_else(|| panic!("{made:?}")).to_owned()
+        self.0.response().await.stream_id()
     }
 
     async fn status(&mut self, id: &str) -> Value {
@@ -137,7 +137,7 @@ impl Control {
         self.until_every(Duration::from_millis(1), id, holds).await
     }
 
-    /// As [`Control::until`], with so much time between two looks: what is looked at needs the processor too.
+    /// As [`Control::until`], with a pause between two requests: the server and the clients need the processor too.
     async fn until_every(
         &mut self,
         pause: Duration,
@@ -150,8 +150,8 @@ impl Control {
             if holds(&status) {
                 return status;
             }
-            assert!(begun.elapsed() < PATIENCE, "it stays so: {status}");
-            // Between two looks, and for nothing else: a status is no event that could be waited for.
+            assert!(begun.elapsed() < PATIENCE, "the status stays {status}");
+            // A status can only be polled.
             sleep(pause).await;
         }
     }
@@ -160,37 +160,38 @@ impl Control {
         self.until(id, |status| status["state"] == state).await;
     }
 
-    /// Waits until no byte moves any more: so many responses in a row say the same.
+    /// Waits until no byte moves any more: 20 statuses in a row have the same number of bytes.
     async fn until_full(&mut self, id: &str) {
-        const LOOKS: usize = 20;
-        let (mut seen, mut looks) = (0, 0);
+        const UNCHANGED: usize = 20;
+        let (mut before, mut unchanged) = (0, 0);
         self.until(id, |status| {
             let bytes = status["bytes_transferred"].as_u64().unwrap_or_default();
-            looks = if bytes == seen && bytes > 0 { looks + 1 } else { 0 };
-            seen = bytes;
-            // On a busy machine, the idle limit may have ended it already.
-            looks == LOOKS || status["active"] == false
+            unchanged = if bytes == before && bytes > 0 { unchanged + 1 } else { 0 };
+            before = bytes;
+            // On a busy machine, the idle limit may have ended the transfer already.
+            unchanged == UNCHANGED || status["active"] == false
         })
         .await;
     }
 }
 
-/// A final response, as far as it is compared. Its status is 0 where there was none before the cut.
+/// The compared parts of a final response. The status is 0 where the connection ended before it.
 #[derive(Default)]
 struct Response {
     status: u16,
     body: Vec<u8>,
     cut: Option<Cut>,
-    /// It announces the end of its connection (HTTP/1).
+    /// The response announces the end of its connection (HTTP/1).
     closes: bool,
 }
 
 impl Response {
-    fn of_http1(seen: testkit::client::Response) -> Self {
-        Self { status: seen.status, closes: seen.closes(), cut: cut_of_http1(seen.end), body: seen.body }
+    fn of_http1(response: testkit::client::Response) -> Self {
+        let (closes, cut) = (response.closes(), cut_of_http1(response.end));
+        Self { status: response.status, closes, cut, body: response.body }
     }
 
-    /// A connection is kept behind a whole message, except in HTTP/1.0.
+    /// Whether the connection is kept, as it must be after a whole message except in HTTP/1.0.
     fn ends_as(&self, version: Version) -> bool {
         self.closes == (version == Version::Http10)
     }
@@ -204,8 +205,8 @@ impl Response {
 impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { status, body, cut, closes } = self;
-        let begin = String::from_utf8_lossy(&body[..body.len().min(100)]);
-        write!(f, "{status} with {} bytes, cut: {cut:?}, closes: {closes}: {begin}", body.len())
+        let start = String::from_utf8_lossy(&body[..body.len().min(100)]);
+        write!(f, "{status} with {} bytes, cut: {cut:?}, closes: {closes}: {start}", body.len())
     }
 }
 
@@ -217,7 +218,7 @@ fn is_error(json: &Value, error: &Error) -> bool {
 enum Source {
     Http1(Client),
     Http2 { client: Http2, upload: ResponseFuture, send: SendStream<Bytes> },
-    Gone,
+    Left,
 }
 
 impl Source {
@@ -245,28 +246,28 @@ impl Source {
         Self::Http1(client)
     }
 
-    /// Sends one of [`Body::pieces`], or as much of it as the server takes.
+    /// Sends one of [`Body::pieces`], or as much of it as the server reads.
     async fn send(&mut self, piece: Bytes) {
         match self {
             Self::Http1(client) => drop(client.push(&piece).await),
             Self::Http2 { send, .. } if piece.is_empty() => send.send_data(piece, true).unwrap(),
             Self::Http2 { send, .. } => send_bytes(send, piece).await,
-            Self::Gone => {}
+            Self::Left => {}
         }
     }
 
     async fn act(&mut self, event: Event) {
-        match (event, std::mem::replace(self, Self::Gone)) {
+        match (event, std::mem::replace(self, Self::Left)) {
             (Event::SourceCloses, Self::Http1(client)) => client.close(),
             (Event::SourceCloses, Self::Http2 { client, .. }) => {
-                // What the library was given to send goes out before this.
+                // The library has sent all pieces before this request.
                 assert_eq!(client.ask("GET", "/ping").await.status, 200);
                 client.close().await;
             }
             (Event::SourceResets, Self::Http1(client)) => client.reset(),
             (Event::SourceResets, Self::Http2 { client, mut send, .. }) => {
                 send.send_reset(Reason::CANCEL);
-                // The connection goes on.
+                // The connection stays open.
                 assert_eq!(client.ask("GET", "/ping").await.status, 200);
             }
             (Event::SourceHalfCloses, Self::Http1(mut client)) => {
@@ -278,7 +279,7 @@ impl Source {
                 *self = Self::Http1(client);
             }
             (Event::SourceBreaksFraming, Self::Http2 { client, mut send, upload }) => {
-                // The server may reset the stream before it has taken all of it.
+                // The server may reset the HTTP/2 stream before it has read all of it.
                 let _ = send.send_data(Bytes::from_static(&[0; SMALL + 1]), true);
                 *self = Self::Http2 { client, upload, send };
             }
@@ -286,16 +287,16 @@ impl Source {
         }
     }
 
-    /// The response, where there is one to compare.
+    /// The response, unless the source has left.
     async fn response(self) -> Option<Response> {
         match self {
             Self::Http1(mut client) => Some(Response::of_http1(client.final_response().await)),
             Self::Http2 { upload, client: _client, .. } => {
-                let mut answer = Download::new(upload);
-                answer.receive(usize::MAX).await;
-                Some(answer.response)
+                let mut response = Download::new(upload);
+                response.receive(usize::MAX).await;
+                Some(response.response)
             }
-            Self::Gone => None,
+            Self::Left => None,
         }
     }
 }
@@ -310,11 +311,11 @@ enum Destination {
         download: Download,
     },
     /// An HTTP/2 client that does not read its connection.
-    Deaf(Client),
-    Gone,
+    Unreading(Client),
+    Left,
 }
 
-/// What an HTTP/2 client has received.
+/// The received part of a response over HTTP/2.
 struct Download {
     head: Option<ResponseFuture>,
     stream: Option<RecvStream>,
@@ -326,7 +327,7 @@ impl Download {
         Self { head: Some(head), stream: None, response: Response::default() }
     }
 
-    /// Receives so many bytes, or up to the end.
+    /// Receives until `bytes` of the body are there, or up to its end.
     async fn receive(&mut self, bytes: usize) {
         if let Some(head) = self.head.take() {
             match soon(head).await {
@@ -380,8 +381,8 @@ impl Destination {
             }
             Version::Http2 if is_unread && !is_held_by_window(cell) => {
                 let mut client = Client::connect_cramped(server.address()).await;
-                ask_deafly(&mut client, server, &[id]).await;
-                Self::Deaf(client)
+                request_without_reading(&mut client, server, &[id]).await;
+                Self::Unreading(client)
             }
             Version::Http2 => {
                 let mut builder = Builder::new();
@@ -396,7 +397,7 @@ impl Destination {
         }
     }
 
-    /// Waits until the destination has so many bytes of the body.
+    /// Waits until the destination has `bytes` of the body.
     async fn receive(&mut self, bytes: usize) {
         match self {
             _ if bytes == 0 => {}
@@ -407,11 +408,11 @@ impl Destination {
                 client.receive(bytes).await;
             }
             Self::Http2 { download, .. } => download.receive(bytes).await,
-            Self::Deaf(_) | Self::Gone => {}
+            Self::Unreading(_) | Self::Left => {}
         }
     }
 
-    /// Receives the response up to its end. The client does not leave.
+    /// Receives the response up to its end, and keeps the connection open.
     async fn response(&mut self) -> Option<Response> {
         match self {
             Self::Http1 { client, head } => {
@@ -428,7 +429,7 @@ impl Destination {
                 download.receive(usize::MAX).await;
                 Some(std::mem::take(&mut download.response))
             }
-            Self::Deaf(_) | Self::Gone => None,
+            Self::Unreading(_) | Self::Left => None,
         }
     }
 
@@ -439,32 +440,32 @@ impl Destination {
             Event::DestinationHalfCloses => (false, false),
             _ => return,
         };
-        match std::mem::replace(self, Self::Gone) {
+        match std::mem::replace(self, Self::Left) {
             Self::Http1 { client, .. } if closes => client.close(),
             Self::Http1 { client, .. } if resets => client.reset(),
             Self::Http1 { mut client, head } => {
                 client.half_close().await;
-                // To drop it would close it.
+                // Keeps the connection, which its drop would close.
                 *self = Self::Http1 { client, head };
             }
             Self::Http2 { client, .. } if closes => client.close().await,
             Self::Http2 { client, download } => {
-                // The library resets a stream that nobody reads.
+                // The library resets an HTTP/2 stream whose response is dropped.
                 drop(download);
                 assert_eq!(client.ask("GET", "/ping").await.status, 200);
             }
-            Self::Deaf(client) if closes => client.close(),
-            Self::Deaf(mut client) => {
-                reset_deafly(&mut client, 1).await;
-                // Its connection stays open.
-                *self = Self::Deaf(client);
+            Self::Unreading(client) if closes => client.close(),
+            Self::Unreading(mut client) => {
+                reset_without_reading(&mut client, 1).await;
+                // The connection stays open.
+                *self = Self::Unreading(client);
             }
-            Self::Gone => {}
+            Self::Left => {}
         }
     }
 }
 
-/// Plays a cell, and returns what differs from the table.
+/// Plays a cell, and returns the differences from the table.
 async fn play(server: &TestServer, control: &mut Control, cell: Cell) -> Result<(), String> {
     const TRIES: usize = 10;
     for _ in 0..TRIES {
@@ -473,39 +474,39 @@ async fn play(server: &TestServer, control: &mut Control, cell: Cell) -> Result<
             Played::TooSlowly => {}
         }
     }
-    Err(format!("{cell:?}: {TRIES} times in a row, the machine was too slow for the idle limit"))
+    Err(format!("{cell:?}: the machine was too slow for the idle limit {TRIES} times in a row"))
 }
 
 enum Played {
     InTime(Result<(), String>),
-    /// The machine did not get to the event well within the idle limit, which may have ended the transfer before.
+    /// The machine did not reach the event well within the idle limit, which may have ended the transfer earlier.
     TooSlowly,
 }
 
 async fn play_once(server: &TestServer, control: &mut Control, cell: Cell) -> Played {
     let body = Body::of(cell);
-    let made = match cell.framing {
+    let settings = match cell.framing {
         Framing::Promised => format!(r#"{{"download_headers":{{"Content-Length":{}}}}}"#, body.length),
         Framing::Length | Framing::Chunked => String::new(),
     };
     let is_timed = cell.event.lasts_until_idle_limit();
     let under_way = if is_timed { UNDER_WAY.acquire().await.ok() } else { None };
-    let id = control.create(&made).await;
+    let id = control.create(&settings).await;
     let mut destination = Destination::connect(server, control, &id, cell).await;
     let started = Instant::now();
     let mut source = Source::connect(server, &id, cell, body).await;
     control.until_state(&id, "STREAMING").await;
     let mut downloaded = None;
     let mut elapsed = Duration::ZERO;
-    let is_there = || {
+    let reached_event = || {
         drop(under_way);
         elapsed = started.elapsed();
     };
     if cell.event.has_unread_body() {
-        fill_up(control, &id, cell, body, &mut source, is_there).await;
+        fill_up(control, &id, cell, body, &mut source, reached_event).await;
     } else {
         downloaded = send_and_receive(cell, body, &mut source, &mut destination).await;
-        is_there();
+        reached_event();
     }
     if is_timed && elapsed > IDLE_LIMIT / 2 {
         return Played::TooSlowly;
@@ -520,7 +521,7 @@ async fn play_once(server: &TestServer, control: &mut Control, cell: Cell) -> Pl
         (None, Received::Unseen) => None,
         (None, _) => destination.response().await,
     };
-    // Whoever is told how it ended finds it so.
+    // A source with a response finds the stream ended at once.
     let status = match &answered {
         Some(response) if response.status != 0 => control.status(&id).await,
         _ => control.until(&id, |status| status["active"] == false).await,
@@ -536,8 +537,8 @@ async fn play_once(server: &TestServer, control: &mut Control, cell: Cell) -> Pl
     Played::InTime(if is_right { Ok(()) } else { Err(wrong) })
 }
 
-/// Lets the source send, and the destination receive, what comes before the event. Returns the whole response where the
-/// destination has received it.
+/// Lets the source send, and the destination receive, all pieces before the event. Returns the response of the destination if it is
+/// whole.
 async fn send_and_receive(
     cell: Cell,
     body: Body,
@@ -546,17 +547,17 @@ async fn send_and_receive(
 ) -> Option<Response> {
     for (when, piece) in body.pieces(cell).into_iter().filter(|(when, _)| *when <= cell.when) {
         if when == When::AfterLastByte && cell.when < When::AfterEnd {
-            // A byte that completes a promised length is held back, and with it what the server reads together with it.
+            // The server holds back the byte that completes a promised length, and the bytes that it reads together with it.
             destination.receive(body.length - 1).await;
         }
         source.send(piece).await;
     }
-    // A source that has sent all may leave before anything has arrived. A destination that knows the length may leave with the last
+    // A source that has sent all may leave before anything has arrived. A destination that knows the length may leave after the last
     // byte.
-    let source_hurries = matches!(cell.event, Event::SourceCloses | Event::SourceHalfCloses);
+    let leaves_early = matches!(cell.event, Event::SourceCloses | Event::SourceHalfCloses);
     let knows_length = cell.framing != Framing::Chunked && cell.expected().destination == Received::Unseen;
     match cell.when {
-        When::AfterEnd if source_hurries => None,
+        When::AfterEnd if leaves_early => None,
         When::AfterEnd if !knows_length => destination.response().await,
         _ => {
             destination.receive(usize::try_from(cell.passed_on(body.length as u64)).unwrap()).await;
@@ -565,8 +566,8 @@ async fn send_and_receive(
     }
 }
 
-/// Lets the source send until the buffers of a destination that reads nothing are full, which calls `is_full`, and on until the
-/// idle limit where that ends it.
+/// Lets the source send until the buffers of a destination that reads nothing are full, then calls `is_full`. In cells that the idle
+/// limit ends, waits for that too.
 async fn fill_up(
     control: &mut Control,
     id: &str,
@@ -579,7 +580,7 @@ async fn fill_up(
         for (_, piece) in body.pieces(cell).into_iter().filter(|(when, _)| *when <= cell.when) {
             source.send(piece).await;
         }
-        // Whether all was sent shows in the status.
+        // The other branch ends this: the status shows when all is sent.
         pending::<()>().await;
     };
     let fill = async {
@@ -601,7 +602,7 @@ async fn fill_up(
     }
 }
 
-/// The final state, its error, and the bytes.
+/// Compares the final state, its error, and the bytes.
 fn is_expected_status(cell: Cell, body: Body, expected: &Expected, status: &Value) -> bool {
     let state = status["state"].as_str().unwrap_or_default();
     let has_error = match expected.error {
@@ -618,7 +619,7 @@ fn differs_at_source(
     cell: Cell,
     expected: &Expected,
     status: &Value,
-    seen: Option<&Response>,
+    actual: Option<&Response>,
 ) -> Option<String> {
     let is_finished = status["state"] == "FINISHED";
     let error = match expected.source {
@@ -627,51 +628,54 @@ fn differs_at_source(
         Answered::Error(error) => Some(error),
         Answered::ByState => Some(Error::DESTINATION_LEFT).filter(|_| !is_finished),
     };
-    let is_right = seen.is_some_and(|seen| match error {
-        None => (seen.status, seen.cut, seen.body.len()) == (200, None, 0) && seen.ends_as(cell.source),
-        // A transfer that failed ends the connection of HTTP/1.
-        Some(error) => seen.is(&error) && (seen.closes || cell.source == Version::Http2),
+    let is_right = actual.is_some_and(|actual| match error {
+        None => {
+            (actual.status, actual.cut, actual.body.len()) == (200, None, 0) && actual.ends_as(cell.source)
+        }
+        // A failed transfer closes the HTTP/1 connection.
+        Some(error) => actual.is(&error) && (actual.closes || cell.source == Version::Http2),
     });
-    (!is_right).then(|| format!("the source: expected {:?}, seen {seen:?}", expected.source))
+    (!is_right).then(|| format!("the source: expected {:?}, got {actual:?}", expected.source))
 }
 
 fn differs_at_destination(
     cell: Cell,
     body: Body,
     expected: &Expected,
-    seen: Option<&Response>,
+    actual: Option<&Response>,
 ) -> Option<String> {
-    let is_right = match (expected.destination, seen) {
-        // What it received whole before it left.
+    let is_right = match (expected.destination, actual) {
         (Received::Unseen, None) => true,
-        (Received::Whole | Received::Unseen, Some(seen)) => {
-            (seen.status, seen.cut, seen.body.len()) == (200, None, body.length)
-                && body.begins_with(&seen.body)
-                && seen.ends_as(cell.destination)
+        // A destination that left after its response has received all of it.
+        (Received::Whole | Received::Unseen, Some(actual)) => {
+            (actual.status, actual.cut, actual.body.len()) == (200, None, body.length)
+                && body.begins_with(&actual.body)
+                && actual.ends_as(cell.destination)
         }
-        (Received::Cut(form), Some(seen)) => {
-            let is_form = match (form, seen.cut) {
+        (Received::Cut(form), Some(actual)) => {
+            let is_form = match (form, actual.cut) {
                 (Cut::ConnectionReset, Some(Cut::Short)) => is_tls(),
-                (form, seen) => seen == Some(form),
+                (form, actual) => actual == Some(form),
             };
             let length = body.length as u64;
-            let has_length = (cell.passed_on(length)..=cell.sent(length)).contains(&(seen.body.len() as u64));
-            // The buffers of a destination that reads nothing may hold a part of a TLS record, which nobody can read.
-            let is_nothing = cell.event.has_unread_body() && (seen.status, seen.body.len()) == (0, 0);
-            is_form && (is_nothing || seen.status == 200 && has_length && body.begins_with(&seen.body))
+            let has_length =
+                (cell.passed_on(length)..=cell.sent(length)).contains(&(actual.body.len() as u64));
+            // The buffers of a destination that reads nothing may end inside a TLS record, which cannot be decrypted.
+            let is_nothing = cell.event.has_unread_body() && (actual.status, actual.body.len()) == (0, 0);
+            is_form && (is_nothing || actual.status == 200 && has_length && body.begins_with(&actual.body))
         }
-        (Received::Error(error), Some(seen)) => seen.is(&error),
+        (Received::Error(error), Some(actual)) => actual.is(&error),
         (_, None) => false,
     };
-    (!is_right).then(|| format!("the destination: expected {:?}, seen {seen:?}", expected.destination))
+    (!is_right).then(|| format!("the destination: expected {:?}, got {actual:?}", expected.destination))
 }
 
-/// Plays `cells`, some at a time, and checks that nothing of them is left.
-async fn hold(cells: impl Iterator<Item = Cell>, adjust: impl FnOnce(&mut Config)) {
+/// Plays `cells`, [`AT_ONCE`] at a time, and asserts that each ends as expected and leaves no resources behind.
+async fn assert_as_expected(cells: impl Iterator<Item = Cell>, adjust: impl FnOnce(&mut Config)) {
     let server = TestServer::start_with(|config| {
         config.clients.max_streams = Some(AT_ONCE);
         config.clients.max_connections = Some(CONNECTIONS);
-        // A control may have nothing to ask for a while.
+        // A control connection may be idle for a while.
         config.head_timeout = Period::from_secs(60);
         adjust(config);
     })
@@ -696,19 +700,19 @@ async fn hold(cells: impl Iterator<Item = Cell>, adjust: impl FnOnce(&mut Config
     let wrong = wrong.concat();
     let count: usize = counts.iter().sum();
     assert!(count > 0 && wrong.is_empty(), "{} of {count} cells:\n{}", wrong.len(), wrong.join("\n"));
-    nothing_is_left(&server).await;
+    assert_nothing_is_left(&server).await;
 }
 
-/// No side, no connection, no pipe, and no place of the client's.
-async fn nothing_is_left(server: &TestServer) {
-    // The scrape has a connection of its own.
+/// Asserts that no active stream, no connection and no pipe is left, and that none counts for the client any more.
+async fn assert_nothing_is_left(server: &TestServer) {
+    // The scrape itself has a connection.
     metrics::until(server, "open_connections", &[], 1).await;
-    let told = Exposition::of(server).await;
+    let metrics = Exposition::of(server).await;
     for state in ["created", "source_waits", "destination_waits", "streaming"] {
-        assert_eq!(told.count("streams", &[("state", state)]), 0, "{state}");
+        assert_eq!(metrics.count("streams", &[("state", state)]), 0, "{state}");
     }
-    assert_eq!(told.count("pipes_in_use", &[]), 0);
-    // The server may still be closing the last scrapes' connections.
+    assert_eq!(metrics.count("pipes_in_use", &[]), 0);
+    // The server may still be closing the connections of the last scrapes.
     let mut controls = join_all((0..CONNECTIONS - 3).map(|_| Control::connect(server))).await;
     for control in &mut controls {
         control.0.send(get("/ping")).await;
@@ -729,7 +733,7 @@ fn pace(rate: u64) -> impl Fn(&mut Config) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_transfer_ends_as_the_contract_says() {
-    hold(Cell::all().filter(|cell| is_quick(*cell) && !cell.paced), |_| {}).await;
+    assert_as_expected(Cell::all().filter(|cell| is_quick(*cell) && !cell.paced), |_| {}).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -738,7 +742,10 @@ async fn every_paced_transfer_ends_as_the_contract_says() {
         Cell::all()
             .filter(move |cell| is_quick(*cell) && cell.paced && cell.event.has_unread_body() == is_unread)
     };
-    tokio::join!(hold(cells(false), pace(PACE)), hold(cells(true), pace(FAST_PACE)));
+    tokio::join!(
+        assert_as_expected(cells(false), pace(PACE)),
+        assert_as_expected(cells(true), pace(FAST_PACE))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -750,13 +757,13 @@ async fn every_transfer_that_stalls_ends_as_the_contract_says() {
     };
     let idle = |config: &mut Config| config.idle_timeout = Period::from_secs(IDLE_LIMIT.as_secs());
     tokio::join!(
-        hold(cells(false, false), idle),
-        hold(cells(false, true), idle),
-        hold(cells(true, false), |config| {
+        assert_as_expected(cells(false, false), idle),
+        assert_as_expected(cells(false, true), idle),
+        assert_as_expected(cells(true, false), |config| {
             idle(config);
             pace(PACE)(config);
         }),
-        hold(cells(true, true), |config| {
+        assert_as_expected(cells(true, true), |config| {
             idle(config);
             pace(FAST_PACE)(config);
         }),

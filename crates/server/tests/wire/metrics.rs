@@ -1,22 +1,24 @@
-//! The metrics: they agree with what was done, say nothing of whom, and can be read by whoever reads such texts.
+//! The metrics: their values match the load, they reveal no secrets, and both exposition formats are valid.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use rendezvous_server::config::Config;
-use rendezvous_server::config::Token;
 use testkit::client::Client;
+use testkit::messages::{bearer, framed, request};
 use testkit::server::{PATIENCE, TestServer, get, is_copied, post};
+use testkit::settings::{
+    ADMIN_TOKEN, on_all_addresses, with_admin_listener, with_admin_token, with_open_list,
+};
 use testkit::transport::is_tls;
 
 const OPEN_METRICS: &str = "Accept: application/openmetrics-text\r\n";
 
-/// A text of metrics, read strictly.
+/// A scrape, parsed strictly.
 #[derive(Debug, Default)]
 pub(crate) struct Exposition {
-    /// Types by name.
+    /// The types of all metric families, by name.
     pub families: BTreeMap<String, String>,
-    /// Values by name and labels, as they were written.
+    /// The values of all samples as text, by name and labels.
     pub samples: BTreeMap<Sample, String>,
 }
 
@@ -30,38 +32,39 @@ enum Format {
 }
 
 impl Exposition {
-    /// What the server tells now.
+    /// Scrapes the server in the OpenMetrics format.
     pub(crate) async fn of(server: &TestServer) -> Self {
-        Self::told(server, OPEN_METRICS, Format::OpenMetrics).await
+        Self::scrape(server, OPEN_METRICS, Format::OpenMetrics).await
     }
 
-    /// The same in the older format, where every name is that of its samples.
+    /// Scrapes the server in the older format of Prometheus, where the name of a counter is that of its samples.
     pub(crate) async fn older_of(server: &TestServer) -> Self {
-        Self::told(server, "", Format::Prometheus).await
+        Self::scrape(server, "", Format::Prometheus).await
     }
 
-    async fn told(server: &TestServer, fields: &str, format: Format) -> Self {
+    async fn scrape(server: &TestServer, fields: &str, format: Format) -> Self {
         let response = server.ask(request("GET", "/metrics", fields)).await;
         assert_eq!(response.status, 200, "{response:?}");
         Self::parse(std::str::from_utf8(&response.body).unwrap(), format)
     }
 
-    /// The whole number of the sample that has these labels, and no others.
+    /// The integer value of the sample that has exactly these labels.
     pub(crate) fn count(&self, name: &str, labels: &[(&str, &str)]) -> usize {
-        self.written(name, labels).parse().unwrap()
+        self.value(name, labels).parse().unwrap()
     }
 
-    fn written(&self, name: &str, labels: &[(&str, &str)]) -> &str {
+    fn value(&self, name: &str, labels: &[(&str, &str)]) -> &str {
         let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let key = (format!("rendezvous_{name}"), labels);
         self.samples.get(&key).unwrap_or_else(|| panic!("no {key:?}: {self:#?}"))
     }
 
-    /// The whole numbers of a metric by its one label, without those that are 0.
+    /// The integer values, other than 0, of a metric with one label, by that label.
     fn by_label(&self, name: &str) -> BTreeMap<String, usize> {
         let name = format!("rendezvous_{name}");
-        let ours = self.samples.iter().filter(|((sample, _), value)| *sample == name && *value != "0");
-        ours.map(|((_, labels), value)| (labels.values().next().unwrap().clone(), value.parse().unwrap()))
+        let samples = self.samples.iter().filter(|((sample, _), value)| *sample == name && *value != "0");
+        samples
+            .map(|((_, labels), value)| (labels.values().next().unwrap().clone(), value.parse().unwrap()))
             .collect()
     }
 
@@ -130,7 +133,7 @@ fn is_kind(kind: &str, format: Format) -> bool {
     matches!(kind, "counter" | "gauge" | "histogram") || (kind == "info" && format == Format::OpenMetrics)
 }
 
-/// Whether a sample of such a metric may be called by its name and this.
+/// Whether a sample of a metric of this kind may have this suffix.
 fn is_suffix(kind: &str, suffix: &str, name: &str, format: Format) -> bool {
     match (kind, format) {
         ("counter", Format::OpenMetrics) => suffix == "_total",
@@ -141,13 +144,13 @@ fn is_suffix(kind: &str, suffix: &str, name: &str, format: Format) -> bool {
     }
 }
 
-/// Whether a sample that is called so is one of this metric.
+/// Whether a sample with the name `sample` belongs to `metric`.
 pub(crate) fn is_of(sample: &str, metric: &str) -> bool {
     let suffix = sample.strip_prefix(metric);
     suffix.is_some_and(|suffix| ["", "_total", "_info", "_bucket", "_sum", "_count"].contains(&suffix))
 }
 
-/// `name{label="value",…} number`
+/// Parses `name{label="value",…} number`.
 fn parse_sample(line: &str) -> (Sample, String) {
     let (sample, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
     let (name, labels) = match sample.split_once('{') {
@@ -168,15 +171,11 @@ fn parse_sample(line: &str) -> (Sample, String) {
 
 fn number(text: &str) -> f64 {
     let number = if text == "+Inf" { f64::INFINITY } else { text.parse().unwrap_or(f64::NAN) };
-    assert!(number >= 0.0 && (number.is_finite() || text == "+Inf"), "{text:?} is no number here");
+    assert!(number >= 0.0 && (number.is_finite() || text == "+Inf"), "{text:?} is not a valid value");
     number
 }
 
-fn request(method: &str, target: &str, fields: &str) -> String {
-    format!("{method} {target} HTTP/1.1\r\nHost: test\r\n{fields}\r\n")
-}
-
-/// Waits until this sample has this value.
+/// Waits until a sample has the value `count`.
 pub(crate) async fn until(server: &TestServer, name: &str, labels: &[(&str, &str)], count: usize) {
     let reached = async { while Exposition::of(server).await.count(name, labels) != count {} };
     let reached = tokio::time::timeout(PATIENCE, reached).await;
@@ -192,23 +191,8 @@ async fn the_numbers_agree_with_the_load_to_the_byte() {
         let body = vec![b'x'; size];
         for chunked in [false, true] {
             let id = server.create().await;
-            let field = if chunked {
-                "Transfer-Encoding: chunked\r\n".to_owned()
-            } else {
-                format!("Content-Length: {size}\r\n")
-            };
-            let upload = match (chunked, size) {
-                (false, _) => body.clone(),
-                (true, 0) => b"0\r\n\r\n".to_vec(),
-                (true, _) => [format!("{size:x}\r\n").as_bytes(), &body, b"\r\n0\r\n\r\n"].concat(),
-            };
-            let (mut source, mut destination) = if turn % 2 == 0 {
-                let source = server.put(&id, &field).await;
-                (source, server.get(&id).await)
-            } else {
-                let destination = server.get(&id).await;
-                (server.put(&id, &field).await, destination)
-            };
+            let (fields, upload) = framed(&body, chunked);
+            let (mut source, mut destination) = server.connect_sides(&id, &fields, turn % 2 == 0).await;
             let (_, received) = tokio::join!(source.push(&upload), destination.response());
             assert!(received.body == body);
             assert_eq!(source.response().await.status, 200);
@@ -217,7 +201,7 @@ async fn the_numbers_agree_with_the_load_to_the_byte() {
     }
     let finished = 2 * sizes.len();
 
-    // One source leaves in the middle, and one destination.
+    // One source and one destination leave inside the body.
     for source_leaves in [true, false] {
         let id = server.create().await;
         let mut source = server.put(&id, "Content-Length: 10\r\n").await;
@@ -235,7 +219,7 @@ async fn the_numbers_agree_with_the_load_to_the_byte() {
         assert_eq!(server.until(&id, state).await["bytes_transferred"], 5);
         passed_on += 5;
     }
-    // And two streams never pair: the one is reported to who waits, the other to who comes.
+    // Two streams never pair: one error is reported while a destination waits, the other before it connects.
     for waits in [true, false] {
         let id = server.create().await;
         let mut destination = server.connect().await;
@@ -250,8 +234,8 @@ async fn the_numbers_agree_with_the_load_to_the_byte() {
         assert_eq!(destination.response().await.status, 400);
     }
 
-    let told = Exposition::of(&server).await;
-    assert_eq!(told.count("body_bytes_total", &[]), passed_on);
+    let metrics = Exposition::of(&server).await;
+    assert_eq!(metrics.count("body_bytes_total", &[]), passed_on);
     let outcomes = [
         ("destination_disconnected", 1),
         ("finished", finished),
@@ -259,19 +243,19 @@ async fn the_numbers_agree_with_the_load_to_the_byte() {
         ("source_disconnected", 1),
     ];
     assert_eq!(
-        told.by_label("streams_ended_total"),
+        metrics.by_label("streams_ended_total"),
         outcomes.map(|(name, count)| (name.to_owned(), count)).into()
     );
-    assert_eq!(told.by_label("streams"), [("ended".to_owned(), (finished + 4))].into());
-    assert_eq!(told.count("delivery_wait_seconds_count", &[]), finished);
+    assert_eq!(metrics.by_label("streams"), [("ended".to_owned(), (finished + 4))].into());
+    assert_eq!(metrics.count("delivery_wait_seconds_count", &[]), finished);
     for histogram in ["pairing_wait", "transfer_duration"] {
-        assert_eq!(told.count(&format!("{histogram}_seconds_count"), &[]), (finished + 2));
+        assert_eq!(metrics.count(&format!("{histogram}_seconds_count"), &[]), (finished + 2));
     }
-    assert_eq!(told.by_label("refusals_total"), [("reported".to_owned(), 2)].into());
+    assert_eq!(metrics.by_label("refusals_total"), [("reported".to_owned(), 2)].into());
 }
 
 #[tokio::test]
-async fn a_stream_counts_where_it_stands_and_its_bytes_while_they_flow() {
+async fn a_stream_counts_in_its_state_and_its_bytes_while_they_move() {
     let server = TestServer::start().await;
     let (created, waiting, received, streaming) =
         (server.create().await, server.create().await, server.create().await, server.create().await);
@@ -285,20 +269,20 @@ async fn a_stream_counts_where_it_stands_and_its_bytes_while_they_flow() {
     server.until(&waiting, "SRC_CONNECTED").await;
     server.until(&received, "DST_CONNECTED").await;
 
-    let told = Exposition::of(&server).await;
+    let metrics = Exposition::of(&server).await;
     for state in ["created", "source_waits", "destination_waits", "streaming"] {
-        assert_eq!(told.count("streams", &[("state", state)]), 1, "{state}");
+        assert_eq!(metrics.count("streams", &[("state", state)]), 1, "{state}");
     }
-    assert_eq!(told.count("streams", &[("state", "ended")]), 0);
-    assert_eq!(told.count("body_bytes_total", &[]), 5);
-    assert_eq!(told.count("transfer_duration_seconds_count", &[]), 0);
+    assert_eq!(metrics.count("streams", &[("state", "ended")]), 0);
+    assert_eq!(metrics.count("body_bytes_total", &[]), 5);
+    assert_eq!(metrics.count("transfer_duration_seconds_count", &[]), 0);
 
     source.send("67890").await;
     assert_eq!(source.response().await.status, 200);
-    let told = Exposition::of(&server).await;
-    assert_eq!(told.count("streams", &[("state", "streaming")]), 0);
-    assert_eq!(told.count("streams", &[("state", "ended")]), 1);
-    assert_eq!(told.count("body_bytes_total", &[]), 10);
+    let metrics = Exposition::of(&server).await;
+    assert_eq!(metrics.count("streams", &[("state", "streaming")]), 0);
+    assert_eq!(metrics.count("streams", &[("state", "ended")]), 1);
+    assert_eq!(metrics.count("body_bytes_total", &[]), 10);
     assert_eq!(server.status(&created).await["state"], "CREATED");
 }
 
@@ -321,50 +305,50 @@ async fn waits_and_durations_are_those_of_the_clock() {
     advance(61).await;
     until(&server, "streams_ended_total", &[("outcome", "expired")], 1).await;
 
-    let told = Exposition::of(&server).await;
+    let metrics = Exposition::of(&server).await;
     let near = |name: &str, seconds: f64| {
-        let sum = number(told.written(&format!("{name}_seconds_sum"), &[]));
+        let sum = number(metrics.value(&format!("{name}_seconds_sum"), &[]));
         assert!((seconds..seconds + 1.0).contains(&sum), "{name}: {sum}");
     };
     near("pairing_wait", 20.0);
     near("transfer_duration", 100.0);
     near("delivery_wait", 0.0);
-    assert_eq!(told.count("pairing_wait_seconds_bucket", &[("le", "15.0")]), 0);
-    assert_eq!(told.count("pairing_wait_seconds_bucket", &[("le", "30.0")]), 1);
+    assert_eq!(metrics.count("pairing_wait_seconds_bucket", &[("le", "15.0")]), 0);
+    assert_eq!(metrics.count("pairing_wait_seconds_bucket", &[("le", "30.0")]), 1);
 }
 
 #[tokio::test]
-async fn a_connection_counts_once_for_what_took_its_first_request() {
+async fn a_connection_counts_once_under_the_protocol_of_its_first_request() {
     let server = TestServer::start().await;
     let tls = if is_tls() { "yes" } else { "no" };
-    let count = |told: &Exposition, protocol| {
-        told.count("connections_total", &[("protocol", protocol), ("tls", tls)])
+    let count = |metrics: &Exposition, protocol| {
+        metrics.count("connections_total", &[("protocol", protocol), ("tls", tls)])
     };
     let mut first = server.say(request("POST", "/stream", "")).await;
     first.response().await;
     let before = Exposition::of(&server).await;
-    // Its own, and that of the scrape.
+    // The connection of `first`, and that of the scrape.
     assert_eq!(count(&before, "http1"), 2);
 
-    // It goes on, and counts no more.
+    // Further requests on the same connection do not count.
     first.send(get("/ping")).await;
     first.response().await;
     let silent = server.connect().await;
     silent.close();
     until(&server, "connections_total", &[("protocol", "none"), ("tls", tls)], 1).await;
     let scrapes = Exposition::of(&server).await;
-    let told = Exposition::of(&server).await;
-    assert_eq!(count(&told, "http1"), count(&scrapes, "http1") + 1);
-    assert_eq!(count(&told, "http2"), 0);
+    let metrics = Exposition::of(&server).await;
+    assert_eq!(count(&metrics, "http1"), count(&scrapes, "http1") + 1);
+    assert_eq!(count(&metrics, "http2"), 0);
 
-    // The first is still open, and so is the scrape itself.
+    // The connections of `first` and of the scrape itself are open.
     until(&server, "open_connections", &[], 2).await;
     first.close();
     until(&server, "open_connections", &[], 1).await;
 }
 
 #[tokio::test]
-async fn refusals_count_by_the_names_that_are_told() {
+async fn refusals_are_counted_by_error_name() {
     let server = TestServer::start_with(|config| {
         config.max_streams = 3;
         config.streams.max_bytes = Some("5".parse().unwrap());
@@ -375,7 +359,7 @@ async fn refusals_count_by_the_names_that_are_told() {
     let promised = server.create_with(r#"{"download_headers":{"Content-Length":1}}"#).await;
     let _waiting = server.get(&id).await;
     server.until(&id, "DST_CONNECTED").await;
-    let mut told = BTreeMap::new();
+    let mut errors = BTreeMap::new();
     for refused in [
         request("GET", "/nowhere", ""),
         request("GET", "/stream/unknown", ""),
@@ -392,10 +376,10 @@ async fn refusals_count_by_the_names_that_are_told() {
         "GET /ping HTTP/1.1\r\n\r\n".to_owned(),
     ] {
         let error = server.ask(&refused).await.error();
-        *told.entry(error[4..].to_owned()).or_default() += 1;
+        *errors.entry(error[4..].to_owned()).or_default() += 1;
     }
-    assert!(told.len() >= 10, "{told:?}");
-    assert_eq!(Exposition::of(&server).await.by_label("refusals_total"), told);
+    assert!(errors.len() >= 10, "{errors:?}");
+    assert_eq!(Exposition::of(&server).await.by_label("refusals_total"), errors);
 }
 
 #[tokio::test]
@@ -414,17 +398,17 @@ async fn a_pipe_counts_while_a_body_passes_through_it() {
         source.send(&body).await;
         source.response().await
     });
-    let (received, answered) = tokio::join!(receiving, sending);
-    assert_eq!((received.body.len(), answered.status), (800_000, 200));
+    let (download, upload) = tokio::join!(receiving, sending);
+    assert_eq!((download.body.len(), upload.status), (800_000, 200));
     assert_eq!(Exposition::of(&server).await.count("pipes_in_use", &[]), 0);
 }
 
 #[tokio::test]
-async fn the_pipe_of_a_body_that_was_cut_is_there_for_the_next() {
+async fn the_pipe_of_an_aborted_body_is_returned() {
     if !cfg!(target_os = "linux") || is_copied() || is_tls() {
         return;
     }
-    // Enough for four pipes.
+    // This many descriptors are enough for four pipes.
     let server = TestServer::start_with(|config| config.descriptors = Some(64)).await;
     let body = vec![7; 100_000_000];
     for round in 0..6 {
@@ -432,7 +416,7 @@ async fn the_pipe_of_a_body_that_was_cut_is_there_for_the_next() {
         let mut source = server.put(&id, "Content-Length: 100000000\r\n").await;
         let mut destination = Client::connect_narrow(server.address()).await;
         destination.send(get(&format!("/stream/{id}"))).await;
-        // Until nobody takes any more, so that the pipe is full.
+        // Fills all buffers up, so that the pipe is full.
         let pushing = tokio::time::timeout(Duration::from_millis(200), source.push(&body));
         assert!(pushing.await.is_err(), "{round}");
         assert_eq!(Exposition::of(&server).await.count("pipes_in_use", &[]), 1, "{round}");
@@ -443,34 +427,35 @@ async fn the_pipe_of_a_body_that_was_cut_is_there_for_the_next() {
 }
 
 #[tokio::test]
-async fn who_does_not_ask_for_openmetrics_gets_the_older_format_of_the_same() {
+async fn a_scrape_without_accept_openmetrics_gets_the_same_samples_in_the_older_format() {
     let server = TestServer::start().await;
-    let mut texts = Vec::new();
+    let mut scrapes = Vec::new();
     for (fields, format, content_type) in [
         ("", Format::Prometheus, "text/plain; version=0.0.4; charset=utf-8"),
         ("Accept: */*\r\n", Format::Prometheus, "text/plain; version=0.0.4; charset=utf-8"),
         (OPEN_METRICS, Format::OpenMetrics, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
     ] {
         for target in ["/metrics", "/metrics/?x"] {
-            let told = server.ask(request("GET", target, fields)).await;
-            assert_eq!((told.status, told.fields("content-type")), (200, vec![content_type]), "{fields}");
+            let response = server.ask(request("GET", target, fields)).await;
+            let expected = (200, vec![content_type]);
+            assert_eq!((response.status, response.fields("content-type")), expected, "{fields}");
             let head = server.say(request("HEAD", target, fields)).await.head().await.unwrap();
             assert!(head.starts_with("HTTP/1.1 200 ") && head.contains(content_type), "{head}");
-            texts.push(Exposition::parse(std::str::from_utf8(&told.body).unwrap(), format));
+            scrapes.push(Exposition::parse(std::str::from_utf8(&response.body).unwrap(), format));
         }
         let refused = server.ask(request("POST", "/metrics", fields)).await;
         assert_eq!(refused.error(), "404 BadRouteError");
     }
-    let names = |text: &Exposition| text.samples.keys().cloned().collect::<BTreeSet<_>>();
-    assert!(texts.iter().all(|text| names(text) == names(&texts[0])));
+    let names = |scrape: &Exposition| scrape.samples.keys().cloned().collect::<BTreeSet<_>>();
+    assert!(scrapes.iter().all(|scrape| names(scrape) == names(&scrapes[0])));
     let version = [("version", env!("CARGO_PKG_VERSION"))];
-    assert_eq!(texts[0].count("build_info", &version), 1);
+    assert_eq!(scrapes[0].count("build_info", &version), 1);
 }
 
 #[tokio::test]
-async fn nothing_tells_of_whom_the_numbers_are() {
+async fn metrics_reveal_no_ids_addresses_or_secrets() {
     let server = TestServer::start().await;
-    let made = server.make(r#"{"access":"split","download_headers":{"X-Secret":"told-to-nobody"}}"#).await;
+    let created = server.make(r#"{"access":"split","download_headers":{"X-Secret":"hidden-value"}}"#).await;
     let id = server.create().await;
     let _waiting = server.get(&id).await;
     server.until(&id, "DST_CONNECTED").await;
@@ -479,41 +464,37 @@ async fn nothing_tells_of_whom_the_numbers_are() {
     assert_eq!(server.ask(get(&format!("/stream/{reported}"))).await.error(), "400 SecretError");
     for accept in ["", OPEN_METRICS] {
         let text = String::from_utf8(server.ask(request("GET", "/metrics", accept)).await.body).unwrap();
-        for secret in made.as_object().unwrap().values().map(|value| value.as_str().unwrap()) {
+        for secret in created.as_object().unwrap().values().map(|value| value.as_str().unwrap()) {
             assert!(!text.contains(secret));
         }
         let address = server.address().to_string();
-        for secret in [&id, &id[..8], &reported, "127.0.0.1", &address, "ecret", "told-to-nobody"] {
+        for secret in [&id, &id[..8], &reported, "127.0.0.1", &address, "ecret", "hidden-value"] {
             assert!(!text.contains(secret), "{secret}: {text}");
         }
     }
 }
 
 #[tokio::test]
-async fn the_metrics_are_for_whom_the_list_is() {
-    let anywhere = |config: &mut Config| config.host = "0.0.0.0".into();
-    let server = TestServer::start_with(anywhere).await;
+async fn the_metrics_need_the_authorization_of_the_list() {
+    let server = TestServer::start_with(on_all_addresses).await;
     let refused = server.ask(get("/metrics")).await;
     assert_eq!(refused.error(), "403 ForbiddenError");
     assert!(refused.message().contains("metrics"), "{}", refused.message());
     let server = TestServer::start_with(|config| {
-        anywhere(config);
-        config.open_list = true;
+        on_all_addresses(config);
+        with_open_list(config);
     })
     .await;
     assert_eq!(server.ask(get("/metrics")).await.status, 200);
-    let server =
-        TestServer::start_with(|config| config.admin_token = Token::parse("admin-of-16-bytes").ok()).await;
+    let server = TestServer::start_with(with_admin_token).await;
     assert_eq!(server.ask(get("/metrics")).await.error(), "401 UnauthorizedError");
     assert_eq!(server.ask(get("/metrics?token=x")).await.error(), "403 ForbiddenError");
-    let told = server.ask(request("GET", "/metrics", "Authorization: Bearer admin-of-16-bytes\r\n")).await;
-    assert_eq!(told.status, 200);
+    assert_eq!(server.ask(request("GET", "/metrics", &bearer(ADMIN_TOKEN))).await.status, 200);
 }
 
 #[tokio::test]
-async fn the_metrics_move_to_the_operators_listener_and_are_there_to_the_end() {
-    let mut server =
-        TestServer::start_with(|config| config.admin_listen = Some("127.0.0.1:0".parse().unwrap())).await;
+async fn the_metrics_move_to_the_admin_listener_and_are_served_until_the_server_ends() {
+    let mut server = TestServer::start_with(with_admin_listener).await;
     assert_eq!(server.ask(get("/metrics")).await.error(), "404 BadRouteError");
     assert_eq!(server.ask_admin(get("/metrics")).await.status, 200);
     let id = server.create().await;
@@ -522,8 +503,8 @@ async fn the_metrics_move_to_the_operators_listener_and_are_there_to_the_end() {
     server.until(&id, "STREAMING").await;
     server.stop().await;
     let text = server.ask_admin(get("/metrics")).await.body;
-    let told = Exposition::parse(std::str::from_utf8(&text).unwrap(), Format::Prometheus);
-    assert_eq!(told.count("streams", &[("state", "streaming")]), 1);
+    let metrics = Exposition::parse(std::str::from_utf8(&text).unwrap(), Format::Prometheus);
+    assert_eq!(metrics.count("streams", &[("state", "streaming")]), 1);
     source.send("hi").await;
     assert_eq!(destination.response().await.body, b"hi");
     assert_eq!(source.response().await.status, 200);

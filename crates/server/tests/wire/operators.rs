@@ -1,4 +1,4 @@
-//! What operators are given beside the program, held against the metrics that it tells: the page, the dashboard, the alerts.
+//! The operations page, the dashboard and the alerts, compared with the metrics that the server exposes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ const API: &str = include_str!("../../../../docs/api.md");
 const DASHBOARD: &str = include_str!("../../../../packaging/grafana/rendezvous.json");
 const ALERTS: &str = include_str!("../../../../packaging/prometheus/alerts.yml");
 
-/// The rows of the page that tell of a metric: its name, type, labels, and all of it.
+/// The rows of the page that document a metric, by its name: type, labels, and the whole row.
 fn documented() -> BTreeMap<String, (String, BTreeSet<String>, String)> {
     let row = |line: &str| {
         let cells: Vec<_> = line.split('|').map(str::trim).collect();
@@ -26,18 +26,18 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>, String)> {
 }
 
 #[tokio::test]
-async fn the_page_tells_of_every_metric_and_of_no_other() {
-    let told = Exposition::older_of(&TestServer::start().await).await;
+async fn the_operations_page_documents_every_metric_and_no_other() {
+    let exposed = Exposition::older_of(&TestServer::start().await).await;
     let documented = documented();
-    assert_eq!(told.families.keys().collect::<Vec<_>>(), documented.keys().collect::<Vec<_>>());
+    assert_eq!(exposed.families.keys().collect::<Vec<_>>(), documented.keys().collect::<Vec<_>>());
     for (name, (kind, labels, row)) in documented {
-        assert_eq!(told.families[&name], kind, "{name}");
-        let samples = told.samples.keys().filter(|(sample, _)| is_of(sample, &name));
-        let given: Vec<_> =
+        assert_eq!(exposed.families[&name], kind, "{name}");
+        let samples = exposed.samples.keys().filter(|(sample, _)| is_of(sample, &name));
+        let label_values: Vec<_> =
             samples.flat_map(|(_, labels)| labels).filter(|(label, _)| *label != "le").collect();
-        let names: BTreeSet<_> = given.iter().map(|(label, _)| (*label).clone()).collect();
+        let names: BTreeSet<_> = label_values.iter().map(|(label, _)| (*label).clone()).collect();
         assert_eq!(names, labels, "{name}");
-        for (label, value) in given {
+        for (label, value) in label_values {
             let place = if label == "error" && value != "reported" { API } else { &row };
             assert!(label == "version" || place.contains(&format!("`{value}`")), "{name}: {label}={value}");
         }
@@ -45,27 +45,27 @@ async fn the_page_tells_of_every_metric_and_of_no_other() {
 }
 
 #[tokio::test]
-async fn the_pages_name_no_metric_that_is_not_told() {
-    let told = Exposition::older_of(&TestServer::start().await).await;
+async fn the_pages_name_no_unknown_metric() {
+    let exposed = Exposition::older_of(&TestServer::start().await).await;
     for page in [METRICS, OPERATIONS] {
         for code in page.split('`').skip(1).step_by(2).filter(|code| code.starts_with("rendezvous_")) {
             let name = code.split('{').next().unwrap();
-            assert!(told.families.contains_key(name), "there is no {name}");
+            assert!(exposed.families.contains_key(name), "there is no {name}");
         }
     }
 }
 
-/// The metrics that the server tells, by what queries may ask of them.
-struct Told(Exposition);
+/// The metrics that the server exposes, to check queries against.
+struct Exposed(Exposition);
 
-impl Told {
-    /// The metric of which there are samples of this name.
+impl Exposed {
+    /// The metric that has samples of this name.
     fn metric(&self, sample: &str) -> &str {
         assert!(self.0.samples.keys().any(|(name, _)| name == sample), "there is no {sample}");
         self.0.families.keys().find(|family| is_of(sample, family)).unwrap()
     }
 
-    /// Each name in a query is told, and so is what is asked of its labels. The answer is the metrics.
+    /// Asserts that the metrics and labels of a query exist, and returns these metrics.
     fn metrics_of(&self, query: &str) -> BTreeSet<&str> {
         let mut metrics = BTreeSet::new();
         for (start, _) in query.match_indices("rendezvous_") {
@@ -79,23 +79,24 @@ impl Told {
         metrics
     }
 
-    /// `label="value", label=~"value|value"`; `job` and `instance` are Prometheus' own.
+    /// Asserts that selectors such as `label="value", label=~"value|value"` match a sample. Prometheus itself adds `job` and
+    /// `instance`.
     fn check_selectors(&self, name: &str, selectors: &str) {
         for selector in selectors.split(", ") {
             let (label, values) = selector.split_once(['=', '!']).unwrap();
             let values = values.trim_matches(['=', '~', '"']).split('|');
             for value in values.filter(|_| !["job", "instance"].contains(&label)) {
-                let is_told = |(sample, labels): (&String, &BTreeMap<String, String>)| {
-                    sample == name && labels.get(label).is_some_and(|told| told == value)
+                let matches = |(sample, labels): (&String, &BTreeMap<String, String>)| {
+                    sample == name && labels.get(label).is_some_and(|exposed| exposed == value)
                 };
                 let mut samples = self.0.samples.keys().map(|(sample, labels)| (sample, labels));
-                assert!(samples.any(is_told), "there is no {name} with {label}={value:?}");
+                assert!(samples.any(matches), "there is no {name} with {label}={value:?}");
             }
         }
     }
 }
 
-/// All queries of these panels and those in them.
+/// All queries of these panels and of the panels nested in them.
 fn queries(panels: &Value) -> Vec<&str> {
     let mut found = Vec::new();
     for panel in panels.as_array().into_iter().flatten() {
@@ -107,16 +108,16 @@ fn queries(panels: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn the_dashboard_shows_every_metric_and_asks_for_no_other() {
-    let told = Told(Exposition::older_of(&TestServer::start().await).await);
+async fn the_dashboard_shows_every_metric_and_queries_no_other() {
+    let exposed = Exposed(Exposition::older_of(&TestServer::start().await).await);
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     let queries = queries(&dashboard["panels"]);
-    let shown: BTreeSet<_> = queries.iter().flat_map(|query| told.metrics_of(query)).collect();
-    assert_eq!(shown, told.0.families.keys().map(String::as_str).collect());
+    let shown: BTreeSet<_> = queries.iter().flat_map(|query| exposed.metrics_of(query)).collect();
+    assert_eq!(shown, exposed.0.families.keys().map(String::as_str).collect());
     for query in queries {
         let selected = query.matches("rendezvous_").count();
         for choice in ["job=~\"$job\"", "instance=~\"$instance\""] {
-            assert_eq!(query.matches(choice).count(), selected, "{query} does not heed {choice}");
+            assert_eq!(query.matches(choice).count(), selected, "{query} does not select by {choice}");
         }
     }
     let variables = dashboard["templating"]["list"].as_array().unwrap();
@@ -125,7 +126,7 @@ async fn the_dashboard_shows_every_metric_and_asks_for_no_other() {
 }
 
 #[tokio::test]
-async fn the_alerts_ask_for_what_is_told() {
-    let told = Told(Exposition::older_of(&TestServer::start().await).await);
-    assert!(!told.metrics_of(ALERTS).is_empty());
+async fn the_alerts_query_existing_metrics_only() {
+    let exposed = Exposed(Exposition::older_of(&TestServer::start().await).await);
+    assert!(!exposed.metrics_of(ALERTS).is_empty());
 }

@@ -6,7 +6,7 @@ const FULL: &str =
     r#"{"http_status":404,"name":"FileNotFoundError","message":"File 'ü\r\n' does not exist"}"#;
 
 #[tokio::test]
-async fn a_report_reaches_the_side_that_waits_or_the_first_that_comes() {
+async fn a_report_reaches_the_waiting_side_or_the_next_to_connect() {
     for source in [true, false] {
         for waiting in [true, false] {
             let server = TestServer::start().await;
@@ -24,9 +24,9 @@ async fn a_report_reaches_the_side_that_waits_or_the_first_that_comes() {
                 assert_eq!(server.status(&id).await["state"], "CLIENT_ERROR");
                 side.send(&request).await;
             }
-            let told = side.response().await;
-            assert_eq!(told.error(), "404 FileNotFoundError");
-            assert_eq!(told.message(), "File 'ü\r\n' does not exist");
+            let response = side.response().await;
+            assert_eq!(response.error(), "404 FileNotFoundError");
+            assert_eq!(response.message(), "File 'ü\r\n' does not exist");
 
             let status = server.status(&id).await;
             assert_eq!(status["state"], "CLIENT_ERROR");
@@ -39,19 +39,19 @@ async fn a_report_reaches_the_side_that_waits_or_the_first_that_comes() {
 }
 
 #[tokio::test]
-async fn without_a_body_the_report_is_vague() {
+async fn a_report_without_a_body_has_the_default_error() {
     let server = TestServer::start().await;
     for body in ["", "null", "{}"] {
         let id = server.create().await;
         server.post(&format!("/stream/{id}/error"), body).await;
-        let told = server.get(&id).await.response().await;
-        assert_eq!(told.error(), "400 Error");
-        assert_eq!(told.message(), "The other side encountered an unspecified error");
+        let response = server.get(&id).await.response().await;
+        assert_eq!(response.error(), "400 Error");
+        assert_eq!(response.message(), "The other side encountered an unspecified error");
     }
 }
 
 #[tokio::test]
-async fn any_http_status_is_a_clear_refusal_or_one_whole_answer() {
+async fn a_reported_http_status_is_either_refused_or_sent_as_given() {
     let server = TestServer::start().await;
     for status in
         ["99", "200", "204", "304", "399", "600", "1000", "-1", "404.5", "\"404\"", "true", "[404]", "1e300"]
@@ -63,7 +63,7 @@ async fn any_http_status_is_a_clear_refusal_or_one_whole_answer() {
             server.post(&format!("/stream/{id}/error"), format!(r#"{{"http_status":{status}}}"#)).await;
         assert_eq!(refused.error(), "400 InvalidBodyError", "{status}");
         assert!(refused.message().contains("from 400 to 599"));
-        // The stream is as before.
+        // The refused report does not affect the stream.
         let mut source = server.put(&id, "Content-Length: 1\r\n").await;
         source.send("x").await;
         assert_eq!(destination.response().await.body, b"x", "{status}");
@@ -89,7 +89,7 @@ async fn once_the_sides_have_paired_a_report_changes_nothing() {
     let mut destination = server.get(&id).await;
     let mut source = server.put(&id, "Content-Length: 1\r\n").await;
     server.until(&id, "STREAMING").await;
-    // Its body was still arriving when the sides paired.
+    // The body of the report was still arriving when the sides paired.
     late.send(&FULL[1..]).await;
     assert_eq!(late.response().await.error(), "409 StreamStartedError");
     let refused = server.post(&format!("/stream/{id}/error"), FULL).await;
@@ -100,7 +100,7 @@ async fn once_the_sides_have_paired_a_report_changes_nothing() {
 }
 
 #[tokio::test]
-async fn an_unknown_stream_can_not_be_reported() {
+async fn a_report_on_an_unknown_stream_gets_404() {
     let server = TestServer::start().await;
     for body in ["", "{}", "{"] {
         assert_eq!(server.post("/stream/unknown/error", body).await.error(), "404 SessionNotFoundError");

@@ -1,21 +1,24 @@
-//! What flows through a pair, and the headers of its two answers.
+//! The bytes of a transfer, and the headers of its two responses.
 
 use testkit::client::{Client, End, Response, soon};
+use testkit::messages::{CHUNKED, request};
 use testkit::server::{TestServer, get, put_head};
 use testkit::transport::is_tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The answers to a whole transfer: download, upload.
-async fn transfer(server: &TestServer, id: &str, put: &str, body: &[u8]) -> (Response, Response) {
-    let mut destination = server.get(id).await;
-    server.until(id, "DST_CONNECTED").await;
-    let mut source = server.put(id, put).await;
-    let (download, upload) = tokio::join!(destination.response(), async {
+/// The responses of a transfer with the destination first: download, upload.
+async fn transfer(server: &TestServer, id: &str, fields: &str, body: &[u8]) -> (Response, Response) {
+    let sides = server.connect_sides(id, fields, false).await;
+    finish(sides, body).await
+}
+
+/// Sends the body, and returns the responses: download, upload.
+async fn finish((mut source, mut destination): (Client, Client), body: &[u8]) -> (Response, Response) {
+    tokio::join!(destination.response(), async {
         source.send(body).await;
         source.response().await
-    });
-    (download, upload)
+    })
 }
 
 fn noise(length: usize) -> Vec<u8> {
@@ -29,6 +32,7 @@ fn noise(length: usize) -> Vec<u8> {
     std::iter::repeat_with(next).take(length).collect()
 }
 
+/// A chunked body, in chunks of these sizes in turn, each with the extension.
 fn chunked(body: &[u8], sizes: &[usize], extension: &str, trailers: &str) -> Vec<u8> {
     let (mut encoded, mut left, mut sizes) = (Vec::new(), body, sizes.iter().cycle());
     while !left.is_empty() {
@@ -43,30 +47,18 @@ fn chunked(body: &[u8], sizes: &[usize], extension: &str, trailers: &str) -> Vec
 }
 
 #[tokio::test]
-async fn every_byte_arrives_whoever_comes_first_and_however_it_is_framed() {
+async fn every_byte_arrives_in_either_order_of_sides_and_with_either_framing() {
     let server = TestServer::start().await;
     for size in [0, 1, 1000, 65_536, 3_000_001] {
         let body = noise(size);
         for source_first in [true, false] {
             for (fields, encoded) in [
                 (format!("Content-Length: {size}\r\n"), body.clone()),
-                ("Transfer-Encoding: chunked\r\n".into(), chunked(&body, &[65_536], "", "")),
+                (CHUNKED.into(), chunked(&body, &[65_536], "", "")),
             ] {
                 let id = server.create().await;
-                let (mut source, mut destination);
-                if source_first {
-                    source = server.put(&id, &fields).await;
-                    server.until(&id, "SRC_CONNECTED").await;
-                    destination = server.get(&id).await;
-                } else {
-                    destination = server.get(&id).await;
-                    server.until(&id, "DST_CONNECTED").await;
-                    source = server.put(&id, &fields).await;
-                }
-                let (download, upload) = tokio::join!(destination.response(), async {
-                    source.send(&encoded).await;
-                    source.response().await
-                });
+                let sides = server.connect_sides(&id, &fields, source_first).await;
+                let (download, upload) = finish(sides, &encoded).await;
                 let case = format!("{size} bytes, source first: {source_first}, {fields:?}");
                 assert_eq!((download.status, download.end, upload.status), (200, End::Whole, 200), "{case}");
                 assert!(download.body == body, "the bytes differ: {case}");
@@ -76,15 +68,15 @@ async fn every_byte_arrives_whoever_comes_first_and_however_it_is_framed() {
     }
 }
 
-/// What is sent in one go is read in one go, so the server holds bytes that are not of the body.
+/// The server reads bytes that follow the body together with the body.
 #[tokio::test]
-async fn bytes_behind_a_body_are_not_delivered() {
+async fn bytes_after_a_body_are_not_delivered() {
     let server = TestServer::start().await;
     for size in [1, 5, 1000, 200_000] {
         let body = noise(size);
         for (fields, encoded) in [
             (format!("Content-Length: {size}\r\n"), body.clone()),
-            ("Transfer-Encoding: chunked\r\n".into(), chunked(&body, &[65_536], "", "")),
+            (CHUNKED.into(), chunked(&body, &[65_536], "", "")),
         ] {
             for source_first in [true, false] {
                 let case = format!("{size} bytes, source first: {source_first}, {fields:?}");
@@ -109,15 +101,15 @@ async fn bytes_behind_a_body_are_not_delivered() {
                 assert_eq!((download.end, upload.status), (End::Whole, 200), "{case}");
                 assert!(download.body == body, "the bytes differ: {case}");
                 assert!(upload.closes(), "{case}");
-                assert_eq!(source.ending().await, Err(End::Short), "nothing behind it is answered: {case}");
+                assert_eq!(source.ending().await, Err(End::Short), "no response to what follows: {case}");
             }
         }
     }
 }
 
-/// A length that is known and large is what the kernel moves by itself.
+/// The server splices a large body of known length, and copies others.
 #[tokio::test]
-async fn a_destination_that_leaves_is_missed_also_while_the_source_of_a_large_body_is_silent() {
+async fn a_destination_that_leaves_is_noticed_while_the_source_of_a_large_body_is_silent() {
     for how in ["close", "reset", "half-close"] {
         let server = TestServer::start().await;
         let id = server.create().await;
@@ -126,7 +118,7 @@ async fn a_destination_that_leaves_is_missed_also_while_the_source_of_a_large_bo
         source.send(vec![b'X'; 500_000]).await;
         destination.head().await.unwrap();
         destination.receive(500_000).await;
-        // One that only closes its sending side is still there to read.
+        // A half-closed destination stays connected, to read the response.
         let mut half_closed = None;
         match how {
             "close" => destination.close(),
@@ -146,14 +138,14 @@ async fn chunk_extensions_and_trailers_are_not_delivered() {
         chunked(&body, &[1, 2, 3, 5, 7, 1021], "", ""),
     ] {
         let id = server.create().await;
-        let (download, upload) = transfer(&server, &id, "Transfer-Encoding: chunked\r\n", &encoded).await;
+        let (download, upload) = transfer(&server, &id, CHUNKED, &encoded).await;
         assert_eq!((download.end, upload.status), (End::Whole, 200));
         assert!(download.body == body);
         assert!(download.fields("x-t").is_empty());
     }
 }
 
-/// Extensions are limited for each chunk, at 16 KiB; a signature for each, as Amazon S3 has it, may be in a body of any length.
+/// The limit of 16 KiB for extensions holds for each chunk. A body of any length may have a signature in each, as in Amazon S3.
 #[tokio::test]
 async fn any_number_of_chunks_may_have_extensions() {
     let server = TestServer::start().await;
@@ -169,7 +161,7 @@ async fn any_number_of_chunks_may_have_extensions() {
         let body = noise(size);
         let id = server.create().await;
         let encoded = chunked(&body, &[chunk], extension, "");
-        let (download, upload) = transfer(&server, &id, "Transfer-Encoding: chunked\r\n", &encoded).await;
+        let (download, upload) = transfer(&server, &id, CHUNKED, &encoded).await;
         let case = format!("{size} bytes by {chunk} with {extension:.20}");
         assert_eq!((download.end, upload.status), (End::Whole, 200), "{case}");
         assert!(download.body == body, "the bytes differ: {case}");
@@ -177,7 +169,7 @@ async fn any_number_of_chunks_may_have_extensions() {
 }
 
 #[tokio::test]
-async fn json_may_come_in_chunks_with_extensions() {
+async fn json_may_be_sent_in_chunks_with_extensions() {
     let server = TestServer::start().await;
     let json = format!(r#"{{"unknown":"{}"}}"#, "a".repeat(2000));
     let encoded = chunked(json.as_bytes(), &[1], &format!(";{}", "e".repeat(100)), "X: 1\r\n");
@@ -189,14 +181,14 @@ async fn json_may_come_in_chunks_with_extensions() {
 }
 
 #[tokio::test]
-async fn each_byte_is_passed_on_as_it_comes_and_counted() {
+async fn each_byte_is_passed_on_and_counted_as_it_arrives() {
     for (fields, encode) in [
         ("Content-Length: 5\r\n", (|byte| vec![byte]) as fn(u8) -> Vec<u8>),
-        ("Transfer-Encoding: chunked\r\n", |byte| vec![b'1', b'\r', b'\n', byte, b'\r', b'\n']),
+        (CHUNKED, |byte| vec![b'1', b'\r', b'\n', byte, b'\r', b'\n']),
     ] {
         let server = TestServer::start().await;
         let id = server.create().await;
-        // HTTP/1.0, so that the download is not chunked and can be read byte by byte.
+        // HTTP/1.0 has no chunks, so the client can read the download byte by byte.
         let mut destination = server.say(format!("GET /stream/{id} HTTP/1.0\r\n\r\n")).await;
         server.until(&id, "DST_CONNECTED").await;
         let mut source = server.put(&id, fields).await;
@@ -213,7 +205,7 @@ async fn each_byte_is_passed_on_as_it_comes_and_counted() {
 }
 
 #[tokio::test]
-async fn the_makers_headers_are_on_the_answers_spelled_as_given() {
+async fn the_creators_header_sets_are_sent_as_spelled() {
     let server = TestServer::start().await;
     let id = server
         .create_with(
@@ -237,7 +229,7 @@ async fn the_makers_headers_are_on_the_answers_spelled_as_given() {
 }
 
 #[tokio::test]
-async fn the_download_carries_the_sources_description_and_safe_defaults() {
+async fn the_download_has_the_sources_content_fields_and_safe_defaults() {
     let server = TestServer::start().await;
     let id = server.create().await;
     let put = "Content-Length: 1\r\nContent-Type: text/html\r\nContent-Encoding: gzip\r\nContent-Language: de\r\n\
@@ -265,9 +257,9 @@ async fn the_download_carries_the_sources_description_and_safe_defaults() {
 }
 
 #[tokio::test]
-async fn a_download_of_which_nobody_says_the_type_is_bytes() {
+async fn a_download_without_a_declared_type_is_octet_stream() {
     let server = TestServer::start().await;
-    for (made, put, types) in [
+    for (settings, put, types) in [
         ("{}", "", &["application/octet-stream"][..]),
         (r#"{"download_headers":{"X-A":1}}"#, "", &["application/octet-stream"]),
         (r#"{"download_headers":{"Content-Type":[]}}"#, "", &["application/octet-stream"]),
@@ -283,42 +275,42 @@ async fn a_download_of_which_nobody_says_the_type_is_bytes() {
         (r#"{"download_headers":{"Content-Type":"text/b"}}"#, "Content-Type: text/a\r\n", &["text/b"]),
     ] {
         for framing in ["Content-Length: 1\r\n", "Content-Length: 0\r\n"] {
-            let id = server.create_with(made).await;
+            let id = server.create_with(settings).await;
             let body = if framing.contains('1') { &b"x"[..] } else { b"" };
             let (download, _) = transfer(&server, &id, &format!("{framing}{put}"), body).await;
-            assert_eq!(download.fields("content-type"), types, "{made} {put}");
+            assert_eq!(download.fields("content-type"), types, "{settings} {put}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_get_or_head_of_a_stream_with_a_body_of_its_own_is_refused_at_once() {
+async fn a_get_or_head_of_a_stream_with_a_body_is_refused_at_once() {
     let server = TestServer::start().await;
     let id = server.create().await;
-    // Of none of these bodies anything comes.
+    // The client sends none of these bodies.
     for body in [
         "Content-Length: 5\r\n",
         "Content-Length: 5\r\nExpect: 100-continue\r\n",
         "Content-Length: 5000000000\r\n",
         "Transfer-Encoding: chunked\r\n",
     ] {
-        let mut client = server.say(format!("GET /stream/{id} HTTP/1.1\r\nHost: test\r\n{body}\r\n")).await;
+        let path = format!("/stream/{id}");
+        let mut client = server.say(request("GET", &path, body)).await;
         let refused = client.response().await;
         assert_eq!((refused.error().as_str(), refused.closes()), ("400 BadRequestError", true), "{body}");
         assert!(client.ending().await.is_err(), "{body}");
-        let mut client = server.say(format!("HEAD /stream/{id} HTTP/1.1\r\nHost: test\r\n{body}\r\n")).await;
+        let mut client = server.say(request("HEAD", &path, body)).await;
         assert!(client.head().await.unwrap().starts_with("HTTP/1.1 400 "), "{body}");
         assert_eq!(server.status(&id).await["state"], "CREATED", "{body}");
     }
-    // One that waits is not disturbed, and none that says that it has none is refused.
+    // A GET without a body is served, and a refused one does not affect a waiting destination.
     for no_body in ["", "Content-Length: 0\r\n", "Expect: 100-continue\r\n"] {
         let id = server.create().await;
-        let mut destination =
-            server.say(format!("GET /stream/{id} HTTP/1.1\r\nHost: test\r\n{no_body}\r\n")).await;
+        let path = format!("/stream/{id}");
+        let mut destination = server.say(request("GET", &path, no_body)).await;
         server.until(&id, "DST_CONNECTED").await;
-        let intruder =
-            server.say(format!("GET /stream/{id} HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n"));
-        assert_eq!(intruder.await.response().await.error(), "400 BadRequestError");
+        let refused = server.ask(request("GET", &path, "Content-Length: 5\r\n")).await;
+        assert_eq!(refused.error(), "400 BadRequestError");
         let mut source = server.put(&id, "Content-Length: 2\r\n").await;
         source.send("hi").await;
         assert_eq!(destination.response().await.body, b"hi", "{no_body}");
@@ -333,8 +325,7 @@ async fn a_range_is_ignored_and_a_content_range_refused() {
         server.put(&id, "Content-Length: 5\r\nContent-Range: bytes 0-4/10\r\n").await.response().await;
     assert_eq!(refused.error(), "400 BadRequestError");
 
-    let mut destination =
-        server.say(format!("GET /stream/{id} HTTP/1.1\r\nHost: test\r\nRange: bytes=1-2\r\n\r\n")).await;
+    let mut destination = server.say(request("GET", &format!("/stream/{id}"), "Range: bytes=1-2\r\n")).await;
     let mut source = server.put(&id, "Content-Length: 5\r\n").await;
     source.send("hello").await;
     let download = destination.response().await;
@@ -348,7 +339,7 @@ async fn a_promised_length_frames_the_download_of_a_chunked_upload() {
         let id =
             server.create_with(&format!(r#"{{"download_headers":{{"Content-Length":{promised}}}}}"#)).await;
         let encoded = chunked(body, &[2], "", "");
-        let (download, upload) = transfer(&server, &id, "Transfer-Encoding: chunked\r\n", &encoded).await;
+        let (download, upload) = transfer(&server, &id, CHUNKED, &encoded).await;
         assert_eq!((download.status, upload.status, download.end), (200, 200, End::Whole));
         assert_eq!(download.fields("content-length"), [promised.to_string()]);
         assert!(download.fields("transfer-encoding").is_empty());
@@ -373,7 +364,7 @@ async fn an_upload_that_declares_another_length_than_promised_takes_no_seat() {
 #[tokio::test]
 async fn a_chunked_upload_that_breaks_its_promise_never_looks_whole() {
     let server = TestServer::start().await;
-    for (body, sizes, said) in [
+    for (body, sizes, length) in [
         (&b"hell"[..], &[4][..], "4"),
         (b"hello!", &[6], "more than 5"),
         (b"hello!", &[5], "more than 5"),
@@ -382,13 +373,13 @@ async fn a_chunked_upload_that_breaks_its_promise_never_looks_whole() {
     ] {
         let id = server.create_with(r#"{"download_headers":{"Content-Length":"5"}}"#).await;
         let encoded = chunked(body, sizes, "", "");
-        let (download, upload) = transfer(&server, &id, "Transfer-Encoding: chunked\r\n", &encoded).await;
+        let (download, upload) = transfer(&server, &id, CHUNKED, &encoded).await;
         match download.status {
             502 => assert_eq!(download.error(), "502 StreamSourceError"),
-            _ => assert_eq!(download.end, End::Reset, "{said}"),
+            _ => assert_eq!(download.end, End::Reset, "{length}"),
         }
-        assert_eq!(upload.error(), "400 LengthMismatchError", "{said}");
-        assert!(upload.message().contains(said), "{}", upload.message());
+        assert_eq!(upload.error(), "400 LengthMismatchError", "{length}");
+        assert!(upload.message().contains(length), "{}", upload.message());
         server.until(&id, "SRC_ERROR").await;
     }
 }
@@ -406,9 +397,10 @@ async fn an_http_1_0_client_is_served_on_either_side() {
     assert_eq!(source.response().await.status, 200);
 }
 
-/// Where nothing but the end of the connection frames a download, a cut is a reset; some systems let it take away what was not read yet.
+/// Where only the end of the connection frames a download, an abort is a reset, which on some systems discards bytes that the
+/// client has not read yet.
 #[tokio::test]
-async fn a_whole_http_1_0_download_is_not_reset_behind_its_end() {
+async fn a_whole_http_1_0_download_is_not_reset_after_its_end() {
     if is_tls() {
         return;
     }
@@ -418,7 +410,7 @@ async fn a_whole_http_1_0_download_is_not_reset_behind_its_end() {
     let get = format!("GET /stream/{id} HTTP/1.0\r\n\r\n");
     destination.write_all(get.as_bytes()).await.unwrap();
     server.until(&id, "DST_CONNECTED").await;
-    let mut source = server.put(&id, "Transfer-Encoding: chunked\r\n").await;
+    let mut source = server.put(&id, CHUNKED).await;
     source.send("5\r\nhello\r\n0\r\n\r\n").await;
     assert_eq!(source.response().await.status, 200);
     let mut received = Vec::new();
@@ -431,7 +423,7 @@ async fn a_whole_http_1_0_download_is_not_reset_behind_its_end() {
 }
 
 #[tokio::test]
-async fn what_is_pipelined_behind_an_upload_is_not_a_part_of_it() {
+async fn a_request_pipelined_after_an_upload_is_not_part_of_it() {
     let server = TestServer::start().await;
     let id = server.create().await;
     let mut destination = server.get(&id).await;
@@ -440,11 +432,11 @@ async fn what_is_pipelined_behind_an_upload_is_not_a_part_of_it() {
     assert_eq!(destination.response().await.body, b"hello");
     let upload = source.response().await;
     assert!(upload.status == 200 && upload.closes());
-    assert_eq!(source.ending().await, Err(End::Short), "nothing behind it is answered");
+    assert_eq!(source.ending().await, Err(End::Short), "no response to what follows");
 }
 
 #[tokio::test]
-async fn two_hundred_streams_at_once_keep_their_bytes_apart() {
+async fn two_hundred_concurrent_streams_do_not_mix_their_bytes() {
     let server = TestServer::start().await;
     let address = server.address();
     let mut transfers = tokio::task::JoinSet::new();

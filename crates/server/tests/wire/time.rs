@@ -1,48 +1,49 @@
-//! What time does: expiry, retention, the idle limit, slow heads, lingering, and the drain. The clock is
-//! paused and moved by hand.
+//! Timeouts: expiry, retention, the idle limit, slow heads, lingering close, and the drain. The tests advance a paused clock.
 
 use std::time::Duration;
 
 use rendezvous_server::config::Period;
 use testkit::client::{Client, End, soon};
+use testkit::messages::CHUNKED;
 use testkit::server::{TestServer, get, post, put_head};
+use testkit::settings::with_admin_listener;
 
 use crate::metrics::Exposition;
 
 const TTL: Duration = Duration::from_mins(1);
 const IDLE: Duration = Duration::from_hours(6);
 
-/// A clock that stands still unless it is moved: a paused tokio clock would jump to the next timer whenever
-/// all tasks wait, also while bytes are on their way.
+/// A clock that only [`Clock::advance`] moves. A paused tokio clock alone would jump to the next timer whenever all tasks wait,
+/// even while bytes are in flight.
 pub(crate) struct Clock {
-    _jumps_no_more: std::sync::mpsc::Sender<()>,
+    _holds_clock: std::sync::mpsc::Sender<()>,
 }
 
 impl Clock {
     pub(crate) fn stopped() -> Self {
         let (held, ended) = std::sync::mpsc::channel();
-        // tokio's clock does not jump while a blocking task runs. Dropping the sender ends it.
+        // tokio's clock does not jump while a blocking task runs. Dropping the sender ends the task.
         tokio::task::spawn_blocking(move || ended.recv());
-        Self { _jumps_no_more: held }
+        Self { _holds_clock: held }
     }
 
     pub(crate) async fn advance(&self, duration: Duration) {
         tokio::time::advance(duration).await;
     }
 
-    /// Lets it run by the clock on the wall. A delivery needs that: the server looks from time to time whether all was
-    /// acknowledged, and the kernel acknowledges up to 40 ms after the last byte.
+    /// Resumes real time. A delivery needs it: the server polls for the acknowledgement, which the kernel may send 40 ms after the
+    /// last byte.
     pub(crate) fn resume(self) {
         drop(self);
         tokio::time::resume();
     }
 
-    /// Lets it run for as long as `something` takes.
-    pub(crate) async fn resumed<T>(&self, something: impl Future<Output = T>) -> T {
+    /// Resumes real time until `future` is ready.
+    pub(crate) async fn resumed<T>(&self, future: impl Future<Output = T>) -> T {
         tokio::time::resume();
-        let outcome = something.await;
+        let output = future.await;
         tokio::time::pause();
-        outcome
+        output
     }
 
     async fn advance_to_just_before(&self, duration: Duration) {
@@ -50,6 +51,7 @@ impl Clock {
     }
 }
 
+/// A step across a deadline, longer than the resolution of tokio's timers (1 ms).
 pub(crate) const A_MOMENT: Duration = Duration::from_millis(10);
 
 #[tokio::test(start_paused = true)]
@@ -117,7 +119,7 @@ async fn a_reported_error_can_be_fetched_until_the_ttl_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pair_outlives_the_ttl_also_in_silence() {
+async fn a_pair_outlives_the_ttl_even_when_silent() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
     let id = server.create().await;
@@ -142,7 +144,7 @@ async fn a_stream_that_outlived_all_deadlines_is_forgotten_one_ttl_after_its_end
     let destination = server.get(&id).await;
     let mut source = server.put(&id, "Content-Length: 5\r\n").await;
     server.until(&id, "STREAMING").await;
-    // Nothing has a deadline any more.
+    // The table has no deadline left.
     clock.advance(TTL + A_MOMENT).await;
     assert_eq!(server.status(&id).await["state"], "STREAMING");
     destination.reset();
@@ -153,25 +155,25 @@ async fn a_stream_that_outlived_all_deadlines_is_forgotten_one_ttl_after_its_end
     server.until_gone(&id).await;
 }
 
-/// A FIN that is stuck behind a full buffer shows nobody that its client has gone, and there is no asking.
+/// While a FIN is stuck behind a full buffer, the server has no way to learn that the client has left.
 #[tokio::test(start_paused = true)]
-async fn a_source_that_leaves_behind_a_full_buffer_keeps_its_seat_and_never_looks_whole() {
-    for fields in ["Content-Length: 100000000\r\n", "Transfer-Encoding: chunked\r\n"] {
-        for is_met in [true, false] {
+async fn a_source_whose_fin_is_behind_a_full_buffer_keeps_its_seat_and_never_looks_whole() {
+    for fields in ["Content-Length: 100000000\r\n", CHUNKED] {
+        for is_paired in [true, false] {
             let clock = Clock::stopped();
             let server = TestServer::start().await;
             let id = server.create().await;
             let mut source = server.put(&id, fields).await;
             server.until(&id, "SRC_CONNECTED").await;
-            // More than the server's kernel takes, less than the client's own does.
+            // More than the server's kernel buffers, and less than both kernels do.
             source.send("200000\r\n").await;
             source.send(vec![7; 1 << 20]).await;
             source.close();
             clock.advance_to_just_before(TTL).await;
             assert_eq!(server.status(&id).await["state"], "SRC_CONNECTED", "{fields:?}");
-            if is_met {
+            if is_paired {
                 let mut destination = server.get(&id).await;
-                // A cut has its time, as a delivery has.
+                // An abort, like a delivery, takes real time.
                 let download = clock.resumed(destination.response()).await;
                 assert_ne!((download.status, download.end), (200, End::Whole), "{fields:?}");
                 server.until(&id, "SRC_DISCONNECTED").await;
@@ -183,14 +185,14 @@ async fn a_source_that_leaves_behind_a_full_buffer_keeps_its_seat_and_never_look
     }
 }
 
-/// Clients and proxies that get an interim response unasked take it for the final one, or lose bytes.
+/// Some clients and proxies take an interim response that they did not ask for as the final one, or lose bytes.
 #[tokio::test(start_paused = true)]
 async fn a_source_that_waits_is_sent_no_byte_however_long_it_waits_and_however_much_it_has_sent() {
-    const LOOKS: u32 = 8;
+    const STEPS: u32 = 8;
     let clock = Clock::stopped();
     let server = TestServer::start().await;
     let mut waiting = Vec::new();
-    // What is asked on the same connection before.
+    // Requests that precede the PUT on its connection.
     for before in [String::new(), get("/stream/unknown"), get("/ping"), get("/ping").repeat(2)] {
         for (fields, sent) in [
             ("Content-Length: 100000000\r\n", 1 << 20),
@@ -199,7 +201,7 @@ async fn a_source_that_waits_is_sent_no_byte_however_long_it_waits_and_however_m
             ("Content-Length: 50000\r\n", 50_000),
             ("Content-Length: 5\r\n", 5),
             ("Content-Length: 5\r\n", 0),
-            ("Transfer-Encoding: chunked\r\n", 1 << 20),
+            (CHUNKED, 1 << 20),
             ("", 0),
         ] {
             let id = server.create().await;
@@ -212,21 +214,21 @@ async fn a_source_that_waits_is_sent_no_byte_however_long_it_waits_and_however_m
                 source.send("200000\r\n").await;
             }
             source.send(vec![7; sent]).await;
-            waiting.push((format!("{fields:?} behind {before:?}"), id, source));
+            waiting.push((format!("{fields:?} after {before:?}"), id, source));
         }
     }
-    for _ in 0..LOOKS {
-        clock.advance_to_just_before(TTL / LOOKS).await;
+    for _ in 0..STEPS {
+        clock.advance_to_just_before(TTL / STEPS).await;
         server.until(&waiting[0].1, "SRC_CONNECTED").await;
     }
-    clock.advance((LOOKS + 1) * A_MOMENT).await;
-    for (what, _, mut source) in waiting {
-        assert_eq!(source.response().await.error(), "504 SessionTimeoutError", "{what}");
+    clock.advance((STEPS + 1) * A_MOMENT).await;
+    for (case, _, mut source) in waiting {
+        assert_eq!(source.response().await.error(), "504 SessionTimeoutError", "{case}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_stalls_for_the_idle_limit_is_named_and_the_download_is_incomplete() {
+async fn a_source_that_stalls_for_the_idle_limit_gets_502_and_the_download_is_incomplete() {
     for mid_body in [false, true] {
         let clock = Clock::stopped();
         let server = TestServer::start().await;
@@ -239,7 +241,7 @@ async fn a_source_that_stalls_for_the_idle_limit_is_named_and_the_download_is_in
             clock.advance(IDLE / 2).await;
             source.send("he").await;
             head = Some(destination.head().await.unwrap());
-            // Bytes have moved: the limit counts anew.
+            // Bytes have moved, which restarts the idle limit.
             clock.advance_to_just_before(IDLE).await;
             assert_eq!(server.status(&id).await["active"], true);
             clock.advance(2 * A_MOMENT).await;
@@ -257,9 +259,9 @@ async fn a_source_that_stalls_for_the_idle_limit_is_named_and_the_download_is_in
     }
 }
 
-/// The server has written all of it, so nothing but the acknowledgements tells that bytes move.
+/// The server has written the whole body, so only the acknowledgements show that bytes move.
 #[tokio::test(start_paused = true)]
-async fn a_destination_that_takes_the_last_bytes_slowly_has_not_stalled() {
+async fn a_destination_that_reads_the_last_bytes_slowly_has_not_stalled() {
     const LENGTH: usize = 1 << 20;
     let clock = Clock::stopped();
     let server = TestServer::start().await;
@@ -284,12 +286,12 @@ async fn a_destination_that_takes_the_last_bytes_slowly_has_not_stalled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_that_takes_too_long_is_408_and_a_fresh_connection_that_says_nothing_is_closed() {
+async fn a_head_that_takes_too_long_is_408_and_a_new_connection_that_sends_nothing_is_closed() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
     let mut slow = server.say("GET /ping HTT").await;
     let mut idle = server.connect().await;
-    // By now the server waits for both.
+    // After this exchange, the server waits for both clients.
     assert_eq!(server.ask(get("/ping")).await.status, 200);
     clock.advance(Duration::from_secs(10) + A_MOMENT).await;
     let refused = slow.response().await;
@@ -299,13 +301,13 @@ async fn a_head_that_takes_too_long_is_408_and_a_fresh_connection_that_says_noth
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_is_kept_between_two_requests_for_the_time_that_is_set() {
+async fn a_connection_is_kept_between_two_requests_for_the_keep_alive_time() {
     let clock = Clock::stopped();
     for keep_alive in [5, 75] {
         let server = TestServer::start_with(|config| config.keep_alive = Period::from_secs(keep_alive)).await;
         let mut kept = server.say(get("/ping")).await;
         assert_eq!(kept.response().await.status, 200);
-        // By now the server waits for the next.
+        // After this exchange, the server waits for the next request.
         assert_eq!(server.ask(get("/ping")).await.status, 200);
         clock.advance(Duration::from_secs(keep_alive - 1)).await;
         kept.send(get("/ping")).await;
@@ -317,7 +319,7 @@ async fn a_connection_is_kept_between_two_requests_for_the_time_that_is_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn empty_lines_between_two_requests_begin_no_head() {
+async fn empty_lines_between_two_requests_do_not_begin_a_head() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
     let mut kept = server.say([&post("/nowhere", "body"), &b"\r\n\r\n\r"[..]].concat()).await;
@@ -330,12 +332,12 @@ async fn empty_lines_between_two_requests_begin_no_head() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_small_body_that_nobody_needs_and_that_does_not_come_ends_its_connection() {
+async fn a_small_unneeded_body_that_does_not_arrive_ends_its_connection() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
     let mut slow = server.say("POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhell").await;
     let response = slow.response().await;
-    assert_eq!((response.status, response.closes()), (404, false), "at once");
+    assert_eq!((response.status, response.closes()), (404, false), "the response does not wait for the body");
     assert_eq!(server.ask(get("/ping")).await.status, 200);
     clock.advance(Duration::from_secs(10) + A_MOMENT).await;
     assert_eq!(slow.head().await, Err(End::Short));
@@ -354,7 +356,7 @@ async fn a_json_body_that_takes_too_long_is_408() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_goes_on_sending_after_its_answer_is_cut_off_after_two_seconds() {
+async fn a_client_that_keeps_sending_after_its_response_is_cut_off_after_two_seconds() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
     let mut source = server.put("unknown", "Content-Length: 1000000\r\n").await;
@@ -362,13 +364,13 @@ async fn a_client_that_goes_on_sending_after_its_answer_is_cut_off_after_two_sec
     assert_eq!(source.ending().await, Err(End::Short), "half-closed");
     source.send("is still taken").await;
     clock.advance(Duration::from_secs(2) + A_MOMENT).await;
-    // What is sent now is answered by a reset.
+    // The server resets the connection at the next bytes.
     let cut_off = async { while source.push(&[7; 1000]).await > 0 {} };
     soon(cut_off).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_it_drains_streams_go_on_and_sides_meet_but_no_stream_begins() {
+async fn a_draining_server_lets_sides_pair_and_transfers_finish_but_creates_no_stream() {
     let clock = Clock::stopped();
     let mut server = TestServer::start().await;
     let (running, waiting) = (server.create().await, server.create().await);
@@ -380,17 +382,17 @@ async fn while_it_drains_streams_go_on_and_sides_meet_but_no_stream_begins() {
     let mut idle = server.say(get("/ping")).await;
     idle.response().await;
     let mut busy = server.say("POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n{").await;
-    let mut fresh = server.connect().await;
-    let mut speaking = server.say([&get("/ping").into_bytes(), &post("/stream", "")[..9]].concat()).await;
-    speaking.response().await;
+    let mut new = server.connect().await;
+    let mut pipelining = server.say([&get("/ping").into_bytes(), &post("/stream", "")[..9]].concat()).await;
+    pipelining.response().await;
     assert_eq!(server.ask(get("/ping")).await.status, 200);
 
     server.stop().await;
     assert_eq!(idle.head().await, Err(End::Short), "idle connections are closed");
     busy.send("}").await;
-    fresh.send(post("/stream", "")).await;
-    speaking.send(&post("/stream", "")[9..]).await;
-    for client in [&mut busy, &mut fresh, &mut speaking, &mut server.say(post("/stream", "{}")).await] {
+    new.send(post("/stream", "")).await;
+    pipelining.send(&post("/stream", "")[9..]).await;
+    for client in [&mut busy, &mut new, &mut pipelining, &mut server.say(post("/stream", "{}")).await] {
         let refused = client.response().await;
         assert_eq!(refused.error(), "503 ShuttingDownError");
         assert_eq!(refused.fields("retry-after").len(), 1);
@@ -410,10 +412,10 @@ async fn while_it_drains_streams_go_on_and_sides_meet_but_no_stream_begins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_drain_waits_five_seconds_for_somebody_to_come_to_a_stream() {
+async fn a_drain_waits_five_seconds_for_a_side_to_connect() {
     let clock = Clock::stopped();
     let mut server = TestServer::start().await;
-    let (used, _forgotten) = (server.create().await, server.create().await);
+    let (used, _unused) = (server.create().await, server.create().await);
     server.stop().await;
     clock.advance(Duration::from_secs(4)).await;
     let (mut source, mut destination) =
@@ -428,22 +430,22 @@ async fn a_drain_waits_five_seconds_for_somebody_to_come_to_a_stream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_the_drain_timeout_who_waits_is_told_and_streams_are_cut_visibly_and_counted() {
+async fn after_the_drain_timeout_waiting_sides_get_503_and_transfers_are_aborted_visibly_and_counted() {
     for version in ["1.1", "1.0"] {
         let clock = Clock::stopped();
         let mut server = TestServer::start_with(|config| {
             config.drain_timeout = Period::from_secs(30);
-            config.admin_listen = Some("127.0.0.1:0".parse().unwrap());
+            with_admin_listener(config);
         })
         .await;
-        let (id, unmet) = (server.create().await, server.create().await);
+        let (id, unpaired) = (server.create().await, server.create().await);
         let mut destination =
             server.say(format!("GET /stream/{id} HTTP/{version}\r\nHost: test\r\n\r\n")).await;
-        let mut source = server.put(&id, "Transfer-Encoding: chunked\r\n").await;
+        let mut source = server.put(&id, CHUNKED).await;
         source.send("5\r\nhello\r\n").await;
         let head = destination.head().await.unwrap();
-        let mut waiting = server.put(&unmet, "Content-Length: 5\r\nExpect: 100-continue\r\n").await;
-        server.until(&unmet, "SRC_CONNECTED").await;
+        let mut waiting = server.put(&unpaired, "Content-Length: 5\r\nExpect: 100-continue\r\n").await;
+        server.until(&unpaired, "SRC_CONNECTED").await;
         server.stop().await;
         clock.advance(Duration::from_secs(30) + A_MOMENT).await;
         assert_eq!(clock.resumed(destination.rest(head)).await.end, End::Reset, "HTTP/{version}");
@@ -452,9 +454,9 @@ async fn past_the_drain_timeout_who_waits_is_told_and_streams_are_cut_visibly_an
             assert_eq!(refused.fields("retry-after").len(), 1);
         }
         let metrics = server.ask_admin(get("/metrics")).await.body;
-        let cut = "rendezvous_streams_ended_total{outcome=\"shut_down\"} 1";
-        assert!(String::from_utf8(metrics).unwrap().lines().any(|line| line == cut));
-        // They would still be listened to for two seconds.
+        let aborted = "rendezvous_streams_ended_total{outcome=\"shut_down\"} 1";
+        assert!(String::from_utf8(metrics).unwrap().lines().any(|line| line == aborted));
+        // Otherwise the server would read from them for two more seconds.
         source.close();
         waiting.close();
         clock.resumed(soon(server.ended())).await;
@@ -462,7 +464,7 @@ async fn past_the_drain_timeout_who_waits_is_told_and_streams_are_cut_visibly_an
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_the_drain_timeout_a_pair_without_a_byte_is_told_on_both_sides() {
+async fn after_the_drain_timeout_both_sides_of_a_pair_without_a_byte_get_503() {
     let clock = Clock::stopped();
     let mut server = TestServer::start_with(|config| config.drain_timeout = Period::from_secs(30)).await;
     let id = server.create().await;

@@ -1,8 +1,9 @@
-//! What TLS adds: handshakes, versions and protocols, certificates that change, and ends that tell the truth.
+//! TLS: handshakes, ALPN, reloaded certificates, and `close_notify` after whole transfers only.
 
 use std::fs;
 
 use testkit::client::{Client, End, soon};
+use testkit::messages::CHUNKED;
 use testkit::server::{TestServer, get, put_head};
 use testkit::transport::{Certificate, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -35,7 +36,7 @@ impl SecureServer {
 
     async fn create(&self) -> String {
         let request = "POST /stream HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        self.say(request).await.response().await.json()["stream"].as_str().unwrap().to_owned()
+        self.say(request).await.response().await.stream_id()
     }
 }
 
@@ -50,41 +51,41 @@ async fn the_protocol_is_chosen_from_what_the_client_offers() {
         (&[], None),
     ] {
         let stream = secure.certificate.connect(secure.server.address(), offered).await.unwrap();
-        let seen = stream.get_ref().1.alpn_protocol().map(|name| String::from_utf8_lossy(name).into_owned());
-        assert_eq!(seen.as_deref(), chosen, "{offered:?}");
+        let actual = stream.get_ref().1.alpn_protocol().map(String::from_utf8_lossy);
+        assert_eq!(actual.as_deref(), chosen, "{offered:?}");
     }
     assert!(secure.certificate.connect(secure.server.address(), &["nonsense"]).await.is_err());
 }
 
 #[tokio::test]
-async fn plain_http_on_the_port_of_tls_is_told_what_to_do() {
+async fn plain_http_on_the_tls_port_gets_400_with_advice() {
     let secure = SecureServer::start().await;
     let mut client = Client::connect_plainly(secure.server.address()).await;
     client.send(get("/ping")).await;
-    let answer = client.response().await;
-    assert_eq!(answer.error(), "400 BadRequestError");
-    assert_eq!(answer.message(), "This port speaks HTTPS: use https:// in place of http://");
-    assert!(answer.closes());
+    let response = client.response().await;
+    assert_eq!(response.error(), "400 BadRequestError");
+    assert_eq!(response.message(), "This port speaks HTTPS: use https:// in place of http://");
+    assert!(response.closes());
 }
 
 #[tokio::test]
-async fn a_client_that_is_no_client_is_dropped() {
+async fn a_client_with_a_broken_handshake_is_disconnected() {
     let secure = SecureServer::start().await;
     let mut stream = TcpStream::connect(secure.server.address()).await.unwrap();
     stream.write_all(&[22, 3, 1, 0, 5, 0, 0, 0, 0, 0]).await.unwrap();
     let mut rest = Vec::new();
-    // An alert, and then the end.
+    // The server sends an alert, and closes.
     let _ = soon(stream.read_to_end(&mut rest)).await;
     assert!(rest.len() < 64, "{rest:?}");
     assert_eq!(secure.say(get("/ping")).await.response().await.status, 200);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handshake_has_the_time_of_a_head() {
+async fn a_handshake_has_the_head_timeout() {
     let secure = SecureServer::start().await;
-    for half in [&b""[..], &[22, 3, 1]] {
+    for start in [&b""[..], &[22, 3, 1]] {
         let mut stream = TcpStream::connect(secure.server.address()).await.unwrap();
-        stream.write_all(half).await.unwrap();
+        stream.write_all(start).await.unwrap();
         let begun = tokio::time::Instant::now();
         let mut rest = Vec::new();
         let _ = soon(stream.read_to_end(&mut rest)).await;
@@ -93,13 +94,13 @@ async fn a_handshake_has_the_time_of_a_head() {
 }
 
 #[tokio::test]
-async fn a_cut_is_never_a_good_end_of_tls_and_a_good_end_always_is_one() {
+async fn a_whole_download_ends_with_close_notify_and_an_aborted_one_without() {
     let secure = SecureServer::start().await;
     for version in ["HTTP/1.1", "HTTP/1.0"] {
         for whole in [true, false] {
             let id = secure.create().await;
             let mut destination = secure.say(format!("GET /stream/{id} {version}\r\nHost: a\r\n\r\n")).await;
-            let mut source = secure.say(put_head(&id, "Transfer-Encoding: chunked\r\n")).await;
+            let mut source = secure.say(put_head(&id, CHUNKED)).await;
             source.send("5\r\nhello\r\n").await;
             let head = destination.head().await.unwrap();
             if whole {
@@ -107,7 +108,7 @@ async fn a_cut_is_never_a_good_end_of_tls_and_a_good_end_always_is_one() {
             } else {
                 source.close();
             }
-            // The client asserts that no cut message ends by a good end of TLS.
+            // The client asserts that no incomplete message ends with close_notify.
             let end = destination.rest(head).await.end;
             let expected: &[End] = match (whole, version) {
                 (true, "HTTP/1.1") => &[End::Whole],
@@ -120,7 +121,7 @@ async fn a_cut_is_never_a_good_end_of_tls_and_a_good_end_always_is_one() {
 }
 
 #[tokio::test]
-async fn a_destination_that_closes_with_the_last_byte_has_got_it() {
+async fn a_destination_that_closes_after_the_last_byte_has_received_it() {
     let secure = SecureServer::start().await;
     for _ in 0..20 {
         let id = secure.create().await;
@@ -135,7 +136,7 @@ async fn a_destination_that_closes_with_the_last_byte_has_got_it() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_serves_new_connections_and_leaves_streams_alone() {
+async fn a_new_certificate_serves_new_connections_and_does_not_affect_transfers() {
     let secure = SecureServer::start().await;
     let id = secure.create().await;
     let mut destination = secure.say(get(&format!("/stream/{id}"))).await;
@@ -150,11 +151,11 @@ async fn a_new_certificate_serves_new_connections_and_leaves_streams_alone() {
     assert!(secure.certificate.connect(secure.server.address(), &[]).await.is_err());
 
     source.send("world").await;
-    let answer = destination.rest(head).await;
-    assert_eq!((answer.end, &answer.body[..]), (End::Whole, &b"helloworld"[..]));
+    let download = destination.rest(head).await;
+    assert_eq!((download.end, &download.body[..]), (End::Whole, &b"helloworld"[..]));
     assert_eq!(source.response().await.status, 200);
 
-    // A pair that does not belong together is of no use: the one at hand stays.
+    // A key that does not match its certificate is refused, and the server keeps the current pair.
     fs::copy(Certificate::new().files().key, secure.certificate.files().key).unwrap();
     secure.server.reload();
     fs::write(secure.certificate.files().certificate, "nonsense").unwrap();
@@ -166,7 +167,7 @@ async fn a_new_certificate_serves_new_connections_and_leaves_streams_alone() {
 }
 
 #[tokio::test]
-async fn a_changed_certificate_is_found_without_being_asked() {
+async fn a_changed_certificate_is_loaded_without_a_signal() {
     let secure = SecureServer::start().await;
     let fresh = Certificate::new();
     replace(&secure.certificate, &fresh);
@@ -174,7 +175,7 @@ async fn a_changed_certificate_is_found_without_being_asked() {
 }
 
 #[tokio::test]
-async fn a_plain_port_beside_the_secure_one_reaches_the_same_streams() {
+async fn a_plain_port_next_to_the_tls_port_serves_the_same_streams() {
     let certificate = Certificate::new();
     let files = certificate.files();
     let server = TestServer::start_with(|config| {
@@ -195,8 +196,8 @@ async fn a_plain_port_beside_the_secure_one_reaches_the_same_streams() {
     };
     let body = "x".repeat(1_000_000);
     for secure_source in [true, false] {
-        let made = plainly("POST /stream HTTP/1.1\r\nHost: a\r\n\r\n".into()).await.response().await.json();
-        let id = made["stream"].as_str().unwrap().to_owned();
+        let id =
+            plainly("POST /stream HTTP/1.1\r\nHost: a\r\n\r\n".into()).await.response().await.stream_id();
         let get = get(&format!("/stream/{id}"));
         let put = put_head(&id, &format!("Content-Length: {}\r\n", body.len()));
         let (mut destination, mut source) = if secure_source {
@@ -204,29 +205,29 @@ async fn a_plain_port_beside_the_secure_one_reaches_the_same_streams() {
         } else {
             (securely(get).await, plainly(put).await)
         };
-        let (_, answer) = tokio::join!(source.push(body.as_bytes()), destination.response());
-        assert_eq!((answer.end, answer.body.len()), (End::Whole, body.len()));
+        let (_, download) = tokio::join!(source.push(body.as_bytes()), destination.response());
+        assert_eq!((download.end, download.body.len()), (End::Whole, body.len()));
         assert_eq!(source.response().await.status, 200);
     }
 }
 
-/// Such an upload is thrown away for a while: no thread of the server may be lost to that.
+/// The server discards the body of a refused upload for a while, which must not block one of its threads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn uploads_that_nobody_takes_hold_nobody_up() {
+async fn discarded_uploads_block_no_other_connection() {
     let secure = SecureServer::start().await;
     let body = "x".repeat(4 << 20);
     let mut uploads = JoinSet::new();
     for _ in 0..4 {
         let mut source = secure.say(put_head("unknown", "Content-Length: 1000000000\r\n")).await;
         let body = body.clone();
-        // Until the server does not take any more of it.
+        // Sends until the server closes the connection.
         uploads.spawn(async move { while source.push(body.as_bytes()).await == body.len() {} });
     }
     soon(uploads.join_all()).await;
     assert_eq!(secure.say(get("/ping")).await.response().await.status, 200);
 }
 
-/// Puts the files of one in the place of the other's.
+/// Replaces the files of `old` with those of `fresh`.
 fn replace(old: &Certificate, fresh: &Certificate) {
     fs::copy(fresh.files().key, old.files().key).unwrap();
     fs::copy(fresh.files().certificate, old.files().certificate).unwrap();

@@ -1,10 +1,11 @@
-//! Urgent data (tcp(7)): to the server a byte like any other.
+//! Urgent data (tcp(7)), which the server treats like all other bytes.
 
 use rendezvous_server::config::Size;
 use testkit::client::{Client, End};
+use testkit::messages::{framed, pattern};
 use testkit::server::{TestServer, get, post, put_head};
 
-/// In three pieces, with an urgent byte behind each.
+/// Sends `body` in three pieces, the last byte of each as urgent data.
 async fn send_with_urgent_bytes(source: &mut Client, body: &[u8]) {
     let third = body.len() / 3;
     source.send(&body[..third]).await;
@@ -15,24 +16,13 @@ async fn send_with_urgent_bytes(source: &mut Client, body: &[u8]) {
     source.send_urgently(&body[body.len() - 1..]).await;
 }
 
-fn bytes(length: usize) -> Vec<u8> {
-    (0..251).cycle().take(length).collect()
-}
-
-fn chunked(body: &[u8]) -> Vec<u8> {
-    [format!("{:x}\r\n", body.len()).as_bytes(), body, b"\r\n0\r\n\r\n"].concat()
-}
-
 #[tokio::test]
-async fn urgent_bytes_of_a_body_arrive_at_their_place_and_stall_nothing() {
+async fn urgent_bytes_in_a_body_arrive_in_order_and_stall_nothing() {
     let server = TestServer::start().await;
-    // The large ones are moved by the kernel, if they can be.
+    // The server splices large bodies where it can.
     for size in [4, 4000, 40_000, 3_000_000] {
-        let body = bytes(size);
-        for (fields, encoded) in [
-            (format!("Content-Length: {size}\r\n"), body.clone()),
-            ("Transfer-Encoding: chunked\r\n".into(), chunked(&body)),
-        ] {
+        let body = pattern(size);
+        for (fields, encoded) in [framed(&body, false), framed(&body, true)] {
             for half_closes in [false, true] {
                 for source_first in [true, false] {
                     let case = format!("{fields:?}, half-closes: {half_closes}, first: {source_first}");
@@ -70,25 +60,23 @@ async fn urgent_bytes_of_a_body_arrive_at_their_place_and_stall_nothing() {
 }
 
 #[tokio::test]
-async fn urgent_bytes_of_a_paced_body_do_not_make_its_source_look_gone() {
-    let body = bytes(6000);
-    for (fields, encoded) in
-        [("Content-Length: 6000\r\n", body.clone()), ("Transfer-Encoding: chunked\r\n", chunked(&body))]
-    {
+async fn urgent_bytes_in_a_paced_body_do_not_make_its_source_look_disconnected() {
+    let body = pattern(6000);
+    for (fields, encoded) in [framed(&body, false), framed(&body, true)] {
         let server =
             TestServer::start_with(|config| config.streams.max_rate = Some(Size::bytes(20_000))).await;
         let id = server.create().await;
         let mut destination = server.get(&id).await;
         server.until(&id, "DST_CONNECTED").await;
-        let mut source = server.put(&id, fields).await;
-        // The server has read what was sent first; its pace keeps it from reading the rest, in which the urgent byte hides what
-        // follows it.
+        let mut source = server.put(&id, &fields).await;
+        // The server has read the first part. Its pace keeps it from reading the rest, in which the urgent byte hides the bytes
+        // after it.
         let (first, rest) = encoded.split_at(3000);
         source.send(first).await;
         while server.status(&id).await["bytes_transferred"].as_u64().unwrap() == 0 {}
-        let (ahead, behind) = rest.split_at(1000);
-        source.send_urgently(ahead).await;
-        source.send(behind).await;
+        let (before, after) = rest.split_at(1000);
+        source.send_urgently(before).await;
+        source.send(after).await;
         source.half_close().await;
         let (download, upload) = tokio::join!(destination.response(), source.response());
         assert_eq!((download.end, upload.status), (End::Whole, 200), "{fields:?}");
@@ -97,7 +85,7 @@ async fn urgent_bytes_of_a_paced_body_do_not_make_its_source_look_gone() {
 }
 
 #[tokio::test]
-async fn urgent_bytes_of_a_head_and_of_json_are_read_like_others() {
+async fn urgent_bytes_in_heads_and_json_are_read_like_others() {
     let server = TestServer::start().await;
     for at in [1, 5, 17, 30] {
         for request in
@@ -105,7 +93,7 @@ async fn urgent_bytes_of_a_head_and_of_json_are_read_like_others() {
         {
             let mut client = server.connect().await;
             for _ in 0..2 {
-                // Kept open, and asked again.
+                // The second request uses the kept connection.
                 let (first, rest) = request.split_at(at);
                 client.send_urgently(first).await;
                 client.send(&rest[..rest.len() - 1]).await;
@@ -118,7 +106,7 @@ async fn urgent_bytes_of_a_head_and_of_json_are_read_like_others() {
 }
 
 #[tokio::test]
-async fn a_side_that_waits_and_sends_urgent_data_has_not_left() {
+async fn a_waiting_side_that_sends_urgent_data_keeps_its_seat() {
     let server = TestServer::start().await;
     let id = server.create().await;
     let mut destination = server.get(&id).await;

@@ -1,7 +1,9 @@
-//! Seats, and what happens to a side that waits.
+//! Seats, and sides that wait.
 
 use testkit::client::{Client, End};
+use testkit::messages::{CHUNKED, framed, request};
 use testkit::server::{TestServer, get, put_head};
+use testkit::sides::Departure;
 use testkit::transport::is_tls;
 use tokio::net::TcpSocket;
 
@@ -30,41 +32,31 @@ async fn a_taken_seat_is_refused_and_the_pair_is_unharmed() {
     assert_eq!(source.response().await.status, 200);
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Left {
-    Closed,
-    Reset,
-}
-
-fn leave(client: Client, how: Left) {
-    match how {
-        Left::Closed => client.close(),
-        Left::Reset => client.reset(),
-    }
-}
+/// The framing fields and the body of an upload, in both framings.
+const WHOLE_BODIES: [(&str, &str); 2] =
+    [("Content-Length: 5\r\n", "hello"), (CHUNKED, "5\r\nhello\r\n0\r\n\r\n")];
 
 #[tokio::test]
-async fn a_waiting_source_that_leaves_frees_its_seat_and_its_bytes_reach_nobody() {
-    for (what, said) in [
-        ("nothing of its body", ("Content-Length: 100\r\n", String::new())),
-        ("a part of its body", ("Content-Length: 100\r\n", "WRONG".into())),
-        ("chunks without an end", ("Transfer-Encoding: chunked\r\n", "5\r\nWRONG\r\n".into())),
-        ("no body, but an expectation", ("Content-Length: 5\r\nExpect: 100-continue\r\n", String::new())),
-        ("a whole body", ("Content-Length: 5\r\n", "WRONG".into())),
-        ("a whole chunked body", ("Transfer-Encoding: chunked\r\n", "5\r\nWRONG\r\n0\r\n\r\n".into())),
-        ("an empty body", ("", String::new())),
+async fn a_waiting_source_that_leaves_frees_its_seat_and_its_bytes_are_not_delivered() {
+    for (case, fields, body) in [
+        ("nothing of its body", "Content-Length: 100\r\n", ""),
+        ("a part of its body", "Content-Length: 100\r\n", "WRONG"),
+        ("chunks without an end", CHUNKED, "5\r\nWRONG\r\n"),
+        ("no body, but an expectation", "Content-Length: 5\r\nExpect: 100-continue\r\n", ""),
+        ("a whole body", "Content-Length: 5\r\n", "WRONG"),
+        ("a whole chunked body", CHUNKED, "5\r\nWRONG\r\n0\r\n\r\n"),
+        ("an empty body", "", ""),
     ] {
-        for how in [Left::Closed, Left::Reset] {
+        for how in Departure::ALL {
             let server = TestServer::start().await;
-            let [fast, slow] = served(&server).await;
-            for mut source in [server.connect().await, fast, slow] {
+            for mut source in new_and_kept(&server).await {
                 let id = server.create().await;
-                source.send(put_head(&id, said.0)).await;
+                source.send(put_head(&id, fields)).await;
                 server.until(&id, "SRC_CONNECTED").await;
-                source.send(&said.1).await;
-                leave(source, how);
+                source.send(body).await;
+                source.leave(how);
                 let status = server.until(&id, "CREATED").await;
-                assert_eq!(status["active"], true, "{what}");
+                assert_eq!(status["active"], true, "{case}");
 
                 let mut destination = server.get(&id).await;
                 let mut source = server.put(&id, "Content-Length: 5\r\n").await;
@@ -73,9 +65,9 @@ async fn a_waiting_source_that_leaves_frees_its_seat_and_its_bytes_reach_nobody(
                 assert_eq!(
                     (download.end, &download.body[..]),
                     (End::Whole, &b"right"[..]),
-                    "{what}, {how:?}"
+                    "{case}, {how:?}"
                 );
-                assert_eq!(source.response().await.status, 200, "{what}, {how:?}");
+                assert_eq!(source.response().await.status, 200, "{case}, {how:?}");
             }
         }
     }
@@ -83,12 +75,12 @@ async fn a_waiting_source_that_leaves_frees_its_seat_and_its_bytes_reach_nobody(
 
 #[tokio::test]
 async fn a_waiting_destination_that_leaves_frees_its_seat() {
-    for how in [Left::Closed, Left::Reset] {
+    for how in Departure::ALL {
         let server = TestServer::start().await;
         let id = server.create().await;
         let destination = server.get(&id).await;
         server.until(&id, "DST_CONNECTED").await;
-        leave(destination, how);
+        destination.leave(how);
         server.until(&id, "CREATED").await;
         let mut destination = server.get(&id).await;
         server.until(&id, "DST_CONNECTED").await;
@@ -98,8 +90,8 @@ async fn a_waiting_destination_that_leaves_frees_its_seat() {
     }
 }
 
-/// Connections that have been served already, in either lane: what they ask next is read in one go.
-async fn served(server: &TestServer) -> [Client; 2] {
+/// Two kept connections that have each had one response. The server reads the whole of their next request at once.
+async fn kept(server: &TestServer) -> [Client; 2] {
     let mut clients = [server.say(get("/stream/unknown")).await, server.say(get("/ping")).await];
     for client in &mut clients {
         client.response().await;
@@ -107,46 +99,53 @@ async fn served(server: &TestServer) -> [Client; 2] {
     clients
 }
 
-/// What a side says that leaves, and how it leaves, where that is a leave: the upload, the download.
-const DEPARTURES: [(&str, &str, Left); 7] = [
-    ("Content-Length: 100\r\n", "WRONG", Left::Closed),
-    ("Content-Length: 100\r\n", "WRONG", Left::Reset),
-    ("Content-Length: 5\r\n", "WRONG", Left::Reset),
-    ("Content-Length: 5\r\nExpect: 100-continue\r\n", "", Left::Closed),
-    ("Transfer-Encoding: chunked\r\n", "5\r\nWRONG\r\n0\r\n", Left::Closed),
-    ("Transfer-Encoding: chunked\r\n", "5\r\nWRONG\r\n0\r\n\r\n", Left::Reset),
-    ("", "", Left::Reset),
+/// A new connection and two kept ones.
+async fn new_and_kept(server: &TestServer) -> [Client; 3] {
+    let [first, second] = kept(server).await;
+    [server.connect().await, first, second]
+}
+
+/// Sources that the server recognizes as gone: framing fields, the sent part of the body, and how the source leaves. (A FIN after a
+/// whole body may be a half-close.)
+const DEPARTING_SOURCES: [(&str, &str, Departure); 7] = [
+    ("Content-Length: 100\r\n", "WRONG", Departure::Close),
+    ("Content-Length: 100\r\n", "WRONG", Departure::Reset),
+    ("Content-Length: 5\r\n", "WRONG", Departure::Reset),
+    ("Content-Length: 5\r\nExpect: 100-continue\r\n", "", Departure::Close),
+    (CHUNKED, "5\r\nWRONG\r\n0\r\n", Departure::Close),
+    (CHUNKED, "5\r\nWRONG\r\n0\r\n\r\n", Departure::Reset),
+    ("", "", Departure::Reset),
 ];
 
-/// The request of whoever comes is with the server's kernel before the other leaves, and is read only then: nothing tells the
-/// server sooner that the other has left.
+/// The request of the next client is in the server's kernel before the waiting side leaves, and the server reads it only afterwards.
+/// So the server has no earlier sign that the side has left.
 #[tokio::test]
-async fn a_source_that_has_just_left_is_not_met_and_its_seat_is_free() {
+async fn a_source_that_has_just_left_is_not_paired_and_its_seat_is_free() {
     let server = TestServer::start().await;
-    for (fields, said, how) in DEPARTURES {
-        for mut next in served(&server).await {
-            let case = format!("{fields:?} {said:?} {how:?}");
+    for (fields, body, how) in DEPARTING_SOURCES {
+        for mut next in kept(&server).await {
+            let case = format!("{fields:?} {body:?} {how:?}");
             let id = server.create().await;
-            let mut gone = server.put(&id, fields).await;
-            gone.send(said).await;
+            let mut leaving = server.put(&id, fields).await;
+            leaving.send(body).await;
             server.until(&id, "SRC_CONNECTED").await;
             next.send(get(&format!("/stream/{id}"))).await;
-            leave(gone, how);
+            leaving.leave(how);
             server.until(&id, "DST_CONNECTED").await;
             let mut source = server.put(&id, "Content-Length: 5\r\n").await;
             source.send("right").await;
             assert_eq!(next.response().await.body, b"right", "{case}");
             assert_eq!(source.response().await.status, 200, "{case}");
         }
-        for mut next in served(&server).await {
-            let case = format!("{fields:?} {said:?} {how:?}, another source");
+        for mut next in kept(&server).await {
+            let case = format!("{fields:?} {body:?} {how:?}, another source");
             let id = server.create().await;
-            let mut gone = server.put(&id, fields).await;
-            gone.send(said).await;
+            let mut leaving = server.put(&id, fields).await;
+            leaving.send(body).await;
             server.until(&id, "SRC_CONNECTED").await;
             next.send(put_head(&id, "Content-Length: 5\r\n") + "right").await;
-            leave(gone, how);
-            // Behind what was sent before.
+            leaving.leave(how);
+            // The server has read the earlier request of `next` before it answers this.
             assert_eq!(server.status(&id).await["state"], "SRC_CONNECTED", "{case}");
             let download = server.get(&id).await.response().await;
             assert_eq!((download.end, &download.body[..]), (End::Whole, &b"right"[..]), "{case}");
@@ -156,13 +155,13 @@ async fn a_source_that_has_just_left_is_not_met_and_its_seat_is_free() {
 }
 
 #[tokio::test]
-async fn a_destination_that_has_just_left_is_not_met_and_its_seat_is_free() {
+async fn a_destination_that_has_just_left_is_not_paired_and_its_seat_is_free() {
     let server = TestServer::start().await;
-    for how in [Left::Closed, Left::Reset] {
+    for how in Departure::ALL {
         for by_source in [true, false] {
-            for mut next in served(&server).await {
+            for mut next in kept(&server).await {
                 let id = server.create().await;
-                let gone = server.get(&id).await;
+                let leaving = server.get(&id).await;
                 server.until(&id, "DST_CONNECTED").await;
                 let request = if by_source {
                     put_head(&id, "Content-Length: 5\r\n") + "right"
@@ -170,7 +169,7 @@ async fn a_destination_that_has_just_left_is_not_met_and_its_seat_is_free() {
                     get(&format!("/stream/{id}"))
                 };
                 next.send(request).await;
-                leave(gone, how);
+                leaving.leave(how);
                 let mut other = if by_source {
                     server.until(&id, "SRC_CONNECTED").await;
                     server.get(&id).await
@@ -187,47 +186,47 @@ async fn a_destination_that_has_just_left_is_not_met_and_its_seat_is_free() {
     }
 }
 
-/// One that only closes its sending side counts as gone, also where whoever comes notices that first.
+/// A half-closed destination counts as gone, even where the request of the source is the first to find it so.
 #[tokio::test]
-async fn a_destination_that_half_closes_as_it_is_met_is_not_answered() {
+async fn a_destination_that_half_closes_as_a_source_connects_is_not_answered() {
     let server = TestServer::start().await;
-    for mut source in served(&server).await {
+    for mut source in kept(&server).await {
         let id = server.create().await;
-        let mut gone = server.get(&id).await;
+        let mut leaving = server.get(&id).await;
         server.until(&id, "DST_CONNECTED").await;
         source.send(put_head(&id, "Content-Length: 5\r\n") + "right").await;
-        gone.half_close().await;
+        leaving.half_close().await;
         server.until(&id, "SRC_CONNECTED").await;
-        assert_eq!(gone.head().await, Err(End::Short));
+        assert_eq!(leaving.head().await, Err(End::Short));
         assert_eq!(server.get(&id).await.response().await.body, b"right");
         assert_eq!(source.response().await.status, 200);
     }
 }
 
-/// Whoever waits does not pay for a side that comes and has gone by the time it is let in.
+/// A side that has left by the time the server reads its request is not paired with the waiting side.
 #[tokio::test]
-async fn a_side_that_leaves_as_it_comes_does_not_use_the_stream_up() {
+async fn a_side_that_leaves_as_it_connects_does_not_use_up_the_stream() {
     let server = TestServer::start().await;
-    for (fields, said, how) in DEPARTURES {
-        for mut gone in served(&server).await {
+    for (fields, body, how) in DEPARTING_SOURCES {
+        for mut leaving in kept(&server).await {
             let id = server.create().await;
             let mut destination = server.get(&id).await;
             server.until(&id, "DST_CONNECTED").await;
-            gone.send(put_head(&id, fields) + said).await;
-            leave(gone, how);
-            assert_eq!(server.status(&id).await["state"], "DST_CONNECTED", "{fields:?} {said:?} {how:?}");
+            leaving.send(put_head(&id, fields) + body).await;
+            leaving.leave(how);
+            assert_eq!(server.status(&id).await["state"], "DST_CONNECTED", "{fields:?} {body:?} {how:?}");
             let mut source = server.say(put_head(&id, "Content-Length: 5\r\n") + "right").await;
-            assert_eq!(destination.response().await.body, b"right", "{fields:?} {said:?} {how:?}");
-            assert_eq!(source.response().await.status, 200, "{fields:?} {said:?} {how:?}");
+            assert_eq!(destination.response().await.body, b"right", "{fields:?} {body:?} {how:?}");
+            assert_eq!(source.response().await.status, 200, "{fields:?} {body:?} {how:?}");
         }
     }
-    for how in [Left::Closed, Left::Reset] {
-        for mut gone in served(&server).await {
+    for how in Departure::ALL {
+        for mut leaving in kept(&server).await {
             let id = server.create().await;
             let mut source = server.say(put_head(&id, "Content-Length: 5\r\n") + "right").await;
             server.until(&id, "SRC_CONNECTED").await;
-            gone.send(get(&format!("/stream/{id}"))).await;
-            leave(gone, how);
+            leaving.send(get(&format!("/stream/{id}"))).await;
+            leaving.leave(how);
             assert_eq!(server.status(&id).await["state"], "SRC_CONNECTED", "{how:?}");
             assert_eq!(server.get(&id).await.response().await.body, b"right", "{how:?}");
             assert_eq!(source.response().await.status, 200, "{how:?}");
@@ -236,13 +235,11 @@ async fn a_side_that_leaves_as_it_comes_does_not_use_the_stream_up() {
 }
 
 #[tokio::test]
-async fn a_source_may_half_close_behind_a_whole_body_as_it_comes_or_as_it_is_met() {
+async fn a_source_may_half_close_after_a_whole_body_as_it_connects_or_is_paired() {
     let server = TestServer::start().await;
-    for (fields, body) in
-        [("Content-Length: 5\r\n", "hello"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n")]
-    {
+    for (fields, body) in WHOLE_BODIES {
         for waits in [true, false] {
-            for mut next in served(&server).await {
+            for mut next in kept(&server).await {
                 let id = server.create().await;
                 let put = put_head(&id, fields) + body;
                 let (mut source, mut destination);
@@ -267,18 +264,15 @@ async fn a_source_may_half_close_behind_a_whole_body_as_it_comes_or_as_it_is_met
 }
 
 #[tokio::test]
-async fn a_source_may_half_close_behind_a_whole_body_while_it_waits() {
-    for (fields, body) in
-        [("Content-Length: 5\r\n", "hello"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n")]
-    {
+async fn a_source_may_half_close_after_a_whole_body_while_it_waits() {
+    for (fields, body) in WHOLE_BODIES {
         let server = TestServer::start().await;
-        let [fast, slow] = served(&server).await;
-        for mut source in [server.connect().await, fast, slow] {
+        for mut source in new_and_kept(&server).await {
             let id = server.create().await;
             source.send(put_head(&id, fields)).await;
             source.send(body).await;
             source.half_close().await;
-            // It is asked whether it is still there.
+            // With a 100, the server checks whether the source is still connected.
             assert_eq!(source.head().await.unwrap(), "HTTP/1.1 100 Continue\r\n\r\n");
             assert_eq!(server.status(&id).await["state"], "SRC_CONNECTED");
             let download = server.get(&id).await.response().await;
@@ -290,12 +284,9 @@ async fn a_source_may_half_close_behind_a_whole_body_while_it_waits() {
 
 #[tokio::test]
 async fn a_source_that_half_closes_one_byte_too_early_while_it_waits_has_left() {
-    for (fields, body) in
-        [("Content-Length: 5\r\n", "hell"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r")]
-    {
+    for (fields, body) in [("Content-Length: 5\r\n", "hell"), (CHUNKED, "5\r\nhello\r\n0\r\n\r")] {
         let server = TestServer::start().await;
-        let [fast, slow] = served(&server).await;
-        for mut source in [server.connect().await, fast, slow] {
+        for mut source in new_and_kept(&server).await {
             let id = server.create().await;
             source.send(put_head(&id, fields)).await;
             server.until(&id, "SRC_CONNECTED").await;
@@ -307,7 +298,7 @@ async fn a_source_that_half_closes_one_byte_too_early_while_it_waits_has_left() 
 }
 
 #[tokio::test]
-async fn a_100_comes_when_the_sides_have_paired_and_not_before() {
+async fn a_100_is_sent_when_the_sides_have_paired_and_not_before() {
     let server = TestServer::start().await;
     for expects in ["100-continue", "100-Continue", "x, 100-continue"] {
         let id = server.create().await;
@@ -315,7 +306,7 @@ async fn a_100_comes_when_the_sides_have_paired_and_not_before() {
         server.until(&id, "SRC_CONNECTED").await;
         let mut destination = tokio::select! {
             biased;
-            head = source.head() => panic!("the source was answered while it waited: {head:?}"),
+            head = source.head() => panic!("the waiting source got a response: {head:?}"),
             destination = server.get(&id) => destination,
         };
         assert_eq!(source.head().await.unwrap(), "HTTP/1.1 100 Continue\r\n\r\n", "{expects}");
@@ -326,7 +317,7 @@ async fn a_100_comes_when_the_sides_have_paired_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_refusal_comes_without_a_100() {
+async fn a_refusal_is_sent_without_a_100() {
     let server = TestServer::start().await;
     let expects = "Content-Length: 5\r\nExpect: 100-continue\r\n";
     let unknown = server.put("unknown", expects).await.response().await;
@@ -336,15 +327,15 @@ async fn a_refusal_comes_without_a_100() {
     let mut reported = server.put(&id, expects).await;
     server.until(&id, "SRC_CONNECTED").await;
     server.post(&format!("/stream/{id}/error"), r#"{"http_status":418,"name":"N","message":"M"}"#).await;
-    let answer = reported.response().await;
-    assert_eq!((answer.error(), answer.message()), ("418 N".into(), "M".into()));
+    let response = reported.response().await;
+    assert_eq!((response.error(), response.message()), ("418 N".into(), "M".into()));
 }
 
 #[tokio::test]
 async fn a_head_request_takes_no_seat() {
     let server = TestServer::start().await;
     let id = server.create().await;
-    let probe = |id: &str| format!("HEAD /stream/{id} HTTP/1.1\r\nHost: test\r\n\r\n");
+    let probe = |id: &str| request("HEAD", &format!("/stream/{id}"), "");
     for _ in 0..2 {
         let head = server.say(probe(&id)).await.head().await.unwrap();
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
@@ -362,13 +353,12 @@ async fn an_ended_stream_is_not_found() {
     server.put(&id, "").await.response().await;
     destination.response().await;
     for request in [get(&format!("/stream/{id}")), put_head(&id, "")] {
-        let answer = server.ask(request).await;
-        assert_eq!(answer.error(), "404 SessionNotFoundError");
-        assert_eq!(answer.message(), "The specified session id does not exist");
+        let response = server.ask(request).await;
+        assert_eq!(response.error(), "404 SessionNotFoundError");
+        assert_eq!(response.message(), "The specified session id does not exist");
     }
     assert_eq!(server.post(&format!("/stream/{id}/error"), "{}").await.error(), "409 StreamStartedError");
-    let head =
-        server.say(format!("HEAD /stream/{id} HTTP/1.1\r\nHost: test\r\n\r\n")).await.head().await.unwrap();
+    let head = server.say(request("HEAD", &format!("/stream/{id}"), "")).await.head().await.unwrap();
     assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
 }
 
@@ -388,19 +378,17 @@ async fn ids_that_name_properties_of_javascript_objects_are_unknown_ids() {
 }
 
 #[tokio::test]
-async fn nothing_of_a_source_that_closed_behind_its_whole_body_is_delivered() {
+async fn nothing_of_a_source_that_closed_after_its_whole_body_is_delivered() {
     let server = TestServer::start_with(|config| config.ttl = "1s".parse().unwrap()).await;
-    for (fields, body) in
-        [("Content-Length: 5\r\n", "hello"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n")]
-    {
+    for (fields, body) in WHOLE_BODIES {
         let rounds = (0..30).map(async |_| {
             let id = server.create().await;
             let mut source = server.put(&id, fields).await;
             source.send(body).await;
             server.until(&id, "SRC_CONNECTED").await;
-            // The server has the rest of the request and the FIN at once, and looks at the request first.
-            let (begun, rest) = (get(&format!("/stream/{id}")), "\r\n");
-            let mut destination = server.say(begun.strip_suffix(rest).unwrap()).await;
+            // The rest of the request and the FIN of the source arrive together, and the server reads the request first.
+            let (request, rest) = (get(&format!("/stream/{id}")), "\r\n");
+            let mut destination = server.say(request.strip_suffix(rest).unwrap()).await;
             assert_eq!(server.ask(get("/ping")).await.status, 200);
             destination.send(rest).await;
             source.close();
@@ -411,24 +399,17 @@ async fn nothing_of_a_source_that_closed_behind_its_whole_body_is_delivered() {
     }
 }
 
-/// More than the server's kernel takes of a waiting source, and less than both kernels hold.
+/// The size of a body that fills the buffer of the server's kernel for a waiting source, and fits into both kernels together.
 const BEHIND_A_FULL_BUFFER: usize = 300_000;
 
-/// A source that waits, has sent all of its body, and whose kernel holds a part of that back.
-async fn hidden_source(server: &TestServer, id: &str, chunked: bool) -> Client {
+/// A waiting source that has written its whole body, a part of which is still in its own kernel.
+async fn source_behind_a_full_buffer(server: &TestServer, id: &str, chunked: bool) -> Client {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_send_buffer_size(1 << 20).unwrap();
     let mut source = Client::begin(socket.connect(server.address()).await.unwrap()).await;
-    let body = vec![b'x'; BEHIND_A_FULL_BUFFER];
-    if chunked {
-        source.send(put_head(id, "Transfer-Encoding: chunked\r\n")).await;
-        source
-            .send([format!("{BEHIND_A_FULL_BUFFER:x}\r\n").as_bytes(), &body, b"\r\n0\r\n\r\n"].concat())
-            .await;
-    } else {
-        source.send(put_head(id, &format!("Content-Length: {BEHIND_A_FULL_BUFFER}\r\n"))).await;
-        source.send(&body).await;
-    }
+    let (fields, encoded) = framed(&vec![b'x'; BEHIND_A_FULL_BUFFER], chunked);
+    source.send(put_head(id, &fields)).await;
+    source.send(encoded).await;
     server.until(id, "SRC_CONNECTED").await;
     source
 }
@@ -438,16 +419,16 @@ async fn nothing_of_a_source_that_left_behind_a_full_buffer_looks_whole() {
     let server = TestServer::start().await;
     for chunked in [false, true] {
         let id = server.create().await;
-        hidden_source(&server, &id, chunked).await.close();
+        source_behind_a_full_buffer(&server, &id, chunked).await.close();
         if is_tls() && server.status(&id).await["state"] == "CREATED" {
-            // What TLS reads ahead made room for the FIN.
+            // The read-ahead of TLS has made room for the FIN.
             continue;
         }
-        let seen = server.get(&id).await.response().await;
+        let download = server.get(&id).await.response().await;
         assert!(
-            seen.status == 200 && matches!(seen.end, End::Short | End::Reset),
-            "{chunked} {:?}",
-            seen.end
+            download.status == 200 && matches!(download.end, End::Short | End::Reset),
+            "chunked: {chunked}, {:?}",
+            download.end
         );
         server.until(&id, "SRC_DISCONNECTED").await;
     }
@@ -458,26 +439,25 @@ async fn a_source_that_only_half_closed_behind_a_full_buffer_is_delivered() {
     let server = TestServer::start().await;
     for chunked in [false, true] {
         let id = server.create().await;
-        let mut source = hidden_source(&server, &id, chunked).await;
+        let mut source = source_behind_a_full_buffer(&server, &id, chunked).await;
         source.half_close().await;
-        let seen = server.get(&id).await.response().await;
-        assert_eq!((seen.end, seen.body.len()), (End::Whole, BEHIND_A_FULL_BUFFER), "{chunked}");
+        let download = server.get(&id).await.response().await;
+        let whole = (End::Whole, BEHIND_A_FULL_BUFFER);
+        assert_eq!((download.end, download.body.len()), whole, "chunked: {chunked}");
         assert_eq!(source.final_response().await.status, 200);
         server.until(&id, "FINISHED").await;
     }
 }
 
-/// Its FIN is stuck behind what follows its body.
+/// The FIN of the source is stuck behind the bytes that follow its body.
 #[tokio::test]
-async fn a_source_that_left_behind_much_more_than_its_body_never_looks_whole() {
+async fn a_source_that_closed_after_much_more_than_its_body_never_looks_whole() {
     let server = TestServer::start().await;
-    for (fields, said) in
-        [("Content-Length: 5\r\n", "hello"), ("Transfer-Encoding: chunked\r\n", "5\r\nhello\r\n0\r\n\r\n")]
-    {
+    for (fields, body) in WHOLE_BODIES {
         let id = server.create().await;
-        let mut source = server.say(put_head(&id, fields) + said).await;
+        let mut source = server.say(put_head(&id, fields) + body).await;
         server.until(&id, "SRC_CONNECTED").await;
-        // More than the server's kernel takes, less than the client's own does.
+        // More than the server's kernel buffers, and less than both kernels do.
         source.send(vec![b'x'; 1 << 20]).await;
         source.close();
         let download = server.get(&id).await.response().await;

@@ -1,4 +1,4 @@
-//! The chart: bars in panels, as an SVG that reads well on a light and on a dark page.
+//! The chart: bars in panels, as an SVG that is readable on light and dark pages. All sizes are in pixels.
 
 use measure::svg::{Page, text};
 
@@ -6,27 +6,28 @@ use super::contender::{Contender, Kind};
 use super::results::{Measure, Results};
 use super::workload::Workload;
 
-/// Panels stand in so many columns.
+/// Columns of panels.
 const COLUMNS: usize = 2;
 const PANEL_WIDTH: usize = 380;
 const MARGIN: usize = 24;
 /// From a panel's top to its first bar.
 const HEADING: usize = 48;
 const BAR: usize = 16;
-/// From bar to bar.
+/// From the top of one bar to the next.
 const PITCH: usize = 24;
-/// For the names beside the bars, and for the values behind them.
+/// The space for the names before the bars.
 const NAMES: usize = 96;
+/// The space for the values after the bars.
 const VALUES: usize = 64;
-/// For the last line.
+/// The space for the last line.
 const FOOTER: usize = 40;
 
 const STYLES: (&str, &str) = (
-    ".floor { fill: #afb8c1 } .lane { fill: #0969da } .baseline { fill: #54aeff } .peer { fill: #bf8700 }",
-    ".floor { fill: #656c76 } .lane { fill: #4493f8 } .baseline { fill: #1f5ca8 } .peer { fill: #d29922 }",
+    ".floor { fill: #afb8c1 } .current { fill: #0969da } .baseline { fill: #54aeff } .peer { fill: #bf8700 }",
+    ".floor { fill: #656c76 } .current { fill: #4493f8 } .baseline { fill: #1f5ca8 } .peer { fill: #d29922 }",
 );
 
-/// A group of bars to one scale.
+/// A group of bars on one scale.
 struct Panel {
     title: String,
     measure: Measure,
@@ -61,7 +62,7 @@ pub(crate) fn svg(
     Page { title, width, height, styles: STYLES }.draw(&(drawn + &footer))
 }
 
-/// The figure by which a workload is best judged on a noisy machine.
+/// The panel of a workload, with the figure that a noisy machine distorts least. `None` for workloads without a panel.
 fn panel(contenders: &[Contender], workload: &Workload, results: &Results) -> Option<Panel> {
     let measure = match workload {
         Workload::Bulk(_) => Measure::CpuPerGib,
@@ -72,7 +73,7 @@ fn panel(contenders: &[Contender], workload: &Workload, results: &Results) -> Op
     let bar = |contender: &Contender| {
         let class = match contender.kind {
             Kind::Floor => "floor",
-            Kind::Lane => "lane",
+            Kind::Current => "current",
             Kind::Baseline => "baseline",
             Kind::Peer => "peer",
         };

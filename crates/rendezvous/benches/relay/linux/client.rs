@@ -1,4 +1,4 @@
-//! A client of a contender: how to connect, and how two sides meet there.
+//! The client of a contender: how it connects, and how two sides pair.
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
@@ -9,62 +9,63 @@ use anyhow::Context;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
 use serde_json::Value;
 
-use super::http::{Incoming, answer};
+use super::http::{Incoming, response};
 use super::transfer::{Body, Download, Framing, Upload};
 
-/// Nothing on loopback stands still for so long, unless it hangs.
+/// The timeout of each read and write.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// How to meet through a contender.
-pub(crate) enum Dialect {
-    /// POST makes a stream.
+/// How two sides pair through a contender.
+pub(crate) enum Protocol {
+    /// POST creates a stream, whose path both sides use.
     Rendezvous,
-    /// Any path will do.
+    /// Both sides use any path.
     Piping,
-    /// No HTTP: what is sent comes out of a connection to this listener.
+    /// No HTTP: the contender connects to this listener, and sends the bytes there.
     Tcp(TcpListener),
 }
 
 /// Connects to a contender.
 pub(crate) struct Client {
     pub(crate) address: SocketAddrV4,
-    pub(crate) dialect: Dialect,
+    pub(crate) protocol: Protocol,
 }
 
 impl Client {
-    /// Both sides of a transfer, the receiver's first.
+    /// Both sides of a transfer. The receiver connects first.
     pub(crate) fn pair(&self, body: &Body) -> anyhow::Result<(Upload, Download)> {
-        if let Dialect::Tcp(listener) = &self.dialect {
+        if let Protocol::Tcp(listener) = &self.protocol {
             let upload = Upload::new(self.connect()?, Framing::Close, body);
-            let (stream, _) = listener.accept().context("nobody connects to the listener")?;
+            let (stream, _) = listener.accept().context("no connection from the floor")?;
             return Ok((upload, Download::of_connection(patient(stream)?, body)));
         }
-        let path = self.meeting_point()?;
+        let path = self.new_path()?;
         let download = self.download(&path, body)?;
         Ok((self.upload(&path, body)?, download))
     }
 
-    /// A path that nobody else uses.
-    pub(crate) fn meeting_point(&self) -> anyhow::Result<String> {
+    /// A path that no other transfer uses.
+    pub(crate) fn new_path(&self) -> anyhow::Result<String> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        if !matches!(self.dialect, Dialect::Rendezvous) {
+        if !matches!(self.protocol, Protocol::Rendezvous) {
             return Ok(format!("/{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         }
         let mut stream = self.connect()?;
         stream.write_all(self.head("POST", "/stream", "Content-Length: 0\r\n").as_bytes())?;
-        let made: Value = serde_json::from_str(&answer(&mut Incoming::new(stream), 201)?)?;
-        let id = made.get("stream").and_then(Value::as_str).context("POST /stream makes no stream")?;
+        let created: Value = serde_json::from_str(&response(&mut Incoming::new(stream), 201)?)?;
+        let id =
+            created.get("stream").and_then(Value::as_str).context("no id in the response to POST /stream")?;
         Ok(format!("/stream/{id}"))
     }
 
-    /// The receiving side, asked for.
+    /// The receiving side, whose request is sent.
     pub(crate) fn download(&self, path: &str, body: &Body) -> anyhow::Result<Download> {
         let mut stream = self.connect()?;
         stream.write_all(self.head("GET", path, "").as_bytes())?;
-        Ok(Download::of_answer(stream, body))
+        Ok(Download::of_response(stream, body))
     }
 
-    /// The sending side. Nothing is on the wire before its first piece.
+    /// The sending side. Its head is sent with its first piece.
     pub(crate) fn upload(&self, path: &str, body: &Body) -> anyhow::Result<Upload> {
         let (framing, field) = if body.chunked {
             (Framing::Chunks, "Transfer-Encoding: chunked\r\n".to_owned())
@@ -80,8 +81,8 @@ impl Client {
         format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{field}Connection: close\r\n\r\n", self.address)
     }
 
-    /// A connection from one of 250 addresses in turn: a single one runs out of ports within seconds, because
-    /// each port rests for a minute after its use.
+    /// A connection from one of 250 addresses in turn. A single address would run out of ports within seconds, because each port
+    /// stays in TIME-WAIT for a minute.
     fn connect(&self) -> anyhow::Result<TcpStream> {
         static TURN: AtomicU8 = AtomicU8::new(0);
         let source = Ipv4Addr::new(127, 0, 0, 2 + TURN.fetch_add(1, Ordering::Relaxed) % 250);

@@ -1,4 +1,4 @@
-//! Who is measured, and how each is started.
+//! The measured programs, and how each is started.
 
 use std::env;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
@@ -11,29 +11,29 @@ use anyhow::{Context, bail};
 use measure::process::Process;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
-use super::client::{Client, Dialect};
+use super::client::{Client, Protocol};
 use super::floor;
 
-/// Until a program takes connections.
+/// The timeout until a program accepts connections.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
-/// The flag by which a server's lane is chosen; earlier servers have one lane and no flag.
-const LANE_FLAG: &str = "--data-path";
+/// The flag that selects the server's data path. Earlier servers lack it.
+const DATA_PATH_FLAG: &str = "--data-path";
 
-/// What a contender is to the server of this crate.
+/// How a contender relates to the server of this repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Relays, and does nothing else.
+    /// A plain relay, without HTTP.
     Floor,
-    /// The server itself, in its default lane or another.
-    Lane,
-    /// An earlier build of it.
+    /// The server itself, with one of its data paths.
+    Current,
+    /// An earlier build of the server.
     Baseline,
-    /// Another server for the same purpose.
+    /// Another server with the same purpose.
     Peer,
 }
 
-/// Somebody to measure.
+/// A program to measure.
 pub(crate) struct Contender {
     pub(crate) name: String,
     pub(crate) kind: Kind,
@@ -41,13 +41,13 @@ pub(crate) struct Contender {
     arguments: &'static [&'static str],
 }
 
-/// A contender that runs, until this is dropped.
+/// A running contender. Dropping it ends the process.
 pub(crate) struct Running {
     pub(crate) process: Process,
     pub(crate) client: Client,
 }
 
-/// Everybody there is.
+/// All contenders that are available.
 pub(crate) fn all(baseline: Option<&Path>) -> anyhow::Result<Vec<Contender>> {
     let contender = |name: &str, kind, program: &Path, arguments| {
         let (name, program) = (name.to_owned(), program.to_owned());
@@ -55,44 +55,45 @@ pub(crate) fn all(baseline: Option<&Path>) -> anyhow::Result<Vec<Contender>> {
     };
     let server = Path::new(env!("CARGO_BIN_EXE_rendezvous"));
     let mut all = vec![contender("floor", Kind::Floor, &env::current_exe()?, &[])];
-    if has_lanes(server)? {
-        all.push(contender("splice", Kind::Lane, server, &[]));
-        all.push(contender("copy", Kind::Lane, server, &[LANE_FLAG, "copy"]));
+    if has_data_paths(server)? {
+        all.push(contender("splice", Kind::Current, server, &[]));
+        all.push(contender("copy", Kind::Current, server, &[DATA_PATH_FLAG, "copy"]));
     } else {
-        all.push(contender("rendezvous", Kind::Lane, server, &[]));
+        all.push(contender("rendezvous", Kind::Current, server, &[]));
     }
     if let Some(program) = baseline {
         all.push(contender("baseline", Kind::Baseline, program, &[]));
     }
     match find("piping-server") {
         Some(program) => all.push(contender("piping-server", Kind::Peer, &program, &[])),
-        None => eprintln!("LEFT OUT: piping-server is not installed (`npm install --no-save piping-server`)"),
+        None => eprintln!("SKIPPED: piping-server is not installed (`npm install --no-save piping-server`)"),
     }
     Ok(all)
 }
 
-fn has_lanes(server: &Path) -> anyhow::Result<bool> {
+fn has_data_paths(server: &Path) -> anyhow::Result<bool> {
     let help =
         Command::new(server).args(["serve", "--help"]).output().context("the server does not start")?;
-    Ok(String::from_utf8_lossy(&help.stdout).contains(LANE_FLAG))
+    Ok(String::from_utf8_lossy(&help.stdout).contains(DATA_PATH_FLAG))
 }
 
-/// A program that npm may have put here, or that is on the PATH.
+/// A program that npm has installed in this repository, or that is on the PATH.
 fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let folders = [PathBuf::from("node_modules/.bin")].into_iter().chain(env::split_paths(&path));
+    let local = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../node_modules/.bin");
+    let folders = [local].into_iter().chain(env::split_paths(&path));
     folders.map(|folder| folder.join(name)).find(|program| program.is_file())
 }
 
 impl Contender {
-    /// Starts it, and returns when it takes connections.
+    /// Starts the program, and returns when it accepts connections.
     pub(crate) fn start(&self) -> anyhow::Result<Running> {
         let mut command = Command::new(&self.program);
         let started = match self.kind {
             Kind::Floor => start_floor(&mut command),
-            Kind::Lane | Kind::Baseline => {
+            Kind::Current | Kind::Baseline => {
                 command.args(["serve", "--port", "0", "--log-level", "warn"]).args(self.arguments);
-                start_greeting(&mut command, Dialect::Rendezvous)
+                start_greeting(&mut command, Protocol::Rendezvous)
             }
             Kind::Peer => start_piping(&mut command),
         };
@@ -102,22 +103,22 @@ impl Contender {
 
 fn start_floor(command: &mut Command) -> anyhow::Result<Running> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    // It is an accept that would wait for ever if the floor fell.
+    // Without this timeout, an accept would block for ever if the floor failed.
     set_socket_timeout(&listener, Timeout::Recv, Some(PATIENCE))?;
     command.arg(floor::ARGUMENT).arg(listener.local_addr()?.port().to_string());
-    start_greeting(command, Dialect::Tcp(listener))
+    start_greeting(command, Protocol::Tcp(listener))
 }
 
-/// Starts what says in its first line where it listens.
-fn start_greeting(command: &mut Command, dialect: Dialect) -> anyhow::Result<Running> {
+/// Starts a program that prints its address in its first line.
+fn start_greeting(command: &mut Command, protocol: Protocol) -> anyhow::Result<Running> {
     let mut process = Process::start(command)?;
     let greeting = process.greeting(1)?;
     let address = greeting.trim_end().rsplit([' ', '/']).next().and_then(|address| address.parse().ok());
     let address = address.with_context(|| format!("no address in {greeting:?}"))?;
-    Ok(Running { process, client: Client { address, dialect } })
+    Ok(Running { process, client: Client { address, protocol } })
 }
 
-/// piping-server takes no port 0, so it gets one that was free a moment ago, and is asked until it answers.
+/// Starts piping-server on a port that was free a moment ago, because it does not accept port 0. Returns once it accepts connections.
 fn start_piping(command: &mut Command) -> anyhow::Result<Running> {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
     command.args(["--host", "127.0.0.1", "--http-port", &port.to_string()]);
@@ -130,5 +131,5 @@ fn start_piping(command: &mut Command) -> anyhow::Result<Running> {
         }
         thread::sleep(PAUSE);
     }
-    Ok(Running { process, client: Client { address, dialect: Dialect::Piping } })
+    Ok(Running { process, client: Client { address, protocol: Protocol::Piping } })
 }

@@ -1,8 +1,7 @@
-//! The floor: a plain TCP relay, one thread a connection, that moves bytes from socket to socket by splice(2).
+//! The floor: a plain TCP relay, with a thread per connection, that moves bytes between sockets by splice(2).
 //!
-//! It speaks no HTTP, watches nobody and promises nothing, so a server is as good as it is near to this. (One
-//! that moves more bytes at each waking may come out a little below.) It is a process of its own, because its
-//! CPU time is measured like a server's.
+//! It has no HTTP, watches no connection and guarantees nothing, so its cost is the reference for a server. (A server that moves more
+//! bytes per wakeup may cost slightly less.) It is a separate process, so that its CPU time is measured like a server's.
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -11,9 +10,9 @@ use std::thread;
 use anyhow::Context;
 use rustix::pipe::{SpliceFlags, fcntl_setpipe_size, pipe, splice};
 
-/// Behind this argument stands the port to connect to.
+/// The argument before the port to connect to.
 pub(crate) const ARGUMENT: &str = "floor";
-/// Moved at a time, and the size of the pipe between the sockets: what an unprivileged process may have at most.
+/// Bytes per splice, and the size of the pipe between the sockets: the default maximum for an unprivileged process.
 const AT_A_TIME: usize = 1 << 20;
 
 /// Relays every connection to `target`, until it is killed.
@@ -24,7 +23,7 @@ pub(crate) fn serve(target: u16) -> anyhow::Result<()> {
     for source in listener.incoming() {
         let source = source?;
         thread::spawn(move || {
-            // The receiver sees the failure: it misses bytes.
+            // The receiver notices the failure by the missing bytes.
             if let Err(error) = relay(&source, target) {
                 eprintln!("the floor failed: {error}");
             }

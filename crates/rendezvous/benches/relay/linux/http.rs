@@ -1,4 +1,4 @@
-//! The reading half of a client: just enough HTTP/1.1 that no cut message passes for a whole one.
+//! The receiving half of a client: as much HTTP/1.1 as it needs to detect incomplete messages.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::net::TcpStream;
@@ -6,37 +6,37 @@ use std::net::TcpStream;
 use anyhow::bail;
 use rustix::net::{RecvFlags, recv};
 
-/// Read ahead at a time. Small, because payload that is read ahead is copied.
+/// The size of the read-ahead buffer. It is small, because payload in it is copied.
 const READ_AHEAD: usize = 4 * 1024;
-/// Payload thrown away at a time.
+/// Bytes of payload discarded at a time.
 const WINDOW: usize = 1 << 20;
 
 /// How the end of the message is known.
 enum Framing {
-    /// So many bytes are to come.
+    /// The bytes left of the body.
     Length(u64),
-    /// So many bytes of this chunk are to come; at 0, the size of the next.
+    /// The bytes left of this chunk. At 0, the size line of the next chunk follows.
     Chunk(u64),
-    /// By the end of the connection.
+    /// The message ends with the connection.
     UntilClose,
 }
 
-/// What comes in on a connection.
+/// The receiving half of a connection.
 pub(crate) struct Incoming {
     reader: BufReader<TcpStream>,
     framing: Framing,
-    /// Where nothing is written, but whose length is how much the kernel may throw away.
+    /// Never written to. Its length limits how many bytes the kernel discards at a time.
     window: Vec<u8>,
 }
 
 impl Incoming {
-    /// Bytes until the end of the connection, or an answer whose head is still to be read.
+    /// A connection whose bytes are the payload, or the response whose head [`Incoming::head`] reads.
     pub(crate) fn new(stream: TcpStream) -> Self {
         let reader = BufReader::with_capacity(READ_AHEAD, stream);
         Self { reader, framing: Framing::UntilClose, window: Vec::new() }
     }
 
-    /// Reads the head of the final answer, and returns its status.
+    /// Reads the head of the final response, and returns its status.
     pub(crate) fn head(&mut self) -> io::Result<u16> {
         loop {
             let first = self.line()?;
@@ -65,7 +65,7 @@ impl Incoming {
         }
     }
 
-    /// A line without its CRLF.
+    /// Reads a line, and returns it without its CRLF.
     fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         self.reader.read_line(&mut line)?;
@@ -75,10 +75,9 @@ impl Incoming {
         }
     }
 
-    /// Throws away up to `limit` bytes of payload; `Ok(0)` is the proper end of the message.
+    /// Discards up to `limit` bytes of payload. `Ok(0)` is the regular end of the message.
     ///
-    /// `MSG_TRUNC` has the kernel drop them without a copy, so that the client takes less of the CPU that the
-    /// server needs.
+    /// With `MSG_TRUNC` the kernel drops them without a copy, which leaves more of the CPU to the server.
     pub(crate) fn discard(&mut self, limit: u64) -> io::Result<u64> {
         let room = self.room()?.min(limit);
         let count = if self.reader.buffer().is_empty() && room > READ_AHEAD as u64 {
@@ -92,11 +91,11 @@ impl Incoming {
         } else {
             return Ok(0);
         };
-        self.took(count)?;
+        self.consumed(count)?;
         Ok(count as u64)
     }
 
-    /// How much payload may be taken now; 0 at the end of the message.
+    /// How many bytes of payload may be read now; 0 at the end of the message.
     fn room(&mut self) -> io::Result<u64> {
         if let Framing::Chunk(0) = self.framing {
             let line = self.line()?;
@@ -113,8 +112,8 @@ impl Incoming {
         })
     }
 
-    /// Accounts for payload that was taken, where some was to come.
-    fn took(&mut self, count: usize) -> io::Result<()> {
+    /// Accounts for `count` bytes of payload that were read, where at least one was expected.
+    fn consumed(&mut self, count: usize) -> io::Result<()> {
         match &mut self.framing {
             Framing::UntilClose => return Ok(()),
             Framing::Length(left) | Framing::Chunk(left) if count > 0 => *left -= count as u64,
@@ -135,22 +134,22 @@ impl Read for Incoming {
             return Ok(0);
         }
         let count = self.reader.read(buffer.get_mut(..room).unwrap_or_default())?;
-        self.took(count)?;
+        self.consumed(count)?;
         Ok(count)
     }
 }
 
-/// Reads a head that is to have this status.
+/// Reads a head, which must have this status.
 pub(crate) fn expect(incoming: &mut Incoming, status: u16) -> anyhow::Result<()> {
-    let given = incoming.head()?;
-    if given != status {
-        bail!("{given} {}", io::read_to_string(incoming)?);
+    let actual = incoming.head()?;
+    if actual != status {
+        bail!("{actual} {}", io::read_to_string(incoming)?);
     }
     Ok(())
 }
 
-/// The text of an answer that is to have this status.
-pub(crate) fn answer(incoming: &mut Incoming, status: u16) -> anyhow::Result<String> {
+/// The body of a response, which must have this status.
+pub(crate) fn response(incoming: &mut Incoming, status: u16) -> anyhow::Result<String> {
     expect(incoming, status)?;
     Ok(io::read_to_string(incoming)?)
 }
@@ -160,5 +159,5 @@ fn to_usize(count: u64) -> usize {
 }
 
 fn malformed(what: &str, text: &str) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, format!("no {what}: {text:?}"))
+    io::Error::new(ErrorKind::InvalidData, format!("malformed {what}: {text:?}"))
 }

@@ -1,4 +1,4 @@
-//! Puts a load on a contender, and takes its cost.
+//! Puts load on a contender, and measures the cost.
 
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,12 +11,12 @@ use super::client::Client;
 use super::contender::Running;
 use super::transfer::{Body, finish};
 
-/// After the last transfer, so that a server's work on closing connections counts as well.
+/// The pause after the last transfer, so that the CPU time includes the closing of connections.
 const AFTERMATH: Duration = Duration::from_millis(50);
-/// Between two bytes of a trickle: whoever relays it has gone to sleep.
+/// The pause between two bytes of a trickle, after which the contender sleeps.
 pub(crate) const SILENCE: Duration = Duration::from_millis(50);
-/// How many of the sides that waited are met in the end, to see that they were not forgotten.
-const MET: usize = 20;
+/// How many of the waiting sides are paired in the end, to check that the contender still has them.
+const PAIRED: usize = 20;
 
 /// Many transfers of the same body.
 pub(crate) struct Transfers {
@@ -32,14 +32,14 @@ impl Transfers {
 
     pub(crate) fn run(&self, running: &Running) -> anyhow::Result<Cost> {
         let (cpu, start) = (running.process.cpu()?, Instant::now());
-        let latencies = self.crowd(&running.client)?;
+        let latencies = self.run_threads(&running.client)?;
         let seconds = start.elapsed().as_secs_f64();
         thread::sleep(AFTERMATH);
         Ok(Cost { seconds, cpu: running.process.cpu()? - cpu, latencies })
     }
 
-    /// As many threads as transfers at once; each begins the next transfer when it has ended one.
-    fn crowd(&self, client: &Client) -> anyhow::Result<Vec<f64>> {
+    /// Runs a thread for each concurrent transfer, which begins the next transfer when one has ended. Returns the latencies.
+    fn run_threads(&self, client: &Client) -> anyhow::Result<Vec<f64>> {
         let begun = AtomicUsize::new(0);
         let work = || {
             let mut latencies = Vec::new();
@@ -82,18 +82,18 @@ fn size(bytes: u64) -> String {
     }
 }
 
-/// What transfers cost.
+/// The cost of transfers.
 pub(crate) struct Cost {
     pub(crate) seconds: f64,
-    /// CPU seconds of the contender.
+    /// The CPU time of the contender, in seconds.
     pub(crate) cpu: f64,
-    /// Milliseconds that each took.
+    /// The duration of each transfer, in milliseconds.
     pub(crate) latencies: Vec<f64>,
 }
 
-/// Milliseconds from the writing of a byte to its arrival, for so many single bytes.
+/// The milliseconds from the write of a byte to its arrival, for `bytes` single bytes.
 pub(crate) fn trickle(bytes: usize, client: &Client) -> anyhow::Result<Vec<f64>> {
-    // One more: the first carries the head.
+    // The first byte is sent with the head, and does not count.
     let body = Body { piece: 1, pieces: bytes + 1, chunked: true };
     let (mut upload, mut download) = client.pair(&body)?;
     let mut latencies = Vec::with_capacity(body.pieces);
@@ -108,7 +108,7 @@ pub(crate) fn trickle(bytes: usize, client: &Client) -> anyhow::Result<Vec<f64>>
     Ok(latencies.split_off(1))
 }
 
-/// Who waits for the other side.
+/// The side that waits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Waiting {
     Receivers,
@@ -116,14 +116,14 @@ pub(crate) enum Waiting {
     Senders,
 }
 
-/// KiB of resident memory for each side that waits.
+/// The resident memory for each waiting side, in KiB.
 pub(crate) fn waiting(side: Waiting, count: usize, running: &Running) -> anyhow::Result<f64> {
     let client = &running.client;
     let body = Body { piece: 1024, pieces: 2, chunked: false };
     let before = running.process.settled()?;
     let (mut receivers, mut senders) = (Vec::new(), Vec::new());
     for _ in 0..count {
-        let path = client.meeting_point()?;
+        let path = client.new_path()?;
         match side {
             Waiting::Receivers => receivers.push((client.download(&path, &body)?, path)),
             Waiting::Senders => {
@@ -134,7 +134,7 @@ pub(crate) fn waiting(side: Waiting, count: usize, running: &Running) -> anyhow:
         }
     }
     let grown = running.process.settled()?.saturating_sub(before);
-    let every = count.div_ceil(MET).max(1);
+    let every = count.div_ceil(PAIRED).max(1);
     for (download, path) in receivers.into_iter().step_by(every) {
         finish((client.upload(&path, &body)?, download))?;
     }

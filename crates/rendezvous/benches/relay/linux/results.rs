@@ -1,8 +1,8 @@
-//! The figures that were taken, and what they come to.
+//! The measured figures, and their medians.
 
 use measure::figures::quantile;
 
-/// What a figure tells.
+/// The quantity that a figure measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Measure {
     GibPerSecond,
@@ -29,7 +29,7 @@ impl Measure {
         }
     }
 
-    /// With as many digits as the measurement is worth.
+    /// The value with its significant digits.
     pub(crate) fn format(self, value: f64) -> String {
         let digits = match self {
             Self::TransfersPerSecond => 0,
@@ -43,14 +43,14 @@ impl Measure {
 
 pub(crate) type Figure = (Measure, f64);
 
-/// Figures in one line, to follow the progress.
+/// The figures in one line, to show progress.
 pub(crate) fn line(figures: &[Figure]) -> String {
     let figures =
         figures.iter().map(|(measure, value)| format!("{} {}", measure.format(*value), measure.unit()));
     figures.collect::<Vec<_>>().join(", ")
 }
 
-/// What one run of a workload gave.
+/// The figures of one run of a workload.
 pub(crate) struct Sample {
     pub(crate) workload: String,
     pub(crate) contender: String,
@@ -72,13 +72,13 @@ impl Results {
         self.0.push(sample);
     }
 
-    /// What was measured of a workload.
+    /// The quantities measured for a workload.
     pub(crate) fn measures(&self, workload: &str) -> Vec<Measure> {
         let sample = self.0.iter().find(|sample| sample.workload == workload);
         sample.into_iter().flat_map(|sample| &sample.figures).map(|(measure, _)| *measure).collect()
     }
 
-    /// The median of all rounds, if there is one.
+    /// The median of all rounds, or `None` if there is no figure.
     pub(crate) fn median(&self, workload: &str, contender: &str, measure: Measure) -> Option<f64> {
         let samples = self.0.iter().filter(|one| one.workload == workload && one.contender == contender);
         let values = samples.filter_map(|sample| sample.figure(measure)).collect();

@@ -5,7 +5,7 @@ use super::results::Results;
 use super::workload::Workload;
 
 const NOTE: &str = "
-Medians of the rounds. In parentheses: the ratio to the contender that has none in that row.
+Medians of all rounds. In parentheses: the ratio to the contender without parentheses in that row.
 ";
 
 pub(crate) fn markdown(contenders: &[Contender], workloads: &[Workload], results: &Results) -> String {
@@ -31,10 +31,10 @@ pub(crate) fn markdown(contenders: &[Contender], workloads: &[Workload], results
     table + NOTE
 }
 
-/// Whom the others are compared with: the floor, or else what the server was before its latest lane.
+/// The contender that the others are compared with: the floor, otherwise the baseline, otherwise the last data path.
 fn reference<'a>(workload: &Workload, contenders: &'a [Contender]) -> Option<&'a str> {
     let of_kind = |kind| contenders.iter().rfind(move |contender| contender.kind == kind);
-    let order = [Kind::Floor, Kind::Baseline, Kind::Lane].into_iter().filter(|kind| workload.suits(*kind));
+    let order = [Kind::Floor, Kind::Baseline, Kind::Current].into_iter().filter(|kind| workload.suits(*kind));
     order.filter_map(of_kind).map(|contender| contender.name.as_str()).next()
 }
 

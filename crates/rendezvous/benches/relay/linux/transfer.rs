@@ -1,4 +1,4 @@
-//! A transfer: its sending side, its receiving side, and their common end.
+//! A transfer: its sending side, its receiving side, and its end.
 
 use std::io::{self, BufWriter, Write};
 use std::mem;
@@ -7,17 +7,17 @@ use std::thread;
 
 use anyhow::{Context, bail, ensure};
 
-use super::http::{Incoming, answer, expect};
+use super::http::{Incoming, expect, response};
 
-/// What is left of a body, up to here, fits into the sockets' buffers: one thread can drive both sides.
+/// Up to this size, in bytes, a body fits into the sockets' buffers, so that one thread can drive both sides.
 const SMALL: u64 = 64 * 1024;
 
-/// What every upload of a workload carries: so many pieces, each written at once.
+/// The body of the uploads of a workload: a number of pieces, each sent by one write.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Body {
     pub(crate) piece: usize,
     pub(crate) pieces: usize,
-    /// Each piece is a chunk; otherwise the length is announced.
+    /// Each piece is a chunk. Otherwise the upload has a `Content-Length`.
     pub(crate) chunked: bool,
 }
 
@@ -27,12 +27,12 @@ impl Body {
     }
 }
 
-/// How the end of an upload is told.
+/// How the end of an upload is marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
     Length,
     Chunks,
-    /// By the connection's. There is no answer either.
+    /// The upload ends with the connection, and has no response.
     Close,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Upload {
     /// Holds the head back until the first piece, so that a small upload is a single segment.
     writer: BufWriter<TcpStream>,
     framing: Framing,
-    /// As it is on the wire.
+    /// The encoded piece.
     piece: Vec<u8>,
     pieces_left: usize,
 }
@@ -55,7 +55,7 @@ impl Upload {
         Self { writer: BufWriter::new(stream), framing, piece, pieces_left: body.pieces }
     }
 
-    /// Takes a head, to go out with the first piece.
+    /// Takes a head, to be sent with the first piece.
     pub(crate) fn hold(&mut self, head: &str) -> io::Result<()> {
         self.writer.write_all(head.as_bytes())
     }
@@ -66,7 +66,7 @@ impl Upload {
         self.writer.flush()
     }
 
-    /// Sends what is left, and the end.
+    /// Sends the rest of the body and its end.
     fn send_rest(&mut self) -> io::Result<()> {
         while self.pieces_left > 0 {
             self.send_piece()?;
@@ -78,10 +78,10 @@ impl Upload {
         }
     }
 
-    /// Waits for the answer, which is to be 200.
+    /// Waits for the response, which must be 200.
     fn finish(self) -> anyhow::Result<()> {
         if self.framing != Framing::Close {
-            answer(&mut Incoming::new(self.writer.into_inner()?), 200).context("the PUT's answer")?;
+            response(&mut Incoming::new(self.writer.into_inner()?), 200).context("the response to PUT")?;
         }
         Ok(())
     }
@@ -90,26 +90,26 @@ impl Upload {
 /// The receiving side.
 pub(crate) struct Download {
     incoming: Incoming,
-    /// It comes with the first byte.
+    /// The head, which arrives with the first byte, is not read yet.
     head_is_due: bool,
     bytes_left: u64,
 }
 
 impl Download {
-    /// Comes as the body of an answer, 200.
-    pub(crate) fn of_answer(stream: TcpStream, body: &Body) -> Self {
+    /// A download that is the body of a response with status 200.
+    pub(crate) fn of_response(stream: TcpStream, body: &Body) -> Self {
         Self { incoming: Incoming::new(stream), head_is_due: true, bytes_left: body.bytes() }
     }
 
-    /// Is all that comes on the connection.
+    /// A download that is all bytes of a connection.
     pub(crate) fn of_connection(stream: TcpStream, body: &Body) -> Self {
         Self { incoming: Incoming::new(stream), head_is_due: false, bytes_left: body.bytes() }
     }
 
-    /// Takes so many bytes of payload.
+    /// Receives `bytes` bytes of payload.
     pub(crate) fn take(&mut self, bytes: u64) -> anyhow::Result<()> {
         if mem::take(&mut self.head_is_due) {
-            expect(&mut self.incoming, 200).context("the GET's answer")?;
+            expect(&mut self.incoming, 200).context("the response to GET")?;
         }
         let until = self.bytes_left.saturating_sub(bytes);
         while self.bytes_left > until {
@@ -121,7 +121,7 @@ impl Download {
         Ok(())
     }
 
-    /// Takes what is left, up to the message's end.
+    /// Receives the rest, up to the end of the message.
     fn take_rest(&mut self) -> anyhow::Result<()> {
         self.take(self.bytes_left)?;
         ensure!(self.incoming.discard(1)? == 0, "the download is longer than the upload");
@@ -129,7 +129,7 @@ impl Download {
     }
 }
 
-/// Brings a transfer to its end: every byte has come, framed as it should be, and the sender was told 200.
+/// Finishes a transfer, and checks that every byte arrives, that the framing is right, and that the sender gets 200.
 pub(crate) fn finish((mut upload, mut download): (Upload, Download)) -> anyhow::Result<()> {
     if download.bytes_left <= SMALL {
         upload.send_rest()?;

@@ -1,4 +1,4 @@
-//! What is measured.
+//! The workloads, and the figures measured for each.
 
 use std::fmt;
 
@@ -13,24 +13,24 @@ const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: f64 = (1_u64 << 30) as f64;
 
-/// A load, and which figures are taken of it.
+/// A load, and the figures measured for it.
 pub(crate) enum Workload {
-    /// Transfers whose bytes count.
+    /// Large transfers, measured by bytes.
     Bulk(Transfers),
-    /// Transfers whose number counts.
+    /// Small transfers, measured by number.
     Small(Transfers),
-    /// One transfer, mostly silent.
+    /// One transfer of single bytes with pauses.
     Trickle { bytes: usize },
-    /// So many sides that wait for the other.
+    /// Sides that wait for the other side.
     Waiting { side: Waiting, count: usize },
 }
 
-/// All workloads, a `divisor`th of each. No more sides wait than there are `descriptors` for.
+/// All workloads, each divided by `divisor`, with no more waiting sides than `descriptors` allows.
 pub(crate) fn all(divisor: usize, descriptors: usize) -> Vec<Workload> {
     let in_mib = |mib: usize| Body { piece: MIB, pieces: mib / divisor, chunked: false };
     let chunked = Body { piece: 64 * KIB, pieces: 2048 * MIB / (64 * KIB) / divisor, chunked: true };
     let small = Body { piece: KIB, pieces: 1, chunked: false };
-    // Beside the sides, a process has a few descriptors of its own.
+    // The process needs a few descriptors besides those of the waiting sides.
     let count = (10_000 / divisor).min(descriptors.saturating_sub(100));
     vec![
         Workload::Bulk(Transfers { count: 1, at_once: 1, body: in_mib(4096) }),
@@ -44,7 +44,7 @@ pub(crate) fn all(divisor: usize, descriptors: usize) -> Vec<Workload> {
 }
 
 impl Workload {
-    /// Whether it can be put on such a contender. The floor knows no waiting, and so no rendezvous.
+    /// Whether contenders of this kind can run the workload. The floor has no waiting sides.
     pub(crate) fn suits(&self, kind: Kind) -> bool {
         kind != Kind::Floor || matches!(self, Self::Bulk(_) | Self::Trickle { .. })
     }
@@ -73,7 +73,7 @@ impl Workload {
                     (Measure::LongestLatency, quantile(latencies, 1.0)),
                 ]
             }
-            // In a process of its own, whose memory nothing has touched before.
+            // A new process, whose memory no other workload has grown.
             Self::Waiting { side, count } => {
                 vec![(Measure::Resident, load::waiting(*side, *count, &contender.start()?)?)]
             }

@@ -1,4 +1,4 @@
-//! What a client has heard, as answers.
+//! Parses the bytes that a client has received into responses.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -6,9 +6,9 @@ use super::super::chunked;
 use super::client::End;
 use super::requests::Request;
 
-/// An answer, as far as it has come.
+/// A response, as far as it has arrived.
 #[derive(Debug, Default)]
-pub(super) struct Answer {
+pub(super) struct Response {
     head: String,
     pub body: Vec<u8>,
     shape: Shape,
@@ -19,37 +19,37 @@ enum Shape {
     #[default]
     Whole,
     Unfinished,
-    /// Bytes that are no answer.
+    /// Bytes that are not a response.
     Noise,
 }
 
-impl Answer {
-    /// The answers to `requests` in what was heard on a connection that has ended so, if it has.
-    pub(super) fn read(mut heard: &[u8], end: Option<End>, requests: &[Request]) -> Vec<Self> {
-        let (mut answers, mut requests) = (Vec::new(), requests.iter());
+impl Response {
+    /// The responses to `requests` in the bytes received on a connection, which has ended as `end` says.
+    pub(super) fn read(mut bytes: &[u8], end: Option<End>, requests: &[Request]) -> Vec<Self> {
+        let (mut responses, mut requests) = (Vec::new(), requests.iter());
         let mut request = requests.next();
-        while !heard.is_empty() {
-            let (answer, length) = Self::first(heard, end, request.is_some_and(|request| request.is_head));
-            if answer.status() >= 200 {
+        while !bytes.is_empty() {
+            let (response, length) = Self::first(bytes, end, request.is_some_and(|request| request.is_head));
+            if response.status() >= 200 {
                 request = requests.next();
             }
-            answers.push(answer);
-            heard = &heard[length..];
+            responses.push(response);
+            bytes = &bytes[length..];
         }
-        answers
+        responses
     }
 
-    fn first(heard: &[u8], end: Option<End>, to_head: bool) -> (Self, usize) {
-        let head_end = heard.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4);
-        let Some(head_end) = head_end.filter(|_| heard.starts_with(b"HTTP/1.")) else {
-            let noise = Self { head: String::new(), body: heard.to_vec(), shape: Shape::Noise };
-            return (noise, heard.len());
+    fn first(bytes: &[u8], end: Option<End>, to_head: bool) -> (Self, usize) {
+        let head_end = bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4);
+        let Some(head_end) = head_end.filter(|_| bytes.starts_with(b"HTTP/1.")) else {
+            let noise = Self { head: String::new(), body: bytes.to_vec(), shape: Shape::Noise };
+            return (noise, bytes.len());
         };
-        let (top, rest) = heard.split_at(head_end);
-        let mut answer =
+        let (top, rest) = bytes.split_at(head_end);
+        let mut response =
             Self { head: String::from_utf8_lossy(top).into(), body: Vec::new(), shape: Shape::Whole };
-        let length = if to_head { 0 } else { answer.take_body(rest, end) };
-        (answer, head_end + length)
+        let length = if to_head { 0 } else { response.take_body(rest, end) };
+        (response, head_end + length)
     }
 
     fn take_body(&mut self, rest: &[u8], end: Option<End>) -> usize {
@@ -72,7 +72,7 @@ impl Answer {
                         self.shape = Shape::Unfinished;
                         rest.len()
                     }
-                    chunked::End::Broken(at) => panic!("the server's chunks are broken at {at}: {rest:?}"),
+                    chunked::End::Broken(at) => panic!("the server's chunks are malformed at {at}: {rest:?}"),
                 }
             }
             (None, None) => {
@@ -84,7 +84,7 @@ impl Answer {
         }
     }
 
-    /// All of it, but for what `mask` hides.
+    /// The response as text, with values hidden by `mask`.
     pub(super) fn show(&self, mask: &Mask<'_>) -> String {
         let body = mask.hide(&String::from_utf8_lossy(&self.body));
         let body = match self.body.len() {
@@ -107,14 +107,14 @@ impl Answer {
         fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// A stream, received to its end. Each answer that carries one has one of these fields, unless the maker takes both.
+    /// Whether this is a whole download. Each download has one of these fields, unless the creator overrides both.
     pub(super) fn is_whole_download(&self) -> bool {
         let is_download = self.field("accept-ranges").or(self.field("x-accel-buffering")).is_some();
         self.status() == 200 && is_download && self.shape == Shape::Whole
     }
 }
 
-/// Hides what is never the same twice: times, ids and tokens.
+/// Hides values that differ between runs: times, ids and tokens.
 pub(super) struct Mask<'a> {
     id: &'a str,
     tokens: &'a [String; 2],
@@ -137,7 +137,7 @@ impl<'a> Mask<'a> {
     }
 }
 
-/// A date as HTTP writes it, a time as JSON does, an id, a token: `0` is a digit, `x` one in hexadecimal, `a` a letter.
+/// The shapes of an HTTP date, a JSON time, an id and a token: `0` is a digit, `x` a hexadecimal digit, `a` a letter.
 const SHAPES: [&str; 4] = [
     "aaa, 00 aaa 0000 00:00:00 GMT",
     "0000-00-00T00:00:00.000Z",
