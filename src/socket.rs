@@ -39,7 +39,7 @@ use tcp::Tcp;
 /// First and longest pause between two looks at what is unacknowledged.
 const ACK_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(64));
 /// For a client to read what its kernel has acknowledged.
-const UNTIL_READ: Duration = Duration::from_millis(50);
+const UNTIL_READ: Duration = Duration::from_millis(200);
 /// A record of application data (RFC 8446, section 5.1) that nobody has encrypted.
 const BROKEN_RECORD: &[u8] = &[
     23, 3, 3, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
