@@ -18,7 +18,7 @@ const MIN_ACK_INTERVAL: Duration = Duration::from_millis(1);
 /// Longest interval between two checks of the unacknowledged bytes.
 const MAX_ACK_INTERVAL: Duration = Duration::from_millis(64);
 /// How long a client gets to read what its kernel has acknowledged.
-const READ_GRACE: Duration = Duration::from_millis(50);
+const READ_GRACE: Duration = Duration::from_millis(200);
 /// A record of application data (RFC 8446, section 5.1) with a payload that no key decrypts.
 const UNDECRYPTABLE_RECORD: &[u8] = &[
     23, 3, 3, 0, 32, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
