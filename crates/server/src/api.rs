@@ -94,13 +94,13 @@ impl App {
         route: &Route,
         head: &impl RequestHead,
     ) -> Result<(), AuthError> {
-        let entrance = connection.entrance;
+        let listener = connection.listener;
         if !route.is_public() {
             // A proxy forwards the `Host` of its clients, which is a public name.
-            if entrance.is_loopback && !connection.is_proxy {
+            if listener.is_loopback && !connection.is_proxy {
                 self.hosts.check(head)?;
             }
-            self.cors.check(entrance, route, head)?;
+            self.cors.check(listener, route, head)?;
         }
         if route.has_effect() {
             access::check_purpose(head)?;
@@ -109,8 +109,8 @@ impl App {
         let of_stream = |id, needed| self.rendezvous.authorize(id, needed, credential);
         match route {
             Route::Create => self.access.creation().check(credential),
-            Route::List => self.access.list(entrance).check(credential),
-            Route::Metrics => self.access.metrics(entrance).check(credential),
+            Route::List => self.access.list(listener).check(credential),
+            Route::Metrics => self.access.metrics(listener).check(credential),
             Route::Source(id) => of_stream(id, RequiredToken::Of(Side::Source)),
             Route::Destination(id) => of_stream(id, RequiredToken::Of(Side::Destination)),
             Route::Probe(id) | Route::Report(id) | Route::Status(id) => of_stream(id, RequiredToken::Either),
@@ -205,7 +205,7 @@ pub(crate) fn route(
     presence: &Arc<impl Presence + 'static>,
 ) -> (RequestContext, Action) {
     let record = Record::begin(app.client(connection, head), head.version());
-    let origin = app.cors.allowed_origin(connection.entrance, head).map(Box::new);
+    let origin = app.cors.allowed_origin(connection.listener, head).map(Box::new);
     let mut context = RequestContext { record, origin };
     let decided = guard(|| decide(app, connection, head, body, presence, &mut context));
     let action = decided.unwrap_or_else(|refusal| respond(context.refuse(app, refusal)));
@@ -237,7 +237,7 @@ fn decide(
     presence: &Arc<impl Presence + 'static>,
     context: &mut RequestContext,
 ) -> Result<Action, Refusal> {
-    let is_served = |route: &Route| app.access.serves(connection.entrance, route);
+    let is_served = |route: &Route| app.access.serves(connection.listener, route);
     let Some(route) = Route::parse(head.method(), head.path()).filter(is_served) else {
         let is_preflight = context.origin.is_some()
             && cors::is_preflight(head)

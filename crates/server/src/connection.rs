@@ -22,7 +22,7 @@ use tracing::debug;
 use super::http1::{self, ServeOutcome};
 use super::http2;
 use crate::api::App;
-use crate::api::connection::{ConnectionInfo, Entrance};
+use crate::api::connection::{ConnectionInfo, ListenerInfo};
 use crate::api::refusal::Refusal;
 use crate::metrics::OpenConnection;
 use crate::wire::Wire;
@@ -52,7 +52,7 @@ pub(super) enum ConnectionPermit {
 pub(super) struct Accepted {
     pub(super) stream: TcpStream,
     pub(super) peer: Peer,
-    pub(super) entrance: Entrance,
+    pub(super) listener: ListenerInfo,
 }
 
 /// State that all connections of a server share.
@@ -71,9 +71,9 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    fn new(socket: Socket, peer: Peer, entrance: Entrance) -> Self {
+    fn new(socket: Socket, peer: Peer, listener: ListenerInfo) -> Self {
         let Peer { address, is_proxy, permit, open } = peer;
-        let info = ConnectionInfo { entrance, address, is_proxy, is_tls: !socket.is_plain() };
+        let info = ConnectionInfo { listener, address, is_proxy, is_tls: !socket.is_plain() };
         Self { wire: Wire::new(socket), info, open, _permit: permit }
     }
 
@@ -88,9 +88,9 @@ pub(super) fn serve(
     shared: Arc<Shared>,
     refusal: Option<Refusal>,
 ) -> impl Future<Output = ()> + Send {
-    let Accepted { stream, peer, entrance } = accepted;
+    let Accepted { stream, peer, listener } = accepted;
     let socket = Socket::new(stream, shared.app.peer_timeout);
-    serve_http(Connection::new(socket, peer, entrance), shared, refusal.map(Box::new))
+    serve_http(Connection::new(socket, peer, listener), shared, refusal.map(Box::new))
 }
 
 /// As [`serve`], over TLS. A client that does not speak TLS gets a plain response that says so.
@@ -100,7 +100,7 @@ pub(super) async fn serve_tls(
     shared: Arc<Shared>,
     refusal: Option<Refusal>,
 ) {
-    let Accepted { stream, peer, entrance } = accepted;
+    let Accepted { stream, peer, listener } = accepted;
     let peer_timeout = shared.app.peer_timeout;
     let handshake = async {
         if speaks_tls(&stream).await? {
@@ -115,7 +115,7 @@ pub(super) async fn serve_tls(
         Ok(Err(error)) => return debug!(%error, "TLS handshake failed"),
         Err(_) => return debug!("TLS handshake timed out"),
     };
-    serve_http(Connection::new(socket, peer, entrance), shared, refusal.map(Box::new)).await;
+    serve_http(Connection::new(socket, peer, listener), shared, refusal.map(Box::new)).await;
 }
 
 /// Whether the first byte of the client is that of a TLS handshake record (RFC 8446, section 5.1).

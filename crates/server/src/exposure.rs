@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 
 use crate::api::access::{Access, Right};
-use crate::api::connection::{Audience, Entrance};
+use crate::api::connection::{Audience, ListenerInfo};
 use crate::api::route::Route;
 
 /// The properties of a listener that decide on access to it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ListenerInfo {
+pub(super) struct BoundListener {
     pub(super) address: SocketAddr,
-    pub(super) entrance: Entrance,
+    pub(super) info: ListenerInfo,
     pub(super) has_tls: bool,
 }
 
@@ -33,27 +33,24 @@ pub(super) struct Exposure {
 
 impl Exposure {
     /// Computes the rights over all `listeners`.
-    pub(super) fn of(access: &Access, listeners: &[ListenerInfo]) -> Self {
+    pub(super) fn of(access: &Access, listeners: &[BoundListener]) -> Self {
         let serving = |route: Route| {
-            listeners
-                .iter()
-                .map(|listener| listener.entrance)
-                .filter(move |entrance| access.serves(*entrance, &route))
+            listeners.iter().map(|listener| listener.info).filter(move |info| access.serves(*info, &route))
         };
         Self {
             clients: urls(listeners, Audience::Clients),
             operators: urls(listeners, Audience::Operators),
             creation: widest(serving(Route::Create).map(|_| access.creation())),
-            list: widest(serving(Route::List).map(|entrance| access.list(entrance))),
-            metrics: widest(serving(Route::Metrics).map(|entrance| access.metrics(entrance))),
+            list: widest(serving(Route::List).map(|info| access.list(info))),
+            metrics: widest(serving(Route::Metrics).map(|info| access.metrics(info))),
             warnings: warnings(access, listeners),
         }
     }
 }
 
-fn urls(listeners: &[ListenerInfo], audience: Audience) -> String {
-    let of_audience = listeners.iter().filter(|listener| listener.entrance.audience == audience);
-    let url = |listener: &ListenerInfo| {
+fn urls(listeners: &[BoundListener], audience: Audience) -> String {
+    let of_audience = listeners.iter().filter(|listener| listener.info.audience == audience);
+    let url = |listener: &BoundListener| {
         format!("{}://{}", if listener.has_tls { "https" } else { "http" }, listener.address)
     };
     of_audience.map(url).collect::<Vec<_>>().join(",")
@@ -70,11 +67,11 @@ fn widest<'a>(rights: impl Iterator<Item = Right<'a>>) -> &'static str {
     ranked.max().map_or("nobody", |(_, name)| name)
 }
 
-fn warnings(access: &Access, listeners: &[ListenerInfo]) -> Vec<String> {
-    let of = |audience| listeners.iter().filter(move |listener| listener.entrance.audience == audience);
-    let is_public = |listener: &&ListenerInfo| !listener.entrance.is_loopback;
+fn warnings(access: &Access, listeners: &[BoundListener]) -> Vec<String> {
+    let of = |audience| listeners.iter().filter(move |listener| listener.info.audience == audience);
+    let is_public = |listener: &&BoundListener| !listener.info.is_loopback;
     let mut warnings = Vec::new();
-    if let Some(ListenerInfo { address, .. }) = of(Audience::Clients).find(is_public) {
+    if let Some(BoundListener { address, .. }) = of(Audience::Clients).find(is_public) {
         // A trusted proxy usually terminates TLS, and a plain port beside one with TLS is intended.
         if !access.has_proxies && of(Audience::Clients).all(|listener| !listener.has_tls) {
             warnings.push(format!(
@@ -88,14 +85,14 @@ fn warnings(access: &Access, listeners: &[ListenerInfo]) -> Vec<String> {
             ));
         }
     }
-    for ListenerInfo { address, entrance, .. } in listeners.iter().filter(is_public) {
-        if access.serves(*entrance, &Route::List) && access.list(*entrance) == Right::Everybody {
+    for BoundListener { address, info, .. } in listeners.iter().filter(is_public) {
+        if access.serves(*info, &Route::List) && access.list(*info) == Right::Everybody {
             warnings.push(format!(
                 "everybody who reaches {address} sees the ids of all streams: remove --open-list, or set --admin-token-file"
             ));
         }
     }
-    if let Some(ListenerInfo { address, .. }) = of(Audience::Operators).find(is_public)
+    if let Some(BoundListener { address, .. }) = of(Audience::Operators).find(is_public)
         && access.admin_token.is_some()
     {
         warnings.push(format!(
@@ -112,10 +109,10 @@ mod tests {
 
     use super::*;
 
-    fn listener(address: &str, audience: Audience, has_tls: bool) -> ListenerInfo {
+    fn listener(address: &str, audience: Audience, has_tls: bool) -> BoundListener {
         let address: SocketAddr = address.parse().unwrap();
-        let entrance = Entrance { audience, is_loopback: address.ip().is_loopback() };
-        ListenerInfo { address, entrance, has_tls }
+        let info = ListenerInfo { audience, is_loopback: address.ip().is_loopback() };
+        BoundListener { address, info, has_tls }
     }
 
     #[test]
@@ -205,7 +202,7 @@ mod tests {
             ),
         ] {
             let has_admin_listener =
-                listeners.iter().any(|listener| listener.entrance.audience == Audience::Operators);
+                listeners.iter().any(|listener| listener.info.audience == Audience::Operators);
             let exposure = Exposure::of(&Access { has_admin_listener, ..access }, &listeners);
             assert_eq!([exposure.creation, exposure.list, exposure.metrics], expected, "{listeners:?}");
         }

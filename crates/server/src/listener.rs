@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::tls::TlsError;
-use crate::api::connection::{Audience, Entrance};
+use crate::api::connection::{Audience, ListenerInfo};
 
 /// Connections that the kernel queues before they are accepted; it may lower this (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
@@ -93,7 +93,7 @@ pub enum BindError {
 pub(super) struct Listener {
     tcp: TcpListener,
     pub(super) address: SocketAddr,
-    pub(super) entrance: Entrance,
+    pub(super) info: ListenerInfo,
     pub(super) kind: ListenerKind,
     /// `None` if it does not speak TLS.
     pub(super) tls: Option<TlsAcceptor>,
@@ -134,8 +134,8 @@ impl Listener {
     fn new(tcp: TcpListener, kind: ListenerKind) -> io::Result<Self> {
         let address = tcp.local_addr()?;
         let audience = if kind == ListenerKind::Admin { Audience::Operators } else { Audience::Clients };
-        let entrance = Entrance { audience, is_loopback: address.ip().to_canonical().is_loopback() };
-        Ok(Self { tcp, address, entrance, kind, tls: None })
+        let info = ListenerInfo { audience, is_loopback: address.ip().to_canonical().is_loopback() };
+        Ok(Self { tcp, address, info, kind, tls: None })
     }
 
     pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(TcpStream, SocketAddr)>> {

@@ -46,7 +46,7 @@ use crate::certificate::CertificateSummary;
 use crate::config::{Config, DataPath};
 use crate::connection::{self, Accepted, ConnectionPermit, Peer, Shared};
 use crate::descriptors::DescriptorShares;
-use crate::exposure::{Exposure, ListenerInfo};
+use crate::exposure::{BoundListener, Exposure};
 use crate::listener::{BindError, Inherited, Listener, ListenerKind};
 use crate::log::Log;
 use crate::metrics::Metrics;
@@ -142,12 +142,12 @@ impl Server {
 
     /// Logs the settings that are in force, and warnings about them.
     fn log_settings(&self) {
-        let listener_info = |listener: &Listener| ListenerInfo {
+        let bound_listener = |listener: &Listener| BoundListener {
             address: listener.address,
-            entrance: listener.entrance,
+            info: listener.info,
             has_tls: listener.tls.is_some(),
         };
-        let listeners: Vec<_> = self.listeners.iter().map(listener_info).collect();
+        let listeners: Vec<_> = self.listeners.iter().map(bound_listener).collect();
         let exposure = Exposure::of(&self.app().access, &listeners);
         let Config { clients, streams, .. } = &self.config;
         info!(
@@ -210,7 +210,7 @@ impl Server {
             } => {}
         }
 
-        self.listeners.retain(|listener| listener.entrance.audience == Audience::Operators);
+        self.listeners.retain(|listener| listener.info.audience == Audience::Operators);
         rendezvous.close();
         let streams = rendezvous.abort_transfers();
         if streams > 0 {
@@ -280,11 +280,11 @@ impl Server {
             *turn += 1;
             match poll_fn(|cx| self.poll_accept(audience, *turn, cx)).await {
                 (listener, Ok((stream, address))) => {
-                    let (address, entrance) = (address.ip(), listener.entrance);
+                    let (address, info) = (address.ip(), listener.info);
                     let is_proxy = self.app().trusted_proxies.contain(address);
                     let open = self.app().metrics.accepted(listener.tls.is_some());
                     let peer = Peer { address, is_proxy, permit: None, open };
-                    return (listener, Accepted { stream, peer, entrance });
+                    return (listener, Accepted { stream, peer, listener: info });
                 }
                 (_, Err(error)) => {
                     warn!(%error, "cannot accept a connection");
@@ -301,7 +301,7 @@ impl Server {
         turn: usize,
         cx: &mut Context<'_>,
     ) -> Poll<(&Listener, io::Result<(TcpStream, SocketAddr)>)> {
-        let listeners = self.listeners.iter().filter(|listener| listener.entrance.audience == audience);
+        let listeners = self.listeners.iter().filter(|listener| listener.info.audience == audience);
         let count = listeners.clone().count();
         for listener in listeners.cycle().skip(turn % count.max(1)).take(count) {
             if let Poll::Ready(accepted) = listener.poll_accept(cx) {

@@ -285,7 +285,7 @@ impl Script {
 
 /// The addresses of a server, or of a proxy in front of it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Entrance {
+pub(crate) struct Addresses {
     /// Without TLS.
     pub(crate) plain: SocketAddr,
     /// With TLS.
@@ -296,9 +296,9 @@ pub(crate) struct Entrance {
 #[derive(Debug, Clone)]
 pub(crate) struct Dial {
     /// The server itself.
-    pub(crate) server: Entrance,
+    pub(crate) server: Addresses,
     /// The proxy in front of it, if there is one.
-    pub(crate) proxy: Option<Entrance>,
+    pub(crate) proxy: Option<Addresses>,
     /// TLS configurations that trust its certificate, for HTTP/1 and for HTTP/2.
     pub(crate) trust: [Arc<ClientConfig>; 2],
     /// The certificate.
@@ -308,8 +308,8 @@ pub(crate) struct Dial {
 impl Dial {
     /// The address that `party` connects to.
     fn address(&self, party: &Party) -> SocketAddr {
-        let entrance = self.proxy.filter(|_| party.proxy.is_some()).unwrap_or(self.server);
-        if party.transport.is_tls() { entrance.tls } else { entrance.plain }
+        let addresses = self.proxy.filter(|_| party.proxy.is_some()).unwrap_or(self.server);
+        if party.transport.is_tls() { addresses.tls } else { addresses.plain }
     }
 
     /// Connects as `party` does.

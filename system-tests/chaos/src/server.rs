@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::client::{Asker, Dial, Entrance};
+use crate::client::{Addresses, Asker, Dial};
 use crate::plan::{Episode, Proxy, Trouble};
 use crate::proxy::RunningProxy;
 
@@ -90,7 +90,7 @@ impl Workshop {
 
     fn dial(&self, ports: Ports) -> Dial {
         Dial {
-            server: ports.entrance(),
+            server: ports.addresses(),
             proxy: None,
             trust: self.trust.clone(),
             certificate: self.path("certificate.pem"),
@@ -111,11 +111,11 @@ impl Workshop {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let entrance = self.free_ports().entrance();
-            let addresses = [entrance.plain, entrance.tls];
+            let of_proxy = self.free_ports().addresses();
+            let addresses = [of_proxy.plain, of_proxy.tls];
             match RunningProxy::start(proxy, &folder, &self.both, dial.server.plain, addresses).await {
                 Ok(running) => {
-                    dial.proxy = Some(entrance);
+                    dial.proxy = Some(of_proxy);
                     break Ok(running);
                 }
                 // As for the server, another program may use the ports.
@@ -141,9 +141,9 @@ struct Ports {
 }
 
 impl Ports {
-    fn entrance(self) -> Entrance {
+    fn addresses(self) -> Addresses {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        Entrance { plain: at(self.plain), tls: at(self.tls) }
+        Addresses { plain: at(self.plain), tls: at(self.tls) }
     }
 }
 
@@ -259,7 +259,7 @@ impl Server {
 
 /// The connections to a server's ports, as the system lists them: addresses, state and queues in hexadecimal.
 #[must_use]
-pub(crate) fn connections(server: Entrance) -> String {
+pub(crate) fn connections(server: Addresses) -> String {
     let [plain, tls] = [server.plain, server.tls].map(|address| format!(":{:04X}", address.port()));
     let list = fs::read_to_string("/proc/net/tcp").unwrap_or_default();
     let fields = |line: &str| line.split_whitespace().skip(1).take(4).collect::<Vec<_>>().join(" ");

@@ -4,7 +4,7 @@
 
 use rendezvous_core::token::{AuthError, Credential, Token};
 
-use super::connection::{Audience, Entrance};
+use super::connection::{Audience, ListenerInfo};
 use super::head::RequestHead;
 use super::route::Route;
 
@@ -26,9 +26,9 @@ pub(crate) struct Access {
 impl Access {
     /// Whether this listener serves the route.
     #[must_use]
-    pub(crate) fn serves(&self, entrance: Entrance, route: &Route) -> bool {
+    pub(crate) fn serves(&self, listener: ListenerInfo, route: &Route) -> bool {
         let is_admin_route = matches!(route, Route::List | Route::Metrics | Route::Health | Route::Ready);
-        match entrance.audience {
+        match listener.audience {
             Audience::Operators => is_admin_route || matches!(route, Route::Ping | Route::OpenApi),
             Audience::Clients => !(is_admin_route && self.has_admin_listener),
         }
@@ -42,27 +42,27 @@ impl Access {
 
     /// The right to get the list on this listener. The list has the ids of all streams.
     #[must_use]
-    pub(crate) fn list(&self, entrance: Entrance) -> Right<'_> {
-        self.monitoring(entrance, LIST_IS_CLOSED)
+    pub(crate) fn list(&self, listener: ListenerInfo) -> Right<'_> {
+        self.monitoring(listener, LIST_IS_CLOSED)
     }
 
     /// The right to get the metrics on this listener. They have no ids, so without an admin token they are public on the admin listener.
     #[must_use]
-    pub(crate) fn metrics(&self, entrance: Entrance) -> Right<'_> {
-        match self.monitoring(entrance, METRICS_ARE_CLOSED) {
-            Right::Nobody(_) if entrance.audience == Audience::Operators => Right::Everybody,
+    pub(crate) fn metrics(&self, listener: ListenerInfo) -> Right<'_> {
+        match self.monitoring(listener, METRICS_ARE_CLOSED) {
+            Right::Nobody(_) if listener.audience == Audience::Operators => Right::Everybody,
             right => right,
         }
     }
 
     /// The right to get the list or the metrics. `closed` is the message to clients without it.
-    fn monitoring(&self, entrance: Entrance, closed: &'static str) -> Right<'_> {
+    fn monitoring(&self, listener: ListenerInfo, closed: &'static str) -> Right<'_> {
         // A proxy on this machine forwards requests of remote clients over loopback.
-        let may_be_a_proxy = self.has_proxies && entrance.audience == Audience::Clients;
+        let may_be_a_proxy = self.has_proxies && listener.audience == Audience::Clients;
         match &self.admin_token {
             Some(token) => Right::Token(token),
             None if self.open_list => Right::Everybody,
-            None if entrance.is_loopback && !may_be_a_proxy => Right::Machine,
+            None if listener.is_loopback && !may_be_a_proxy => Right::Machine,
             None => Right::Nobody(closed),
         }
     }
@@ -148,10 +148,10 @@ mod tests {
 
     use super::*;
 
-    fn entrances() -> impl Iterator<Item = Entrance> {
+    fn listeners() -> impl Iterator<Item = ListenerInfo> {
         [Audience::Clients, Audience::Operators]
             .into_iter()
-            .flat_map(|audience| [true, false].map(|is_loopback| Entrance { audience, is_loopback }))
+            .flat_map(|audience| [true, false].map(|is_loopback| ListenerInfo { audience, is_loopback }))
     }
 
     #[test]
@@ -221,32 +221,32 @@ mod tests {
             Route::Report(id.clone()),
             Route::Status(id),
         ];
-        for entrance in entrances() {
-            let is_admin = entrance.audience == Audience::Operators;
-            assert!(admin_routes.iter().all(|route| moved.serves(entrance, route) == is_admin));
-            assert!(stream_routes.iter().all(|route| moved.serves(entrance, route) != is_admin));
-            assert!(admin_routes.iter().all(|route| stayed.serves(entrance, route)));
-            assert!([Route::Ping, Route::OpenApi].iter().all(|route| moved.serves(entrance, route)));
+        for listener in listeners() {
+            let is_admin = listener.audience == Audience::Operators;
+            assert!(admin_routes.iter().all(|route| moved.serves(listener, route) == is_admin));
+            assert!(stream_routes.iter().all(|route| moved.serves(listener, route) != is_admin));
+            assert!(admin_routes.iter().all(|route| stayed.serves(listener, route)));
+            assert!([Route::Ping, Route::OpenApi].iter().all(|route| moved.serves(listener, route)));
         }
     }
 
     #[test]
     fn the_list_is_for_this_machine_or_for_the_clients_that_the_flags_allow() {
         let token = Token::parse("secret-16-bytes-x").unwrap();
-        for entrance in entrances() {
+        for listener in listeners() {
             let seen =
-                |access: Access| (access.list(entrance).check(None), access.metrics(entrance).check(None));
-            let (is_local, is_admin) = (entrance.is_loopback, entrance.audience == Audience::Operators);
+                |access: Access| (access.list(listener).check(None), access.metrics(listener).check(None));
+            let (is_local, is_admin) = (listener.is_loopback, listener.audience == Audience::Operators);
 
             let (list, metrics) = seen(Access::default());
-            assert_eq!((list.is_ok(), metrics.is_ok()), (is_local, is_local || is_admin), "{entrance:?}");
+            assert_eq!((list.is_ok(), metrics.is_ok()), (is_local, is_local || is_admin), "{listener:?}");
             let (list, metrics) = seen(Access { has_proxies: true, ..Access::default() });
-            assert_eq!((list.is_ok(), metrics.is_ok()), (is_local && is_admin, is_admin), "{entrance:?}");
+            assert_eq!((list.is_ok(), metrics.is_ok()), (is_local && is_admin, is_admin), "{listener:?}");
 
             let open = Access { open_list: true, has_proxies: true, ..Access::default() };
             assert_eq!(seen(open), (Ok(()), Ok(())));
             let held = Access { admin_token: Some(token.clone()), open_list: true, ..Access::default() };
-            assert_eq!(held.list(entrance).check(Credential::new(b"secret-16-bytes-x")), Ok(()));
+            assert_eq!(held.list(listener).check(Credential::new(b"secret-16-bytes-x")), Ok(()));
             assert_eq!(seen(held), (Err(AuthError::Unauthorized), Err(AuthError::Unauthorized)));
         }
     }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 /// The listener that accepted a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Entrance {
+pub(crate) struct ListenerInfo {
     /// The clients that the listener is for.
     pub audience: Audience,
     /// Whether it is bound to a loopback address, so that only programs on this machine reach it.
@@ -24,7 +24,7 @@ pub(crate) enum Audience {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ConnectionInfo {
     /// The listener.
-    pub entrance: Entrance,
+    pub listener: ListenerInfo,
     /// The address of the peer: a client or a proxy.
     pub address: IpAddr,
     /// Whether the peer is a trusted proxy, whose requests name their clients.

@@ -12,7 +12,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use rendezvous_core::token::AuthError;
 
-use super::connection::{Audience, Entrance};
+use super::connection::{Audience, ListenerInfo};
 use super::head::RequestHead;
 use super::route::Route;
 use crate::config::CorsOrigin;
@@ -47,11 +47,11 @@ impl Cors {
     #[must_use]
     pub(crate) fn allowed_origin(
         &self,
-        entrance: Entrance,
+        listener: ListenerInfo,
         head: &impl RequestHead,
     ) -> Option<AllowedOrigin> {
         let mut origins = head.values("origin");
-        let origin = origins.next().filter(|_| entrance.audience == Audience::Clients)?;
+        let origin = origins.next().filter(|_| listener.audience == Audience::Clients)?;
         if self.allows_any() {
             return Some(AllowedOrigin(HeaderValue::from_static("*")));
         }
@@ -70,13 +70,13 @@ impl Cors {
     /// [`AuthError::Forbidden`] if it may not.
     pub(crate) fn check(
         &self,
-        entrance: Entrance,
+        listener: ListenerInfo,
         route: &Route,
         head: &impl RequestHead,
     ) -> Result<(), AuthError> {
         let is_allowed = || {
-            let is_any = self.allows_any() && entrance.audience == Audience::Clients;
-            is_any || self.allowed_origin(entrance, head).is_some()
+            let is_any = self.allows_any() && listener.audience == Audience::Clients;
+            is_any || self.allowed_origin(listener, head).is_some()
         };
         if (is_cross_site(route, head) || is_cross_origin(head)) && !is_allowed() {
             return Err(AuthError::Forbidden(
@@ -176,12 +176,12 @@ mod tests {
 
     use super::*;
 
-    const CLIENTS: Entrance = Entrance { audience: Audience::Clients, is_loopback: true };
+    const CLIENTS: ListenerInfo = ListenerInfo { audience: Audience::Clients, is_loopback: true };
 
     fn allowed_origin(allowed: &[&str], origin: &str) -> Option<AllowedOrigin> {
         let cors = Cors::new(allowed.iter().map(|origin| origin.parse().unwrap()).collect());
         let request = Request::builder().header("origin", origin).body(()).unwrap();
-        let operators = Entrance { audience: Audience::Operators, ..CLIENTS };
+        let operators = ListenerInfo { audience: Audience::Operators, ..CLIENTS };
         assert_eq!(cors.allowed_origin(operators, &request), None);
         cors.allowed_origin(CLIENTS, &request)
     }

@@ -52,13 +52,13 @@ fn base(connection: ConnectionInfo, head: &impl RequestHead) -> String {
 mod tests {
     use http::Request;
 
-    use super::super::connection::{Audience, Entrance};
+    use super::super::connection::{Audience, ListenerInfo};
     use super::super::response::Body;
     use super::*;
 
     fn shown(is_tls: bool, is_proxy: bool, fields: &[(&str, &str)]) -> (String, String) {
-        let entrance = Entrance { audience: Audience::Clients, is_loopback: false };
-        let connection = ConnectionInfo { entrance, address: [192, 0, 2, 1].into(), is_proxy, is_tls };
+        let listener = ListenerInfo { audience: Audience::Clients, is_loopback: false };
+        let connection = ConnectionInfo { listener, address: [192, 0, 2, 1].into(), is_proxy, is_tls };
         let request =
             fields.iter().fold(Request::get("/"), |request, (name, value)| request.header(*name, *value));
         let response = front(connection, &request.body(()).unwrap(), false);
