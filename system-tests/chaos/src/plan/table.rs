@@ -11,10 +11,9 @@ use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use testkit::matrix::{Cell, Event, Framing, Version, When};
 
-use super::{
-    Act, Episode, Fault, KIB, LONG_STALL, Manner, Mix, Moment, Program, Proxy, Scenario, Side, Step,
-    Transport, any_side,
-};
+use super::disturb::LONG_STALL;
+use super::draw::any_side;
+use super::{Act, Episode, Fault, KIB, Manner, Mix, Moment, Program, Proxy, Scenario, Side, Step, Transport};
 
 /// A body that its HTTP/2 source exceeds fits in one frame together with the excess. In two frames, the first would be passed on.
 const ONE_FRAME: u64 = 16_000;
