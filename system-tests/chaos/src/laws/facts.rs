@@ -1,0 +1,127 @@
+//! The facts of a transfer: its plan, the circumstances and all observations, and what follows from them for several laws.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::client::View;
+use crate::plan::{Act, Fault, Scenario, Side, Stage};
+
+/// All observations of a transfer.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    /// The plan.
+    pub(crate) scenario: Scenario,
+    /// The trouble of the server.
+    pub(crate) circumstances: Circumstances,
+    /// The view of the source, unless the plan has none.
+    pub(crate) source: Option<View>,
+    /// The view of the destination, unless the plan has none.
+    pub(crate) destination: Option<View>,
+    /// The view of the client that tried to take a seat.
+    pub(crate) intruder: Option<View>,
+    /// The response to the report.
+    pub(crate) report: Option<u16>,
+    /// For each side that left while it waited: whether its seat became free soon.
+    pub(crate) freed: Vec<bool>,
+    /// The last status.
+    pub(crate) status: Option<Status>,
+    /// From the creation of the stream to the last status.
+    pub(crate) took: Duration,
+}
+
+/// The trouble of the server during the transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Circumstances {
+    /// It was stopped or killed.
+    pub(crate) has_ended: bool,
+    /// It had no room for all clients.
+    pub(crate) is_crowded: bool,
+    /// The ttl.
+    pub(crate) ttl: Duration,
+    /// The idle limit, if it is short.
+    pub(crate) idle: Option<Duration>,
+}
+
+/// The status of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub(crate) struct Status {
+    /// The state.
+    pub(crate) state: String,
+    /// It has not ended.
+    pub(crate) active: bool,
+    /// The body bytes that were passed on.
+    pub(crate) bytes_transferred: u64,
+}
+
+impl Facts {
+    pub(super) fn views(&self) -> impl Iterator<Item = &View> {
+        self.source.iter().chain(&self.destination).chain(&self.intruder)
+    }
+
+    pub(super) fn view(&self, side: Side) -> Option<&View> {
+        match side {
+            Side::Source => self.source.as_ref(),
+            Side::Destination => self.destination.as_ref(),
+        }
+    }
+
+    /// Whether the server had no trouble.
+    pub(super) fn is_steady(&self) -> bool {
+        !self.circumstances.has_ended && !self.circumstances.is_crowded
+    }
+
+    /// Whether the ttl may have passed.
+    pub(super) fn may_have_expired(&self) -> bool {
+        self.took >= self.circumstances.ttl
+    }
+
+    /// Whether the idle limit may have passed, because the machine was busy.
+    pub(super) fn may_have_stalled(&self) -> bool {
+        self.circumstances.idle.is_some_and(|idle| self.took >= idle)
+    }
+
+    /// Whether this side leaves, behaves as if it had left, or never connects.
+    pub(super) fn disturbs(&self, side: Side) -> bool {
+        match &self.scenario.fault {
+            Fault::Acts { .. } => self.scenario.steps(side).iter().any(|step| match step.act {
+                Act::Leave(_) | Act::Break | Act::StopReading => true,
+                // A source may half-close after its body, but a proxy takes that for its departure.
+                Act::HalfClose => {
+                    let is_proxied = self.scenario.source.proxy.is_some();
+                    side == Side::Destination || is_proxied || !self.scenario.is_sent_at(step.moment)
+                }
+                Act::Stall(time) | Act::Withhold(time) => {
+                    self.circumstances.idle.is_some_and(|idle| time >= idle / 2)
+                }
+                Act::Await(_) | Act::AwaitPair => false,
+            }),
+            Fault::Abandoned { .. } => self.scenario.first() == side,
+            Fault::Absent(absent) => *absent == side,
+            Fault::Forgotten => true,
+            Fault::Reported(stage) => !matches!(stage, Stage::Streaming(_)),
+            Fault::None | Fault::Replaced(_) | Fault::Intruder(..) => false,
+        }
+    }
+
+    /// Whether nothing has kept the body from arriving.
+    pub(super) fn must_be_delivered(&self) -> bool {
+        let disturbed = self.disturbs(Side::Source) || self.disturbs(Side::Destination);
+        self.is_steady() && !disturbed && !self.may_have_expired() && !self.may_have_stalled()
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.status.as_ref().is_some_and(|status| status.state == "FINISHED")
+    }
+
+    pub(super) fn has_whole_body(&self) -> bool {
+        self.destination.as_ref().is_some_and(|view| view.is_whole(200) && view.bytes == self.scenario.size)
+    }
+
+    /// Whether the error is the proxy's own: the server's errors have a name.
+    pub(super) fn is_of_proxy(&self, view: &View) -> bool {
+        let is_unnamed_error =
+            view.answer.as_ref().is_some_and(|answer| answer.status != 200 && answer.name.is_empty());
+        is_unnamed_error && self.scenario.party(view.side).proxy.is_some()
+    }
+}
