@@ -12,7 +12,9 @@ use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{HeaderValue, Method, Request, Response};
 use tokio::time::{sleep, timeout};
 
-use super::{Dial, Ending, Errand, Interims, Script, Switches, View, until_paired, until_received};
+use super::{
+    Connection, Dial, Ending, Errand, Interims, Script, Switches, View, until_paired, until_received,
+};
 use crate::plan::{Act, Framing, Manner, Side};
 
 /// The budget for small DATA frames of hyper's clients: half of their connection window of 5 MiB. The default would follow from our
@@ -25,25 +27,14 @@ const LAST_FRAMES: Duration = Duration::from_secs(2);
 pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
     let script = Script::new(&errand);
     let mut departure = pin!(script.departure());
-    let connecting = async {
-        let connection = dial.connect(&errand.party).await.map_err(|error| error.to_string())?;
-        let (switches, room) = (connection.switches(), connection.room(&errand.party));
-        let shaking = Builder::new()
-            .initial_window_size(errand.party.window)
-            .initial_connection_window_size(errand.party.window.max(65_535))
-            .data_frame_budget(SMALL_FRAMES)
-            .handshake::<_, Bytes>(connection);
-        let (requests, connection) = shaking.await.map_err(|error| error.to_string())?;
-        Ok::<_, String>((requests, connection, switches, room))
-    };
     let connected = tokio::select! {
-        connected = connecting => connected,
+        connected = connect(&errand, dial) => connected,
         manner = &mut departure => {
             view.ending = Ending::Left(manner);
             return;
         }
     };
-    let (requests, connection, switches, room) = match connected {
+    let Connected { requests, connection, switches, room } = match connected {
         Ok(connected) => connected,
         Err(error) => {
             view.ending = Ending::NoAnswer(format!("no connection: {error}"));
@@ -52,25 +43,9 @@ pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
     };
     view.room = room;
     errand.log.note(errand.side, "connected");
-    let mut connection = Some(Box::pin(connection));
-    let left = {
-        let mut exchange = pin!(exchange(&errand, requests.clone(), script, view, &switches, departure));
-        // Polls the exchange first: it may stop the connection, which then neither reads nor writes.
-        poll_fn(|cx| {
-            if let Poll::Ready(left) = exchange.as_mut().poll(cx) {
-                return Poll::Ready(left);
-            }
-            if let Some(alive) = connection.as_mut().filter(|_| !switches.is_frozen())
-                && alive.as_mut().poll(cx).is_ready()
-            {
-                // This notifies its streams that it has ended.
-                connection = None;
-                cx.waker().wake_by_ref();
-            }
-            Poll::Pending
-        })
-        .await
-    };
+    let mut connection = Some(connection);
+    let exchange = exchange(&errand, requests.clone(), script, view, &switches, departure);
+    let left = drive(exchange, &mut connection, &switches).await;
     if view.bytes > 0 {
         // The library may have read this much ahead.
         view.room = view.room.map(|room| room + u64::from(errand.party.window));
@@ -79,21 +54,76 @@ pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
         switches.leave_by(manner);
         view.ending = Ending::Left(manner);
     }
-    match (connection, left) {
+    if let Some(connection) = connection {
+        close(&errand, requests, connection, left).await;
+    }
+}
+
+/// A connection after its handshake.
+struct Connected {
+    requests: SendRequest<Bytes>,
+    connection: Driver,
+    switches: Switches,
+    /// The bound on the unread bytes that the kernel accepts, if any.
+    room: Option<u64>,
+}
+
+/// The future that reads and writes a connection.
+type Driver = Pin<Box<h2::client::Connection<Connection>>>;
+
+async fn connect(errand: &Errand, dial: &Dial) -> Result<Connected, String> {
+    let connection = dial.connect(&errand.party).await.map_err(|error| error.to_string())?;
+    let (switches, room) = (connection.switches(), connection.room(&errand.party));
+    let shaking = Builder::new()
+        .initial_window_size(errand.party.window)
+        .initial_connection_window_size(errand.party.window.max(65_535))
+        .data_frame_budget(SMALL_FRAMES)
+        .handshake::<_, Bytes>(connection);
+    let (requests, connection) = shaking.await.map_err(|error| error.to_string())?;
+    Ok(Connected { requests, connection: Box::pin(connection), switches, room })
+}
+
+/// Runs the exchange and its connection until the exchange has ended. The connection is `None` once it has ended itself.
+async fn drive<T>(
+    exchange: impl Future<Output = T>,
+    connection: &mut Option<Driver>,
+    switches: &Switches,
+) -> T {
+    let mut exchange = pin!(exchange);
+    // Polls the exchange first: it may stop the connection, which then neither reads nor writes.
+    poll_fn(|cx| {
+        if let Poll::Ready(left) = exchange.as_mut().poll(cx) {
+            return Poll::Ready(left);
+        }
+        if let Some(alive) = connection.as_mut().filter(|_| !switches.is_frozen())
+            && alive.as_mut().poll(cx).is_ready()
+        {
+            // This notifies its streams that it has ended.
+            *connection = None;
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// Closes the connection, or keeps it, after the exchange that ended in this way.
+async fn close(errand: &Errand, requests: SendRequest<Bytes>, connection: Driver, left: Option<Manner>) {
+    match left {
         // A client that cancels a request keeps the connection for the next one.
-        (Some(connection), Some(Manner::ResetStream)) => {
+        Some(Manner::ResetStream) => {
             errand.kept.lock().spawn(async move {
                 let _requests = requests;
                 // Its result does not matter.
                 let _ = connection.await;
             });
         }
-        (Some(connection), None) => {
+        Some(_) => {}
+        None => {
             drop(requests);
             // The server's responses show whether they were sent.
             let _ = timeout(LAST_FRAMES, connection).await;
         }
-        _ => {}
     }
 }
 
