@@ -14,7 +14,7 @@ pub fn check(data: &[u8]) {
     let sent: Vec<&[u8]> = data.split(|byte| *byte == b'\n').collect();
     let identified = |forwarded: &[&[u8]], x_forwarded_for: &[&[u8]]| {
         let identified = proxies.client(forwarded.iter().copied(), x_forwarded_for.iter().copied());
-        assert!(identified.is_none_or(|address| !proxies.contain(address)), "{identified:?} is a proxy");
+        assert!(identified.is_none_or(|address| !proxies.contains(address)), "{identified:?} is a proxy");
         identified
     };
 

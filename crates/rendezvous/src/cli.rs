@@ -1,4 +1,4 @@
-//! The command line: arguments become a call of a subcommand, and a failure becomes a sentence and an exit code.
+//! The command line: parses the arguments, runs the subcommand, and reports a failure as one line of text and an exit code.
 
 mod log;
 mod serve;
@@ -45,21 +45,21 @@ enum Command {
     Serve(serve::ServeArguments),
 }
 
-/// Runs the program. Exit code 0: it ended well; 1: it failed; 2: the arguments or the environment are wrong.
+/// Runs the program. The exit code is 0 for success, 1 for a failure, and 2 for invalid arguments or environment variables.
 pub(crate) fn run() -> ExitCode {
     let Arguments { command: Command::Serve(arguments) } = parse().unwrap_or_else(|error| error.exit());
     match serve::run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Standard error may be closed; then the exit code has to do.
+            // Standard error may be closed; then only the exit code reports the failure.
             let _ = writeln!(std::io::stderr(), "rendezvous: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Returns the arguments, or the error or help text to end with. An unknown variable is the first error reported, because it may
-/// explain the others: Kubernetes sets `RENDEZVOUS_PORT` to a URL.
+/// Returns the arguments, or the error or help text to exit with. An unknown variable is reported before other errors, because it may
+/// explain them: Kubernetes sets `RENDEZVOUS_PORT` to a URL.
 fn parse() -> Result<Arguments, clap::Error> {
     let parsed = Arguments::try_parse();
     let is_help = parsed.as_ref().is_err_and(|error| {
@@ -80,7 +80,7 @@ fn parse() -> Result<Arguments, clap::Error> {
     }
 }
 
-/// The variables of the flags of all subcommands.
+/// Returns the environment variables of the flags of all subcommands.
 fn variables_of_flags() -> Vec<String> {
     let command = Arguments::command();
     let flags = command.get_subcommands().flat_map(clap::Command::get_arguments);
@@ -98,7 +98,7 @@ mod tests {
 
     const BEGIN: &str = "<!-- The flags, made by `UPDATE_DOCS=1 cargo test --bin rendezvous`: -->\n";
     const END: &str = "<!-- The end of the flags. -->\n";
-    /// Columns of a terminal that has room for the short help.
+    /// The maximum length of a line of the short help.
     const WIDTH: usize = 120;
 
     fn serve() -> Command {
@@ -131,7 +131,7 @@ mod tests {
         let name = flag.get_long().unwrap();
         let variable = flag.get_env().unwrap_or_else(|| panic!("--{name} has no environment variable"));
         let help = flag.get_help().unwrap().to_string();
-        // A default that is computed is at the end of the first line.
+        // The end of the first line names a default that clap does not know.
         let (line, computed) = help.split_once(" [default: ").unwrap_or((&help, "none]"));
         let given: Vec<_> = flag.get_default_values().iter().map(|value| value.to_str().unwrap()).collect();
         let default = match (flag.get_action().takes_values(), given.as_slice()) {
@@ -146,7 +146,7 @@ mod tests {
         format!("| `--{name}` | `{variable}` | {value} | {default} | {text} |\n")
     }
 
-    /// The values of a flag: one of a few words, or the name of their kind.
+    /// The possible values of a flag, or the name of their kind.
     fn value(flag: &Arg) -> String {
         let words = flag.get_possible_values();
         match (flag.get_action().takes_values(), words.as_slice()) {
@@ -159,25 +159,25 @@ mod tests {
     }
 
     #[test]
-    fn the_page_for_operators_has_every_flag_as_it_is() {
+    fn the_page_for_operators_has_every_flag() {
         let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations.md");
         let page = std::fs::read_to_string(&path).unwrap();
         let (before, rest) = page.split_once(BEGIN).unwrap();
         let (_, after) = rest.split_once(END).unwrap();
-        let as_it_is = [before, BEGIN, &tables(), "\n", END, after].concat();
+        let expected = [before, BEGIN, &tables(), "\n", END, after].concat();
         if std::env::var_os("UPDATE_DOCS").is_some() {
-            std::fs::write(&path, &as_it_is).unwrap();
+            std::fs::write(&path, &expected).unwrap();
             return;
         }
         assert!(
-            page == as_it_is,
-            "docs/operations.md is behind the flags: `UPDATE_DOCS=1 cargo test --bin rendezvous` brings it up to date\n{}",
+            page == expected,
+            "docs/operations.md is out of date: `UPDATE_DOCS=1 cargo test --bin rendezvous` updates it\n{}",
             tables()
         );
     }
 
     #[test]
-    fn the_page_for_operators_says_what_every_value_is() {
+    fn the_page_for_operators_explains_every_kind_of_value() {
         let page = include_str!("../../../docs/operations.md");
         for name in flags().iter().map(value).filter(|name| name.starts_with('`') && !name.contains(", ")) {
             assert!(page.contains(&format!("\n| {name} | ")), "{name} is not explained");
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_long_help_has_more_than_the_short_one() {
+    fn only_the_long_help_has_examples() {
         for mut command in [Arguments::command(), serve()] {
             let [short, long] =
                 [command.render_help(), command.render_long_help()].map(|help| help.to_string());
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_examples_are_right() {
+    fn the_examples_are_valid_command_lines() {
         let help = serve().render_long_help().to_string();
         let (_, examples) = help.split_once("\nExamples:\n").unwrap();
         let examples = examples.replace("\\\n", " ");

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// How paths in code begin.
+/// The folders with which a path in code may begin.
 const FOLDERS: [&str; 6] = [".ci/", "crates/", "docs/", "fuzz/", "packaging/", "system-tests/"];
-/// How paths in code end that begin otherwise.
+/// The endings of paths in code that begin otherwise.
 const ENDINGS: [&str; 6] = [".rs", ".py", ".md", ".toml", ".json", ".yml"];
 /// The folders with pages.
 const PAGES: [&str; 4] = ["", "docs", "fuzz", "packaging"];
@@ -17,7 +17,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Each page with its text.
+/// Returns each page with its text.
 fn pages() -> Vec<(PathBuf, String)> {
     let in_folder = |folder: &str| {
         let paths = fs::read_dir(root().join(folder)).unwrap().map(|entry| entry.unwrap().path());
@@ -28,12 +28,12 @@ fn pages() -> Vec<(PathBuf, String)> {
     paths.into_iter().map(|path| (path.clone(), fs::read_to_string(path).unwrap())).collect()
 }
 
-/// The text without its blocks of code, which contain no links.
+/// Returns the text without its blocks of code, which contain no links.
 fn prose(text: &str) -> String {
     text.split("```").step_by(2).collect()
 }
 
-/// The anchors of a page's headings, as GitHub makes them.
+/// Returns the anchors of a page's headings, by the rules of GitHub.
 fn anchors(text: &str) -> BTreeSet<String> {
     let prose = prose(text);
     let headings =
@@ -65,7 +65,8 @@ fn every_link_into_the_repository_leads_somewhere() {
     }
 }
 
-/// The paths that a page names in code, up to a star or a placeholder. Those below `target` exist after a build only.
+/// Returns the paths that a page names in code, up to a star or a placeholder. Paths below `target` are left out, because they exist only
+/// after a build.
 fn named_paths(text: &str) -> Vec<&str> {
     let code = text.split('`').skip(1).step_by(2).flat_map(str::split_whitespace);
     let blocks = text.split("```").skip(1).step_by(2).flat_map(str::split_whitespace);

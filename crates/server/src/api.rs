@@ -3,11 +3,12 @@
 //! [`route()`] takes a request head and returns an [`Action`]: a response, a JSON body to read, or a seat to wait in. It does no I/O; the
 //! driver of the connection (`http1` or `http2`) carries the action out.
 //!
-//! - Invariants: this module depends on no listener or connection, only on [`ConnectionInfo`]. [`response`] is the only place that turns a
-//!   refusal or an outcome into a response.
-//! - Concurrency: [`App`] is shared by all connections and is not locked as a whole. A panic within a request becomes a 500.
-//! - Bounds: JSON bodies, stored header sets and reports are limited by `App::metadata_memory`, large responses by
-//!   `App::response_memory`.
+//! *Invariants.* This module depends on no listener or connection, only on [`ConnectionInfo`]. [`response`] is the only place that turns a
+//! refusal or an outcome into a response. A panic within a request becomes a 500.
+//!
+//! *Concurrency.* [`App`] is shared by all connections and is not locked as a whole.
+//!
+//! *Bounds.* `App::metadata_memory` limits JSON bodies, stored header sets and reports; `App::response_memory` limits large responses.
 
 pub(crate) mod access;
 pub(crate) mod connection;
@@ -64,7 +65,7 @@ pub(crate) struct App {
     pub metrics: Arc<Metrics>,
     /// The pipes for splice(2); `None` if all bodies are copied through user space.
     pub pipes: Option<Arc<Pipes>>,
-    /// The timeout for a request head, for a JSON body, and for a client that reads nothing of a response.
+    /// The timeout for a TLS handshake, a request head, a JSON body, and a client that reads nothing of a response.
     pub request_timeout: Duration,
     /// The timeout of an idle connection between two requests.
     pub keep_alive: Duration,
@@ -118,7 +119,7 @@ impl App {
         }
     }
 
-    /// The metrics that are read when `GET /metrics` asks for them, instead of being counted.
+    /// Returns the values that are read at each `GET /metrics`.
     fn gauges(&self) -> Gauges {
         Gauges {
             streams: self.rendezvous.census(),
@@ -127,7 +128,7 @@ impl App {
         }
     }
 
-    /// The client's address: the peer of the connection, or the address that a trusted proxy forwards.
+    /// Returns the client's address: the peer of the connection, or the address that a trusted proxy forwards.
     fn client(&self, connection: ConnectionInfo, head: &impl RequestHead) -> IpAddr {
         let forwarded = connection
             .is_proxy
@@ -137,7 +138,7 @@ impl App {
     }
 }
 
-/// What the driver of a connection must do for a request.
+/// The action that the driver of a connection must perform for a request.
 pub(crate) enum Action {
     /// Send this response.
     Respond(Box<Response>),

@@ -1,10 +1,9 @@
-//! What a client needs to know about the server's certificate in order to accept it. Pure.
+//! A summary of the server's certificate: the host names it covers, and the root that clients must trust. Pure.
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use webpki::EndEntityCert;
 
-/// The certificate chain of the server, as far as it decides by which host names clients reach it and which root they must trust.
-/// A certificate that cannot be parsed covers no host.
+/// The certificate chain of the server. A certificate that cannot be parsed covers no host.
 #[derive(Debug, Clone)]
 pub struct CertificateSummary {
     /// The server's own certificate first.
@@ -26,7 +25,7 @@ impl CertificateSummary {
         leaf.is_some_and(|leaf| leaf.verify_is_valid_for_subject_name(&name).is_ok())
     }
 
-    /// The DNS names of the certificate, without wildcards.
+    /// Returns the DNS names of the certificate, except for wildcards.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let leaf = self.chain.first().and_then(|der| EndEntityCert::try_from(der).ok());
@@ -34,8 +33,8 @@ impl CertificateSummary {
         names.filter(|name| !name.starts_with('*')).map(str::to_owned).collect()
     }
 
-    /// Whether the chain ends with a root, as that of a self-signed certificate does: a client that trusts the file of the chain
-    /// accepts the server. Public authorities leave their root out, because clients have it.
+    /// Whether the chain ends with a root, as that of a self-signed certificate does. Then a client that trusts the certificates in
+    /// the file accepts the server. Public authorities leave their root out, because clients have it.
     #[must_use]
     pub fn has_root(&self) -> bool {
         let last = self.chain.last().and_then(|der| EndEntityCert::try_from(der).ok());

@@ -17,51 +17,52 @@ use crate::proxies::TrustedProxies;
 /// All settings of a server. [`Config::default`] serves this machine on port 9999.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The name or address to listen on; `127.0.0.1` by default. A name stands for the first of its addresses. On a loopback address
-    /// requests whose `Host` is neither local, nor this, nor in `allowed_hosts` get 403.
+    /// The name or address to listen on; `127.0.0.1` by default. Of a name, the first address is used. On a loopback address,
+    /// requests get 403 if their `Host` is neither local, nor this, nor in `allowed_hosts`.
     pub host: String,
     /// The port to listen on; 9999 by default. With 0 the system picks one.
     pub port: u16,
-    /// How long a stream waits for both sides; 60 s by default. Then the side that waits gets 504. A stream that has ended stays
-    /// visible for the same time.
+    /// How long a stream waits for both sides, from its creation; 60 s by default. Then the waiting side gets 504. A stream that has
+    /// ended stays visible for the same time.
     pub ttl: Period,
-    /// How long a running transfer may move no byte; 6 h by default. Then it is aborted, and the `PUT` gets 502.
+    /// How long a running transfer may move no byte; 6 h by default. Then the transfer is aborted, and the `PUT` gets 502.
     pub idle_timeout: Period,
     /// How long a TLS handshake, a request head and a JSON body may each take, and how long a client may read nothing of a response;
-    /// 10 s by default. Then the connection is closed, after 408 where a head is missing.
+    /// 10 s by default. Then the connection is closed; an incomplete head or JSON body gets 408 first.
     pub head_timeout: Period,
-    /// How long a connection is kept open between two requests; 75 s by default, which is more than common proxies keep theirs. With
-    /// less than its keep-alive timeout, a proxy sends requests on connections that are being closed.
+    /// How long a connection is kept open between two requests; 75 s by default, which is longer than the keep-alive timeout of common
+    /// proxies. If it were shorter, a proxy would send requests on connections that are being closed.
     pub keep_alive: Period,
     /// How long a shutdown waits for streams; 30 s by default. Then waiting requests get 503 and running transfers are aborted.
     pub drain_timeout: Period,
     /// How long a client's kernel may acknowledge nothing; 2 min by default. Then the client counts as disconnected.
     pub peer_timeout: PeerTimeout,
-    /// Streams at a time that have not ended, at least 1; 100 000 by default. `POST /stream` gets 503 beyond.
+    /// The maximum number of streams that have not ended, at least 1; 100 000 by default. `POST /stream` gets 503 beyond it.
     pub max_streams: usize,
     /// Memory in bytes for all header sets, error reports and JSON bodies together, and again as much for large responses that
     /// describe streams; 64 MiB by default. Requests that need more get 503. Streams without header sets and reports do not count.
     pub max_metadata_bytes: Size,
-    /// Connections of clients at a time, at least 1; 210 000 by default: both sides of `max_streams`, and some more. Further ones get
-    /// 503.
+    /// The maximum number of open connections of clients, at least 1; 210 000 by default: both sides of `max_streams`, and 10 000 more.
+    /// Further ones get 503.
     pub max_connections: usize,
-    /// Descriptors that the process may have; `None`, the default, is no limit. Fewer connections than `max_connections` are accepted
-    /// where those, pipes and everything else do not fit.
+    /// The number of file descriptors that the process may open; `None`, the default, is no limit. If it is too small for
+    /// `max_connections`, pipes and other uses together, the limit on connections is lowered, and a warning is logged.
     pub descriptors: Option<usize>,
-    /// The limits of each client; by default none on loopback, and elsewhere those of [`rendezvous_core::clients`]. Requests and
-    /// connections beyond get 429.
+    /// The limits of each client; by default 10 000 connections, 1500 streams and 6000 creations per minute, and none on loopback.
+    /// Requests and connections beyond them get 429.
     pub clients: ClientLimits,
     /// The proxies whose `Forwarded` or `X-Forwarded-For` names the client; none by default. Limits and log then refer to that
-    /// client. With any, loopback listeners for clients show neither the list nor the metrics, unless `open_list` or `admin_token` is
-    /// set: the proxy may be on this machine.
+    /// client. If there are any, loopback listeners for clients show neither the list nor the metrics, unless `open_list` or
+    /// `admin_token` is set, because the proxy may run on this machine.
     pub trusted_proxies: TrustedProxies,
-    /// The limits of each stream; none by default. The outcomes are `too_long` and `too_slow`.
+    /// The limits on the size and the rates of each stream; none by default. A longer or slower upload is aborted, with the outcome
+    /// `too_long` or `too_slow`. A faster one is slowed down.
     pub streams: StreamLimits,
     /// How bodies are moved; by default [`DataPath::Splice`], which costs the least CPU.
     pub data_path: DataPath,
     /// The certificate of the listener on `port`, which then speaks TLS; `None` by default.
     pub tls: Option<TlsFiles>,
-    /// A further port of `host` without TLS; `None` by default. With 0 the system picks one.
+    /// An additional port of `host`, without TLS; `None` by default. With 0 the system picks one.
     pub plain_port: Option<u16>,
     /// A separate admin listener, without TLS; `None` by default. When set, the list, metrics and health routes are served only there.
     pub admin_listen: Option<SocketAddr>,
@@ -70,11 +71,10 @@ pub struct Config {
     /// The token that the list and the metrics require; `None` by default: loopback listeners show both, the admin listener shows the
     /// metrics, and other listeners show neither.
     pub admin_token: Option<Token>,
-    /// Shows the list and the metrics on every listener where they are served, unless there is an `admin_token`; `false` by default.
-    /// The list has the ids of all streams, and an id gives the right to use its stream.
+    /// Shows the list and the metrics to everybody, on every listener that serves them, unless there is an `admin_token`; `false` by
+    /// default. The list has the ids of all streams, and an id gives the right to use its stream.
     pub open_list: bool,
-    /// The origins whose web pages may use the server; none by default. Requests from pages of other sites
-    /// get 403.
+    /// The origins whose web pages may use the server; none by default. Requests from pages of other sites get 403.
     pub cors_origins: Vec<CorsOrigin>,
     /// The names that loopback listeners accept as `Host`, besides local ones and `host`; none by default. Requests with other names
     /// get 403, because the name of a web page can resolve to loopback (DNS rebinding).
@@ -106,9 +106,9 @@ pub enum HostName {
 pub struct BadHost(String);
 
 impl HostName {
-    /// Whether a page of the public web cannot have this host: a loopback address, `localhost` or a name below it (RFC 6761, section
-    /// 6.3), or a name without a dot. The latter belong to this machine or its network (a hosts file, a container, a search domain),
-    /// because the public DNS has none (RFC 7085 and ICANN's SAC 053 give the reasons).
+    /// Whether no page of the public web can have this host: a loopback address, `localhost` or a name below it (RFC 6761, section
+    /// 6.3), or a name without a dot. A name without a dot belongs to this machine or its network (a hosts file, a container, a
+    /// search domain), because the public DNS has none (RFC 7085 and ICANN's SAC 053 give the reasons).
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
@@ -160,7 +160,7 @@ pub enum CorsOrigin {
 /// A text that is not a [`CorsOrigin`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not an origin: give a scheme, a host, and a port where it is not the scheme's own, such as https://app.example or http://localhost:3000; or * alone for any"
+    "{0:?} is not an origin: give a scheme, a host, and a port if it is not the scheme's default, such as https://app.example or http://localhost:3000; or * alone for any"
 )]
 pub struct BadOrigin(String);
 
@@ -172,14 +172,14 @@ impl FromStr for CorsOrigin {
             return Ok(Self::Any);
         }
         let origin = text.to_ascii_lowercase();
-        let as_written = origin.parse().ok().as_ref().and_then(written);
-        let is_origin = as_written.is_some_and(|as_written| as_written == origin) && !origin.contains('*');
+        let serialized = origin.parse().ok().as_ref().and_then(serialized);
+        let is_origin = serialized.is_some_and(|serialized| serialized == origin) && !origin.contains('*');
         if is_origin { Ok(Self::This(origin)) } else { Err(BadOrigin(text.to_owned())) }
     }
 }
 
-/// The origin of `uri`, as browsers serialize it (RFC 6454, section 6.2). They leave out the default port of the scheme.
-fn written(uri: &Uri) -> Option<String> {
+/// The origin of `uri`, as browsers serialize it (RFC 6454, section 6.2): without the default port of the scheme.
+fn serialized(uri: &Uri) -> Option<String> {
     let (scheme, host) = (uri.scheme_str()?, uri.host()?);
     match (scheme, uri.port_u16()) {
         (_, None) | ("http", Some(80)) | ("https", Some(443)) => Some(format!("{scheme}://{host}")),
@@ -196,10 +196,10 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-/// How bodies of known length are moved between two HTTP/1 connections without TLS. All others are copied.
+/// How bodies of known length, from 64 KiB on, are moved between two HTTP/1 connections without TLS. All others are copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DataPath {
-    /// By splice(2), inside the kernel. Outside of Linux they are copied.
+    /// By splice(2), inside the kernel. Systems other than Linux copy them.
     Splice,
     /// Through buffers of the server.
     Copy,
@@ -237,8 +237,8 @@ impl Default for Config {
     }
 }
 
-/// How long a client's kernel may acknowledge nothing, from 3 seconds to 12 hours. The default is 2 minutes: a router needs about one
-/// to restart, and an aborted transfer has to start again.
+/// How long a client's kernel may acknowledge nothing, from 3 seconds to 12 hours. The default is 2 minutes, so that a transfer
+/// survives the restart of a router, which takes about one.
 ///
 /// ```
 /// use std::time::Duration;
@@ -258,9 +258,9 @@ pub struct PeerTimeout(Period);
 pub struct BadPeerTimeout(String);
 
 impl PeerTimeout {
-    /// Time for several keepalive probes, because each may be lost.
+    /// Long enough for several keepalive probes, because any of them may be lost.
     const MIN: Duration = Duration::from_secs(3);
-    /// The kernel takes at most 15 bits of seconds for keepalive.
+    /// Keepalive starts after half of the timeout, for which the kernel takes at most 32 767 seconds.
     const MAX: Duration = Duration::from_hours(12);
 
     /// Returns the timeout as a duration.
@@ -297,7 +297,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_origin_is_as_browsers_write_it() {
+    fn an_origin_is_parsed_to_the_form_that_browsers_send() {
         assert_eq!("*".parse(), Ok(CorsOrigin::Any));
         for (text, origin) in [
             ("https://app.example", "https://app.example"),
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_a_name_or_an_address_and_nothing_around_it() {
+    fn a_host_is_a_name_or_an_address_without_a_scheme_port_or_path() {
         for (text, host, is_local) in [
             ("LocalHost", HostName::Name("localhost".into()), true),
             ("localhost.", HostName::Name("localhost".into()), true),
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_timeout_has_time_for_probes_and_fits_keepalive() {
+    fn a_peer_timeout_is_from_3_seconds_to_12_hours() {
         for (text, seconds) in [("3s", 3), ("90", 90), ("2m", 120), ("12h", 43_200)] {
             assert_eq!(text.parse::<PeerTimeout>().unwrap().get(), Duration::from_secs(seconds));
         }

@@ -1,10 +1,10 @@
 //! An accepted connection, from its TLS handshake to the driver of the version of HTTP that it speaks.
 //!
-//! *Invariant.* What a connection counts against (its [`ConnectionPermit`], the metric of open connections) is released when it is dropped.
+//! *Invariant.* Dropping a connection releases its [`ConnectionPermit`] and its count in the metric of open connections.
 //!
 //! *Concurrency.* One task for each connection.
 //!
-//! *Bounds.* The future of a waiting connection is what a waiting side costs, so the handshake and HTTP/2 are boxed.
+//! *Bounds.* A waiting side holds this future, so the handshake and HTTP/2 are boxed to keep it small.
 
 use std::io;
 use std::net::IpAddr;
@@ -27,13 +27,13 @@ use crate::api::refusal::Refusal;
 use crate::metrics::OpenConnection;
 use crate::wire::Wire;
 
-/// The peer of a connection, and what the connection counts against.
+/// The peer of a connection, and the limits that the connection counts against.
 pub(super) struct Peer {
     /// The address of a client or a proxy.
     pub(super) address: IpAddr,
-    /// It is a trusted proxy, which forwards the requests of clients.
+    /// Whether it is a trusted proxy, which forwards the requests of clients.
     pub(super) is_proxy: bool,
-    /// `None` if no limit for each client applies, as for a trusted proxy and on the admin listener.
+    /// `None` if no limit per client applies, as for a trusted proxy and on the admin listener.
     pub(super) permit: Option<ConnectionPermit>,
     /// Counts the connection in the metric of open connections.
     pub(super) open: OpenConnection,
@@ -82,7 +82,7 @@ impl Connection {
     }
 }
 
-/// Serves a connection without TLS until it ends. With a `refusal`, that is the response to its first request, after which it is closed.
+/// Serves a connection without TLS until it ends. A `refusal` is the response to its first request, after which it is closed.
 pub(super) fn serve(
     accepted: Accepted,
     shared: Arc<Shared>,
@@ -93,7 +93,7 @@ pub(super) fn serve(
     serve_http(Connection::new(socket, peer, listener), shared, refusal.map(Box::new))
 }
 
-/// As [`serve`], over TLS. A client that does not speak TLS gets a plain response that says so.
+/// Like [`serve`], over TLS. A client that does not speak TLS gets 400 in plain HTTP.
 pub(super) async fn serve_tls(
     accepted: Accepted,
     acceptor: TlsAcceptor,
@@ -118,7 +118,7 @@ pub(super) async fn serve_tls(
     serve_http(Connection::new(socket, peer, listener), shared, refusal.map(Box::new)).await;
 }
 
-/// Whether the first byte of the client is that of a TLS handshake record (RFC 8446, section 5.1).
+/// Whether the client's first byte is that of a TLS handshake record (RFC 8446, section 5.1).
 async fn speaks_tls(stream: &TcpStream) -> io::Result<bool> {
     const HANDSHAKE: u8 = 22;
     let mut first = [0];

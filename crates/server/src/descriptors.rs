@@ -3,7 +3,7 @@
 //! *Invariant.* The shares never add up to more than the process may open, so that clients get a refusal before the system runs out of
 //! descriptors. The exception is a limit that is too low to serve one connection.
 
-/// How many of each the server has descriptors for.
+/// The maximum of each use, such that all of them fit in the limit of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DescriptorShares {
     /// Connections of clients that are served.
@@ -27,7 +27,7 @@ const OTHER: usize = 32;
 
 impl DescriptorShares {
     /// Returns shares with `wanted` connections, or with as many as `descriptors` allow. `None` is no limit. Operators have a share
-    /// only if they have a listener.
+    /// only if there is an admin listener.
     pub(super) fn new(descriptors: Option<usize>, wanted: usize, has_admin_listener: bool) -> Self {
         let share = |max: usize| descriptors.map_or(max, |descriptors| (descriptors / 16).min(max));
         let (refused, pipes) = (share(MAX_REFUSED), share(MAX_PIPES));
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_get_what_the_reserve_leaves() {
+    fn connections_get_the_descriptors_that_are_not_reserved() {
         for (descriptors, connections, refused, pipes) in [
             (None, 210_000, 256, 512),
             (Some(1 << 20), 210_000, 256, 512),
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn operators_have_a_share_if_they_have_a_listener() {
+    fn operators_have_a_share_if_there_is_an_admin_listener() {
         for (descriptors, connections, operators) in
             [(None, 210_000, 256), (Some(20_000), 18_432, 256), (Some(1024), 736, 64), (Some(256), 160, 16)]
         {

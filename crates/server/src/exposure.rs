@@ -1,4 +1,4 @@
-//! Which clients have access to what, and warnings about likely misconfiguration, for the log at the start. Pure.
+//! Computes the access rights and warnings that the server logs at its start. Pure.
 
 use std::net::SocketAddr;
 
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rights_are_those_of_all_listeners_together() {
+    fn the_widest_right_of_all_listeners_is_reported() {
         let token = || Some(Token::mint());
         let main = listener("0.0.0.0:9999", Audience::Clients, true);
         let near = listener("127.0.0.1:80", Audience::Clients, false);

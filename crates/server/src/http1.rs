@@ -11,12 +11,12 @@
 //!    └─ closed by the client, or idle timeout                    └─ aborted: RST
 //! ```
 //!
-//! *Invariant.* A response is with the kernel before the next head is read, so pipelined requests are answered in order.
+//! *Invariant.* A response is in the kernel before the next head is read, so pipelined requests are answered in order.
 //!
 //! *Concurrency.* One task for each connection. It watches for the client's departure while a side waits or a transfer runs.
 //!
-//! *Bounds.* The future waits in three places: between two requests, as a source, and as a destination. [`Exchange::carry_out`] boxes
-//! everything else, so that a waiting side does not reserve space for it.
+//! *Bounds.* The read-ahead of [`crate::wire::input`]. The future waits between two requests, as a source, and as a destination;
+//! [`Exchange::carry_out`] boxes everything else, so that a waiting side does not reserve space for it.
 
 mod download;
 mod response;
@@ -40,10 +40,10 @@ use crate::api::{Action, RequestContext, refuse, route, transfer};
 use crate::metrics::Protocol;
 use crate::request_body::{RequestBody, SocketBody};
 
-/// How long input is discarded after the final response to a client that still sends (contract, section 8).
+/// How long input is discarded after the final response to a client that still sends (docs/api.md, section 8).
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Why this driver is done with the connection.
+/// Why [`serve`] has returned.
 pub(super) enum ServeOutcome {
     Closed,
     /// The client speaks HTTP/2. Its bytes are still in the read-ahead buffer.
@@ -63,9 +63,9 @@ enum NextRequest {
 enum ConnectionOutcome {
     /// It is kept for the next request.
     Kept,
-    /// It is closed cleanly: the response was its last, or the client left while it waited.
+    /// It is closed cleanly: no request can follow the response, or the client left while it waited.
     Closed,
-    /// It is dropped: the message was aborted, or could not be written.
+    /// It is dropped: the response was aborted, or could not be written.
     Dropped,
 }
 
@@ -76,7 +76,7 @@ impl ConnectionOutcome {
     }
 }
 
-/// Serves the connection until it ends. With a `refusal`, that is the response to its first request.
+/// Serves the connection until it ends. A `refusal` is the response to its first request, after which it is closed.
 pub(super) async fn serve(
     connection: &Connection,
     shared: &Shared,
@@ -105,7 +105,7 @@ pub(super) async fn serve(
     }
 }
 
-/// Waits for the next head. A drain closes a connection that waits for a further request, but not one whose head has begun to arrive.
+/// Waits for the next head. A drain closes a connection that is idle between two requests, but not one whose head has begun to arrive.
 async fn next_request(
     connection: &Connection,
     shared: &Shared,
@@ -147,7 +147,7 @@ async fn next_request(
     timeout_at(deadline, head).await.unwrap_or_else(timed_out)
 }
 
-/// Closes a connection cleanly. If the client may still send, with a lingering close, so that it can read its response.
+/// Closes a connection cleanly. If the client may still send, this is a lingering close, so that the client can read its response.
 async fn close(connection: &Connection) {
     let socket = connection.socket();
     let may_still_send = {
@@ -196,8 +196,8 @@ impl Request {
         }
     }
 
-    /// Whether the body is small and the client sends it without a `100 Continue`. If the response does not need such a body, it is
-    /// discarded and the connection is kept.
+    /// Whether the body is small and the client sends it without waiting for a `100 Continue`. Such a body is discarded if the response
+    /// does not need it, and the connection is kept.
     fn has_small_body(&self) -> bool {
         self.method != Method::PUT
             && !self.expects_continue
@@ -216,7 +216,7 @@ struct Exchange<'a> {
 
 impl<'a> Exchange<'a> {
     fn begin(connection: &'a Connection, shared: &'a Shared, head: &[u8]) -> Self {
-        connection.open.taken_by(Protocol::Http1);
+        connection.open.set_protocol(Protocol::Http1);
         let wire = &connection.wire;
         let parsed = head::parse(head, |head| {
             wire.input().lock().begin_body(head.framing, head.version == Version::HTTP_11);
@@ -228,7 +228,7 @@ impl<'a> Exchange<'a> {
     }
 
     fn refused(connection: &'a Connection, shared: &'a Shared, refusal: impl Into<Refusal>) -> Self {
-        connection.open.taken_by(Protocol::Http1);
+        connection.open.set_protocol(Protocol::Http1);
         // The input after a refused head cannot be framed.
         connection.wire.input().lock().stop_reading();
         let request = Request::refused();
@@ -331,8 +331,8 @@ impl Responder<'_> {
         json_body::read(&mut body, self.request.length, app.request_timeout, &app.metadata_memory).await
     }
 
-    /// Discards a small body that the response did not need, so that the connection can be reused. If the body does not arrive in time, the
-    /// connection is closed.
+    /// Discards a small body that the response did not need, so that the connection can be reused. Closes the connection if the body does not
+    /// arrive in time.
     async fn discard_body(&self) -> ConnectionOutcome {
         let is_between_requests = || self.connection.wire.input().lock().is_between_requests();
         if !is_between_requests() {

@@ -2,14 +2,14 @@
 //!
 //! Requests are routed like those of HTTP/1.
 //!
-//! *Invariants.* An HTTP/2 stream that its client resets ends its request, and with it the seat or the half of the transfer. A transfer that
-//! fails resets the HTTP/2 stream, by which the destination detects a truncated body.
+//! *Invariants.* When a client resets an HTTP/2 stream, its request ends, and with it the seat or the half of the transfer. A transfer that
+//! fails resets the HTTP/2 stream of its destination, which thereby detects a truncated body.
 //!
 //! *Concurrency.* The task of the connection drives h2 and polls the futures of all its requests.
 //!
-//! *Bounds.* The limits are on the size of heads, on concurrent HTTP/2 streams, on requests whose response is not complete, and on frames that
-//! cause work and carry nothing. The body of a request waits in a window of 64 KiB, and the connection's window has space for all
-//! of them: a destination that takes nothing stalls only its own HTTP/2 stream.
+//! *Bounds.* There are limits on the size of heads, concurrent HTTP/2 streams, requests whose response is not complete, and idle frames
+//! ([`traffic`]). The body of a request waits in a window of 64 KiB, and the connection's window has space for the bodies of all concurrent
+//! HTTP/2 streams, so a stalled destination stalls only one of them.
 
 mod download;
 mod io;
@@ -43,14 +43,14 @@ use crate::metrics::Protocol;
 
 /// Concurrent HTTP/2 streams of a connection. RFC 9113 (section 6.5.2) recommends no fewer than 100.
 const MAX_STREAMS: u32 = 100;
-/// Requests of a connection that are being served; no further one is accepted meanwhile. More than [`MAX_STREAMS`], because h2 stops counting
-/// an HTTP/2 stream that its client has reset or whose response was sent, while its request may still wait for an acknowledgement.
+/// Requests of a connection that are served at a time. Above [`MAX_STREAMS`], because h2 stops counting an HTTP/2 stream that its client has
+/// reset or whose response was sent, while its request may still wait for an acknowledgement.
 const MAX_REQUESTS: usize = 2 * MAX_STREAMS as usize;
 /// Requests that a client may reset before they are accepted.
 const MAX_RESET_PENDING: usize = MAX_STREAMS as usize;
 /// The initial window of an HTTP/2 stream, in bytes: how much a client may send of a body that is not read.
 const STREAM_WINDOW: u32 = 64 * 1024 - 1;
-/// Bytes of a response that an HTTP/2 stream may buffer while its client does not take them.
+/// Bytes of a response that an HTTP/2 stream may buffer while its client does not read them.
 const SEND_BUFFER: usize = 256 * 1024;
 /// h2's budget for buffered DATA frames: a frame of fewer than 256 bytes costs the difference. Enough for 4000 frames of
 /// one byte; [`Io`] gives h2 far fewer before each [`Uploads::sweep`].
@@ -58,9 +58,9 @@ const DATA_FRAME_BUDGET: usize = 1024 * 1024;
 /// How long the client gets to read the last responses after GOAWAY.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Serves the connection until it ends. The preface has not been consumed. With a `refusal`, that is the response to every request.
+/// Serves the connection until it ends. Its preface must still be in the read-ahead buffer. A `refusal` is the response to every request.
 pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Option<&Refusal>) {
-    connection.open.taken_by(Protocol::Http2);
+    connection.open.set_protocol(Protocol::Http2);
     let (app, draining) = (&shared.app, &shared.draining);
     let traffic = Traffic::new(if connection.info.is_proxy { Tolerance::Proxy } else { Tolerance::Client });
     // Boxed, because it is needed only here and the future of the connection would reserve space for it.
@@ -107,8 +107,8 @@ pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Opt
             }
         }
     };
-    // These end the waits of the requests. Bytes that the kernel has may still be acknowledged, and the body of a source that has
-    // sent all of it may still be delivered.
+    // These end the waits of the requests, but not those for the acknowledgement of bytes in the kernel, nor the delivery of a body that
+    // has arrived whole.
     drop(h2);
     traffic.end();
     while requests.next().await.is_some() {}
@@ -131,7 +131,7 @@ fn handshake(connection: &Connection, traffic: &Arc<Traffic>) -> Handshake<Io, B
         .handshake(Io::new(Arc::clone(&connection.wire), Arc::clone(traffic)))
 }
 
-/// Contains a panic to its request, not to the whole connection: a response that is not sent resets the HTTP/2 stream.
+/// Limits a panic to its request. Its HTTP/2 stream is then reset, because no response was sent.
 async fn guard(request: impl Future<Output = ConnectionState>) -> ConnectionState {
     AssertUnwindSafe(request).catch_unwind().await.unwrap_or(ConnectionState::Reusable)
 }

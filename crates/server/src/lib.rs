@@ -17,16 +17,18 @@
 //!
 //! The modules, from the top down:
 //!
-//! - `server`: the accept loops, limits on connections, graceful shutdown; `listener`, `tls`, `descriptors`, `operators` and `exposure` serve it
+//! - [`config`]: the settings; [`proxies`] parses those of trusted proxies
+//! - `server`: the accept loops, limits on connections, graceful shutdown. Its parts are `listener`, `tls`, `certificate`, `descriptors`,
+//!   `operators` and `exposure`
 //! - `connection`: an accepted connection, up to its driver
 //! - `http1`, `http2`: the drivers of a connection
 //! - `api`: from a request to a response, for both versions of HTTP and without I/O
 //! - `request_body`, `wire`: the input of a connection
 //! - `metrics`, `log`: subscribers to the events of streams
 //!
-//! *Invariant.* A truncated transfer never looks complete to its destination, nor the other way round.
+//! *Invariant.* A truncated transfer never looks complete to its destination, and a complete one never looks truncated.
 //!
-//! *Concurrency.* One task for each connection, and the accept loops and timers in the future of [`Server::run`].
+//! *Concurrency.* One task for each connection; the accept loops and timers run in the future of [`Server::run`].
 //!
 //! *Bounds.* [`config::Config`] limits connections, streams, and the bytes held for them.
 //!

@@ -1,8 +1,8 @@
-//! The sockets that the server listens on: its own, and those that another program hands over (socket activation).
+//! The sockets that the server listens on: those that it binds, and those inherited from a service manager (socket activation).
 //!
-//! *Invariant.* Every listener has the options set that its connections inherit.
+//! *Invariant.* Socket options are set on the listener, and its connections inherit them.
 //!
-//! *Concurrency.* A listener is only polled, by the accept loop of its audience.
+//! *Concurrency.* Only the accept loop of its audience polls a listener.
 //!
 //! *Bounds.* The kernel queues [`BACKLOG`] connections for each listener.
 
@@ -22,7 +22,7 @@ use crate::api::connection::{Audience, ListenerInfo};
 /// Connections that the kernel queues before they are accepted; it may lower this (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
 
-/// Which of the configured addresses a listener has.
+/// The setting that configures a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerKind {
     /// `host` and `port` of [`Config`](crate::config::Config). It speaks TLS if a certificate is configured.
@@ -44,10 +44,10 @@ impl ListenerKind {
     }
 }
 
-/// A listening socket that another program has handed over, and that stays open when this program ends.
+/// A listening socket inherited from a service manager, in which it stays open when this process ends.
 #[derive(Debug)]
 pub struct Inherited {
-    /// What the server serves on it.
+    /// The listener that it replaces.
     pub kind: ListenerKind,
     /// The socket.
     pub socket: net::TcpListener,
@@ -66,7 +66,7 @@ pub enum BindError {
     },
     /// Another program listens on the address.
     #[error(
-        "{address} is taken by another program: stop that, or choose another with {flag} (0 picks a free one)"
+        "{address} is in use by another program: stop it, or choose another port with {flag} (0 picks a free one)"
     )]
     Taken {
         /// The address.
@@ -77,8 +77,8 @@ pub enum BindError {
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The socket that was handed over cannot be used as a listener.
-    #[error("cannot listen on the socket that was handed over")]
+    /// The inherited socket cannot be used as a listener.
+    #[error("cannot listen on the inherited socket")]
     Inherited(#[source] io::Error),
     /// The system refuses to listen on the address.
     #[error("cannot listen on {address}")]
@@ -118,17 +118,17 @@ impl Listener {
         })
     }
 
-    /// Takes over a socket that was handed over.
+    /// Makes a listener of an inherited socket.
     pub(super) fn inherit(
         Inherited { kind, socket }: Inherited,
         peer_timeout: Duration,
     ) -> Result<Self, BindError> {
-        let take_over = || {
+        let listener = || {
             prepare(&socket, peer_timeout)?;
             socket.set_nonblocking(true)?;
             Self::new(TcpListener::from_std(socket)?, kind)
         };
-        take_over().map_err(BindError::Inherited)
+        listener().map_err(BindError::Inherited)
     }
 
     fn new(tcp: TcpListener, kind: ListenerKind) -> io::Result<Self> {
@@ -149,7 +149,7 @@ fn listen(address: SocketAddr, peer_timeout: Duration) -> io::Result<TcpListener
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     }?;
     prepare(&socket, peer_timeout)?;
-    // So that a restart need not wait for connections in TIME_WAIT.
+    // Otherwise a restart would fail while connections are in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -157,7 +157,7 @@ fn listen(address: SocketAddr, peer_timeout: Duration) -> io::Result<TcpListener
 
 /// Sets the options that the connections of a listener inherit.
 fn prepare(listener: impl AsFd, peer_timeout: Duration) -> io::Result<()> {
-    // Without it, small responses wait up to 40 ms for an acknowledgement.
+    // Otherwise small responses would wait up to 40 ms for an acknowledgement.
     socket::set_nodelay(&listener)?;
     socket::keep_urgent_data_inline(&listener)?;
     socket::set_peer_timeout(&listener, peer_timeout)

@@ -62,7 +62,7 @@ mod tests {
                 BindError::Host { host: "a".into(), source: refused() },
                 r#"cannot find the address of the host "a": refused"#,
             ),
-            (BindError::Inherited(refused()), "cannot listen on the socket that was handed over: refused"),
+            (BindError::Inherited(refused()), "cannot listen on the inherited socket: refused"),
         ] {
             assert_eq!(Chain(&error).to_string(), text);
         }

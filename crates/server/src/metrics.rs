@@ -1,8 +1,10 @@
 //! The counters, histograms and gauges of the server, and their exposition as `OpenMetrics` or in the older text format of
 //! Prometheus.
 //!
-//! Counting an event costs one or two atomic operations, and bytes cost none, because the labels are resolved once, at the start. No
-//! label identifies a client or a stream; each has a fixed set of values, so the size of the response is bounded.
+//! *Concurrency.* No lock: the labels are resolved once, at the start, so counting an event costs a few atomic operations. Bytes are counted
+//! by the core.
+//!
+//! *Bounds.* No label identifies a client or a stream. Each has a fixed set of values, so the size of the response is bounded.
 
 mod durations;
 mod families;
@@ -34,7 +36,7 @@ const PAIRING_WAITS: &[f64] = &[0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.
 /// Bucket bounds in seconds, from pairing to outcome. A transfer may run for days.
 const TRANSFER_DURATIONS: &[f64] =
     &[0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 3600.0, 21600.0, 86400.0];
-/// Bucket bounds in seconds, from the last byte written to its acknowledgement: a round trip, and the delay of the client's kernel.
+/// Bucket bounds in seconds, from the last byte written to its acknowledgement: a round trip and the delayed acknowledgement.
 const DELIVERY_WAITS: &[f64] =
     &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 
@@ -53,7 +55,7 @@ pub(crate) struct Metrics {
     refusals: Refusals,
 }
 
-/// The values that other modules keep, at the time of a scrape.
+/// The values that other modules count, at the time of a scrape.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Gauges {
     /// The streams by state.
@@ -68,7 +70,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix(PREFIX);
         let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "The program that runs", build);
+        registry.register("build", "The version of the running program", build);
         let mut durations = |name, help, bounds| {
             let durations = Durations::new(bounds);
             registry.register_with_unit(name, help, Unit::Seconds, durations.clone());
@@ -118,9 +120,9 @@ impl Metrics {
         ] {
             states.get_or_create(&[("state", state)]).set(gauge(count));
         }
-        now.register("streams", "Streams that are known, those that have ended among them", states);
+        now.register("streams", "Known streams, including those that have ended", states);
         let pipes = ConstGauge::new(gauge(pipes_in_use));
-        now.register("pipes_in_use", "Pipes that bodies pass through", pipes);
+        now.register("pipes_in_use", "Pipes through which bodies pass", pipes);
         let body_bytes = ConstCounter::new(body_bytes);
         now.register_with_unit("body", "Bytes of bodies passed on to destinations", Unit::Bytes, body_bytes);
 
@@ -188,7 +190,7 @@ pub(crate) struct OpenConnection {
 
 impl OpenConnection {
     /// Sets the protocol under which the connection is counted. Only the first call has an effect.
-    pub(crate) fn taken_by(&self, protocol: Protocol) {
+    pub(crate) fn set_protocol(&self, protocol: Protocol) {
         self.count(Some(protocol));
     }
 

@@ -1,7 +1,7 @@
 //! The connections of the admin listener.
 //!
-//! *Invariants.* They have a limit of their own, so that a server with as many clients as it allows still answers health checks. At the limit,
-//! the oldest connection is closed for a new one, so that idle connections cannot block a health check.
+//! *Invariants.* They have a separate limit, so that a server that is full of clients still answers health checks. At the limit, a new
+//! connection replaces the oldest one, so that idle connections cannot block a health check.
 //!
 //! *Concurrency.* Owned by the accept loop of the admin listener. Dropping it aborts all its connections.
 //!

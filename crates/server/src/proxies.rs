@@ -1,7 +1,7 @@
-//! The client behind a trusted proxy, by `Forwarded` (RFC 7239) or `X-Forwarded-For`. Pure.
+//! Finds the address of the client behind a trusted proxy in `Forwarded` (RFC 7239) or `X-Forwarded-For`. Pure.
 //!
-//! Anybody can send these fields, so they are used only on connections of proxies that the operator has named, and only the part
-//! that such proxies have added: from the right, up to the first address that is not a trusted proxy's.
+//! *Invariant.* A client cannot choose its address by sending these fields. They are used only on connections of proxies that the operator
+//! has named, and only from the right, up to the first address that is not a trusted proxy's: trusted proxies have added this part.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
@@ -14,7 +14,7 @@ use ipnet::IpNet;
 /// use rendezvous_server::proxies::{Network, TrustedProxies};
 ///
 /// let network: Network = "10.0.0.0/8".parse()?;
-/// assert!(TrustedProxies::from_iter([network]).contain([10, 1, 2, 3].into()));
+/// assert!(TrustedProxies::from_iter([network]).contains([10, 1, 2, 3].into()));
 /// # Ok::<_, rendezvous_server::proxies::BadNetwork>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl TrustedProxies {
 
     /// Whether `address` belongs to a trusted proxy. An IPv4-mapped IPv6 address counts as the IPv4 address.
     #[must_use]
-    pub fn contain(&self, address: IpAddr) -> bool {
+    pub fn contains(&self, address: IpAddr) -> bool {
         !self.0.is_empty() && self.0.iter().any(|network| network.0.contains(&address.to_canonical()))
     }
 
@@ -77,7 +77,7 @@ impl TrustedProxies {
     /// An element that cannot be parsed invalidates everything to its left.
     fn rightmost(&self, hops: impl Iterator<Item = Option<IpAddr>>) -> Option<IpAddr> {
         hops.fold(None, |client, hop| match hop {
-            Some(address) if self.contain(address) => client,
+            Some(address) if self.contains(address) => client,
             hop => hop,
         })
     }
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_the_rightmost_address_that_is_no_trusted_proxys() {
+    fn the_client_is_the_rightmost_address_that_is_not_a_trusted_proxys() {
         for (line, client) in [
             ("for=192.0.2.43", Some("192.0.2.43")),
             ("FOR=192.0.2.43 ; proto=https;by=10.0.0.1", Some("192.0.2.43")),
@@ -237,13 +237,13 @@ mod tests {
             ("192.168.1.2", false),
             ("::1", false),
         ] {
-            assert_eq!(proxies().contain(address.parse().unwrap()), trusted, "{address}");
-            assert!(!TrustedProxies::default().contain(address.parse().unwrap()));
+            assert_eq!(proxies().contains(address.parse().unwrap()), trusted, "{address}");
+            assert!(!TrustedProxies::default().contains(address.parse().unwrap()));
         }
     }
 
     #[test]
-    fn a_bad_network_is_refused_with_what_would_be_right() {
+    fn a_bad_network_is_refused_with_an_example_of_a_valid_one() {
         for text in ["", "10.0.0.0/33", "10.0.0/8", "localhost", "10.0.0.0/8,", "fd00::/129"] {
             let error = text.parse::<Network>().unwrap_err().to_string();
             assert!(error.starts_with(&format!("{text:?} is not a network: give one such as")), "{error}");
@@ -252,7 +252,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn noise_never_panics_and_never_gives_a_trusted_address(
+        fn random_fields_cause_no_panic_and_give_no_trusted_address(
             forwarded in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..80), 0..3),
             pieces in prop::collection::vec(
                 prop::sample::select(vec![
@@ -264,17 +264,17 @@ mod tests {
             let made = pieces.concat();
             for forwarded in [forwarded.iter().map(Vec::as_slice).collect(), lines(&[&made]), Vec::new()] {
                 let client = proxies().client(forwarded, lines(&[&made]));
-                prop_assert!(client.is_none_or(|client| !proxies().contain(client)));
+                prop_assert!(client.is_none_or(|client| !proxies().contains(client)));
             }
         }
 
         #[test]
-        fn what_a_proxy_adds_is_what_counts_whatever_its_client_sent(
+        fn the_address_that_a_proxy_adds_counts_whatever_its_client_sent(
             sent in "[ -~]{0,60}",
             client in any::<std::net::Ipv4Addr>(),
         ) {
             let client = IpAddr::V4(client);
-            prop_assume!(!proxies().contain(client));
+            prop_assume!(!proxies().contains(client));
             let x = format!("{sent}, {client}");
             prop_assert_eq!(proxies().client([], lines(&[&x])), Some(client));
             let added = format!("{sent}, for={client}");

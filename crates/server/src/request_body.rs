@@ -1,9 +1,9 @@
-//! A request body, for HTTP/1 and HTTP/2 alike: data, an end, or a fault.
+//! A request body, for both HTTP/1 and HTTP/2: data, then an end or a fault.
 //!
-//! *Invariant.* Nothing is read before the first poll, and nothing after the body's last byte is consumed: it goes back to the
-//! [`crate::wire::input`] of the connection.
+//! *Invariant.* Nothing is read before the first poll. Bytes read after the end of the body go back to the [`crate::wire::input`] of the
+//! connection.
 //!
-//! *Concurrency.* The reader's task polls an HTTP/1 body straight from its connection; for HTTP/2, the task of the connection feeds it.
+//! *Concurrency.* The reader's task reads an HTTP/1 body directly from its connection. The task of the connection feeds an HTTP/2 body.
 //!
 //! *Bounds.* One buffer of [`BUFFER`] bytes, held only while the body is read.
 
@@ -23,8 +23,8 @@ use crate::wire::{CONTINUE, Wire};
 
 /// Bytes read from a source's socket at a time. The buffer is held only while the body is relayed.
 const BUFFER: usize = 256 * 1024;
-/// Bytes of the first read, so that a body of at most this size is sent in one write with its head; and of every read of a body that is no
-/// stream, because the bytes read after it are held until the next request.
+/// Bytes of the first read, so that a body of at most this size is sent in one write with its head. Also bytes of every read of a body that
+/// is not relayed, because the bytes read after it are held until the next request.
 const SMALL_BUFFER: usize = 64 * 1024;
 
 /// The body of a request. Nothing of it is read before the first poll; for a source, that is when the sides have paired.
@@ -35,7 +35,7 @@ pub enum RequestBody {
     Stream(BoxStream<'static, Result<Bytes, Fault>>),
 }
 
-/// An HTTP/1 body, read straight from its connection.
+/// An HTTP/1 body, read directly from its connection.
 pub struct SocketBody {
     wire: Arc<Wire>,
     /// The unwritten rest of the `100 Continue` that the client waits for.
@@ -57,7 +57,7 @@ enum Progress {
     Ended,
 }
 
-/// The types of the core, for request bodies.
+/// The generic types of the core, for request bodies.
 pub(crate) type Rendezvous = rendezvous::Rendezvous<RequestBody>;
 pub(crate) type Seat<M> = rendezvous::Seat<M, RequestBody>;
 pub(crate) type Pairing = rendezvous::Pairing<RequestBody>;
@@ -125,14 +125,14 @@ impl RequestBody {
 }
 
 impl SocketBody {
-    /// The body of the current request, an upload. With `expects_continue`, the first read is preceded by a `100 Continue`.
+    /// Returns the body of the current request, to be relayed. With `expects_continue`, the first read is preceded by a `100 Continue`.
     #[must_use]
     pub fn new(wire: Arc<Wire>, expects_continue: bool) -> Self {
         let interim = if expects_continue { CONTINUE } else { b"" };
         Self { wire, interim, read_size: BUFFER, progress: Progress::Untouched }
     }
 
-    /// As [`SocketBody::new`], for a small body that is not relayed.
+    /// Like [`SocketBody::new`], for a small body that is not relayed.
     #[must_use]
     pub fn small(wire: Arc<Wire>, expects_continue: bool) -> Self {
         Self { read_size: SMALL_BUFFER, ..Self::new(wire, expects_continue) }

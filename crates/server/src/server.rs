@@ -9,11 +9,11 @@
 //! *Invariants.* The admin listener accepts until the end, so that a drain can be watched; its connections do not delay the end. While
 //! the server drains, each connection is closed after its response.
 //!
-//! *Concurrency.* Every connection is a task of a `JoinSet`, that of clients or that of operators: dropping the future of [`Server::run`] drops
-//! them all, and with them their seats and halves of transfers. Each audience has its own accept loop and its own share of the descriptors, so
-//! that operators are served when clients have used up theirs.
+//! *Concurrency.* Every connection is a task in the `JoinSet` of its audience, clients or operators. Dropping the future of [`Server::run`] drops
+//! all of them, with their seats and halves of transfers. Each audience has its own accept loop and share of the descriptors, so that operators
+//! are served even when clients have used up theirs.
 //!
-//! *Bounds.* [`DescriptorShares`].
+//! *Bounds.* [`DescriptorShares`] limits the connections of each audience, the refusals in progress and the pipes.
 
 use std::future::{Future, pending, poll_fn};
 use std::io;
@@ -54,10 +54,10 @@ use crate::operators::OperatorConnections;
 use crate::request_body::Rendezvous;
 use crate::tls::Certificate;
 
-/// Pause after a failed accept (no descriptor is left), in which some connection may end.
+/// Pause after a failed accept, in which a connection may end and free a descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a drain waits for streams that no side has connected to, because they may have been created just before. After that they
-/// count as abandoned.
+/// How long a drain waits for streams without any side, because they may have been created just before. After that they count as
+/// abandoned.
 const UNATTENDED_GRACE: Duration = Duration::from_secs(5);
 /// How long [`Server::run`] waits after the drain for clients to read their last responses: 3 s, a little more than a lingering close.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
@@ -107,7 +107,7 @@ impl Server {
         if descriptors.connections < config.max_connections {
             warn!(
                 descriptors = config.descriptors,
-                "only {} connections at a time, and not {}: the system allows no more descriptors; raise ulimit -n, or lower --max-connections",
+                "the limit on connections is {} instead of {}, because the process may not open more descriptors: raise ulimit -n, or lower --max-connections",
                 descriptors.connections,
                 config.max_connections
             );
@@ -176,13 +176,14 @@ impl Server {
         }
     }
 
-    /// Returns the address of the listener of this kind, with the port that the system chose if 0 was configured. `None` if there is none.
+    /// Returns the address of the listener of this kind, with the port that the system chose if 0 was configured; `None` if there is no such
+    /// listener.
     #[must_use]
     pub fn address(&self, kind: ListenerKind) -> Option<SocketAddr> {
         self.listeners.iter().find(|listener| listener.kind == kind).map(|listener| listener.address)
     }
 
-    /// The certificate of the listener that speaks TLS, if there is one.
+    /// Returns the certificate of the listener that speaks TLS; `None` if there is no such listener.
     #[must_use]
     pub fn certificate(&self) -> Option<CertificateSummary> {
         self.certificate.as_ref().map(|certificate| CertificateSummary::new(certificate.chain()))
@@ -194,7 +195,8 @@ impl Server {
         Arc::clone(&self.reload)
     }
 
-    /// Serves until `stop` resolves, then drains. Dropping the future aborts all connections at once.
+    /// Serves until `stop` resolves, then drains, and returns after at most `drain_timeout` and [`SHUTDOWN_GRACE`]. Dropping the future aborts
+    /// all connections at once.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let (mut clients, mut operators) =
             (JoinSet::new(), OperatorConnections::new(self.descriptors.operators));
@@ -231,7 +233,7 @@ impl Server {
         }
     }
 
-    /// Waits until the streams have ended, at most for the drain timeout.
+    /// Waits until all streams have ended, but not longer than the drain timeout.
     async fn drain(&self) {
         let rendezvous = &self.app().rendezvous;
         rendezvous.drain();
@@ -281,7 +283,7 @@ impl Server {
             match poll_fn(|cx| self.poll_accept(audience, *turn, cx)).await {
                 (listener, Ok((stream, address))) => {
                     let (address, info) = (address.ip(), listener.info);
-                    let is_proxy = self.app().trusted_proxies.contain(address);
+                    let is_proxy = self.app().trusted_proxies.contains(address);
                     let open = self.app().metrics.accepted(listener.tls.is_some());
                     let peer = Peer { address, is_proxy, permit: None, open };
                     return (listener, Accepted { stream, peer, listener: info });
@@ -335,10 +337,10 @@ impl Server {
         };
     }
 
-    /// Returns the permit of a further connection while `served` are open. Connections of a trusted proxy count against no client.
+    /// Returns the permit for one more connection while `served` are open. Connections of a trusted proxy count against no client.
     fn permit(&self, served: usize, peer: &Peer) -> Result<Option<ConnectionPermit>, Refusal> {
         if served >= self.descriptors.connections {
-            return Err(Refusal::Busy("The server has as many connections as it may: try again later"));
+            return Err(Refusal::Busy("The server has reached its limit on connections: try again later"));
         }
         if peer.is_proxy {
             return Ok(None);
@@ -347,7 +349,7 @@ impl Server {
     }
 }
 
-/// Takes over the inherited sockets, and binds a listener for each configured address without one.
+/// Makes listeners of the inherited sockets, and binds one for each configured address without such a socket.
 async fn listen(config: &Config, inherited: Vec<Inherited>) -> Result<Vec<Listener>, BindError> {
     let peer_timeout = config.peer_timeout.get();
     let inherited = inherited.into_iter().map(|inherited| Listener::inherit(inherited, peer_timeout));

@@ -2,10 +2,10 @@
 //!
 //! *Invariant.* A certificate that cannot be loaded never replaces the current one.
 //!
-//! *Concurrency.* A file system may hang, so each check of the files runs on a thread of its own, apart from those of the runtime, and times
-//! out after [`CHECK_TIMEOUT`]. A check that hangs delays only the next one; handshakes use the current certificate meanwhile.
+//! *Concurrency.* A file system may hang, so each check of the files runs on a separate thread and times out after [`CHECK_TIMEOUT`]. A check
+//! that hangs delays only the next one; handshakes use the current certificate meanwhile.
 //!
-//! *Bounds.* At most [`MAX_CHECKS`] threads hang, and the end of the process does not wait for them.
+//! *Bounds.* At most [`MAX_CHECKS`] threads hang. The process does not wait for them when it exits.
 
 use std::fs;
 use std::io;
@@ -59,17 +59,17 @@ pub enum TlsError {
         /// The key's file.
         key: PathBuf,
     },
-    /// A file does not contain what it should.
+    /// A file does not contain a certificate or a private key in PEM.
     #[error("{path:?} holds no {what} in PEM")]
     Pem {
         /// The file.
         path: PathBuf,
-        /// What it should contain.
+        /// The expected content: `certificate` or `private key`.
         what: &'static str,
         /// The cause.
         source: pem::Error,
     },
-    /// The certificate and the key are of an unsupported kind, or do not belong together.
+    /// The certificate or the key is of an unsupported kind, or they do not match.
     #[error("the certificate of {certificate:?} cannot be used with the key of {key:?}")]
     Pair {
         /// The certificate's file.
@@ -100,14 +100,14 @@ impl Certificate {
             let files = files.clone();
             move || (fingerprint(&files), read(&files))
         });
-        let read = timeout(CHECK_TIMEOUT, reading).await.map_err(|_| hangs(&files))?;
+        let read = timeout(CHECK_TIMEOUT, reading).await.map_err(|_| timeout_error(&files))?;
         let (fingerprint, read) =
             read.map_err(|panic| TlsError::Read { path: files.certificate.clone(), source: panic.into() })?;
         let current = Mutex::new(Arc::new(read?));
         Ok(Arc::new(Self { files, current, fingerprint: Mutex::new(fingerprint) }))
     }
 
-    /// The chain in use, the server's own certificate first.
+    /// Returns the current chain, the server's own certificate first.
     pub(super) fn chain(&self) -> Vec<CertificateDer<'static>> {
         self.current.lock().cert.clone()
     }
@@ -156,7 +156,7 @@ impl Certificate {
         let checked = if let Ok(checked) = timeout(CHECK_TIMEOUT, &mut checking).await {
             checked
         } else {
-            warn!(error = %hangs(&self.files), "the old certificate stays");
+            warn!(error = %timeout_error(&self.files), "the old certificate stays");
             let checked = checking.await;
             info!("the file system of the certificate answers again");
             checked
@@ -174,13 +174,13 @@ impl Certificate {
     }
 }
 
-/// Calls `check` on a thread of its own.
+/// Calls `check` on a separate thread.
 #[allow(clippy::disallowed_methods, reason = "the runtime's worker threads must not wait for a file system")]
 fn blocking<T: Send + 'static>(check: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     spawn_blocking(check)
 }
 
-fn hangs(TlsFiles { certificate, key }: &TlsFiles) -> TlsError {
+fn timeout_error(TlsFiles { certificate, key }: &TlsFiles) -> TlsError {
     TlsError::Hangs { certificate: certificate.clone(), key: key.clone() }
 }
 
@@ -199,7 +199,7 @@ fn fingerprint(files: &TlsFiles) -> Fingerprint {
 }
 
 fn read(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes(&files.certificate)?).collect();
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read_file(&files.certificate)?).collect();
     let chain =
         chain.and_then(|chain| if chain.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(chain) });
     let chain = chain.map_err(|source| TlsError::Pem {
@@ -207,7 +207,7 @@ fn read(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
         what: "certificate",
         source,
     })?;
-    let key = PrivateKeyDer::from_pem_slice(&bytes(&files.key)?).map_err(|source| TlsError::Pem {
+    let key = PrivateKeyDer::from_pem_slice(&read_file(&files.key)?).map_err(|source| TlsError::Pem {
         path: files.key.clone(),
         what: "private key",
         source,
@@ -219,6 +219,6 @@ fn read(files: &TlsFiles) -> Result<CertifiedKey, TlsError> {
     })
 }
 
-fn bytes(path: &Path) -> Result<Vec<u8>, TlsError> {
+fn read_file(path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }

@@ -1,4 +1,4 @@
-//! One connection below HTTP: its socket and its input, and whether a waiting side has left.
+//! One connection below HTTP: its socket and its input, and the detection of a waiting side that has left.
 //!
 //! *Invariants.* A source *leaves* by a reset, or by a FIN before its body is complete. A FIN after a complete body is legal (RFC 9112,
 //! section 9.6), so such a source is probed with an interim response where that is possible. A destination leaves by a reset or a FIN.
@@ -76,7 +76,7 @@ impl Wire {
                     () = Box::pin(self.probe_source()) => {}
                 }
             }
-            // The sides have paired in the meantime, so the source does not wait any more.
+            // The sides have paired meanwhile, so the source does not wait any more.
             None => pending().await,
         }
     }
@@ -96,8 +96,8 @@ impl Wire {
         }
     }
 
-    /// Probes a source once it has acknowledged everything sent before. Returns if the client has reset the connection, else pending
-    /// for ever.
+    /// Probes a source once it has acknowledged everything sent before. Returns if the client has reset the connection, and otherwise
+    /// never.
     async fn probe_source(&self) {
         while !self.try_probe() {
             sleep(ACK_CHECK_INTERVAL).await;
@@ -221,7 +221,7 @@ mod tests {
         (wire, client)
     }
 
-    /// As [`half_closed`], with a duplicate of the server's socket.
+    /// Like [`half_closed`], with a duplicate of the server's socket.
     async fn half_closed_with_socket(body: &[u8]) -> (Arc<Wire>, TcpStream, std::net::TcpStream) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         sockopt::set_socket_recv_buffer_size(&listener, 1 << 20).unwrap();
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_source_that_exits_after_such_a_body_has_left() {
+    async fn a_source_that_exits_after_a_body_longer_than_the_read_ahead_has_left() {
         for end in [&b""[..], b"\r\n0\r\n\r\n"] {
             let (wire, client) = half_closed(&[b"186a0\r\n", &vec![7; 100_000][..], end].concat()).await;
             drop(client);

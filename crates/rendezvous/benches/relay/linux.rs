@@ -53,7 +53,7 @@ impl Settings {
         })
     }
 
-    /// The command that repeats this measurement.
+    /// Returns the command that repeats this measurement.
     fn command() -> String {
         let set =
             Self::VARIABLES.into_iter().filter_map(|name| Some(format!("{name}={} ", env::var(name).ok()?)));
@@ -61,7 +61,7 @@ impl Settings {
     }
 }
 
-/// The path from the root of the repository. Cargo runs benchmarks in the folder of their crate.
+/// Resolves a path relative to the root of the repository, because cargo runs benchmarks in the folder of their crate.
 fn in_repository(path: OsString) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
 }

@@ -1,15 +1,14 @@
 //! The benchmark: throughput, CPU time, latency and memory of the relay, compared with others. `cargo bench --bench relay` runs it.
 //!
-//! It starts release builds of the server, loads them over loopback, and prints a Markdown table. The contenders are the server with
-//! each of its data paths, and
+//! It starts the server, loads it over loopback, and prints a Markdown table. The contenders are the server with each of its data paths, and
 //!
 //! - the *floor*: a plain TCP relay by splice(2), without HTTP and without a copy in user space;
 //! - an earlier build of the server, if `BASELINE` names one;
 //! - [piping-server](https://github.com/nwtgck/piping-server), if it is installed, for instance by
 //!   `npm install --no-save piping-server`.
 //!
-//! The contenders take turns within each round, so that a machine that becomes slower does so for all. The clients run on
-//! the same CPUs: for large transfers, the server's CPU time is more reliable than the throughput.
+//! The contenders take turns within each round, so that a machine that becomes slower affects all of them. The clients run on the same
+//! CPUs, so for large transfers the server's CPU time is more reliable than the throughput.
 //!
 //! | variable | effect |
 //! |---|---|

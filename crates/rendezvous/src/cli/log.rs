@@ -1,8 +1,11 @@
 //! The log, on standard error.
 //!
-//! A thread of its own writes the lines, so that a slow reader of standard error never delays a stream; when [`QUEUE`] lines wait,
-//! further ones are dropped. Of libraries only errors are logged: peers can cause their warnings at will (for example a TLS client
-//! that sends an address as its server name), and their less severe events may contain whole ids and tokens.
+//! Of the events of libraries, only errors are logged: clients can cause warnings at will (for example by an address as the server name
+//! in TLS), and less severe events may contain whole ids and tokens.
+//!
+//! *Concurrency.* A separate thread writes the lines, so that a slow reader of standard error never delays a stream.
+//!
+//! *Bounds.* At most [`QUEUE`] lines wait to be written; further ones are dropped.
 
 use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, Stderr, Write, stderr};
@@ -20,11 +23,11 @@ use tracing_subscriber::fmt::format::{Writer, debug_fn};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// The maximum of lines that wait to be written.
+/// The maximum number of lines that wait to be written.
 const QUEUE: usize = 4 * 1024;
-/// The pause after each write, in which lines are collected: waking the thread for each line would cost more than the line.
+/// The pause after each write, in which lines are collected, because waking the thread costs more than a line.
 const PAUSE: Duration = Duration::from_millis(5);
-/// How the targets of our own events begin: those of requests and streams, and those of all crates of the workspace, such as
+/// The prefixes of the targets of our own events: those of requests and streams, and those of all crates of the workspace, such as
 /// `rendezvous_server`.
 const OWN_TARGETS: [&str; 2] = ["access", "rendezvous"];
 
@@ -74,7 +77,7 @@ impl From<Level> for Filter {
 pub(crate) fn start(filter: Filter, format: Format) -> WorkerGuard {
     let is_terminal = stderr().is_terminal();
     let builder = NonBlockingBuilder::default().buffered_lines_limit(QUEUE).thread_name("log");
-    let (writer, guard) = builder.finish(Collecting(BufWriter::new(stderr())));
+    let (writer, guard) = builder.finish(BatchingStderr(BufWriter::new(stderr())));
     let lines = tracing_subscriber::fmt::layer().with_writer(writer);
     let lines = match format {
         Format::Text if is_terminal => lines.with_target(false).boxed(),
@@ -94,10 +97,10 @@ fn write_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -
     if field.name() == "message" { write!(writer, "{value:?}") } else { write!(writer, "{field}={value:?}") }
 }
 
-/// Standard error for the thread of the log, which flushes it when no line waits.
-struct Collecting(BufWriter<Stderr>);
+/// The writer of the log's thread, which flushes it when no line waits.
+struct BatchingStderr(BufWriter<Stderr>);
 
-impl Write for Collecting {
+impl Write for BatchingStderr {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.write(bytes)
     }

@@ -1,4 +1,4 @@
-//! `rendezvous serve`: starts the server, translates signals, and reports to the terminal and the service manager.
+//! `rendezvous serve`: starts the server, handles signals, and reports to the terminal and the service manager.
 
 mod flags;
 mod greeting;
@@ -22,7 +22,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     // Before the log and the runtime start their threads.
     let inherited = systemd::sockets()?;
     let (filter, format) = arguments.log();
-    let _until_all_is_logged = log::start(filter, format);
+    let _log_guard = log::start(filter, format);
     let config = arguments.config(raise_descriptor_limit());
     let create_token_file = arguments.create_token_file().map(ToOwned::to_owned);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -30,9 +30,9 @@ pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
         runtime.worker_threads(threads);
     }
     let runtime = runtime.enable_all().build().context("cannot start the threads of the server")?;
-    // On a worker of the runtime, so that a connection is served by the thread that accepted it.
+    // Spawned on a worker of the runtime, so that the thread that accepts a connection can serve it.
     let ended = runtime.block_on(runtime.spawn(serve(config, create_token_file, inherited)));
-    // Tasks that are left have had their time; a read of a file system that hangs may never end.
+    // Does not wait for blocking tasks, because a read of a file system that hangs may never end.
     runtime.shutdown_background();
     ended.context("a defect of the server")?
 }
@@ -48,7 +48,7 @@ async fn serve(
     let (host, tls) = (config.host.clone(), config.tls.clone());
     let server = tokio::select! {
         bound = Server::bind(config, inherited) => bound?,
-        // There is nothing to drain yet.
+        // There are no streams to drain yet.
         () = signals.next() => return Ok(()),
     };
     if let Some(main) = server.address(ListenerKind::Main) {
@@ -86,12 +86,12 @@ fn print(greeting: &Greeting<'_>) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Raises the limit of descriptors as far as the system allows, because every connection is one. Returns what holds then, or `None`
-/// without a limit.
+/// Raises the limit on descriptors as far as the system allows, because every connection needs one. Returns the limit in force, or
+/// `None` if there is none.
 fn raise_descriptor_limit() -> Option<usize> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // Where the system refuses, the limit stays, and is read below.
+    // If this fails, the old limit is read below.
     let _ = setrlimit(Resource::Nofile, limit);
     let descriptors = getrlimit(Resource::Nofile).current?;
     Some(usize::try_from(descriptors).unwrap_or(usize::MAX))
@@ -108,7 +108,7 @@ impl Signals {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// Waits for either.
+    /// Waits for either signal.
     async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}

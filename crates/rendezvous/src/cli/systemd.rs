@@ -1,5 +1,5 @@
 //! The protocols of a service manager such as systemd: it passes sockets to the server (`sd_listen_fds(3)`), and the server reports
-//! its state (`sd_notify(3)`). Without a service manager none of this has an effect.
+//! its state to it (`sd_notify(3)`). Without a service manager the functions have no effect.
 
 use std::fmt::Display;
 use std::future::pending;
@@ -12,11 +12,11 @@ use sd_notify::{NotifyState, notify, watchdog_enabled};
 use tracing::warn;
 
 /// Takes the sockets that the service manager passed. A socket named `plain` or `admin` (`FileDescriptorName=` in a socket unit)
-/// replaces the listener of `--plain-port` or `--admin-listen`, and any other that of `--port`.
+/// replaces the listener of `--plain-port` or `--admin-listen`, and any other socket that of `--port`.
 ///
-/// Called once, before the process starts a thread, because it changes the environment, which no other thread may read meanwhile.
+/// Must be called before the process starts a thread, because it changes the environment, which no other thread may read meanwhile.
 pub(crate) fn sockets() -> anyhow::Result<Vec<Inherited>> {
-    debug_assert!(has_one_thread(), "the environment is changed beside another thread");
+    debug_assert!(has_one_thread(), "another thread may read the environment that this call changes");
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
     let mut passed = ListenFd::from_env();
@@ -33,7 +33,7 @@ pub(crate) fn sockets() -> anyhow::Result<Vec<Inherited>> {
     Ok(sockets)
 }
 
-/// True also on systems that do not list the threads.
+/// Whether the process has one thread; also true on systems without `/proc`.
 fn has_one_thread() -> bool {
     std::fs::read_dir("/proc/self/task").map_or(true, |threads| threads.count() == 1)
 }
@@ -43,18 +43,17 @@ pub(crate) fn ready(address: impl Display) {
     report(&[NotifyState::Ready, NotifyState::Status(&format!("Listening on {address}"))]);
 }
 
-/// Reports that the server drains, for at most `time`.
+/// Reports that the server drains and will stop within `time`.
 pub(crate) fn stopping(time: Duration) {
     let time = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
     report(&[
         NotifyState::Stopping,
-        NotifyState::Status("Draining: no stream is created, and those that exist may end"),
+        NotifyState::Status("Draining: existing streams may finish, and new ones are refused"),
         NotifyState::ExtendTimeoutUsec(time),
     ]);
 }
 
-/// Reports that the server is alive, twice in each interval of the watchdog. A runtime that hangs does not.
-/// Never ends.
+/// Reports that the server is alive, twice in each interval of the watchdog, as long as the runtime does not hang. Never returns.
 pub(crate) async fn feed_watchdog() {
     let Some(interval) = watchdog_enabled().filter(|interval| !interval.is_zero()) else {
         return pending().await;

@@ -1,4 +1,4 @@
-//! Rejects environment variables that begin like those of the flags and belong to no flag. Pure.
+//! Rejects environment variables that have the prefix of the flags' variables but belong to no flag. Pure.
 //!
 //! A misspelled variable would otherwise be ignored, and a server without its token file is open to everybody.
 
@@ -8,13 +8,13 @@ use std::fmt;
 const PREFIX: &str = "RENDEZVOUS_";
 /// The similarity, from 0 to 1, above which one name is suggested for another; the same as that of clap.
 const SIMILAR: f64 = 0.7;
-/// The maximum of unknown variables that a message names.
+/// The maximum number of unknown variables that a message names.
 const MAX_NAMED: usize = 10;
 
-/// The variables that begin like those of the flags and belong to no flag; never empty.
+/// The variables that have the prefix and belong to no flag; never empty.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct UnknownVariables {
-    /// Each with the variable that was probably meant, in alphabetical order.
+    /// In alphabetical order, each with the known variable that was probably meant.
     unknown: Vec<(String, Option<String>)>,
 }
 
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn all_are_named_in_order_but_not_without_end() {
+    fn a_message_names_ten_variables_in_order_and_counts_the_rest() {
         let names: Vec<_> = (10..30).rev().map(|number| format!("RENDEZVOUS_ZZZ_{number}")).collect();
         let names: Vec<_> = names.iter().map(String::as_str).collect();
         let message = find(&names).unwrap().to_string();

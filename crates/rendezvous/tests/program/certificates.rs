@@ -1,5 +1,5 @@
-//! TLS in the program: certificates on a file system that hangs (a FIFO replaces the file, and reading blocks until the test writes to
-//! it), and clients whose handshake is invalid.
+//! TLS in the program: certificates on a file system that hangs, and clients whose handshake is invalid. A FIFO in place of the file
+//! simulates the former: reading it blocks until the test writes to it.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,7 +19,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// For the address of the tests.
+    /// A certificate for the address that the tests use.
     fn new() -> Self {
         Self::of("127.0.0.1")
     }
@@ -46,7 +46,7 @@ impl Pair {
         ["--tls-cert".into(), certificate, "--tls-key".into(), key]
     }
 
-    /// Replaces the files by those of another pair, each by a rename.
+    /// Replaces each file by that of another pair, by a rename.
     fn replace_by(&self, other: &Self) {
         for (from, to) in [(other.key(), self.key()), (other.certificate(), self.certificate())] {
             let beside = to.with_extension("new");
@@ -56,7 +56,7 @@ impl Pair {
     }
 }
 
-/// Replaces the file at `path` by one whose readers hang.
+/// Replaces the file at `path` by one that blocks its readers.
 fn make_hang(path: &Path) {
     let beside = path.with_extension("fifo");
     assert!(Command::new("mkfifo").arg(&beside).status().unwrap().success());
@@ -84,7 +84,7 @@ fn answers_with(program: &Program, certificate: &Path) -> bool {
 }
 
 #[test]
-fn a_certificate_that_hangs_delays_no_connection_and_is_replaced_later() {
+fn a_certificate_that_hangs_delays_no_connection_and_is_reloaded_later() {
     for hangs in ["certificate", "key"] {
         let (pair, old, fresh) = (Pair::new(), Pair::new(), Pair::new());
         pair.replace_by(&old);

@@ -1,4 +1,4 @@
-//! The server below a service manager: it inherits a socket, reports its state, and is restarted.
+//! The server under a service manager: it inherits a socket, reports its state, and is restarted.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,9 +12,9 @@ use rustix::process::Signal;
 
 use crate::{PATIENCE, Program, curl, rendezvous, until_state};
 
-/// A server that inherits `socket`, under this name, by the protocol of `sd_listen_fds(3)`.
+/// Starts a server that inherits `socket`, under this name, by the protocol of `sd_listen_fds(3)`.
 fn activated(socket: &TcpListener, name: &str, arguments: &[&str]) -> Program {
-    // LISTEN_PID is the process that serves: the shell's, which exec replaces.
+    // LISTEN_PID must be the process id of the server, which is the shell's, because exec keeps it.
     let script = r#"export LISTEN_PID=$$ LISTEN_FDS=1; exec "$@" 3<&0 </dev/null"#;
     let mut command = Command::new("sh");
     command
@@ -32,7 +32,7 @@ struct Answer {
     is_whole: bool,
 }
 
-/// Sends a request on a connection of its own. Fails if that is refused, or closed without a response.
+/// Sends a request on a new connection. Fails if the connection is refused, or closed without a response.
 fn ask(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> io::Result<Answer> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -52,7 +52,7 @@ fn ask(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> io::Result
     Ok(Answer { status: head[9..12].parse().unwrap(), is_whole, body })
 }
 
-/// Creates a stream as soon as a server does not drain, and moves a body through it.
+/// Creates a stream, retrying while the server drains, and sends a body through it.
 fn transfer(address: SocketAddr, seed: usize) -> io::Result<()> {
     let id = loop {
         let made = ask(address, "POST", "/stream", b"")?;
@@ -100,7 +100,7 @@ fn a_restart_under_load_refuses_no_connection_and_cuts_no_stream() {
             {
                 thread::yield_now();
             }
-            // The last server serves the transfers that still run.
+            // The last server serves the remaining transfers.
             over.store(restart == RESTARTS, Ordering::Relaxed);
             if restart < RESTARTS {
                 program.process.signal(Signal::TERM);
@@ -134,7 +134,7 @@ fn an_inherited_socket_replaces_the_listener_of_the_flag_of_its_name() {
 }
 
 #[test]
-fn a_service_manager_gets_reports_that_the_server_is_ready_alive_and_stopping() {
+fn the_server_reports_to_the_service_manager_that_it_is_ready_alive_and_stopping() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
@@ -167,7 +167,7 @@ fn a_service_manager_gets_reports_that_the_server_is_ready_alive_and_stopping() 
         stopping.contains("\nEXTEND_TIMEOUT_USEC=23000000\n"),
         "a drain may take longer than a stop: {stopping}"
     );
-    assert_eq!(report(), "WATCHDOG=1\n", "while it drains it is alive");
+    assert_eq!(report(), "WATCHDOG=1\n", "it is alive while it drains");
     assert!(curl(&["-T", "Cargo.toml", &stream]).output().unwrap().status.success());
     let mut download = Vec::new();
     waiting.read_to_end(&mut download).unwrap();

@@ -1,4 +1,4 @@
-//! The errors that end the program, and those that it logs: a sentence in one line, in which each cause occurs once.
+//! The errors that end the program, and those that it logs: each is one line, in which each cause occurs once.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,8 +11,8 @@ use rustix::process::Signal;
 use crate::certificates::Pair;
 use crate::{Program, refused, rendezvous};
 
-/// Asserts that none of the parts of an error is in it twice.
-fn assert_each_cause_is_there_once(error: &str) {
+/// Asserts that no part of an error occurs twice.
+fn assert_each_cause_occurs_once(error: &str) {
     let parts: Vec<_> = error.trim().split(": ").collect();
     let distinct: BTreeSet<_> = parts.iter().collect();
     assert_eq!(distinct.len(), parts.len(), "{error}");
@@ -21,17 +21,19 @@ fn assert_each_cause_is_there_once(error: &str) {
 
 #[test]
 fn a_listener_that_cannot_be_opened_is_a_clear_error() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = taken.local_addr().unwrap();
-    let (port, address) = (taken.port().to_string(), taken.to_string());
+    let in_use = TcpListener::bind("127.0.0.1:0").unwrap();
+    let in_use = in_use.local_addr().unwrap();
+    let (port, address) = (in_use.port().to_string(), in_use.to_string());
     for (flags, sentence) in [
         (
             &["--port", &port][..],
-            format!("{taken} is taken by another program: stop that, or choose another with --port"),
+            format!("{in_use} is in use by another program: stop it, or choose another port with --port"),
         ),
         (
             &["--port", "0", "--admin-listen", &address],
-            format!("{taken} is taken by another program: stop that, or choose another with --admin-listen"),
+            format!(
+                "{in_use} is in use by another program: stop it, or choose another port with --admin-listen"
+            ),
         ),
         (
             &["--host", "no.such.host.invalid"],
@@ -43,7 +45,7 @@ fn a_listener_that_cannot_be_opened_is_a_clear_error() {
         assert_eq!(code, Some(1));
         assert_eq!(error.lines().count(), 1, "{error}");
         assert!(error.starts_with(&format!("rendezvous: {sentence}")), "{error}");
-        assert_each_cause_is_there_once(&error);
+        assert_each_cause_occurs_once(&error);
     }
 }
 
@@ -69,7 +71,7 @@ fn a_certificate_that_cannot_be_used_is_a_clear_error() {
         assert_eq!(error.lines().count(), 1, "{error}");
         assert!(error.starts_with("rendezvous: ") && error.contains(sentence), "{error}");
         assert!(error.trim().rsplit_once(": ").unwrap().1.len() > 5, "there is a cause: {error}");
-        assert_each_cause_is_there_once(&error);
+        assert_each_cause_occurs_once(&error);
     }
 }
 
@@ -85,7 +87,7 @@ fn a_new_certificate_that_cannot_be_used_is_logged_with_its_cause() {
     log.read_line(&mut line).unwrap();
     assert!(line.contains("the old certificate stays error=cannot read "), "{line}");
     assert_eq!(line.matches("No such file or directory (os error 2)").count(), 1, "{line}");
-    assert_each_cause_is_there_once(&line);
+    assert_each_cause_occurs_once(&line);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::certificates::Pair;
 use crate::{Program, curl};
 
-/// Types the commands of the greeting into a shell, and returns what they print.
+/// Runs the commands of the greeting in a shell, and returns their output.
 fn try_commands(program: &Program) -> String {
     let commands: Vec<_> = program.greeting.iter().filter(|line| line.starts_with("  ")).cloned().collect();
     let script = format!("{}\nwait", commands.join("\n"));
@@ -16,7 +16,7 @@ fn try_commands(program: &Program) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A file with a create token, beside white space that is not part of it.
+/// Creates a file with a create token, surrounded by white space that is not part of it.
 fn token_file(folder: &tempfile::TempDir) -> PathBuf {
     let path = folder.path().join("it's a token");
     fs::write(&path, "\t s3cret-of-makers \r\n\n").unwrap();
@@ -24,7 +24,7 @@ fn token_file(folder: &tempfile::TempDir) -> PathBuf {
 }
 
 #[test]
-fn the_greeting_says_where_it_listens_and_its_commands_work() {
+fn the_greeting_has_the_address_and_commands_that_work() {
     let folder = tempfile::tempdir().unwrap();
     let token = token_file(&folder);
     let token = ["--create-token-file", token.to_str().unwrap()];
@@ -59,7 +59,7 @@ fn the_commands_of_the_greeting_work_with_a_self_signed_certificate() {
 }
 
 #[test]
-fn the_greeting_of_a_listener_on_all_addresses_has_one_that_other_machines_can_use() {
+fn the_greeting_of_a_listener_on_all_addresses_has_an_address_that_other_machines_can_use() {
     for host in ["0.0.0.0", "::"] {
         let program = Program::start(&["--host", host]);
         let last = program.greeting.last().unwrap();

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+/// The timeout of every step.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn rendezvous(arguments: &[&str]) -> Command {
@@ -62,7 +63,7 @@ struct Program {
     process: Running,
     /// The URL of `--port` without a path: `http://127.0.0.1:PORT`.
     base: String,
-    /// The lines that it printed at the start.
+    /// The lines that it prints at the start.
     greeting: Vec<String>,
 }
 
@@ -104,7 +105,7 @@ impl Program {
         format!("{}/stream/{}", self.base, made["stream"].as_str().unwrap())
     }
 
-    /// Its resident memory, in KiB.
+    /// Returns its resident memory, in KiB.
     fn resident_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).unwrap();
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -138,7 +139,7 @@ fn until_state(stream: &str, state: &str) {
     until(stream, |status| status["state"] == state);
 }
 
-/// The real `curl`: it prints errors only, and fails if the status is one.
+/// The real `curl`, which prints only errors, and fails on error statuses.
 fn curl(arguments: &[&str]) -> Command {
     let mut command = Command::new("curl");
     command.args(["-sS", "-f", "--noproxy", "*", "--max-time", "60"]).args(arguments).stdin(Stdio::null());
@@ -188,7 +189,7 @@ fn a_token_file_holds_one_line_of_enough_visible_ascii() {
 }
 
 #[test]
-fn flags_that_stand_alone_or_repeat_are_also_variables() {
+fn flags_without_a_value_and_repeated_flags_are_also_variables() {
     let responses = |command: &mut Command| {
         let mut process = Running(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
         let line = BufReader::new(process.0.stdout.take().unwrap()).lines().next().unwrap().unwrap();
@@ -245,7 +246,7 @@ fn refused(command: &mut Command) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_bad_value_is_refused_with_what_would_be_right() {
+fn a_bad_value_is_refused_with_a_description_of_valid_ones() {
     for (flag, value, sentence) in [
         ("--ttl", "soon", "\"soon\" is not a duration: give seconds such as 60 or 2.5"),
         ("--ttl", "0", "from 1ms to 365d"),
@@ -302,7 +303,7 @@ fn a_bad_value_is_refused_with_what_would_be_right() {
 }
 
 #[test]
-fn a_variable_of_no_flag_is_refused_with_the_nearest_right_name() {
+fn a_variable_of_no_flag_is_refused_with_the_most_similar_name() {
     let by = |variables: &[(&str, &str)]| {
         let mut command = rendezvous(&["--port", "0"]);
         command.envs(variables.iter().copied());
@@ -313,7 +314,7 @@ fn a_variable_of_no_flag_is_refused_with_the_nearest_right_name() {
         (&[("RENDEZVOUS_ADMIN_TOKEN", "0123456789abcdef")], "did you mean RENDEZVOUS_ADMIN_TOKEN_FILE?"),
         (&[("RENDEZVOUS_OPENLIST", ""), ("RENDEZVOUS_TTL", "soon")], "did you mean RENDEZVOUS_OPEN_LIST?"),
         (
-            // For a Service called rendezvous. RENDEZVOUS_PORT is not a port then.
+            // Variables that Kubernetes sets for a Service named rendezvous, whose RENDEZVOUS_PORT is not a port.
             &[
                 ("RENDEZVOUS_PORT", "tcp://10.96.0.7:80"),
                 ("RENDEZVOUS_PORT_80_TCP_PROTO", "tcp"),
@@ -329,7 +330,7 @@ fn a_variable_of_no_flag_is_refused_with_the_nearest_right_name() {
             !variables.iter().any(|(_, value)| value.starts_with("0123") && output.contains(value)),
             "{output}"
         );
-        // Help is printed anyway.
+        // Help is printed nevertheless.
         for arguments in [["serve", "--help"].as_slice(), &["--version"], &["help", "serve"]] {
             let mut command = Command::new(env!("CARGO_BIN_EXE_rendezvous"));
             let output = command.args(arguments).envs(variables.iter().copied()).output().unwrap();
@@ -341,7 +342,7 @@ fn a_variable_of_no_flag_is_refused_with_the_nearest_right_name() {
 }
 
 #[test]
-fn a_signal_lets_running_streams_finish_and_a_second_one_ends_at_once() {
+fn a_signal_drains_the_server_and_a_second_one_ends_it_at_once() {
     for signal in [Signal::INT, Signal::TERM] {
         for again in [false, true] {
             let mut program = Program::start(&[]);
@@ -364,7 +365,7 @@ fn a_signal_lets_running_streams_finish_and_a_second_one_ends_at_once() {
                 assert_eq!(
                     end.unwrap_err().kind(),
                     ErrorKind::ConnectionReset,
-                    "what is cut does not look whole"
+                    "a cut download does not look whole"
                 );
                 assert_eq!(program.process.wait().code(), Some(1));
             } else {
@@ -480,7 +481,7 @@ fn the_log_has_the_client_that_a_trusted_proxy_names() {
 }
 
 #[test]
-fn the_log_begins_with_what_is_in_force_and_warns_of_what_is_open_to_others() {
+fn the_log_begins_with_the_settings_in_force_and_warnings_about_them() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(b"s3cret-of-the-makers").unwrap();
     let token = file.path().to_str().unwrap();
@@ -526,7 +527,7 @@ fn the_log_begins_with_what_is_in_force_and_warns_of_what_is_open_to_others() {
 }
 
 #[test]
-fn a_filter_selects_what_is_logged() {
+fn a_filter_selects_the_events_to_log() {
     for (filter, requests, drains) in [
         ("info", true, true),
         ("warn", false, false),
@@ -585,7 +586,7 @@ fn the_log_has_no_token_and_no_whole_id_at_any_level() {
     }
 }
 
-/// A file of 8 MiB that compresses badly and repeats nowhere.
+/// Creates a file of 8 MiB that cannot be compressed and has no repetitions.
 fn file() -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     let mut state = 1_u64;
@@ -599,7 +600,7 @@ fn file() -> tempfile::NamedTempFile {
 }
 
 #[test]
-fn curl_moves_a_file_in_every_way() {
+fn curl_transfers_a_file_in_every_way() {
     let program = Program::start(&[]);
     let file = file();
     let path = file.path().to_str().unwrap();
@@ -632,7 +633,7 @@ fn curl_moves_a_file_in_every_way() {
 }
 
 #[test]
-fn curl_uses_one_connection_for_one_stream_after_another() {
+fn curl_uses_one_connection_for_consecutive_streams() {
     let program = Program::start(&[]);
     let file = file();
     let path = file.path().to_str().unwrap();
@@ -671,7 +672,7 @@ fn curl_sees_a_cut_on_either_side() {
                 until_state(&stream, "SRC_DISCONNECTED");
             } else {
                 download.signal(Signal::KILL);
-                assert_eq!(upload.wait().code(), Some(22), "curl: the server says that it failed");
+                assert_eq!(upload.wait().code(), Some(22), "curl: the status is an error");
                 let mut output = String::new();
                 upload.0.stdout.take().unwrap().read_to_string(&mut output).unwrap();
                 assert!(output.ends_with("502"), "{output}");
@@ -688,7 +689,7 @@ mod descriptors {
 
     use super::*;
 
-    /// Content without a short period, so that a shifted byte is noticed.
+    /// Returns content without a short period, so that a shifted byte is noticed.
     fn content() -> Vec<u8> {
         let mut content = Vec::new();
         file().reopen().unwrap().read_to_end(&mut content).unwrap();
@@ -724,8 +725,8 @@ mod descriptors {
         format!("{method} /{path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")
     }
 
-    /// The processor time that the program has used.
-    fn processor_time(program: &Program) -> Duration {
+    /// Returns the CPU time that the program has used.
+    fn cpu_time(program: &Program) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", program.process.0.id())).unwrap();
         let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
         let ticks = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
@@ -737,7 +738,7 @@ mod descriptors {
         let serve = "ulimit -n 256; exec \"$0\" serve --port 0 --log-level warn";
         let program =
             Program::start_by(Command::new("sh").args(["-c", serve, env!("CARGO_BIN_EXE_rendezvous")]));
-        // The crowd needs descriptors of the test.
+        // This process needs a descriptor for each connection, too.
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
         let (stream, content) = (program.create(), content());
@@ -748,7 +749,7 @@ mod descriptors {
         let received = std::thread::spawn(move || answer(&mut destination).unwrap());
         source.write_all(half).unwrap();
 
-        let (began, busy) = (Instant::now(), processor_time(&program));
+        let (began, busy) = (Instant::now(), cpu_time(&program));
         let mut crowd: Vec<_> = (0..1000).map(|_| program.connect()).collect();
         let (mut served, mut refused, mut closed) = (0, 0, 0);
         for client in &mut crowd {
@@ -762,7 +763,7 @@ mod descriptors {
         }
         assert!(served > 100 && served < 256 && refused > 0 && closed > 0, "{served} {refused} {closed}");
         drop(crowd);
-        let spent = processor_time(&program).saturating_sub(busy);
+        let spent = cpu_time(&program).saturating_sub(busy);
         assert!(spent < began.elapsed() / 2 + Duration::from_secs(1), "{spent:?}");
 
         source.write_all(other_half).unwrap();
@@ -774,7 +775,7 @@ mod descriptors {
         }
         let log = program.log();
         assert!(
-            log.contains("only 176 connections at a time, and not 210000") && log.contains("ulimit -n"),
+            log.contains("the limit on connections is 176 instead of 210000") && log.contains("ulimit -n"),
             "{log}"
         );
     }
@@ -792,7 +793,7 @@ mod descriptors {
         let is_served = |client: &mut TcpStream| answer(client).is_ok_and(|(status, _)| status == 200);
         let served = crowd.iter_mut().filter_map(|client| is_served(client).then_some(client)).count();
         assert!((100..256).contains(&served), "{served}");
-        // Probes that close their connection at once, or never, must not keep the next one out.
+        // Probes that close their connection at once, or never, must not block the next one.
         for stay in [false, true] {
             let mut probes = Vec::new();
             for number in 0..100 {
@@ -810,15 +811,15 @@ mod descriptors {
         }
         drop(crowd);
         let log = program.log();
-        assert!(log.contains("only 160 connections at a time"), "{log}");
+        assert!(log.contains("the limit on connections is 160 instead of"), "{log}");
         assert!(!log.contains("cannot accept a connection"), "{log}");
     }
 
     #[test]
-    fn without_any_descriptor_left_streams_go_on_and_it_serves_again_later() {
+    fn without_free_descriptors_streams_continue_and_later_connections_are_served() {
         let program = Program::start(&["--log-level", "warn", "--ttl", "3s"]);
         let (stream, content) = (program.create(), content());
-        // No other side connects to it: its expiry shows that there was time for a busy loop.
+        // No other side connects to this stream. Its expiry shows that there was time for a busy loop.
         let mut alone = program.send(&head("GET", &program.create(), ""));
         let mut destination = program.send(PING);
         let mut source = program.send(PING);
@@ -827,10 +828,10 @@ mod descriptors {
         let none = Rlimit { current: Some(1), ..getrlimit(Resource::Nofile) };
         let limit = prlimit(Some(pid), Resource::Nofile, none).unwrap();
 
-        // They are neither accepted nor refused.
+        // The server can neither accept nor refuse these.
         let mut waiting: Vec<_> = (0..100).map(|_| program.send(PING)).collect();
-        let busy = processor_time(&program);
-        // No pipe can be opened, so that the body is copied.
+        let busy = cpu_time(&program);
+        // No pipe can be opened, so the body is copied.
         destination.write_all(head("GET", &stream, "").as_bytes()).unwrap();
         source
             .write_all(head("PUT", &stream, &format!("Content-Length: {}\r\n", content.len())).as_bytes())
@@ -840,7 +841,7 @@ mod descriptors {
         assert!(received.join().unwrap() == (200, content), "the bytes differ");
         assert_eq!(answer(&mut source).unwrap().0, 200);
         assert_eq!(answer(&mut alone).unwrap().0, 504);
-        let spent = processor_time(&program).saturating_sub(busy);
+        let spent = cpu_time(&program).saturating_sub(busy);
         assert!(spent < Duration::from_millis(700), "{spent:?}");
 
         prlimit(Some(pid), Resource::Nofile, limit).unwrap();

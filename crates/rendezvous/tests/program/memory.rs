@@ -19,7 +19,7 @@ const PING: u8 = 6;
 const UNKNOWN: u8 = 0xbe;
 const END_HEADERS: u8 = 4;
 
-/// The head of an upload to `path`.
+/// Returns the head of an upload to `path`.
 fn head(path: &str) -> Vec<u8> {
     let fields = [(":method", "PUT"), (":scheme", "http"), (":authority", "localhost"), (":path", path)];
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
@@ -39,7 +39,7 @@ fn until_all_is_read(stream: &mut TcpStream) {
     }
 }
 
-/// Unknown frames arrive in the buffers of a waiting body, and must not be kept with it.
+/// Unknown frames arrive in the same buffers as the DATA frames of a waiting body, and must not be kept with them.
 #[test]
 fn frames_between_those_of_a_waiting_upload_cost_no_memory() {
     const UPLOADS: u64 = 20;
@@ -57,7 +57,7 @@ fn frames_between_those_of_a_waiting_upload_cost_no_memory() {
         until_all_is_read(&mut source);
         source
     };
-    // The first one also allocates what all share.
+    // The first one also allocates memory that all share.
     let _first = upload();
     let before = program.resident_kib();
     let _uploads: Vec<_> = (0..UPLOADS).map(|_| upload()).collect();
@@ -82,7 +82,7 @@ fn create_by(control: &mut TcpStream) -> String {
     format!("/stream/{}", body.split('"').nth(3).unwrap())
 }
 
-/// Everything that the process holds for it: the stream, the connection, its task and the waiting request.
+/// Measures all memory for a waiting side: the stream, the connection, its task and the request.
 #[test]
 fn a_side_that_waits_needs_little_memory() {
     const SIDES: u32 = 2000;
@@ -93,7 +93,7 @@ fn a_side_that_waits_needs_little_memory() {
             let request = |path| format!("{head} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
             (0..count).map(|_| program.send(&request(create_by(&mut control)))).collect()
         };
-        // The first ones also allocate what all share.
+        // The first ones also allocate memory that all share.
         let _first = wait_for(200);
         let before = program.resident_kib();
         let _sides = wait_for(SIDES);

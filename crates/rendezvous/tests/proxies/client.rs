@@ -64,14 +64,14 @@ impl Client {
         std::thread::spawn(move || stream.write_all(&bytes).unwrap())
     }
 
-    /// Sends more of the upload from another thread until that fails. Dropping the client ends it.
+    /// Sends more of the upload from another thread until sending fails, at the latest when the client is dropped.
     pub fn send_in_background_until_refused(&self, framing: Framing) -> JoinHandle<()> {
         let mut stream = self.stream.get_ref().try_clone().unwrap();
         let part = framed(framing, &[b'x'; 1 << 14]);
         std::thread::spawn(move || while stream.write_all(&part).is_ok() {})
     }
 
-    /// The status of the final response, or `None` where the connection ends without one.
+    /// Returns the status of the final response, or `None` if the connection ends without one.
     pub fn status(&mut self) -> Option<u16> {
         match self.head() {
             Ok(status) => status,
@@ -80,7 +80,7 @@ impl Client {
         }
     }
 
-    /// As [`Client::status`], within `period`.
+    /// Like [`Client::status`], but with `period` as timeout.
     pub fn status_within(&mut self, period: Duration) -> io::Result<Option<u16>> {
         self.stream.get_ref().set_read_timeout(Some(period)).unwrap();
         let status = self.head();
@@ -111,14 +111,14 @@ impl Client {
         Ok(())
     }
 
-    /// The next line without its CRLF, or `None` at the connection's end.
+    /// Returns the next line without its CRLF, or `None` at the end of the connection.
     fn line(&mut self) -> io::Result<Option<String>> {
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
         Ok(line.strip_suffix("\r\n").map(str::to_owned))
     }
 
-    /// The next byte of the download, or `None` at its regular end.
+    /// Returns the next byte of the download, or `None` at its regular end.
     pub fn body_byte(&mut self) -> io::Result<Option<u8>> {
         if self.framing == Framing::Chunked && self.left == 0 {
             let length = self.line()?.ok_or(ErrorKind::UnexpectedEof)?;

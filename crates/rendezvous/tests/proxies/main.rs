@@ -107,7 +107,7 @@ fn a_side_that_leaves_while_it_waits_frees_its_seat(proxy: Proxy) {
     }
 }
 
-/// Whole transfers never look incomplete, however fast the proxy closes its connections.
+/// A whole transfer never looks incomplete, even if the proxy closes its connections at once.
 fn many_small_transfers_all_arrive(proxy: Proxy) {
     const TRANSFERS: usize = 100;
     let site = Site::start(proxy);
@@ -193,7 +193,7 @@ fn a_source_killed_before_its_first_byte_is_a_502(proxy: Proxy) {
     }
 }
 
-/// The same for a source over TLS, and over HTTP/2 where the proxy supports it.
+/// Like `a_killed_source_is_no_whole_download`, with a source over TLS, and over HTTP/2 if the proxy supports it.
 fn a_killed_source_over_tls_is_no_whole_download(proxy: Proxy) {
     let site = Site::start(proxy);
     for listener in site.listeners() {
@@ -280,7 +280,7 @@ fn a_refusal_can_be_read_while_the_body_is_being_sent(proxy: Proxy) {
 /// A `PUT` that failed may have been delivered, so only its sender may decide to repeat it.
 fn a_failed_request_is_not_repeated(proxy: Proxy) {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut site = Site::start_before(proxy, server.local_addr().unwrap());
+    let mut site = Site::start_in_front_of(proxy, server.local_addr().unwrap());
     for framing in FRAMINGS {
         let mut source = Client::connect(site.plain);
         source.put("id", framing, 1);

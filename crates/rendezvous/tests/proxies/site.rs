@@ -43,7 +43,7 @@ struct Addresses {
 }
 
 impl Proxy {
-    /// The sample, with the addresses and certificate of this test.
+    /// Returns the sample, with the addresses and certificate of this test.
     fn configuration(self, addresses: &Addresses) -> String {
         let Addresses { server, open, secure } = addresses;
         let server = ("127.0.0.1:9999", server.to_string());
@@ -85,7 +85,7 @@ impl Proxy {
         }
     }
 
-    /// The command that starts the proxy in the folder with its configuration.
+    /// Returns the command that starts the proxy in the folder with its configuration.
     fn command(self) -> Command {
         let (program, arguments): (_, &[&str]) = match self {
             Self::Nginx | Self::SilentNginx => ("nginx", &["-e", "stderr", "-p", ".", "-c", "main.conf"]),
@@ -154,7 +154,7 @@ impl Drop for Running {
     }
 }
 
-/// The real `curl`, which prints errors only, and fails on error statuses.
+/// The real `curl`, which prints only errors, and fails on error statuses.
 pub fn curl(arguments: &[&str]) -> Command {
     let mut command = Command::new("curl");
     command.args(["-sS", "-f", "--noproxy", "*", "--max-time", "600"]).args(arguments).stdin(Stdio::null());
@@ -213,11 +213,11 @@ impl Site {
         let mut program = Running(program.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
         let greeting = BufReader::new(program.0.stdout.take().unwrap()).lines().next().unwrap().unwrap();
         let server = greeting.strip_prefix("Listening on http://").unwrap().parse().unwrap();
-        Self { program: Some(program), ..Self::start_before(proxy, server) }
+        Self { program: Some(program), ..Self::start_in_front_of(proxy, server) }
     }
 
-    /// A proxy in front of a server of the test's own.
-    pub fn start_before(kind: Proxy, server: SocketAddr) -> Self {
+    /// Starts a proxy in front of a server that the test provides.
+    pub fn start_in_front_of(kind: Proxy, server: SocketAddr) -> Self {
         let [open, secure] = free_addresses();
         let folder = tempfile::tempdir().unwrap();
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -264,7 +264,7 @@ impl Site {
         self.ask(&[], &format!("/{id}/status"))
     }
 
-    /// The JSON response of the server itself, without the proxy.
+    /// Returns the JSON response of the server itself, without the proxy.
     fn ask(&self, arguments: &[&str], path: &str) -> Value {
         let response = curl(arguments).arg(format!("http://{}/stream{path}", self.server)).output().unwrap();
         serde_json::from_slice(&response.stdout).unwrap()
@@ -292,7 +292,7 @@ impl Site {
     }
 }
 
-/// Free ports of a loopback address that no other test uses, so that nothing else takes them before the proxy does.
+/// Returns free ports of a loopback address that no other test uses, so that nothing else takes them before the proxy does.
 fn free_addresses() -> [SocketAddr; 2] {
     static TESTS: AtomicU8 = AtomicU8::new(1);
     let process = std::process::id().to_be_bytes();

@@ -1,6 +1,6 @@
 //! The authorization of requests by listener and by server token, and the parsing of credentials (docs/api.md, section 2, "Rights").
 //!
-//! Does no I/O and has no state that changes. The tokens of a stream are checked by the stream table.
+//! Pure. The table of streams checks the tokens of a stream.
 
 use rendezvous_core::token::{AuthError, Credential, Token};
 
@@ -34,19 +34,20 @@ impl Access {
         }
     }
 
-    /// The right to create a stream.
+    /// Returns the right to create a stream.
     #[must_use]
     pub(crate) fn creation(&self) -> Right<'_> {
         self.create_token.as_ref().map_or(Right::Everybody, Right::Token)
     }
 
-    /// The right to get the list on this listener. The list has the ids of all streams.
+    /// Returns the right to get the list on this listener. The list has the ids of all streams.
     #[must_use]
     pub(crate) fn list(&self, listener: ListenerInfo) -> Right<'_> {
         self.monitoring(listener, LIST_IS_CLOSED)
     }
 
-    /// The right to get the metrics on this listener. They have no ids, so without an admin token they are public on the admin listener.
+    /// Returns the right to get the metrics on this listener. They have no ids, so without an admin token they are public on the admin
+    /// listener.
     #[must_use]
     pub(crate) fn metrics(&self, listener: ListenerInfo) -> Right<'_> {
         match self.monitoring(listener, METRICS_ARE_CLOSED) {
@@ -55,7 +56,7 @@ impl Access {
         }
     }
 
-    /// The right to get the list or the metrics. `closed` is the message to clients without it.
+    /// Returns the right to get the list or the metrics. `closed` is the message to clients without it.
     fn monitoring(&self, listener: ListenerInfo, closed: &'static str) -> Right<'_> {
         // A proxy on this machine forwards requests of remote clients over loopback.
         let may_be_a_proxy = self.has_proxies && listener.audience == Audience::Clients;
@@ -104,7 +105,7 @@ impl Right<'_> {
 /// Refuses a prefetch. A browser that fetches a link before its user opens it would use up the stream.
 ///
 /// # Errors
-/// [`AuthError::Forbidden`] if a field that browsers use for the purpose of a request has `prefetch`.
+/// [`AuthError::Forbidden`] if a field in which browsers send the purpose of a request contains `prefetch`.
 pub(crate) fn check_purpose(head: &impl RequestHead) -> Result<(), AuthError> {
     let mut purposes = ["sec-purpose", "purpose", "x-moz"].into_iter().flat_map(|name| head.values(name));
     if purposes.any(is_prefetch) {

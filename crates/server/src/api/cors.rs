@@ -1,8 +1,8 @@
 //! Cross-origin requests from web pages: CORS (Fetch standard, "CORS protocol") and the refusal of requests from other sites.
 //!
 //! A browser sends many cross-origin requests without a preflight and only hides the response from the page. Such a request can
-//! still create a stream or use one up. So requests from pages of another site are refused unless their origin is allowed. They are
-//! recognized by `Origin` and `Sec-Fetch-Site`, which a page cannot set and which other clients do not send. Does no I/O.
+//! still create a stream or use one up. So the server refuses requests from pages of another site unless their origin is allowed. It
+//! recognizes them by `Origin` and `Sec-Fetch-Site`, which a page cannot set and which other clients do not send. Pure.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -63,8 +63,8 @@ impl Cors {
 
     /// Checks whether the origin of a request may use a route. All values of a repeated field must be allowed.
     ///
-    /// For a page of the same site (another port or subdomain) only `Origin` counts. Browsers omit it only from `GET` and `HEAD`, which can
-    /// change no more than use up a stream whose id the page knows.
+    /// For a page of the same site (another port or subdomain) only `Origin` counts. Browsers omit it only from `GET` and `HEAD`, whose only
+    /// effect is to use up a stream whose id the page knows.
     ///
     /// # Errors
     /// [`AuthError::Forbidden`] if it may not.
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_of_the_stream_s_header_set_stay() {
+    fn fields_of_the_streams_header_set_stay() {
         let origin = "https://a.example";
         let add_to = |given: &[(&'static str, &'static str)]| {
             let lines = given.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn of_repeated_fields_every_value_counts() {
+    fn every_value_of_a_repeated_field_counts() {
         let (own, foreign) = (("origin", "http://a"), ("origin", "https://evil.example"));
         let (near, far) = (("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site"));
         let navigates = ("sec-fetch-mode", "navigate");

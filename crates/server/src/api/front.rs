@@ -34,8 +34,8 @@ pub(super) fn front(connection: ConnectionInfo, head: &impl RequestHead, needs_t
     response
 }
 
-/// Returns the base URL under which the client reached the server. A host with characters that are special in a shell or in HTML is
-/// replaced by a placeholder, because the page contains commands to paste.
+/// Returns the base URL under which the client reached the server. If the host has characters that are special in a shell or in HTML, it
+/// is a placeholder, because users paste the commands of the page.
 fn base(connection: ConnectionInfo, head: &impl RequestHead) -> String {
     let is_https = connection.is_tls
         || connection.is_proxy
@@ -56,7 +56,7 @@ mod tests {
     use super::super::response::Body;
     use super::*;
 
-    fn shown(is_tls: bool, is_proxy: bool, fields: &[(&str, &str)]) -> (String, String) {
+    fn render(is_tls: bool, is_proxy: bool, fields: &[(&str, &str)]) -> (String, String) {
         let listener = ListenerInfo { audience: Audience::Clients, is_loopback: false };
         let connection = ConnectionInfo { listener, address: [192, 0, 2, 1].into(), is_proxy, is_tls };
         let request =
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_gets_a_page_and_everything_else_gets_text() {
+    fn a_browser_gets_a_page_and_other_clients_get_text() {
         for (accept, is_page) in [
             ("text/html,application/xhtml+xml,*/*;q=0.8", true),
             ("application/json, Text/HTML", true),
@@ -76,7 +76,7 @@ mod tests {
             ("text/plain", false),
         ] {
             let (content_type, body) =
-                shown(false, false, &[("host", "relay.example:9999"), ("accept", accept)]);
+                render(false, false, &[("host", "relay.example:9999"), ("accept", accept)]);
             assert_eq!(content_type.starts_with("text/html"), is_page, "{accept}");
             assert_eq!(body.contains("<html"), is_page, "{accept}");
             assert!(body.contains("curl -s -X POST http://relay.example:9999/stream"), "{body}");
@@ -105,7 +105,7 @@ mod tests {
             (false, false, &[("host", "a$(reboot)")], "http://THIS-SERVER/stream"),
             (false, false, &[], "http://THIS-SERVER/stream"),
         ] {
-            let (_, body) = shown(is_tls, is_proxy, fields);
+            let (_, body) = render(is_tls, is_proxy, fields);
             assert!(body.contains(base), "{body}");
             assert!(!body.contains("reboot"), "{body}");
         }

@@ -49,7 +49,7 @@ pub(super) fn report(app: &App, id: &StreamId, body: JsonBody) -> Result<Respons
     Ok(response::empty(StatusCode::OK))
 }
 
-/// Handles `GET /stream`. A list of one part is sent whole; a longer one is written in parts and reserves the memory of one part.
+/// Handles `GET /stream`. A list of one part is a complete body; a longer one is written in parts and reserves the memory of one part.
 pub(super) fn list(app: &App) -> Result<Response, Refusal> {
     let mut listing = Listing::new(&app.rendezvous);
     let first = listing.next_part().map_err(|_| Refusal::Internal)?;

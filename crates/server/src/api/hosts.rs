@@ -1,7 +1,7 @@
 //! The host names that a loopback listener accepts.
 //!
 //! An attacker can make the name of a web page resolve to this machine (DNS rebinding). The browser then treats the server as the page's
-//! own origin. Only the `Host` of its requests reveals this: it is the page's public name, and not a name of this machine. Does no I/O.
+//! own origin. Only the `Host` of its requests reveals this: it is the page's public name, and not a name of this machine. Pure.
 
 use rendezvous_core::token::AuthError;
 

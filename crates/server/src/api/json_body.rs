@@ -1,6 +1,6 @@
 //! Reads and parses the JSON bodies of `POST /stream` and `POST /stream/:id/error` (docs/api.md, sections 3 and 5).
 //!
-//! Bounds: a body has at most [`MAX_BODY_BYTES`]. Bodies over [`SMALL_BODY_BYTES`] reserve their memory in a budget that they share with
+//! *Bounds.* A body has at most [`MAX_BODY_BYTES`]. Bodies over [`SMALL_BODY_BYTES`] reserve their memory in a budget that they share with
 //! the stored header sets and reports.
 
 use std::future::poll_fn;
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_has_defaults_for_what_it_leaves_out() {
+    fn absent_properties_of_a_report_have_defaults() {
         let vague = Report {
             status: 400,
             name: "Error".into(),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_report_is_refused() {
+    fn an_invalid_report_is_refused() {
         for body in [
             "nope",
             "  ",
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_made_with_header_sets_or_without() {
+    fn a_stream_may_have_header_sets_and_split_access() {
         let access = |body: &str| {
             stream_settings(body.as_bytes()).map(|settings| (settings.headers.memory(), settings.is_split))
         };
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_makes_no_stream_says_why() {
+    fn invalid_settings_are_refused_with_the_reason() {
         let nested = format!("{{\"a\":{}{}}}", "[".repeat(100_000), "]".repeat(100_000));
         for (body, reason) in [
             (&b"\xff\xfe{}"[..], "Invalid JSON: "),

@@ -1,7 +1,8 @@
-//! The list of all streams as JSON, made in parts while the client reads them.
+//! The list of all streams as JSON, generated in parts while the client reads them.
 //!
-//! Concurrency: the table is locked for one batch of [`BATCH`] streams at a time. Bounds: a list needs the memory of one part
-//! ([`PART`] bytes and one status object) and one batch, for any number of streams.
+//! *Concurrency.* The table is locked for one batch of [`BATCH`] streams at a time.
+//!
+//! *Bounds.* For any number of streams, a list needs the memory of one part ([`PART`] bytes and one status object) and one batch.
 
 use std::sync::Arc;
 use std::vec::IntoIter;

@@ -1,6 +1,6 @@
 //! `GET /openapi.json`: the description of the API for programs.
 //!
-//! It is written by hand. The tests compare its routes, errors and version with the code, and those of docs/api.md too.
+//! It is written by hand. The tests compare its routes, errors and version with the code, and so the routes and errors of docs/api.md.
 
 /// The body of `GET /openapi.json`.
 pub const DOCUMENT: &str = include_str!("openapi.json").trim_ascii_end();

@@ -1,7 +1,7 @@
 //! The access log: one line per request.
 //!
-//! A [`Record`] logs its line when it is dropped. So each request has exactly one line, whether it got a response, its download ended or
-//! its client disconnected. No line contains a whole id, a token or an unknown path.
+//! *Invariants.* Each request has exactly one line, logged when its [`Record`] is dropped: after the response, at the end of the download, or
+//! when the client disconnects. No line contains a whole id, a token or an unknown path.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -71,7 +71,7 @@ impl Record {
         self.update(|line| {
             line.wait = Some(transfer.started().saturating_duration_since(line.started));
             line.bytes = transfer.bytes();
-            // Another thread may have ended the transfer without having set the outcome yet.
+            // Another thread may be ending the transfer, and may not have set the outcome yet.
             line.outcome = transfer.ending().map_or("cut", Outcome::name);
         });
     }
@@ -92,7 +92,7 @@ impl Record {
         });
     }
 
-    /// Keeps the line until the download ends, which `half` reports.
+    /// Delays the line until `half` reports the end of the download.
     pub(crate) fn log_at_end_of(&mut self, half: &mut DestinationHalf) {
         let Some(mut line) = self.0.take() else { return };
         line.status = Some(200);

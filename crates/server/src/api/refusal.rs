@@ -30,13 +30,13 @@ pub(crate) enum Refusal {
     /// A limit of the server is reached.
     #[error("{0}")]
     Busy(&'static str),
-    /// A defect of the server. The text does not describe it, because clients may be strangers.
+    /// A defect of the server. The message does not describe it, because clients are not trusted.
     #[error("The server failed to process this request")]
     Internal,
 }
 
 impl Refusal {
-    /// The flag that sets the reached quota of a client. A client's user may be the server's administrator too.
+    /// The flag that sets the quota that the client has reached. The message names it, because the user may also run the server.
     #[must_use]
     pub(crate) fn flag(&self) -> Option<&'static str> {
         match self {

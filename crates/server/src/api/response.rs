@@ -1,7 +1,8 @@
 //! Responses, and the only place that turns a refusal or an outcome into one: status, headers and body.
 //!
-//! The statuses and names are in docs/api.md, section 2. Bounds: a response of more than [`SMALL_JSON`] bytes reserves its memory in a
-//! budget until it is written.
+//! The statuses and names are in docs/api.md, section 2.
+//!
+//! *Bounds.* A status object of more than [`SMALL_JSON`] bytes reserves its memory in a budget until it is written.
 
 use std::io;
 use std::sync::Arc;
@@ -71,9 +72,9 @@ pub(crate) struct Download {
     pub relay: Relay,
 }
 
-/// The `Retry-After` value.
+/// The `Retry-After` value, except for the quota of creations, which is free again at a known time.
 const RETRY_DELAY: Duration = Duration::from_secs(5);
-/// The size in bytes up to which a response reserves no memory. A connection needs as much anyway.
+/// The size in bytes up to which a response reserves no memory. Every connection needs as much for its input.
 const SMALL_JSON: usize = 4 * 1024;
 
 /// Returns the `error` of the status object; `None` for a finished transfer.
@@ -225,7 +226,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> Response {
         }
         _ => {}
     }
-    // After these, the end of the request in the input is unknown, or the server is shutting down.
+    // After these, the server does not know where the request ends in the input, or it is shutting down.
     response.head.closes = matches!(
         refusal,
         Refusal::Head(_)

@@ -62,7 +62,7 @@ impl Route {
         }
     }
 
-    /// The name in logs. It contains no id and no path chosen by a client.
+    /// Returns the name in logs, which contains no id and no path chosen by a client.
     #[must_use]
     pub(crate) fn name(&self) -> &'static str {
         match self {
@@ -82,7 +82,7 @@ impl Route {
         }
     }
 
-    /// The stream id in the path.
+    /// Returns the stream id in the path.
     #[must_use]
     pub(crate) fn stream(&self) -> Option<&StreamId> {
         match self {
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_a_route() {
+    fn other_methods_and_paths_are_no_routes() {
         for (method, path) in [
             (Method::PUT, "/"),
             (Method::GET, "//"),

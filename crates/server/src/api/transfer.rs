@@ -40,8 +40,7 @@ pub(crate) async fn source_response(half: SourceHalf, record: &mut Record) -> Re
     response
 }
 
-/// Waits for the first byte of the body, or its end, and returns the destination's response. Until then a failure is still reported as a
-/// status.
+/// Waits for the first byte of the body, or its end, and returns the destination's response. A failure before it is reported as a status.
 ///
 /// `departure` resolves when the destination has disconnected. Returns `None` if it has.
 pub(crate) async fn destination_response(

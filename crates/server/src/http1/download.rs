@@ -39,19 +39,19 @@ use crate::request_body::Relay;
 
 /// The rest of a body, in bytes, from which splice is used. Below that it is not worth its system calls.
 const MIN_SPLICE: u64 = 64 * 1024;
-/// Bytes that a new socket takes in one write: the smallest initial send buffer of Linux.
+/// Bytes that a new socket takes in one write: the initial send buffer of Linux.
 const MAX_FIRST_WRITE: usize = 16 * 1024;
 /// The most pieces of a body in one write.
 const MAX_BATCH: usize = 48;
 /// Bytes of a body after which a batch is written.
 const MAX_BATCH_BYTES: usize = 256 * 1024;
-/// How long an abort waits for the acknowledgement of the bytes written before it, in advance of the reset.
+/// How long an abort waits for the acknowledgement of the bytes written so far, before the reset.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
-/// How long a connection that is to be closed waits for the acknowledgement before its FIN (contract, section 4).
+/// How long a connection that closes after the response waits for the acknowledgement before its FIN (docs/api.md, section 4).
 const FIN_DELAY: Duration = Duration::from_millis(50);
 
 impl Responder<'_> {
-    /// Sends the response, and decides the transfer's outcome by the acknowledgement of the destination's kernel.
+    /// Sends the response. The transfer is delivered once the destination's kernel has acknowledged the whole body.
     pub(super) async fn deliver(&self, response: &ResponseHead, download: Download) -> ConnectionOutcome {
         let Download { half, mut relay } = download;
         let (socket, transfer) = (self.connection.socket(), Arc::clone(half.transfer()));
@@ -138,8 +138,8 @@ impl Responder<'_> {
         }
     }
 
-    /// Waits until the destination's kernel has acknowledged the whole body; `None` if it does not. If the connection
-    /// `closes`, the FIN is sent after [`FIN_DELAY`] even without an acknowledgement.
+    /// Waits until the destination's kernel has acknowledged the whole body. `None` if the transfer or the connection fails first. If the
+    /// connection `closes`, the FIN is sent after [`FIN_DELAY`] even without an acknowledgement.
     async fn acknowledged(&self, closes: bool, transfer: &Transfer) -> Option<WholeBody> {
         let body = transfer.whole_body().filter(|_| transfer.fault().is_none())?;
         let socket = self.connection.socket();
@@ -199,7 +199,7 @@ struct Batch {
 }
 
 impl Batch {
-    /// Waits for the next piece, and adds the pieces that are available without waiting, up to where splice can take over.
+    /// Waits for the next piece, and adds the pieces that are available without waiting, until splice can move the rest.
     async fn gather(relay: &mut Relay, can_splice: &impl Fn(&Relay) -> bool) -> Result<Self, Fault> {
         let mut batch = Self { pieces: Vec::new(), bytes: 0, end: None };
         batch.add(relay.next().await);

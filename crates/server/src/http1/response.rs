@@ -1,8 +1,8 @@
-//! Writes the responses whose body the server makes itself, and frames bodies for [`super::download`].
+//! Writes the responses whose body the server generates, and frames bodies for [`super::download`].
 //!
 //! *Invariant.* A listing that is not complete ends with a reset.
 //!
-//! *Bounds.* One part of a listing at a time; each write fails if the client takes nothing for the request timeout.
+//! *Bounds.* One part of a listing at a time. A write fails if the client reads nothing for the request timeout.
 
 use std::io::IoSlice;
 
@@ -16,11 +16,11 @@ use crate::api::message;
 use crate::api::response::ResponseHead;
 
 impl Responder<'_> {
-    /// Writes a response with a complete body. Fails if the client takes nothing for the request timeout.
+    /// Writes a response with a complete body.
     pub(super) async fn write(&self, response: &ResponseHead, body: &[u8]) -> ConnectionOutcome {
         let (socket, request) = (self.connection.socket(), &self.request);
         let is_head = request.method == Method::HEAD;
-        // An empty body of a HEAD means that the length of the GET's body is not known here.
+        // For HEAD, an empty body means that the length of the GET's body is not known.
         let has_length = response.status != StatusCode::NO_CONTENT && !(is_head && body.is_empty());
         let framing = has_length.then_some(Framing::Length(body.len() as u64));
         let head = message::head(response, request.version, framing);
@@ -35,8 +35,7 @@ impl Responder<'_> {
         ConnectionOutcome::after(response)
     }
 
-    /// Writes a listing part by part. Fails if the client takes nothing for the request timeout; an incomplete listing ends with a
-    /// reset.
+    /// Writes a listing part by part.
     pub(super) async fn write_listing(
         &self,
         response: &ResponseHead,

@@ -28,7 +28,7 @@ use crate::request_body::Relay;
 /// Small pieces that are available are joined up to this many bytes: the frame size that every receiver accepts (RFC 9113, section 4.2).
 const JOIN_LIMIT: usize = 16 * 1024;
 
-/// Sends the response, and decides the transfer's outcome by the acknowledgement of the destination's kernel.
+/// Sends the response. The transfer is delivered once the destination's kernel has acknowledged the last frame.
 pub(super) async fn deliver(
     connection: &Connection,
     app: &App,
@@ -94,8 +94,8 @@ async fn send_body(
     transfer.whole_body()
 }
 
-/// Waits for the next piece, and joins it with pieces that are available without waiting while they are small: each frame costs its receiver
-/// work, however small it is. `None` if the transfer has failed.
+/// Waits for the next piece, and joins small pieces that are available without waiting, because even a small frame costs its receiver work.
+/// `None` if the transfer has failed.
 async fn gather(relay: &mut Relay) -> Option<Piece> {
     let mut next = relay.next().await.ok()?;
     let mut joined = BytesMut::new();
@@ -125,7 +125,7 @@ async fn acknowledged(app: &App, socket: &Socket, watch: &mut ResponseWatch, on_
     tokio::select! {
         biased;
         acknowledged = socket.acknowledged_up_to(sent, on_progress) => acknowledged,
-        // The client's reset came with the acknowledgement of everything that its kernel had received before.
+        // The client's reset carried the acknowledgement of everything that its kernel had received before.
         () = watch.given_up(app.peer_timeout) => socket.is_acknowledged(sent),
     }
 }

@@ -1,8 +1,8 @@
-//! The transport that h2 reads and writes: a connection of which [`Traffic`] sees every byte.
+//! The transport that h2 reads from and writes to. It passes every byte to [`Traffic`].
 //!
 //! *Invariant.* h2 gets no bytes beyond the current turn, and none at all once the client has flooded the connection.
 //!
-//! *Bounds.* The read-ahead buffer holds what the connection had read before, and the rest of one read of h2.
+//! *Bounds.* The read-ahead buffer holds the bytes read to detect the version of HTTP, or the rest of one read of h2.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

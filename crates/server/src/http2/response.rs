@@ -2,7 +2,7 @@
 //!
 //! *Invariant.* A listing that is not complete ends with a reset of the HTTP/2 stream.
 //!
-//! *Bounds.* One part of a listing at a time; each part fails if the client takes nothing for the request timeout.
+//! *Bounds.* One part of a listing at a time. The response fails if the client does not read a part within the request timeout.
 
 use std::future::poll_fn;
 use std::time::Duration;
@@ -40,7 +40,7 @@ impl Exchange<'_> {
         (*head.status_mut(), *head.headers_mut()) = (status, headers);
         let written = match body {
             Body::Bytes(body) => {
-                // An empty body of a HEAD means that the length of the GET's body is not known here.
+                // For HEAD, an empty body means that the length of the GET's body is not known.
                 if status != StatusCode::NO_CONTENT && !(is_head && body.is_empty()) {
                     declare_length(&mut head, body.len() as u64);
                 }
@@ -66,7 +66,7 @@ impl Exchange<'_> {
     }
 }
 
-/// Discards for a while what a client still sends after its response, and then asks it to stop (RFC 9113, section 8.1).
+/// Discards the rest of an upload for at most [`LINGER`], and then asks the client to stop (RFC 9113, section 8.1).
 async fn linger(mut send: SendStream<Bytes>, mut upload: Upload) -> ConnectionState {
     if timeout(LINGER, upload.discard()).await.is_ok() {
         return ConnectionState::Reusable;

@@ -1,7 +1,7 @@
 //! One HTTP/2 stream: a request, its response, and the end of both.
 //!
 //! ```text
-//!   request ─► handler ─► response head ─► body ─► last frame with the kernel ─► acknowledged: delivered
+//!   request ─► handler ─► response head ─► body ─► last frame in the kernel ─► acknowledged: delivered
 //!      │          │             │            │                │
 //!      └──────────┴─────────────┴────────────┴────────────────┴── reset, or the connection ends: not delivered
 //! ```
@@ -13,7 +13,7 @@
 //!
 //! *Concurrency.* One future for each request, all polled by the task of the connection.
 //!
-//! *Bounds.* A waiting side is the future of [`carry_out`]; state that is needed only before or after waiting is boxed.
+//! *Bounds.* A waiting side holds the future of [`carry_out`]. State needed only before or after waiting is boxed.
 
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
@@ -122,7 +122,7 @@ pub(super) struct Exchange<'a> {
     body_length: Option<u64>,
 }
 
-/// Serves `request`. With a `refusal`, that is its response.
+/// Serves `request`. A `refusal` is its response.
 pub(super) fn serve<'a>(
     connection: &'a Connection,
     app: &'a App,

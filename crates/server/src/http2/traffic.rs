@@ -1,10 +1,10 @@
 //! Watches the frames of an HTTP/2 connection, below h2.
 //!
-//! h2 does not report three facts that delivery and overload protection depend on: when the last frame of a
-//! response is with the kernel, that a client has reset an HTTP/2 stream whose response h2 counts as ended, and how many idle frames
-//! a client sends: frames that cause work and carry nothing. [`Traffic`] reads them from the frame headers of both directions.
+//! h2 does not report three facts that delivery and overload protection depend on: when the last frame of a response is in the kernel, that a
+//! client has reset an HTTP/2 stream whose response h2 counts as ended, and how many *idle frames* a client sends: frames that cause work and
+//! carry nothing. [`Traffic`] derives them from the frame headers of both directions.
 //!
-//! *Invariant.* A response is in the kernel once its last frame was written and everything written was flushed through TLS.
+//! *Invariant.* A response counts as in the kernel only once its last frame was written and everything written was flushed through TLS.
 //!
 //! *Concurrency.* Only the task of the connection uses it; the lock is there because the futures of its requests share it.
 //!
@@ -80,9 +80,9 @@ impl Turn {
 /// The progress of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
-    /// Its last frame is not with the kernel.
+    /// Its last frame is not in the kernel yet.
     Sending,
-    /// Its last frame is with the kernel. The number is [`rendezvous_net::socket::Socket::sent`] at that time.
+    /// Its last frame is in the kernel. The number is [`rendezvous_net::socket::Socket::sent`] at that time.
     InKernel(u64),
     /// The client has reset the HTTP/2 stream. `sent` is the number of `InKernel`, if that was reached before.
     Reset { sent: Option<u64> },
@@ -99,9 +99,9 @@ pub(super) struct ResponseWatch {
 /// How many idle frames the peer may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tolerance {
-    /// As many as one client has reason to.
+    /// [`MAX_IDLE_FRAMES`].
     Client,
-    /// As many as the clients of a proxy together have reason to.
+    /// [`MAX_IDLE_FRAMES_OF_PROXY`].
     Proxy,
 }
 
@@ -152,7 +152,7 @@ impl Traffic {
         }
     }
 
-    /// Records that everything written is with the kernel, `sent` bytes since the connection began.
+    /// Records that everything written is in the kernel, `sent` bytes since the connection began.
     pub(super) fn flushed(&self, sent: u64) {
         let State { written, responses, .. } = &mut *self.state.lock();
         for stream in written.drain(..) {
@@ -170,8 +170,7 @@ impl Traffic {
         state.written.clear();
     }
 
-    /// Takes note of `bytes` from the client. Returns how many of them h2 may be given in this turn; the rest does not
-    /// count as received.
+    /// Records `bytes` from the client, up to the end of the turn. Returns how many of them h2 may be given now.
     pub(super) fn received(&self, bytes: &[u8]) -> usize {
         let state = &mut *self.state.lock();
         let preface = bytes.len().min(state.preface_left);
@@ -200,7 +199,7 @@ impl Traffic {
             }
             FrameKind::Control => self.count_idle_frame(state),
             FrameKind::Reset => match state.responses.get(&frame.stream) {
-                // The client may stop reading a response that it was sent, and its request has not caused work in vain.
+                // Not idle: a client may stop reading a response.
                 Some(response) => {
                     response.send_if_modified(Progress::mark_reset);
                 }
@@ -244,7 +243,7 @@ impl Traffic {
 }
 
 impl Progress {
-    /// Records that the last frame is with the kernel. Returns whether this is a change.
+    /// Records that the last frame is in the kernel. Returns whether this is a change.
     fn mark_in_kernel(&mut self, sent: u64) -> bool {
         let is_change = *self == Self::Sending;
         if is_change {
@@ -266,7 +265,7 @@ impl Progress {
 }
 
 impl ResponseWatch {
-    /// Waits until the last frame is with the kernel, and returns how many bytes of the connection the kernel had taken then.
+    /// Waits until the last frame is in the kernel, and returns how many bytes of the connection the kernel had taken then.
     /// `None` if the client has reset the HTTP/2 stream before, or the connection has ended.
     pub(super) async fn in_kernel(&mut self) -> Option<u64> {
         let progress = self.progress.wait_for(|progress| *progress != Progress::Sending).await.ok()?;
@@ -277,8 +276,8 @@ impl ResponseWatch {
         }
     }
 
-    /// Waits until the client has reset the HTTP/2 stream, or `grace` has passed since the end of the connection: bytes that the kernel has
-    /// may still be acknowledged after that end.
+    /// Waits until the client has reset the HTTP/2 stream, or `grace` has passed since the end of the connection, because bytes in the kernel
+    /// may still be acknowledged after it.
     pub(super) async fn given_up(&mut self, grace: Duration) {
         if self.progress.wait_for(|progress| matches!(progress, Progress::Reset { .. })).await.is_err() {
             sleep(grace).await;

@@ -5,10 +5,10 @@
 //!    └── all frames, at the end of a turn ─ sweep ──┘
 //! ```
 //!
-//! A reader takes frames directly from h2. But h2 keeps an entry of about 250 bytes for each DATA frame that was not
-//! taken, however small the frame is, and a request may wait for long. It also forgets that a body was complete when the client
-//! leaves after it. So a turn ([`super::traffic`]) has few small frames and at most one end of a body, and after it
-//! [`Uploads::sweep`] takes the frames out of h2 and joins small ones.
+//! A reader takes frames directly from h2. But a request may wait for long, and h2 keeps an entry of about 250 bytes for each DATA frame
+//! that was not taken, however small the frame is. It also forgets that a body was complete if the client then resets the HTTP/2 stream or
+//! disconnects. So a turn ([`super::traffic`]) has few small frames and at most one end of a body, and after it [`Uploads::sweep`] takes
+//! the frames out of h2 and joins small ones.
 //!
 //! *Invariant.* The flow-control window is returned to the client only for bytes that the reader has taken.
 //!
@@ -45,7 +45,7 @@ struct Incoming {
     body: RecvStream,
     /// Pieces that a sweep has taken, in order. `joined` comes after them.
     swept: VecDeque<Bytes>,
-    /// Small frames that may still be joined with the next.
+    /// Small frames that may still be joined with the next one.
     joined: BytesMut,
     /// The end of the body, once it was received.
     end: Option<Result<(), Fault>>,
@@ -138,7 +138,7 @@ impl Incoming {
         // A body that is not being read may wait for long: it must not keep h2's read buffers allocated.
         let is_waiting = reader.is_none();
         let mut has_progress = false;
-        // h2 wakes the task that polled last: that must remain the reader.
+        // h2 wakes the task that polled last, which must remain the reader.
         let cx = &mut Context::from_waker(reader.as_ref().unwrap_or(Waker::noop()));
         while self.end.is_none()
             && let Poll::Ready(taken) = self.poll_h2(cx)

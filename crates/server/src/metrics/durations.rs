@@ -17,7 +17,7 @@ struct Buckets {
     bounded: Vec<(f64, AtomicU64)>,
     /// Durations above the last bound.
     beyond: AtomicU64,
-    /// The sum. In microseconds it fits in 64 bits for the life of a server; in nanoseconds it might not.
+    /// The sum. Nanoseconds might overflow 64 bits within the life of a server.
     microseconds: AtomicU64,
 }
 

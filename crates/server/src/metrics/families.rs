@@ -1,4 +1,4 @@
-//! The metric families with a label: each value of the label has a counter, which is created once, at the start.
+//! The metric families with labels. The counter of each label value is created once, at the start.
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -8,7 +8,7 @@ use rendezvous_protocol::ErrorKind;
 
 use super::{Labels, Protocol};
 
-/// Accepted connections, by protocol: each without TLS and with it.
+/// Accepted connections, by protocol. Of each pair, the first counts those without TLS, the second those with it.
 #[derive(Debug)]
 pub(super) struct Connections {
     http1: [Counter; 2],

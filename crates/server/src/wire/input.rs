@@ -86,7 +86,7 @@ impl Input {
         !self.read_ahead.is_empty() || socket.is_plain() && socket.unread() > 0
     }
 
-    /// Waits for the first byte of a head, past empty lines (RFC 9112, section 2.2). Returns false at the end of the connection.
+    /// Waits for the first byte of a head after any empty lines (RFC 9112, section 2.2). Returns false at the end of the connection.
     pub fn poll_head_start(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         while self.read_ahead.len() < MAX_HEAD_BYTES
             && self.read_ahead.chunks(2).all(|line| b"\r\n".starts_with(line))
@@ -98,7 +98,7 @@ impl Input {
         Poll::Ready(Ok(true))
     }
 
-    /// Whether a new connection begins with the HTTP/2 preface, which stays in the buffer.
+    /// Returns whether a new connection begins with the HTTP/2 preface, which stays in the buffer.
     pub fn poll_preface(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         while self.read_ahead.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&self.read_ahead) {
             if ready!(poll_fill(&mut self.read_ahead, socket, cx))? == 0 {
@@ -153,7 +153,7 @@ impl Input {
         }
     }
 
-    /// Gives the input back after the body was read to its end. `rest` is what was read after it.
+    /// Gives the input back after the body was read to its end. `rest` is the bytes read after it.
     pub fn end_body(&mut self, rest: &[u8]) {
         self.stage = Stage::Head(HeadScanner::default());
         self.read_ahead = BytesMut::from(rest);
@@ -193,8 +193,8 @@ impl Input {
         matches!(self.stage, Stage::Body { .. })
     }
 
-    /// Whether the whole body has arrived; `None` if it is being read already. Reads at most 64 KiB ahead: if that is not enough
-    /// to tell, the body counts as whole.
+    /// Whether the whole body has arrived; `None` if it is being read already. Reads at most 64 KiB ahead. A body that neither ends nor breaks
+    /// within them counts as whole.
     pub fn holds_whole_body(&mut self, socket: &Socket) -> Option<bool> {
         let Stage::Body { decoder, last_check } = &mut self.stage else { return None };
         // Over TLS, the number of unread body bytes is not known.
@@ -220,9 +220,8 @@ impl Input {
         (self.read_ahead.len() + unread) as u64 == *left
     }
 
-    /// Discards the bytes after a body that was read to its end, except for the first one, which marks that there were some. A FIN after
-    /// them can then be detected. Returns false if they are more than the limit of a head, and may hide a FIN for as long as the client
-    /// sends them.
+    /// Discards the bytes after a body that was read to its end, so that a FIN after them can be detected. Keeps the first one, because the
+    /// connection must close after such bytes. Returns false if they are more than [`MAX_HEAD_BYTES`], and may still hide a FIN.
     pub fn discard_trailing_bytes(&mut self, socket: &Socket) -> bool {
         let (mut discarded, mut scratch) = (self.read_ahead.len(), BytesMut::with_capacity(MAX_HEAD_BYTES));
         while discarded <= MAX_HEAD_BYTES {

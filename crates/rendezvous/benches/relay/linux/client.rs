@@ -13,7 +13,7 @@ use super::http::{Incoming, response};
 use super::transfer::{Body, Download, Framing, Upload};
 
 /// The timeout of each read and write.
-const PATIENCE: Duration = Duration::from_mins(1);
+const IO_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How two sides pair through a contender.
 pub(crate) enum Protocol {
@@ -32,19 +32,19 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Both sides of a transfer. The receiver connects first.
+    /// Connects both sides of a transfer, the receiver first.
     pub(crate) fn pair(&self, body: &Body) -> anyhow::Result<(Upload, Download)> {
         if let Protocol::Tcp(listener) = &self.protocol {
             let upload = Upload::new(self.connect()?, Framing::Close, body);
             let (stream, _) = listener.accept().context("no connection from the floor")?;
-            return Ok((upload, Download::of_connection(patient(stream)?, body)));
+            return Ok((upload, Download::of_connection(configured(stream)?, body)));
         }
         let path = self.new_path()?;
         let download = self.download(&path, body)?;
         Ok((self.upload(&path, body)?, download))
     }
 
-    /// A path that no other transfer uses.
+    /// Returns a path that no other transfer uses.
     pub(crate) fn new_path(&self) -> anyhow::Result<String> {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         if !matches!(self.protocol, Protocol::Rendezvous) {
@@ -58,14 +58,14 @@ impl Client {
         Ok(format!("/stream/{id}"))
     }
 
-    /// The receiving side, whose request is sent.
+    /// Connects the receiving side and sends its request.
     pub(crate) fn download(&self, path: &str, body: &Body) -> anyhow::Result<Download> {
         let mut stream = self.connect()?;
         stream.write_all(self.head("GET", path, "").as_bytes())?;
         Ok(Download::of_response(stream, body))
     }
 
-    /// The sending side. Its head is sent with its first piece.
+    /// Connects the sending side. Its head is sent with its first piece.
     pub(crate) fn upload(&self, path: &str, body: &Body) -> anyhow::Result<Upload> {
         let (framing, field) = if body.chunked {
             (Framing::Chunks, "Transfer-Encoding: chunked\r\n".to_owned())
@@ -81,7 +81,7 @@ impl Client {
         format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{field}Connection: close\r\n\r\n", self.address)
     }
 
-    /// A connection from one of 250 addresses in turn. A single address would run out of ports within seconds, because each port
+    /// Connects from one of 250 addresses in turn. A single address would run out of ports within seconds, because each port
     /// stays in TIME-WAIT for a minute.
     fn connect(&self) -> anyhow::Result<TcpStream> {
         static TURN: AtomicU8 = AtomicU8::new(0);
@@ -90,13 +90,14 @@ impl Client {
         net::bind(&socket, &SocketAddrV4::new(source, 0))?;
         let connected = net::connect(&socket, &self.address);
         connected.with_context(|| format!("cannot connect to {}", self.address))?;
-        Ok(patient(TcpStream::from(socket))?)
+        Ok(configured(TcpStream::from(socket))?)
     }
 }
 
-fn patient(stream: TcpStream) -> io::Result<TcpStream> {
+/// Sets the options of a connection.
+fn configured(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(IO_TIMEOUT))?;
+    stream.set_write_timeout(Some(IO_TIMEOUT))?;
     Ok(stream)
 }

@@ -15,7 +15,8 @@ use super::client::{Client, Protocol};
 use super::floor;
 
 /// The timeout until a program accepts connections.
-const PATIENCE: Duration = Duration::from_secs(10);
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause between two attempts to connect to a program that is starting.
 const PAUSE: Duration = Duration::from_millis(20);
 /// The flag that selects the server's data path. Earlier servers lack it.
 const DATA_PATH_FLAG: &str = "--data-path";
@@ -77,7 +78,7 @@ fn has_data_paths(server: &Path) -> anyhow::Result<bool> {
     Ok(String::from_utf8_lossy(&help.stdout).contains(DATA_PATH_FLAG))
 }
 
-/// A program that npm has installed in this repository, or that is on the PATH.
+/// Finds a program that npm has installed in this repository, or that is on the PATH.
 fn find(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let local = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../node_modules/.bin");
@@ -104,7 +105,7 @@ impl Contender {
 fn start_floor(command: &mut Command) -> anyhow::Result<Running> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     // Without this timeout, an accept would block for ever if the floor failed.
-    set_socket_timeout(&listener, Timeout::Recv, Some(PATIENCE))?;
+    set_socket_timeout(&listener, Timeout::Recv, Some(START_TIMEOUT))?;
     command.arg(floor::ARGUMENT).arg(listener.local_addr()?.port().to_string());
     start_greeting(command, Protocol::Tcp(listener))
 }
@@ -124,7 +125,7 @@ fn start_piping(command: &mut Command) -> anyhow::Result<Running> {
     command.args(["--host", "127.0.0.1", "--http-port", &port.to_string()]);
     let process = Process::start(command)?;
     let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + START_TIMEOUT;
     while let Err(error) = TcpStream::connect(address) {
         if Instant::now() > deadline {
             bail!("{address}: {error}");

@@ -12,10 +12,10 @@ use super::contender::Running;
 use super::transfer::{Body, finish};
 
 /// The pause after the last transfer, so that the CPU time includes the closing of connections.
-const AFTERMATH: Duration = Duration::from_millis(50);
-/// The pause between two bytes of a trickle, after which the contender sleeps.
-pub(crate) const SILENCE: Duration = Duration::from_millis(50);
-/// How many of the waiting sides are paired in the end, to check that the contender still has them.
+const SETTLING: Duration = Duration::from_millis(50);
+/// The pause between two bytes of a trickle, within which the contender goes idle.
+pub(crate) const TRICKLE_PAUSE: Duration = Duration::from_millis(50);
+/// How many of the waiting sides are paired at the end, to check that the contender still holds them.
 const PAIRED: usize = 20;
 
 /// Many transfers of the same body.
@@ -34,7 +34,7 @@ impl Transfers {
         let (cpu, start) = (running.process.cpu()?, Instant::now());
         let latencies = self.run_threads(&running.client)?;
         let seconds = start.elapsed().as_secs_f64();
-        thread::sleep(AFTERMATH);
+        thread::sleep(SETTLING);
         Ok(Cost { seconds, cpu: running.process.cpu()? - cpu, latencies })
     }
 
@@ -91,7 +91,7 @@ pub(crate) struct Cost {
     pub(crate) latencies: Vec<f64>,
 }
 
-/// The milliseconds from the write of a byte to its arrival, for `bytes` single bytes.
+/// Sends `bytes` single bytes, and returns for each the milliseconds from its write to its arrival.
 pub(crate) fn trickle(bytes: usize, client: &Client) -> anyhow::Result<Vec<f64>> {
     // The first byte is sent with the head, and does not count.
     let body = Body { piece: 1, pieces: bytes + 1, chunked: true };
@@ -102,7 +102,7 @@ pub(crate) fn trickle(bytes: usize, client: &Client) -> anyhow::Result<Vec<f64>>
         upload.send_piece()?;
         download.take(1)?;
         latencies.push(milliseconds(start));
-        thread::sleep(SILENCE);
+        thread::sleep(TRICKLE_PAUSE);
     }
     finish((upload, download))?;
     Ok(latencies.split_off(1))
@@ -116,7 +116,7 @@ pub(crate) enum Waiting {
     Senders,
 }
 
-/// The resident memory for each waiting side, in KiB.
+/// Returns the resident memory for each of `count` waiting sides, in KiB.
 pub(crate) fn waiting(side: Waiting, count: usize, running: &Running) -> anyhow::Result<f64> {
     let client = &running.client;
     let body = Body { piece: 1024, pieces: 2, chunked: false };

@@ -29,7 +29,7 @@ impl Measure {
         }
     }
 
-    /// The value with its significant digits.
+    /// Formats the value with its significant digits.
     pub(crate) fn format(self, value: f64) -> String {
         let digits = match self {
             Self::TransfersPerSecond => 0,
@@ -43,7 +43,7 @@ impl Measure {
 
 pub(crate) type Figure = (Measure, f64);
 
-/// The figures in one line, to show progress.
+/// Formats the figures in one line, to show progress.
 pub(crate) fn line(figures: &[Figure]) -> String {
     let figures =
         figures.iter().map(|(measure, value)| format!("{} {}", measure.format(*value), measure.unit()));

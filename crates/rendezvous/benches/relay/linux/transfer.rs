@@ -9,7 +9,7 @@ use anyhow::{Context, bail, ensure};
 
 use super::http::{Incoming, expect, response};
 
-/// Up to this size, in bytes, a body fits into the sockets' buffers, so that one thread can drive both sides.
+/// The size in bytes up to which a body fits into the sockets' buffers, so that one thread can drive both sides.
 const SMALL: u64 = 64 * 1024;
 
 /// The body of the uploads of a workload: a number of pieces, each sent by one write.
@@ -90,18 +90,18 @@ impl Upload {
 /// The receiving side.
 pub(crate) struct Download {
     incoming: Incoming,
-    /// The head, which arrives with the first byte, is not read yet.
+    /// Whether the head, which arrives with the first byte, was not read yet.
     head_is_due: bool,
     bytes_left: u64,
 }
 
 impl Download {
-    /// A download that is the body of a response with status 200.
+    /// Returns a download that is the body of a response with status 200.
     pub(crate) fn of_response(stream: TcpStream, body: &Body) -> Self {
         Self { incoming: Incoming::new(stream), head_is_due: true, bytes_left: body.bytes() }
     }
 
-    /// A download that is all bytes of a connection.
+    /// Returns a download that is all bytes of a connection.
     pub(crate) fn of_connection(stream: TcpStream, body: &Body) -> Self {
         Self { incoming: Incoming::new(stream), head_is_due: false, bytes_left: body.bytes() }
     }

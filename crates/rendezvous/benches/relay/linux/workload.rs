@@ -25,7 +25,7 @@ pub(crate) enum Workload {
     Waiting { side: Waiting, count: usize },
 }
 
-/// All workloads, each divided by `divisor`, with no more waiting sides than `descriptors` allows.
+/// Returns all workloads, each divided by `divisor`, with no more waiting sides than `descriptors` allows.
 pub(crate) fn all(divisor: usize, descriptors: usize) -> Vec<Workload> {
     let in_mib = |mib: usize| Body { piece: MIB, pieces: mib / divisor, chunked: false };
     let chunked = Body { piece: 64 * KIB, pieces: 2048 * MIB / (64 * KIB) / divisor, chunked: true };
@@ -86,7 +86,7 @@ impl fmt::Display for Workload {
         match self {
             Self::Bulk(transfers) | Self::Small(transfers) => write!(f, "{transfers}"),
             Self::Trickle { bytes } => {
-                write!(f, "{bytes} single bytes, {} ms apart", load::SILENCE.as_millis())
+                write!(f, "{bytes} single bytes, {} ms apart", load::TRICKLE_PAUSE.as_millis())
             }
             Self::Waiting { side: Waiting::Receivers, count } => write!(f, "{count} waiting GETs"),
             Self::Waiting { side: Waiting::Senders, count } => write!(f, "{count} waiting PUTs"),

@@ -22,7 +22,7 @@ use crate::cli::log;
 macro_rules! variables {
     () => {
         "Every flag is also an environment variable: --tls-cert is RENDEZVOUS_TLS_CERT. A flag on the command line\n\
-         wins. In a variable, commas separate the values of a flag that may be repeated."
+         takes precedence. In a variable, commas separate the values of a flag that may be repeated."
     };
 }
 
@@ -41,7 +41,7 @@ Examples:
           --tls-cert /etc/rendezvous/cert.pem --tls-key /etc/rendezvous/key.pem \\
           --create-token-file /etc/rendezvous/create-token
 
-  Behind a proxy on this machine that does TLS, with a listener for operators:
+  Behind a proxy on this machine that terminates TLS, with a listener for operators:
       rendezvous serve --trusted-proxy 127.0.0.1 --trusted-proxy ::1 \\
           --admin-listen 127.0.0.1:9998
 
@@ -84,8 +84,8 @@ pub(crate) struct ServeArguments {
 struct Listeners {
     /// Name or address to listen on
     ///
-    /// Only this machine reaches the default; 0.0.0.0 and :: listen on all networks. A name stands
-    /// for the first of its addresses.
+    /// Only this machine reaches the default; 0.0.0.0 and :: listen on all networks. Of a name, the
+    /// first address is used.
     #[arg(long, env = "RENDEZVOUS_HOST", default_value = "127.0.0.1", verbatim_doc_comment)]
     host: String,
     /// Port to listen on; 0 picks a free one
@@ -106,13 +106,13 @@ struct Listeners {
     /// Private key of the certificate, in PEM
     #[arg(long, env = "RENDEZVOUS_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Further port of the host, without TLS
+    /// Additional port of --host, without TLS
     #[arg(long, env = "RENDEZVOUS_PLAIN_PORT", value_name = "PORT", requires = "tls_cert")]
     plain_port: Option<u16>,
     /// Listener for operators, without TLS
     ///
-    /// GET /stream, /metrics, /healthz and /readyz move there. It has descriptors of its own, so
-    /// that it also answers when the server is full.
+    /// GET /stream, /metrics, /healthz and /readyz are then served only there. Descriptors are
+    /// reserved for it, so it responds even when the server is full of clients.
     #[arg(
         long,
         env = "RENDEZVOUS_ADMIN_LISTEN",
@@ -140,8 +140,8 @@ struct Access {
     create_token_file: Option<TokenFile>,
     /// File with the token that GET /stream and GET /metrics require
     ///
-    /// As --create-token-file. Without this flag and --open-list only loopback listeners show the
-    /// list of streams, and only those and --admin-listen show the metrics.
+    /// Same format as --create-token-file. Without this flag and --open-list, only loopback listeners
+    /// show the list of streams, and only those and --admin-listen show the metrics.
     #[arg(
         long,
         env = "RENDEZVOUS_ADMIN_TOKEN_FILE",
@@ -162,8 +162,9 @@ struct Access {
     open_list: bool,
     /// Network of proxies that may name the client; may be repeated
     ///
-    /// On connections from there, Forwarded or X-Forwarded-For decides which client the limits and
-    /// the log refer to.
+    /// On connections from it, Forwarded or X-Forwarded-For decides which client the limits and the
+    /// log refer to. The list and the metrics then need --admin-listen, --admin-token-file or
+    /// --open-list, also on loopback.
     #[arg(
         long,
         env = "RENDEZVOUS_TRUSTED_PROXY",
@@ -180,9 +181,9 @@ struct Access {
         value_delimiter = ','
     )]
     cors_origins: Vec<CorsOrigin>,
-    /// Further name that loopback listeners accept as Host; may be repeated
+    /// Additional name that loopback listeners accept as Host; may be repeated
     ///
-    /// They answer other names with 403, because the name of a web page can resolve to loopback
+    /// They respond to other names with 403, because the name of a web page can resolve to loopback
     /// (DNS rebinding).
     #[arg(
         long,
@@ -199,11 +200,11 @@ struct Access {
 struct Timeouts {
     /// How long a stream waits for both sides
     ///
-    /// Then the side that waits gets 504. A stream that has ended stays visible for the same time.
+    /// Then the waiting side gets 504. A stream that has ended stays visible for the same time.
     /// Periods are seconds, or have a unit: 60, 2.5, 500ms, 60s, 10m, 6h, 2d.
     #[arg(long, env = "RENDEZVOUS_TTL", value_name = "PERIOD", default_value = "60s", verbatim_doc_comment)]
     ttl: Period,
-    /// How long a transfer may move no byte; then it is aborted
+    /// How long a transfer may move no byte before it is aborted
     #[arg(long, env = "RENDEZVOUS_IDLE_TIMEOUT", value_name = "PERIOD", default_value = "6h")]
     idle_timeout: Period,
     /// How long a request head or a JSON body may take
@@ -231,8 +232,8 @@ struct Timeouts {
     keep_alive: Period,
     /// How long a shutdown waits for streams
     ///
-    /// Meanwhile no stream is created, but sides may still meet and transfers go on. Then waiting
-    /// requests get 503 and running transfers are aborted.
+    /// Meanwhile new streams are refused, but sides of existing ones may still connect, and transfers
+    /// continue. Then waiting requests get 503 and running transfers are aborted.
     #[arg(
         long,
         env = "RENDEZVOUS_DRAIN_TIMEOUT",
@@ -243,7 +244,7 @@ struct Timeouts {
     drain_timeout: Period,
     /// How long a client may acknowledge nothing: 3s to 12h
     ///
-    /// A client whose kernel leaves even keepalive probes unanswered for so long counts as
+    /// A client whose kernel does not even acknowledge keepalive probes for so long counts as
     /// disconnected.
     #[arg(
         long,
@@ -263,7 +264,7 @@ struct ServerLimits {
     max_streams: usize,
     /// Memory for header sets, error reports and JSON bodies
     ///
-    /// Counted over all streams together. Requests that need more get 503.
+    /// For all streams together. Requests that need more get 503. As much again is for large responses.
     #[arg(
         long,
         env = "RENDEZVOUS_MAX_METADATA_BYTES",
@@ -282,8 +283,8 @@ struct ServerLimits {
 struct PerClient {
     /// Connections of one client [default: 10000, and no limit on loopback]
     ///
-    /// Any more get 429. A client is an address, or a /64 of IPv6. A limit that is given also holds on
-    /// loopback.
+    /// More get 429. A client is an IPv4 address or an IPv6 /64. A limit that is set explicitly also
+    /// applies on loopback.
     #[arg(
         long,
         env = "RENDEZVOUS_MAX_CONNECTIONS_PER_CLIENT",
@@ -294,7 +295,7 @@ struct PerClient {
     max_connections_per_client: Option<usize>,
     /// Streams of one client [default: 1500, and no limit on loopback]
     ///
-    /// Those that it has created and that have not ended. Any more get 429.
+    /// Only streams that it has created and that have not ended count. More get 429.
     #[arg(
         long,
         env = "RENDEZVOUS_MAX_STREAMS_PER_CLIENT",
@@ -305,7 +306,7 @@ struct PerClient {
     max_streams_per_client: Option<usize>,
     /// Streams that one client creates per minute [default: 6000, and no limit on loopback]
     ///
-    /// Any more get 429.
+    /// More get 429.
     #[arg(
         long,
         env = "RENDEZVOUS_MAX_CREATIONS_PER_MINUTE",
@@ -324,10 +325,10 @@ struct PerStream {
     /// A number with or without a unit: 65536, 64k, 10m, 2g, 1t, where k is 1024.
     #[arg(long, env = "RENDEZVOUS_MAX_STREAM_BYTES", value_name = "BYTES", verbatim_doc_comment)]
     max_stream_bytes: Option<Size>,
-    /// Bytes per second that one stream passes on at most [default: no limit]
+    /// Maximum rate of one stream, in bytes per second [default: no limit]
     #[arg(long, env = "RENDEZVOUS_MAX_STREAM_RATE", value_name = "BYTES")]
     max_stream_rate: Option<Size>,
-    /// Bytes per second that a sender must send at least [default: no limit]
+    /// Minimum rate of an upload, in bytes per second [default: no limit]
     ///
     /// Measured over 10 seconds in which the receiver waits for the sender. Slower uploads are
     /// aborted.

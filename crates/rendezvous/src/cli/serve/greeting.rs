@@ -1,7 +1,7 @@
-//! What the program prints when it listens: its addresses, and commands to try it, which work with the settings in force.
+//! The text that the program prints once it listens: its addresses, and commands that try it with the settings in force.
 //!
-//! Tests and scripts read it, so its form is fixed: first a line for each listener, the one of `--port` before all others; then
-//! comments; the commands last.
+//! *Invariant.* Tests and scripts read the text, so its form is fixed: a line for each listener, that of `--port` first; then comments; then
+//! the commands.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use rendezvous_server::CertificateSummary;
 
-/// The text, by its [`Display`](fmt::Display). Pure.
+/// The values in the text, which its [`Display`](fmt::Display) prints. Pure.
 pub(crate) struct Greeting<'a> {
     /// The listener of `--port`.
     pub(crate) main: SocketAddr,
@@ -19,7 +19,7 @@ pub(crate) struct Greeting<'a> {
     pub(crate) admin: Option<SocketAddr>,
     /// The value of `--host`.
     pub(crate) host: &'a str,
-    /// The file of the certificate chain and what is in it, if `main` speaks TLS.
+    /// The file of the certificate chain and its content, if `main` speaks TLS.
     pub(crate) tls: Option<(&'a Path, CertificateSummary)>,
     /// The file of the token that creating a stream requires.
     pub(crate) create_token_file: Option<&'a Path>,
@@ -27,18 +27,18 @@ pub(crate) struct Greeting<'a> {
     pub(crate) own_address: Option<IpAddr>,
 }
 
-/// How curl reaches the server.
+/// The URL and options with which curl reaches the server.
 struct Target {
-    /// Without a path.
+    /// The URL without a path.
     url: String,
     /// The options of curl that the certificate needs.
     options: String,
-    /// What the reader has to replace or add on other machines.
+    /// Comments on what the user must replace or add on other machines.
     comments: Vec<String>,
 }
 
 impl Greeting<'_> {
-    /// The URL of `main`, by the address that it listens on.
+    /// The URL of `main`, with the address that it listens on.
     pub(crate) fn base(&self) -> String {
         self.url(self.main)
     }
@@ -51,7 +51,7 @@ impl Greeting<'_> {
         self.main.ip().to_canonical().is_loopback()
     }
 
-    /// The address of `main`, or, if it listens on all, the one at which other machines reach it.
+    /// The address of `main`; if it listens on all addresses, the machine's own.
     fn address(&self) -> Option<SocketAddr> {
         if self.main.ip().to_canonical().is_unspecified() {
             self.own_address.map(|ip| SocketAddr::new(ip, self.main.port()))
@@ -64,13 +64,14 @@ impl Greeting<'_> {
         let Some((file, certificate)) = &self.tls else { return self.target_without_tls() };
         let (host, mut comments) = match self.covered_host(certificate) {
             Some(host) => host,
-            // Nobody can intercept a connection that does not leave the machine.
+            // A connection that does not leave the machine cannot be intercepted.
             None if self.is_on_loopback() => {
                 let reason = format!("-k, because the certificate does not cover {}", self.main.ip());
                 return Target { url: self.base(), options: " -k".to_owned(), comments: vec![reason] };
             }
             None => {
-                let placeholder = "HOST: a name that the certificate covers and that leads to this machine";
+                let placeholder =
+                    "HOST: a name that the certificate covers and that resolves to this machine";
                 (format!("HOST:{}", self.main.port()), vec![placeholder.to_owned()])
             }
         };
@@ -98,8 +99,8 @@ impl Greeting<'_> {
         Target { url, options: String::new(), comments }
     }
 
-    /// A host that the certificate covers, with the port, and what may have to be added. A name of the certificate comes last,
-    /// because it may lead to another machine.
+    /// A host that the certificate covers, with the port, and comments on it. A name of the certificate is the last choice, because it
+    /// may resolve to another machine.
     fn covered_host(&self, certificate: &CertificateSummary) -> Option<(String, Vec<String>)> {
         let (address, port) = (self.address(), self.main.port());
         let named = |name: &str| format!("{name}:{port}");
@@ -120,7 +121,7 @@ impl Greeting<'_> {
         let place = if name == "localhost" {
             "On other machines"
         } else {
-            "Where this name does not lead to this machine"
+            "Where this name does not resolve to this machine"
         };
         Some((named(name), vec![format!("{place}, add --resolve {name}:{port}:{address}")]))
     }
@@ -150,7 +151,7 @@ impl fmt::Display for Greeting<'_> {
     }
 }
 
-/// An address as it stands in URLs.
+/// The address in the syntax of URLs.
 fn bracketed(ip: IpAddr) -> String {
     match ip {
         IpAddr::V4(ip) => ip.to_string(),
@@ -158,17 +159,17 @@ fn bracketed(ip: IpAddr) -> String {
     }
 }
 
-/// The absolute path, for a shell.
+/// The absolute path, quoted for a shell if necessary.
 fn quoted(path: &Path) -> String {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
     let is_plain = path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+@%:,=".contains(&byte));
     if is_plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
-/// The address of this machine on its way to the network, where a listener on `all` addresses is reached. `None` without a route.
-/// Nothing is sent: connecting a UDP socket only looks up the route.
+/// Returns the address of this machine at which others reach a listener on `all` addresses: the source address of the default route.
+/// `None` without a route. Nothing is sent, because connecting a UDP socket only looks up the route.
 pub(crate) fn own_address(all: IpAddr) -> Option<IpAddr> {
-    // Addresses for documentation (RFC 5737 and RFC 3849), which only a default route leads to.
+    // Addresses for documentation (RFC 5737 and RFC 3849), which only a default route matches.
     let toward_ipv4 = || source_address(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into());
     let toward_ipv6 = || {
         source_address(Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into())
@@ -256,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_on_all_addresses_is_reached_at_the_machines_own_or_at_a_placeholder() {
+    fn the_commands_for_a_listener_on_all_addresses_have_the_machines_own_or_a_placeholder() {
         for (main, own, url) in [
             ("0.0.0.0:9999", Some("10.0.0.5"), "http://10.0.0.5:9999"),
             ("[::]:9999", Some("2001:db8::5"), "http://[2001:db8::5]:9999"),
@@ -276,10 +277,10 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_one_that_the_certificate_covers() {
+    fn the_commands_have_a_host_that_the_certificate_covers() {
         let (near, all) = ("127.0.0.1:9443", "0.0.0.0:9443");
         let resolve =
-            "# Where this name does not lead to this machine, add --resolve relay.example:9443:10.0.0.5";
+            "# Where this name does not resolve to this machine, add --resolve relay.example:9443:10.0.0.5";
         for (main, host, names, url, comment) in [
             (near, "127.0.0.1", &["127.0.0.1"][..], "https://127.0.0.1:9443", None),
             (near, "127.0.0.1", &["localhost"], "https://localhost:9443", None),
@@ -299,7 +300,7 @@ mod tests {
                 "0.0.0.0",
                 &["*.example"],
                 "https://HOST:9443",
-                Some("# HOST: a name that the certificate covers and that leads to this machine"),
+                Some("# HOST: a name that the certificate covers and that resolves to this machine"),
             ),
         ] {
             let tls = Some((Path::new("/cert.pem"), self_signed(names)));
@@ -323,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn the_issuer_of_a_certificate_is_expected_to_be_trusted() {
+    fn curl_is_expected_to_trust_the_issuer_of_a_certificate() {
         let tls = Some((Path::new("/cert.pem"), issued("localhost")));
         let lines = lines(&Greeting { tls, ..greeting("127.0.0.1:9443") });
         assert!(lines[1].starts_with("# If curl does not trust the issuer of the certificate"), "{lines:?}");

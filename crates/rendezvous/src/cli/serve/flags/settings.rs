@@ -1,4 +1,4 @@
-//! From flags to settings.
+//! Converts the flags to the settings of the server, the runtime and the log.
 
 use std::path::Path;
 
@@ -58,12 +58,12 @@ impl ServeArguments {
         self.access.create_token_file.as_ref().map(|file| file.path.as_path())
     }
 
-    /// The threads that serve, if their number is given.
+    /// The number of threads that serve connections; `None` if it is not given.
     pub(crate) fn threads(&self) -> Option<usize> {
         self.performance.threads
     }
 
-    /// What to log, and how.
+    /// The events to log, and their format.
     pub(crate) fn log(&self) -> (log::Filter, log::Format) {
         let Log { log, log_level, log_format } = &self.log;
         (log.clone().unwrap_or_else(|| (*log_level).into()), *log_format)

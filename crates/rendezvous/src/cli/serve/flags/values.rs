@@ -1,4 +1,4 @@
-//! How the values of flags are parsed that are no types of the server.
+//! Parsers for values of flags whose type the server does not define.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use rendezvous_server::config::Token;
 
-/// The upper bound of `--threads`: more are a mistake.
+/// The maximum of `--threads`. A larger number is a mistake.
 const MAX_THREADS: usize = 1024;
 
 /// The values of `--data-path`.
