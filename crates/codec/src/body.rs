@@ -95,7 +95,7 @@ impl BodyDecoder {
             }
             Self::Chunked(tracker) => {
                 let mut ahead = tracker.clone();
-                if pieces.iter().any(|piece| ahead.follow(piece).is_err()) {
+                if pieces.iter().any(|piece| ahead.advance(piece).is_err()) {
                     return Arrival::Broken;
                 }
                 ahead.is_done()

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 /// The timeout for the first output of a program.
-const PATIENCE: Duration = Duration::from_secs(10);
+const FIRST_OUTPUT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The unit of times in `/proc/PID/stat`: `USER_HZ`, which is 100 on all architectures that Rust supports.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// The position of `utime`, before `stime`, in `/proc/PID/stat`, counted after the program's name.
@@ -33,7 +33,7 @@ pub struct Descriptors {
 impl Descriptors {
     /// Those other than pipes. A server may keep idle pipes for later use.
     #[must_use]
-    pub fn beside_pipes(self) -> u64 {
+    pub fn without_pipes(self) -> u64 {
         self.all - self.pipes
     }
 }
@@ -74,7 +74,9 @@ impl Process {
             let _ = sender.send(read.map(|()| text));
             io::copy(&mut output, &mut io::sink())
         });
-        Ok(receiver.recv_timeout(PATIENCE).context("the process does not print where it listens")??)
+        Ok(receiver
+            .recv_timeout(FIRST_OUTPUT_TIMEOUT)
+            .context("the process does not print where it listens")??)
     }
 
     /// CPU time so far, in seconds, of all threads, including those that have ended. Where the kernel accounts for interrupts

@@ -9,7 +9,7 @@
 //! - [`slot_model`]: a second implementation of the seats' rules, to compare the real one with
 //!
 //! Invariants: a helper panics if the server violates HTTP, so no test passes by accident. Concurrency: server and clients run in the
-//! runtime of the test. Bounds: no wait is longer than [`server::PATIENCE`]; a watchdog aborts a test that hangs nevertheless.
+//! runtime of the test. Bounds: no wait is longer than [`server::WAIT_TIMEOUT`]; a watchdog aborts a test that hangs nevertheless.
 
 #![forbid(unsafe_code)]
 #![allow(

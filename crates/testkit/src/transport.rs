@@ -93,7 +93,7 @@ impl Transport {
     ///
     /// # Errors
     /// If the socket or the TLS session fails.
-    pub async fn write_urgently(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub async fn write_urgent(&mut self, bytes: &[u8]) -> io::Result<()> {
         let bytes = match self {
             Self::Plain(_) => bytes.to_vec(),
             Self::Tls(stream) => {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 use testkit::messages::pattern;
-use testkit::script::{Script, Who};
+use testkit::script::{Role, Script};
 
 use crate::play::{HANGS, Servers};
 
@@ -75,29 +75,29 @@ impl Transfer {
             script.create = format!(r#"{{"download_headers":{{"x-y":1,"content-length":{}}}}}"#, self.size);
         }
         if let Some((_, When::Waiting, how)) = self.leaves {
-            let who = if self.source_first { "S" } else { "D" };
+            let role = if self.source_first { "S" } else { "D" };
             // A FIN after a whole body may be a half-close, and the server cannot send an HTTP/1.0 client a 100 to find out.
             let how = if self.size == 0 && self.http10.0 { "reset" } else { how.trim_start_matches("half-") };
-            script = script.then(&format!("{first} | {who} {how} | until CREATED"));
+            script = script.then(&format!("{first} | {role} {how} | until CREATED"));
         }
         script = script.then(&format!("{first} | {second}"));
         let is_empty = self.size == 0 && self.chunked.is_none();
-        let Some((who, when, how)) = self.leaves.filter(|(_, when, _)| *when != When::Waiting && !is_empty)
+        let Some((role, when, how)) = self.leaves.filter(|(_, when, _)| *when != When::Waiting && !is_empty)
         else {
             let end = if self.chunked.is_some() { "0\r\nT: x\r\n\r\n" } else { "" };
             let body = [self.encode(half), self.encode(rest), end.into()].concat();
-            return script.say(Who::Source, body).then("both");
+            return script.send(Role::Source, body).then("both");
         };
         script = script.then("until STREAMING");
         if when != When::BeforeFirstByte {
-            script = script.say(Who::Source, self.encode(half));
+            script = script.send(Role::Source, self.encode(half));
         }
         script = match when {
             When::Midway => script.then(&format!("passed {}", half.len())),
             When::OnItsWay => script.then("racy"),
             _ => script,
         };
-        script.then(&format!("{who} {how}")).then(match (who, how) {
+        script.then(&format!("{role} {how}")).then(match (role, how) {
             ("S", "half-close") => "both | until SRC_DISCONNECTED",
             ("S", _) => "D answer | until SRC_DISCONNECTED",
             (_, "half-close") => "S answer | D answer | until DST_DISCONNECTED",

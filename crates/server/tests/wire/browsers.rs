@@ -50,8 +50,9 @@ async fn ask(
     }
     let fields = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
     let fields = fields.collect::<Vec<_>>().concat();
-    let mut client =
-        server.say(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n{body}")).await;
+    let mut client = server
+        .connect_and_send(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n{body}"))
+        .await;
     let head = client.head().await.unwrap();
     if method == "HEAD" {
         return (head[9..12].parse().unwrap(), String::new());
@@ -349,7 +350,7 @@ async fn a_prefetch_takes_no_seat_and_ends_nothing() {
     }
     // A request that is not a prefetch still gets the stream.
     let mut destination =
-        server.say(get(&path).replacen("\r\n", "\r\nSec-Purpose: x\r\nPurpose: \r\n", 1)).await;
+        server.connect_and_send(get(&path).replacen("\r\n", "\r\nSec-Purpose: x\r\nPurpose: \r\n", 1)).await;
     let mut source = server.put(&id, "Content-Length: 2\r\n").await;
     source.send("hi").await;
     let download = destination.response().await;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use rendezvous_server::config::Period;
-use testkit::client::{End, Response, soon};
+use testkit::client::{End, Response, with_timeout};
 use testkit::messages::framed;
 use testkit::server::{TestServer, get, post, put_head};
 use testkit::sides::Departure;
@@ -102,7 +102,7 @@ async fn race(server: Arc<TestServer>, stream: usize) -> String {
         clients.spawn(async move { (number, perform(&server, &id, act, number).await) });
     }
     let seen: BTreeMap<usize, Seen> = clients.join_all().await.into_iter().collect();
-    let state = soon(final_state(&server, &id)).await;
+    let state = with_timeout(final_state(&server, &id)).await;
     check(&seen, &state).unwrap_or_else(|violated| panic!("violated: {violated}: {state}, {seen:#?}"));
     state
 }
