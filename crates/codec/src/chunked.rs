@@ -1,6 +1,6 @@
-//! A strict decoder for the chunked transfer coding (RFC 9112, section 7.1). It does not inspect data bytes.
+//! A strict decoder for the chunked transfer coding (RFC 9112, section 7.1).
 //!
-//! Chunk extensions and trailer fields are checked, limited and discarded.
+//! It does not inspect data. Chunk extensions and trailer fields are checked, limited and discarded.
 
 use bytes::{Buf, Bytes, BytesMut};
 

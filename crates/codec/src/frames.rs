@@ -41,13 +41,13 @@ impl Frame {
     }
 }
 
-/// Finds the frames in one direction of a connection. It holds at most one frame header.
+/// Finds the ends of frames in one direction of a connection. It holds at most one frame header.
 #[derive(Debug, Default)]
 pub struct FrameScanner {
     header: [u8; HEADER_BYTES],
     /// Bytes of `header` received so far.
     known: usize,
-    /// Bytes of the payload still to be received.
+    /// Bytes of the payload that have not been received.
     left: usize,
 }
 
@@ -66,7 +66,7 @@ impl FrameScanner {
     }
 
     /// Advances to the end of the current frame. Returns the number of bytes consumed, and the frame; `None` if `bytes`
-    /// end before the frame does.
+    /// ends before the frame does.
     pub fn scan_one(&mut self, bytes: &[u8]) -> (usize, Option<Frame>) {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {

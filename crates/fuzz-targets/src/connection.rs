@@ -3,7 +3,7 @@
 //!
 //! The script is in the language of [`testkit::script`]; anything that is not a step is skipped. The steps that wait do nothing:
 //! after each step the server runs until it is idle, by a clock that is otherwise paused, and the clients read all that it sends.
-//! Two words are added: `wait` advances the clock by twenty seconds, and `{64k}` stands for 64 KiB.
+//! Two additions: the step `wait` advances the clock by twenty seconds, and the placeholder `{64k}` stands for 64 KiB.
 //!
 //! The sockets are real, because the server relies on information that only a kernel has: whether a client has left, which bytes are
 //! acknowledged, and what can be spliced. On loopback they are as predictable as memory: bytes have arrived when the call that sends
@@ -34,7 +34,7 @@ use requests::{Request, requests};
 use responses::{Mask, Response};
 
 const MAX_STEPS: usize = 40;
-/// The limit of all bytes that a script sends. More would take time and test nothing more.
+/// The limit of all bytes that a script sends. More would only take more time.
 const MAX_BYTES: usize = 512 * 1024;
 /// As [`MAX_BYTES`], for streams with a promised length, whose bodies are sent byte by byte.
 const MAX_PROMISED_BYTES: usize = 1024;
@@ -124,7 +124,7 @@ struct Stage {
     promises: bool,
     /// All clients, including those that have left.
     clients: Vec<(Role, Client)>,
-    /// The index of the client that now plays each role.
+    /// The index of the current client of each role.
     current: BTreeMap<Role, usize>,
     sent: usize,
     log: Vec<String>,
@@ -308,7 +308,7 @@ impl Stage {
     }
 }
 
-/// A part of the bytes of a client, which is sent by itself.
+/// A part of a client's bytes, sent separately.
 struct Piece {
     end: usize,
     /// The results are comparable only if the bytes before this piece have been passed on, which needs a pair.

@@ -48,7 +48,7 @@ impl Response {
         lines.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
     }
 
-    /// Whether the response has `Connection: close`.
+    /// Returns whether the response has `Connection: close`.
     pub fn closes(&self) -> bool {
         self.fields("connection") == ["close"]
     }
@@ -87,7 +87,7 @@ enum Framing {
 }
 
 impl Client {
-    /// Connects, over TLS if [`is_tls`].
+    /// Connects, over TLS if the test run uses it ([`is_tls`]).
     pub async fn connect(address: SocketAddr) -> Self {
         Self::begin(TcpStream::connect(address).await.unwrap()).await
     }
@@ -181,7 +181,7 @@ impl Client {
         drop(self.stream);
     }
 
-    /// Reads once into `input`. Returns how the connection ended if it has.
+    /// Reads once into `input`. At the end of the connection, returns how it ended.
     async fn fill(&mut self) -> Result<(), End> {
         match with_timeout(self.stream.read_buf(&mut self.input)).await {
             Ok(0) => Err(End::Short),
@@ -194,7 +194,7 @@ impl Client {
         }
     }
 
-    /// Reads a head, which may be that of an interim response. Returns how the connection ended if it did so before the head.
+    /// Reads a head, which may be that of an interim response. If the connection ends before that, returns how it ended.
     pub async fn head(&mut self) -> Result<String, End> {
         loop {
             if let Some(end) = find(&self.input, b"\r\n\r\n") {
@@ -205,7 +205,7 @@ impl Client {
         }
     }
 
-    /// Waits for so many bytes of the body and returns them without consuming them. Only for a body that is not chunked.
+    /// Waits for this many bytes of the body, and returns them without consuming them. Only for a body that is not chunked.
     pub async fn body_bytes(&mut self, bytes: usize) -> Vec<u8> {
         while self.input.len() < bytes {
             self.fill().await.unwrap();
@@ -213,8 +213,8 @@ impl Client {
         self.input[..bytes].to_vec()
     }
 
-    /// Waits for so many bytes of the body, or the end of the connection, without consuming them. The body may be chunked, but must consist
-    /// of letters from `G` to `Z`, which no chunk size contains.
+    /// Waits for this many bytes of the body, or the end of the connection, without consuming them. The body may be chunked, but
+    /// must consist of letters from `G` to `Z`, which no chunk size contains.
     pub async fn receive(&mut self, bytes: usize) {
         let count = |input: &[u8]| input.iter().filter(|byte| (b'G'..=b'Z').contains(byte)).count();
         while count(&self.input) < bytes && self.fill().await.is_ok() {}

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-/// The client of a step. Its connection is opened by the first bytes that it sends, and again after it was closed.
+/// The client of a step. It connects with the first bytes that it sends, and again after its connection was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// The source.
@@ -30,11 +30,11 @@ pub enum Step {
     Reset(Role),
     /// Waits for the stream to be in this state.
     Until(String),
-    /// Waits until so many bytes of the body were passed on.
+    /// Waits until this many bytes of the body were passed on.
     Passed(usize),
     /// Reads a `100 Continue`.
     Interim(Role),
-    /// Reads a final response to its end, and skips interim ones before it.
+    /// Reads the final response to its end, and skips interim ones before it.
     Answer(Role),
 }
 

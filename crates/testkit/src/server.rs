@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use crate::client::{Client, Response};
 use crate::transport::{CERTIFICATE, is_tls};
 
-/// The timeout of every wait. Nothing in a test takes that long, except for waits that it tests.
+/// The timeout of every wait, longer than any operation takes on a busy machine.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Aborts a test that hangs. It uses the system's clock, because tokio's may be paused.
@@ -38,7 +38,7 @@ impl Watchdog {
     }
 }
 
-/// Whether the whole test suite runs with copied bodies instead of splice(2) (`RENDEZVOUS_DATA_PATH=copy`, as for the program).
+/// Returns whether the whole test suite runs with copied bodies instead of splice(2) (`RENDEZVOUS_DATA_PATH=copy`).
 pub fn is_copied() -> bool {
     std::env::var("RENDEZVOUS_DATA_PATH").as_deref() == Ok("copy")
 }
@@ -194,7 +194,7 @@ impl TestServer {
         self.until_at(&format!("/stream/{id}/status"), state).await
     }
 
-    /// Waits until exactly so many bytes of the body are passed on.
+    /// Waits until exactly this many bytes of the body are passed on.
     pub async fn until_passed_on(&self, id: &str, bytes: usize) {
         let passed_on = async { while self.status(id).await["bytes_transferred"] != bytes {} };
         let in_time = tokio::time::timeout(WAIT_TIMEOUT, passed_on).await.is_ok();
@@ -204,8 +204,8 @@ impl TestServer {
     /// Waits until the server has forgotten the stream.
     pub async fn until_forgotten(&self, id: &str) {
         let target = format!("/stream/{id}/status");
-        let gone = async { while self.ask(get(&target)).await.status != 404 {} };
-        tokio::time::timeout(WAIT_TIMEOUT, gone).await.unwrap();
+        let forgotten = async { while self.ask(get(&target)).await.status != 404 {} };
+        tokio::time::timeout(WAIT_TIMEOUT, forgotten).await.unwrap();
     }
 
     /// Like [`TestServer::until`], with the request target of the status, which may have a token.

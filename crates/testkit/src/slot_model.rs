@@ -1,6 +1,6 @@
 //! A second implementation of the rules of [`Slot`], to compare it with.
 //!
-//! The model keeps the history of a stream as independent facts, where [`Slot`] is a state machine. The tests of `core` and the fuzz target
+//! The model keeps independent facts about a stream, where [`Slot`] is a state machine. The tests of `core` and the fuzz target
 //! `slot` run the same operations on both.
 
 use std::sync::Arc;

@@ -75,7 +75,7 @@ impl Certificate {
 /// The certificate of all servers in a run over TLS.
 pub static CERTIFICATE: LazyLock<Certificate> = LazyLock::new(Certificate::new);
 
-/// Whether the whole test suite runs over TLS (`RENDEZVOUS_TRANSPORT=tls`).
+/// Returns whether the whole test suite runs over TLS (`RENDEZVOUS_TRANSPORT=tls`).
 pub fn is_tls() -> bool {
     std::env::var("RENDEZVOUS_TRANSPORT").as_deref() == Ok("tls")
 }

@@ -28,8 +28,8 @@ pub trait Presence: Send + Sync {
     /// Returns whether the kernel knows that this side has left. Called with the table locked, so it must not block.
     fn has_left(&self, side: Side) -> bool;
 
-    /// Returns whether a source may have left although the kernel does not say so: it has closed its sending side after its
-    /// whole body, or its FIN may be stuck behind unread bytes. Called with the table locked, so it must not block.
+    /// Returns whether a source may have left without the kernel knowing: it has closed its sending side after its whole
+    /// body, or its FIN may be stuck behind unread bytes. Called with the table locked, so it must not block.
     fn source_may_have_left(&self) -> bool;
 }
 
@@ -52,7 +52,7 @@ pub(super) type Slot<B> = slot::Slot<WaitingSource<B>, WaitingDestination<B>>;
 pub(super) type WaitingSide<B> = Waiter<WaitingSource<B>, WaitingDestination<B>>;
 pub(super) type WaitingSideRef<'a, B> = Waiter<&'a WaitingSource<B>, &'a WaitingDestination<B>>;
 
-/// A seat that this side holds. Dropping it while it waits frees it. `M` is what the side receives when it is paired.
+/// A seat that this side holds. Dropping it while it waits frees it. `M` is the value that the side receives when it is paired.
 pub struct Seat<M, B: Send + 'static> {
     id: StreamId,
     rendezvous: Arc<Rendezvous<B>>,

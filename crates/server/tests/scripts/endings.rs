@@ -127,9 +127,9 @@ fn chunks<S: std::fmt::Display>(bodies: impl IntoIterator<Item = S>) -> impl Ite
 async fn invalid_chunks() {
     let starts = "zz\r\nabc\r\n|-1\r\n|0x5\r\nhello|;a\r\n|\r\n|5\nhello| 5\r\nhello|5;a\nhello|5\rhello|10000000000000000\r\n";
     let firsts = starts.split('|').chain(["3\r\nabcX", "3\r\nabc\r\nzz\r\n", "5\r\nhello!\r\n"]);
-    let behind = ["zz\r\n", "5\r\nhello!\r\n", "5\r\nhello\n0\r\n\r\n"]
+    let later = ["zz\r\n", "5\r\nhello!\r\n", "5\r\nhello\n0\r\n\r\n"]
         .map(|body| format!("{PAIR} | S> 2\r\nhi\r\n | passed 2 | S> {body} | both | racy"));
-    assert_recorded("invalid_chunks", chunks(firsts).chain(behind)).await;
+    assert_recorded("invalid_chunks", chunks(firsts).chain(later)).await;
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Plays scripts to servers, and compares what the clients see with the record.
+//! Plays scripts to servers, and compares what the clients receive with the record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -29,7 +29,7 @@ impl Servers {
     }
 
     /// Plays the script to both servers with both forms of targets. `splits` is the seed of the places at which its bytes are split;
-    /// 0 sends them whole. Returns what all runs have seen, or how they differ.
+    /// 0 sends them whole. Returns the record, if it is the same in all runs, or how they differ.
     pub(crate) async fn play(&self, script: &Script, splits: u64) -> Result<Vec<String>, String> {
         let seen = play(&self.splicing, script, Targets::Plain, 0).await;
         let others = [
@@ -53,7 +53,7 @@ impl Servers {
     }
 }
 
-/// Asserts that each of the scripts, in all runs, whole and split, matches its record in the file `records/<name>.snap`.
+/// Plays all scripts, with their bytes whole and split, and asserts that each run matches the record `records/<name>.snap`.
 pub(crate) async fn assert_recorded<S: AsRef<str>>(name: &str, scripts: impl IntoIterator<Item = S>) {
     let servers = Servers::start().await;
     let (mut records, mut differences) = (String::new(), Vec::new());
@@ -77,7 +77,7 @@ pub(crate) async fn assert_recorded<S: AsRef<str>>(name: &str, scripts: impl Int
     settings.bind(|| insta::assert_snapshot!(name, records));
 }
 
-/// Returns all that the clients see, in the order of the script, and the stream's last status.
+/// Returns all that the clients receive, in the order of the script, and the stream's last status.
 async fn play(server: &TestServer, script: &Script, targets: Targets, splits: u64) -> Vec<String> {
     let created = server.create_response(&script.create).await;
     let text = |name: &str| created[name].as_str().unwrap_or_default().to_owned();

@@ -132,16 +132,16 @@ async fn promised_lengths_kept_and_broken() {
 
 #[tokio::test]
 async fn sides_after_other_requests_on_a_connection() {
-    let lost = "GET /stream/unknown HTTP/1.1\r\nHost: a\r\n\r\n";
+    let unknown = "GET /stream/unknown HTTP/1.1\r\nHost: a\r\n\r\n";
     let expects = "PUT {src} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
-    let exchange = format!("S> {lost} | S answer | ");
+    let exchange = format!("S> {unknown} | S answer | ");
     assert_recorded("sides_after_other_requests_on_a_connection", [
         format!("{exchange}get | until DST_CONNECTED | S> {expects} | S 100 | S> hi | both"),
-        format!("D> {lost}GET {{dst}} HTTP/1.1\r\nHost: a\r\n\r\n | D answer | put Content-Length: 2 | S> hi | both"),
-        format!("O> {lost}{lost}GET /ping HTTP/1.1\r\nHost: a\r\n\r\n{lost} | O answer | O answer | O answer | O answer"),
+        format!("D> {unknown}GET {{dst}} HTTP/1.1\r\nHost: a\r\n\r\n | D answer | put Content-Length: 2 | S> hi | both"),
+        format!("O> {unknown}{unknown}GET /ping HTTP/1.1\r\nHost: a\r\n\r\n{unknown} | O answer | O answer | O answer | O answer"),
         // After several exchanges the client delays its acknowledgements, so the response before the 100 is not acknowledged when the
         // 100 is due.
-        format!("{}get | until DST_CONNECTED | S> {lost}{expects} | S answer | S 100 | S> hi | both", exchange.repeat(20)),
+        format!("{}get | until DST_CONNECTED | S> {unknown}{expects} | S answer | S 100 | S> hi | both", exchange.repeat(20)),
     ])
     .await;
 }
@@ -175,10 +175,10 @@ async fn creations() {
         "post /stream HTTP/1.1\r\nHost: a\r\n\r\n",
     ];
     assert_recorded("creations", forms.iter().flat_map(|form| request(form))).await;
-    let (made, lost) = (forms[0], "GET /stream/unknown HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (creation, unknown) = (forms[0], "GET /stream/unknown HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_recorded(
         "pipelined_creations",
-        [format!("O> {made}{lost}{made}{} | O answer | O answer | O answer | O answer", forms[2])],
+        [format!("O> {creation}{unknown}{creation}{} | O answer | O answer | O answer | O answer", forms[2])],
     )
     .await;
 }

@@ -1,4 +1,5 @@
-//! Responses over HTTP/2: their fields in order, and their bodies. The frames, with their compressed fields, are the library's.
+//! Responses over HTTP/2: their fields in order, and their bodies. The frames are not recorded, because the h2 library determines
+//! them.
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};

@@ -30,7 +30,7 @@ enum Variant {
     Tls,
 }
 
-/// Plays the scripts in every variant, each to a server of its own, and asserts that each matches the record of the page.
+/// Plays the scripts in every variant, each on a new server, and asserts that each matches the record of the page.
 async fn page(name: &str, adjust: impl Fn(&mut Config), scripts: &[String]) {
     for variant in [Variant::Splice, Variant::Copy, Variant::Tls] {
         let server = TestServer::start_with(|config| {

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use crate::Variant;
 use crate::redact::show;
 
-/// Returns all bytes that the clients of a script send and receive. Each script has a stream of its own.
+/// Returns all bytes that the clients of a script send and receive. Each script has a separate stream.
 pub(crate) async fn play(server: &TestServer, variant: Variant, text: &str) -> String {
     let script = Script::parse(text);
     let mut stage =
@@ -87,7 +87,7 @@ impl Stage<'_> {
             Step::HalfClose(role) => self.connection(*role).transport.shutdown().await.unwrap(),
             Step::Close(role) => drop(self.clients.remove(role)),
             Step::Reset(role) => {
-                self.clients.remove(role).unwrap().transport.tcp().set_zero_linger().unwrap()
+                self.clients.remove(role).unwrap().transport.tcp().set_zero_linger().unwrap();
             }
             Step::Until(state) => self.until(|status| status["state"] == **state).await,
             Step::Passed(bytes) => self.until(|status| status["bytes_transferred"] == *bytes).await,

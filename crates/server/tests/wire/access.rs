@@ -323,7 +323,7 @@ async fn with_a_create_token_creation_requires_it() {
         assert_eq!(verdict(&server, &request("POST", "/stream", fields)).await, expected, "{fields}");
         assert_eq!(verdict(&server, &request("POST", "/stream/", fields)).await, expected, "{fields}");
         assert_eq!(verdict(&server, &with_body(fields, SPLIT)).await, expected, "{fields}");
-        // The body is not looked at without authorization.
+        // Without authorization, the body is not parsed.
         let expected = if expected == "201" { "400 InvalidBodyError" } else { expected };
         assert_eq!(verdict(&server, &with_body(fields, "not JSON")).await, expected, "{fields}");
     }

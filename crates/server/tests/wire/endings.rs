@@ -1,4 +1,4 @@
-//! Endings of transfers that the table of `matrix.rs` does not contain.
+//! Ends of transfers that the table of `matrix.rs` does not contain.
 
 use testkit::client::{Client, End};
 use testkit::messages::{CHUNKED, pattern};

@@ -152,7 +152,7 @@ pub(crate) async fn rest(response: Response<RecvStream>) -> Http2Response {
     response
 }
 
-/// The connection of the waiting side ends before the server reads the request of the next client.
+/// The connection of the waiting side ends before the server reads the request of the next client, so no task has noticed it.
 #[tokio::test]
 async fn a_side_whose_connection_has_just_ended_is_not_paired_and_its_seat_is_free() {
     let server = TestServer::start().await;
@@ -405,7 +405,7 @@ async fn a_stalled_destination_does_not_stall_others_on_its_connection() {
         }
         stalled.push((download, upload, send));
     }
-    // The connection's receive window of the client is used up by now, so the other transfer is an upload.
+    // The client's receive window for the connection is used up by now, so the other transfer is an upload.
     let id = server.create().await;
     let mut destination = server.get(&id).await;
     let (upload, mut send) = client.put(&id).await;
@@ -625,7 +625,7 @@ async fn a_download_in_the_kernels_buffers_is_delivered_only_when_acknowledged()
     server.until(&id, "DST_DISCONNECTED").await;
 }
 
-/// For the library their HTTP/2 streams have ended, and it limits only those that have not.
+/// The h2 library limits only HTTP/2 streams that have not ended. It counts these as ended.
 #[tokio::test]
 async fn requests_whose_responses_are_not_acknowledged_are_bounded() {
     const MAX_REQUESTS: u32 = 200;

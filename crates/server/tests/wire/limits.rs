@@ -17,7 +17,7 @@ async fn limited(clients: ClientLimits) -> TestServer {
     TestServer::start_with(|config| config.clients = clients).await
 }
 
-/// A server that tells its clients apart by the forwarding fields of a trusted proxy.
+/// A server that distinguishes its clients by the forwarding fields of a trusted proxy.
 async fn limited_behind_a_proxy(clients: ClientLimits) -> TestServer {
     TestServer::start_with(|config| {
         config.clients = clients;
@@ -294,7 +294,7 @@ async fn header_sets_and_reports_of_all_streams_share_a_limit_until_they_are_for
             assert!(created.len() < 10, "{round}");
         };
         assert_busy(&refused);
-        // Each takes 45 KB with the overhead of its allocation, and the next also needs room for its body while that arrives.
+        // Each takes 45 KB with the overhead of its allocation, and the next also reserves memory for its body while that arrives.
         assert!((3..=4).contains(&created.len()), "{round}: {}", created.len());
 
         // The limit affects neither streams without a header set nor those that exist.

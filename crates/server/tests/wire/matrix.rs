@@ -54,8 +54,9 @@ const CONNECTIONS: usize = 3 * AT_ONCE + 64;
 /// within that limit.
 static UNDER_WAY: Semaphore = Semaphore::const_new(8);
 
-/// Whether a destination that reads nothing of the body reads its connection and leaves its window used up. Otherwise it does not
-/// read the connection and its windows are open, so that all bytes are in its kernel and in the server's.
+/// Whether a destination that reads nothing of the body is limited by its flow-control window: it reads its connection, and leaves
+/// the window used up. Otherwise it does not read its connection and its windows are open, so that all bytes are in its kernel and in
+/// the server's.
 fn is_held_by_window(cell: Cell) -> bool {
     cell.destination == Version::Http2
         && match cell.event {

@@ -1,4 +1,4 @@
-//! The metrics: their values match the load, they reveal no secrets, and both exposition formats are valid.
+//! The metrics: their values match the load, they reveal no secrets, and both formats are valid.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -32,7 +32,7 @@ enum Format {
 }
 
 impl Exposition {
-    /// Scrapes the server in the OpenMetrics format.
+    /// Scrapes the server in the format `OpenMetrics`.
     pub(crate) async fn of(server: &TestServer) -> Self {
         Self::scrape(server, OPEN_METRICS, Format::OpenMetrics).await
     }

@@ -1,4 +1,4 @@
-//! The operations page, the dashboard and the alerts, compared with the metrics that the server exposes.
+//! The metrics and operations pages, the dashboard and the alerts, compared with the metrics that the server exposes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ const API: &str = include_str!("../../../../docs/api.md");
 const DASHBOARD: &str = include_str!("../../../../packaging/grafana/rendezvous.json");
 const ALERTS: &str = include_str!("../../../../packaging/prometheus/alerts.yml");
 
-/// The rows of the page that document a metric, by its name: type, labels, and the whole row.
+/// The rows of docs/metrics.md that document a metric, by its name: type, labels, and the whole row.
 fn documented() -> BTreeMap<String, (String, BTreeSet<String>, String)> {
     let row = |line: &str| {
         let cells: Vec<_> = line.split('|').map(str::trim).collect();

@@ -107,7 +107,7 @@ async fn bytes_after_a_body_are_not_delivered() {
     }
 }
 
-/// The server splices a large body of known length, and copies others.
+/// The body is large and has a known length, so the server splices it.
 #[tokio::test]
 async fn a_destination_that_leaves_is_noticed_while_the_source_of_a_large_body_is_silent() {
     for how in ["close", "reset", "half-close"] {

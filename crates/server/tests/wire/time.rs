@@ -155,7 +155,7 @@ async fn a_stream_that_outlived_all_deadlines_is_forgotten_one_ttl_after_its_end
     server.until_forgotten(&id).await;
 }
 
-/// While a FIN is stuck behind a full buffer, the server has no way to learn that the client has left.
+/// While a FIN is stuck behind a full buffer, the server cannot detect that the client has left.
 #[tokio::test(start_paused = true)]
 async fn a_source_whose_fin_is_behind_a_full_buffer_keeps_its_seat_and_never_looks_whole() {
     for fields in ["Content-Length: 100000000\r\n", CHUNKED] {
@@ -165,7 +165,7 @@ async fn a_source_whose_fin_is_behind_a_full_buffer_keeps_its_seat_and_never_loo
             let id = server.create().await;
             let mut source = server.put(&id, fields).await;
             server.until(&id, "SRC_CONNECTED").await;
-            // More than the server's kernel buffers, and less than both kernels do.
+            // More than the server's kernel buffers, and less than both kernels buffer.
             source.send("200000\r\n").await;
             source.send(vec![7; 1 << 20]).await;
             source.close();

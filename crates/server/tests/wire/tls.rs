@@ -228,7 +228,7 @@ async fn discarded_uploads_block_no_other_connection() {
     assert_eq!(secure.connect_and_send(get("/ping")).await.response().await.status, 200);
 }
 
-/// Replaces the files of `old` with those of `fresh`.
+/// Replaces the files of `old` by those of `fresh`.
 fn replace(old: &Certificate, fresh: &Certificate) {
     fs::copy(fresh.files().key, old.files().key).unwrap();
     fs::copy(fresh.files().certificate, old.files().certificate).unwrap();

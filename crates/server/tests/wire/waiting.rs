@@ -109,7 +109,7 @@ async fn new_and_kept(server: &TestServer) -> [Client; 3] {
     [server.connect().await, first, second]
 }
 
-/// Sources that the server recognizes as gone: framing fields, the sent part of the body, and how the source leaves. (A FIN after a
+/// Sources that the server recognizes as disconnected: framing fields, the sent part of the body, and how the source leaves. (A FIN after a
 /// whole body may be a half-close.)
 const DEPARTING_SOURCES: [(&str, &str, Departure); 7] = [
     ("Content-Length: 100\r\n", "WRONG", Departure::Close),
@@ -190,7 +190,7 @@ async fn a_destination_that_has_just_left_is_not_paired_and_its_seat_is_free() {
     }
 }
 
-/// A half-closed destination counts as gone, even where the request of the source is the first to find it so.
+/// A half-closed destination counts as disconnected, even if that is first detected when the source connects.
 #[tokio::test]
 async fn a_destination_that_half_closes_as_a_source_connects_is_not_answered() {
     let server = TestServer::start().await;
@@ -404,7 +404,8 @@ async fn nothing_of_a_source_that_closed_after_its_whole_body_is_delivered() {
     }
 }
 
-/// The size of a body that fills the buffer of the server's kernel for a waiting source, and fits into both kernels together.
+/// The size of a body that is larger than the buffer of the server's kernel for a waiting source, and fits into the buffers of both
+/// kernels.
 const LARGER_THAN_A_BUFFER: usize = 300_000;
 
 /// A waiting source that has written its whole body, a part of which is still in its own kernel.
@@ -426,7 +427,7 @@ async fn nothing_of_a_source_that_left_with_a_full_buffer_looks_whole() {
         let id = server.create().await;
         source_with_a_full_buffer(&server, &id, chunked).await.close();
         if is_tls() && server.status(&id).await["state"] == "CREATED" {
-            // The read-ahead of TLS has made room for the FIN.
+            // The read-ahead of TLS has emptied the kernel's buffer, so the FIN has arrived.
             continue;
         }
         let download = server.get(&id).await.response().await;
@@ -462,7 +463,7 @@ async fn a_source_that_closed_after_much_more_than_its_body_never_looks_whole() 
         let id = server.create().await;
         let mut source = server.connect_and_send(put_head(&id, fields) + body).await;
         server.until(&id, "SRC_CONNECTED").await;
-        // More than the server's kernel buffers, and less than both kernels do.
+        // More than the server's kernel buffers, and less than both kernels buffer.
         source.send(vec![b'x'; 1 << 20]).await;
         source.close();
         let download = server.get(&id).await.response().await;
