@@ -1,4 +1,4 @@
-//! The body of an HTTP/1 request: its framing, and which of its bytes are data (RFC 9112, section 6).
+//! The body of an HTTP/1 request: its framing, and the decoding of its data (RFC 9112, section 6).
 
 use bytes::{Bytes, BytesMut};
 
@@ -36,14 +36,14 @@ pub enum BodyDecoder {
     Chunked(ChunkTracker),
 }
 
-/// How much of the rest of a body some bytes contain. See [`BodyDecoder::arrival`].
+/// How much of the rest of a body has arrived. See [`BodyDecoder::arrival`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
-    /// A part of it, or nothing.
+    /// Not all of it.
     Partial,
     /// All of it.
     Whole,
-    /// The bytes violate the chunked coding.
+    /// The received bytes violate the chunked coding.
     Broken,
 }
 
@@ -95,7 +95,7 @@ impl BodyDecoder {
             }
             Self::Chunked(tracker) => {
                 let mut ahead = tracker.clone();
-                if pieces.iter().any(|piece| ahead.follow(piece).is_err()) {
+                if pieces.iter().any(|piece| ahead.advance(piece).is_err()) {
                     return Arrival::Broken;
                 }
                 ahead.is_done()

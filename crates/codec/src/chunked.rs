@@ -1,6 +1,6 @@
-//! A strict decoder for the chunked transfer coding (RFC 9112, section 7.1). It does not inspect data bytes.
+//! A strict decoder for the chunked transfer coding (RFC 9112, section 7.1).
 //!
-//! Chunk extensions and trailer fields are checked, limited and discarded.
+//! It does not inspect data. Chunk extensions and trailer fields are checked, limited and discarded.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -77,7 +77,7 @@ impl ChunkTracker {
     ///
     /// # Errors
     /// [`BadChunk`]. The end of the body is then unknown, so the connection must be closed.
-    pub fn follow(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
+    pub fn advance(&mut self, bytes: &[u8]) -> Result<usize, BadChunk> {
         let mut at = 0;
         loop {
             match self.run(bytes.get(at..).unwrap_or_default())? {
@@ -179,9 +179,9 @@ mod tests {
 
     use super::*;
 
-    fn follow(bytes: &[u8]) -> Result<(usize, bool), BadChunk> {
+    fn advance(bytes: &[u8]) -> Result<(usize, bool), BadChunk> {
         let mut tracker = ChunkTracker::default();
-        Ok((tracker.follow(bytes)?, tracker.is_done()))
+        Ok((tracker.advance(bytes)?, tracker.is_done()))
     }
 
     #[test]
@@ -196,9 +196,9 @@ mod tests {
             "2\r\n\r\n\r\n0\r\nX-T: 1\r\nX-U: 2\r\n\r\n",
         ] {
             let followed = format!("{body}GET /ping HTTP/1.1\r\n");
-            assert_eq!(follow(followed.as_bytes()), Ok((body.len(), true)), "{body:?}");
+            assert_eq!(advance(followed.as_bytes()), Ok((body.len(), true)), "{body:?}");
             for end in 0..body.len() {
-                assert_eq!(follow(&body.as_bytes()[..end]), Ok((end, false)), "{body:?} cut at {end}");
+                assert_eq!(advance(&body.as_bytes()[..end]), Ok((end, false)), "{body:?} cut at {end}");
             }
         }
     }
@@ -225,8 +225,8 @@ mod tests {
             ("1;a", "\n"),
         ] {
             let mut tracker = ChunkTracker::default();
-            assert_eq!(tracker.follow(good.as_bytes()), Ok(good.len()), "{good:?}");
-            assert_eq!(tracker.follow(bad.as_bytes()), Err(BadChunk), "{bad:?} after {good:?}");
+            assert_eq!(tracker.advance(good.as_bytes()), Ok(good.len()), "{good:?}");
+            assert_eq!(tracker.advance(bad.as_bytes()), Err(BadChunk), "{bad:?} after {good:?}");
         }
     }
 
@@ -246,7 +246,7 @@ mod tests {
             let mut tracker = ChunkTracker::default();
             for piece in body.chunks(split) {
                 prop_assert!(!tracker.is_done());
-                prop_assert_eq!(tracker.follow(piece), Ok(piece.len()));
+                prop_assert_eq!(tracker.advance(piece), Ok(piece.len()));
             }
             prop_assert!(tracker.is_done());
         }

@@ -41,22 +41,22 @@ impl Frame {
     }
 }
 
-/// Finds the frames in one direction of a connection. It holds at most one frame header.
+/// Finds the ends of frames in one direction of a connection. It holds at most one frame header.
 #[derive(Debug, Default)]
-pub struct FrameFollower {
+pub struct FrameScanner {
     header: [u8; HEADER_BYTES],
     /// Bytes of `header` received so far.
     known: usize,
-    /// Bytes of the payload still to be received.
+    /// Bytes of the payload that have not been received.
     left: usize,
 }
 
-impl FrameFollower {
+impl FrameScanner {
     /// Advances past `bytes`, the next bytes of the connection, and calls `on_frame` for each frame whose last byte is
     /// among them.
-    pub fn follow(&mut self, mut bytes: &[u8], mut on_frame: impl FnMut(Frame)) {
+    pub fn scan(&mut self, mut bytes: &[u8], mut on_frame: impl FnMut(Frame)) {
         loop {
-            let (count, frame) = self.follow_one(bytes);
+            let (count, frame) = self.scan_one(bytes);
             match frame {
                 Some(frame) => on_frame(frame),
                 None => return,
@@ -66,8 +66,8 @@ impl FrameFollower {
     }
 
     /// Advances to the end of the current frame. Returns the number of bytes consumed, and the frame; `None` if `bytes`
-    /// end before the frame does.
-    pub fn follow_one(&mut self, bytes: &[u8]) -> (usize, Option<Frame>) {
+    /// ends before the frame does.
+    pub fn scan_one(&mut self, bytes: &[u8]) -> (usize, Option<Frame>) {
         let mut at = 0;
         while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
             if let (Some(next), Some(byte)) = (self.header.get_mut(self.known), rest.first()) {
@@ -129,10 +129,10 @@ mod tests {
                 bytes.resize(bytes.len() + length, 0xff);
                 ends.push((bytes.len(), *flags, stream & 0x7fff_ffff));
             }
-            let (mut follower, mut reported, mut at) = (FrameFollower::default(), Vec::new(), 0);
+            let (mut scanner, mut reported, mut at) = (FrameScanner::default(), Vec::new(), 0);
             for piece in bytes.chunks(split) {
                 at += piece.len();
-                follower.follow(piece, |frame| reported.push((at, frame.flags, frame.stream)));
+                scanner.scan(piece, |frame| reported.push((at, frame.flags, frame.stream)));
             }
             // A frame is reported with the piece that contains its last byte.
             let in_pieces = |end: usize| end.div_ceil(split) * split;
@@ -145,8 +145,8 @@ mod tests {
     fn only_data_and_headers_end_an_http2_stream() {
         let frame = |kind, flags| {
             let mut reported = Vec::new();
-            FrameFollower::default()
-                .follow(&[0, 0, 1, kind, flags, 0x80, 0, 0, 7, 9], |frame| reported.push(frame));
+            FrameScanner::default()
+                .scan(&[0, 0, 1, kind, flags, 0x80, 0, 0, 7, 9], |frame| reported.push(frame));
             reported[0]
         };
         assert_eq!(frame(0, 0x9), Frame { kind: FrameKind::Data, flags: 0x9, stream: 7, payload: 1 });

@@ -41,7 +41,7 @@ pub struct Head<'a> {
 /// Why a request head is rejected. The connection must be closed after the response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
-    /// The head is not HTTP/1, or its framing is ambiguous. The text says where.
+    /// The head is not HTTP/1, or its framing is ambiguous. The text describes the violation.
     #[error("The request head cannot be understood: {0}")]
     Malformed(String),
     /// The head has more than [`MAX_HEAD_BYTES`] bytes.
@@ -120,7 +120,7 @@ fn has_member(list: &[u8], wanted: &[u8]) -> bool {
     list.split(|byte| *byte == b',').any(|member| member.trim_ascii().eq_ignore_ascii_case(wanted))
 }
 
-/// The values of the fields that determine the framing of the message and the fate of the connection.
+/// The fields that determine the framing of the message and whether the connection is kept.
 #[derive(Default)]
 struct FramingFields {
     hosts: usize,

@@ -4,9 +4,8 @@
 //! - [`body`]: the position inside an HTTP/1 body. [`chunked`] is its chunked form.
 //! - [`frames`]: the boundaries of HTTP/2 frames.
 //!
-//! *Invariants.* Ambiguous input is rejected, never interpreted: two parsers of one connection that disagree about the
-//! end of a message are what makes request smuggling possible (RFC 9112, section 11.2). However the input is split into
-//! reads, the result is the same.
+//! *Invariants.* Ambiguous input is rejected, never interpreted: request smuggling needs two parsers that disagree about
+//! the end of a message (RFC 9112, section 11.2). The result does not depend on how the input is split into reads.
 //!
 //! *Concurrency.* None: each parser belongs to one direction of one connection.
 //!

@@ -1,11 +1,11 @@
 //! Quotas of each client: connections, streams, and streams created per minute.
 //!
-//! A client is an IPv4 address, or a /64 of IPv6. Loopback addresses have no default
-//! quotas; explicitly configured ones apply to them too.
+//! A client is an IPv4 address, or a /64 of IPv6. Loopback addresses have no default quotas; configured ones apply to them
+//! too.
 //!
 //! *Concurrency.* One lock for each table, held for one operation. Without a quota nothing is locked.
 //!
-//! *Bounds.* Counts exist only for clients that have something. Creations are counted for at most 100 000 clients.
+//! *Bounds.* A count exists only while it is not 0. Creations are counted for at most 100 000 clients.
 
 mod tables;
 
@@ -60,7 +60,7 @@ pub struct ClientLimits {
     pub max_creations_per_minute: Option<usize>,
 }
 
-/// Counts what all clients use, and grants more within their quotas.
+/// Counts the connections, streams and creations of all clients, and enforces their quotas.
 #[derive(Debug)]
 pub struct Clients {
     limits: ClientLimits,
@@ -166,7 +166,7 @@ mod tests {
         let (one, other) = (address("127.0.0.1"), address("127.0.0.2"));
         let held = [clients.connect(one).unwrap(), clients.connect(one).unwrap()];
         assert_eq!(clients.connect(one).unwrap_err(), TooMany::Connections(2));
-        assert!(clients.connect(other).unwrap().is_some(), "another client has a quota of its own");
+        assert!(clients.connect(other).unwrap().is_some(), "another client has its own quota");
         drop(held);
         assert!(clients.connect(one).unwrap().is_some());
     }

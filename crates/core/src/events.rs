@@ -1,7 +1,7 @@
-//! One value for each change of a stream, published after the table is unlocked.
+//! Events: one for each change of a stream, published after the table is unlocked.
 //!
-//! Subscribers run in the task that made the change, so they must not block. Two tasks may publish in a different order
-//! than their changes happened. Without subscribers no event is built.
+//! Subscribers run in the task that made the change, so they must not block. Events of two tasks may be published in another
+//! order than their changes. Without subscribers no event is built.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ pub struct Event {
     pub change: Change,
 }
 
-/// What changed about a stream.
+/// The kind of a change, with its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// The stream was created.

@@ -29,7 +29,7 @@ pub const MAX_LINES_BYTES: usize = 64 * 1024;
 /// Upper bound of the memory of a set besides its text, in bytes: its part of [`StreamHeaders`] and of the table.
 const OVERHEAD: u64 = 192;
 
-/// Why a header set is invalid, as a sentence for the client.
+/// A header set is invalid. The message is a sentence for the client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidHeaders(String);
@@ -133,7 +133,7 @@ impl HeaderSet {
 
     /// Adds the set to `headers`, replacing fields of the same name. Returns the original case of the names.
     pub fn override_in(&self, headers: &mut HeaderMap) -> Spellings {
-        // The text was serialized from a map whose names and values were validated, so nothing fails here.
+        // The text was serialized from a map whose names and values were validated, so no conversion fails here.
         let set: Map<String, Value> = serde_json::from_str(self.json.get()).unwrap_or_default();
         let mut spellings = HashMap::with_capacity(set.len());
         let mut fields = Vec::with_capacity(set.len());

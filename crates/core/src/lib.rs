@@ -5,7 +5,7 @@
 //! - [`transfer`]: one paired stream, from the pairing to its [`outcome`].
 //! - [`events`]: each change of a stream, published to subscribers such as the log and the metrics.
 //! - [`clients`], [`budget`]: quotas of each client, and memory limits that many requests share.
-//! - [`token`], [`header_set`]: what a stream is created with.
+//! - [`token`], [`header_set`]: the options of a new stream.
 //!
 //! *Invariants.* A stream pairs at most once and has one outcome. A transfer ends as delivered only if the relay has
 //! seen the end of the source's body and the destination has acknowledged it.

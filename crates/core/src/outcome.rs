@@ -1,8 +1,8 @@
 //! How requests, transfers and streams end. Pure: no I/O.
 //!
-//! - A [`SeatError`] is why a request gets no seat, or loses its seat while it waits.
-//! - A [`Fault`] is why a transfer failed after its sides had paired. Its status, state and names are one row of a table.
-//! - An [`Outcome`] is how a stream ended. Each stream has one: the first stands.
+//! - [`SeatError`]: why a request gets no seat, or loses its seat while it waits.
+//! - [`Fault`]: why a transfer failed after its sides had paired. Its status, state and names are one row of a table.
+//! - [`Outcome`]: how a stream ended. Each stream has one: the first stands.
 //!
 //! Their messages are part of the API (docs/api.md). The server turns them into responses.
 
@@ -190,8 +190,8 @@ pub struct FaultTraits {
     pub error: &'static str,
     /// Status and error name of the source's response.
     pub source: (u16, &'static str),
-    /// Status and error name of the destination's response, if its head has not been sent yet. It does not tell how the
-    /// source violated HTTP or a limit.
+    /// Status and error name of the destination's response, if its head has not been sent yet. It does not reveal how
+    /// the source violated HTTP or a limit.
     pub destination: (u16, &'static str),
 }
 

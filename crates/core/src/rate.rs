@@ -10,8 +10,8 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// A rate limit with a burst: the generic cell rate algorithm, which is a token bucket whose state is one time.
 ///
-/// The state of a user of the limit is `earned_at`, the time at which everything taken so far will have been earned at
-/// this rate. Zero is a user that has taken nothing.
+/// The caller keeps the state, `earned_at`: the time at which all units taken so far will have been earned at this rate. It
+/// is zero before the first unit is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rate {
     units: u64,

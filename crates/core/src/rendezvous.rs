@@ -1,9 +1,10 @@
 //! The table of all streams. Sides connect here, wait, and are paired.
 //!
-//! [`Rendezvous`] is shared by all connections. `B` is the type of a source's body, which the table only hands over.
+//! [`Rendezvous`] is shared by all connections. `B` is the type of a source's body, which the table passes to the
+//! destination unread.
 //!
-//! *Invariants.* Each seat has one holder. Dropping a [`Seat`] while it waits frees it. A side that has disconnected, as
-//! far as the kernel knows, is never paired.
+//! *Invariants.* A seat has at most one holder. Dropping a waiting [`Seat`] frees it. A side that has disconnected, as far as
+//! the kernel knows, is never paired.
 //!
 //! *Concurrency.* One lock guards the table. It is held for map operations and for a query of the kernel about one
 //! connection, never across an await, and nothing is sent or published while it is held. One task runs
@@ -70,7 +71,7 @@ pub struct Rendezvous<B> {
     counts_decreased: Notify,
 }
 
-/// What a destination receives when the sides have paired.
+/// The value that a destination receives when the sides have paired.
 pub struct Pairing<B> {
     /// The destination's half of the transfer.
     pub half: DestinationHalf,

@@ -15,7 +15,7 @@
 //!
 //! *Invariants.* A stream pairs at most once. A seat has one holder. The first outcome stands.
 //!
-//! *Concurrency.* Pure: no I/O, no clock, no lock. The caller reports what happens and acts on the result.
+//! *Concurrency.* Pure: no I/O, no clock, no lock. The caller calls a method for each event and acts on the result.
 
 use std::sync::Arc;
 

@@ -84,7 +84,7 @@ pub(crate) type OnEnd = Box<dyn FnOnce(&Outcome) + Send>;
 struct Progress {
     /// Body bytes passed on.
     bytes: u64,
-    /// The outcome stands. Bytes that still move are not counted.
+    /// The transfer has its outcome. Bytes passed on after that are not counted.
     is_settled: bool,
     /// When a byte last moved.
     last_moved: Instant,
@@ -99,7 +99,7 @@ struct Progress {
 #[derive(Debug)]
 pub struct WholeBody(());
 
-/// What the transfer waits for, which determines the side that a stall is attributed to.
+/// What the transfer waits for: it determines the side that a stall is attributed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Awaited {
     /// The source's next bytes.
@@ -280,7 +280,7 @@ impl Transfer {
         if self.limits.stream.max_rate.is_some() {
             self.set_paced(false);
         }
-        // The relay was polled until the source had no more bytes, to gather a batch, so it has recorded the source.
+        // To gather a batch, the relay was polled until the source had no more bytes, so it has set this to `Source`.
         let mut progress = self.progress.lock();
         if progress.awaited == Awaited::Source {
             progress.awaited = Awaited::Destination;

@@ -8,7 +8,7 @@ use testkit::slot_model::{Operation, check};
 fn operation() -> impl Strategy<Value = Operation> {
     let side = prop_oneof![Just(Side::Source), Just(Side::Destination)];
     prop_oneof![
-        4 => side.clone().prop_map(Operation::Come),
+        4 => side.clone().prop_map(Operation::Connect),
         2 => side.prop_map(Operation::Leave),
         1 => Just(Operation::Report),
         1 => Just(Operation::Expire),

@@ -14,7 +14,7 @@ const MAX_TRAILERS: usize = 100;
 /// Checks a body and the bytes that follow it.
 pub fn check(data: &[u8]) {
     let expected = Body::read(data);
-    assert_eq!(follow(data), expected.end, "followed byte by byte");
+    assert_eq!(advance(data), expected.end, "byte by byte");
     for split in [data.len().max(1), 1, 3] {
         let decoded = decode(data, split);
         let is_same_end = decoded.end == expected.end || both_broken(decoded.end, expected.end);
@@ -57,15 +57,15 @@ pub enum End {
     Cut,
 }
 
-fn follow(bytes: &[u8]) -> End {
+fn advance(bytes: &[u8]) -> End {
     let mut tracker = ChunkTracker::default();
     for (passed, byte) in bytes.iter().enumerate() {
-        match tracker.follow(&[*byte]) {
+        match tracker.advance(&[*byte]) {
             Ok(consumed) => assert_eq!(consumed, 1, "a byte inside the body is not consumed"),
             Err(BadChunk) => return End::Broken(passed),
         }
         if tracker.is_done() {
-            assert_eq!(tracker.follow(b"more"), Ok(0), "bytes after the body are consumed");
+            assert_eq!(tracker.advance(b"more"), Ok(0), "bytes after the body are consumed");
             return End::Whole(passed + 1);
         }
     }

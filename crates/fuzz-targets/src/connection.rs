@@ -3,7 +3,7 @@
 //!
 //! The script is in the language of [`testkit::script`]; anything that is not a step is skipped. The steps that wait do nothing:
 //! after each step the server runs until it is idle, by a clock that is otherwise paused, and the clients read all that it sends.
-//! Two words are added: `wait` advances the clock by twenty seconds, and `{64k}` stands for 64 KiB.
+//! Two additions: the step `wait` advances the clock by twenty seconds, and the placeholder `{64k}` stands for 64 KiB.
 //!
 //! The sockets are real, because the server relies on information that only a kernel has: whether a client has left, which bytes are
 //! acknowledged, and what can be spliced. On loopback they are as predictable as memory: bytes have arrived when the call that sends
@@ -24,7 +24,7 @@ use rendezvous_server::config::{Config, DataPath, Token};
 use rendezvous_server::internal::HTTP2_PREFACE;
 use rendezvous_server::{ListenerKind, Server};
 use serde_json::Value;
-use testkit::script::{Script, Step, Targets, Who, fill};
+use testkit::script::{Role, Script, Step, Targets, fill};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -34,7 +34,7 @@ use requests::{Request, requests};
 use responses::{Mask, Response};
 
 const MAX_STEPS: usize = 40;
-/// The limit of all bytes that a script sends. More would take time and test nothing more.
+/// The limit of all bytes that a script sends. More would only take more time.
 const MAX_BYTES: usize = 512 * 1024;
 /// As [`MAX_BYTES`], for streams with a promised length, whose bodies are sent byte by byte.
 const MAX_PROMISED_BYTES: usize = 1024;
@@ -123,9 +123,9 @@ struct Stage {
     tokens: [String; 2],
     promises: bool,
     /// All clients, including those that have left.
-    clients: Vec<(Who, Client)>,
-    /// The index of the client that now plays each role.
-    current: BTreeMap<Who, usize>,
+    clients: Vec<(Role, Client)>,
+    /// The index of the current client of each role.
+    current: BTreeMap<Role, usize>,
     sent: usize,
     log: Vec<String>,
 }
@@ -168,7 +168,7 @@ impl Stage {
 
     /// The response to a request on a new connection.
     async fn ask(&mut self, request: &[u8]) -> Response {
-        let mut client = [(Who::Other, Client::connect(self.server))];
+        let mut client = [(Role::Other, Client::connect(self.server))];
         client[0].1.send(request);
         idle::settle(&mut client, false).await;
         client[0].1.responses().pop().unwrap_or_default()
@@ -183,15 +183,15 @@ impl Stage {
                     idle::settle(&mut self.clients, false).await;
                 }
             }
-            Event::Step(Step::Say(who, bytes)) => return self.say(*who, bytes).await,
-            Event::Step(Step::HalfClose(who)) => self.leave(*who, Client::half_close),
-            Event::Step(Step::Close(who)) => {
-                self.leave(*who, Client::close);
-                self.current.remove(who);
+            Event::Step(Step::Send(role, bytes)) => return self.send(*role, bytes).await,
+            Event::Step(Step::HalfClose(role)) => self.leave(*role, Client::half_close),
+            Event::Step(Step::Close(role)) => {
+                self.leave(*role, Client::close);
+                self.current.remove(role);
             }
-            Event::Step(Step::Reset(who)) => {
-                self.leave(*who, Client::reset);
-                self.current.remove(who);
+            Event::Step(Step::Reset(role)) => {
+                self.leave(*role, Client::reset);
+                self.current.remove(role);
             }
             // The server is idle after each step, so there is nothing to wait for.
             Event::Step(Step::Until(_) | Step::Passed(_) | Step::Interim(_) | Step::Answer(_)) => {
@@ -202,21 +202,21 @@ impl Stage {
         true
     }
 
-    fn leave(&mut self, who: Who, how: impl Fn(&mut Client)) {
-        if let Some(at) = self.current.get(&who) {
+    fn leave(&mut self, role: Role, how: impl Fn(&mut Client)) {
+        if let Some(at) = self.current.get(&role) {
             how(&mut self.clients[*at].1);
         }
     }
 
-    async fn say(&mut self, who: Who, bytes: &[u8]) -> bool {
+    async fn send(&mut self, role: Role, bytes: &[u8]) -> bool {
         let bytes = self.targets.fill(bytes, &self.id, &self.tokens);
         let bytes = fill(&bytes, b"{64k}", &b"0123456789abcdef".repeat(4096));
         self.sent += bytes.len();
         if self.sent > if self.promises { MAX_PROMISED_BYTES } else { MAX_BYTES } {
             return false;
         }
-        let at = *self.current.entry(who).or_insert_with(|| {
-            self.clients.push((who, Client::connect(self.server)));
+        let at = *self.current.entry(role).or_insert_with(|| {
+            self.clients.push((role, Client::connect(self.server)));
             self.clients.len() - 1
         });
         let output = [self.clients[at].1.output(), &bytes].concat();
@@ -265,11 +265,11 @@ impl Stage {
     /// Records all that the clients have received since the last call.
     fn record(&mut self) {
         let mask = Mask::new(&self.id, &self.tokens);
-        for (at, (who, client)) in self.clients.iter_mut().enumerate() {
+        for (at, (role, client)) in self.clients.iter_mut().enumerate() {
             if client.has_new_input() {
                 let responses = client.responses();
                 let shown: Vec<_> = responses.iter().map(|response| response.show(&mask)).collect();
-                self.log.push(format!("{who:?} {at} receives {shown:#?}, {:?}", client.end()));
+                self.log.push(format!("{role:?} {at} receives {shown:#?}, {:?}", client.end()));
             }
         }
         self.log.push("--".into());
@@ -288,7 +288,7 @@ impl Stage {
         assert_eq!(!whole.is_empty(), state == "FINISHED", "{status}, {whole:?}");
         if let [download] = &whole[..] {
             assert_eq!(status["bytes_transferred"], download.body.len());
-            let has_sent_it = |(_, client): &(Who, Client)| {
+            let has_sent_it = |(_, client): &(Role, Client)| {
                 requests(client.output())
                     .iter()
                     .any(|request| request.is_put && request.body == download.body)
@@ -308,7 +308,7 @@ impl Stage {
     }
 }
 
-/// A part of the bytes of a client, which is sent by itself.
+/// A part of a client's bytes, sent separately.
 struct Piece {
     end: usize,
     /// The results are comparable only if the bytes before this piece have been passed on, which needs a pair.

@@ -1,4 +1,5 @@
-//! Forwarding fields behind a trusted proxy: whatever the client sends, the client that the proxy adds is the one that counts.
+//! Forwarding fields behind a trusted proxy: the address that the proxy adds identifies the client, no matter what fields the
+//! client sends.
 
 use std::net::IpAddr;
 
@@ -22,7 +23,7 @@ pub fn check(data: &[u8]) {
     let both = identified(&sent, &[CLIENT.as_bytes()]);
     assert_eq!(both, forwarded, "X-Forwarded-For counts in addition to Forwarded");
 
-    // A proxy adds a line of its own.
+    // A proxy adds another line.
     assert_eq!(identified(&[&sent[..], &[b"for=192.0.2.1"]].concat(), &[]), client);
     assert_eq!(identified(&[], &[&sent[..], &[CLIENT.as_bytes()]].concat()), client);
     // A further trusted proxy changes nothing.

@@ -1,15 +1,15 @@
 //! HTTP/2 frames: each is reported once, with its last byte, however the bytes are split.
 
-use rendezvous_codec::frames::{Frame, FrameFollower, FrameKind};
+use rendezvous_codec::frames::{Frame, FrameKind, FrameScanner};
 
 /// Checks the bytes of one direction of a connection.
 pub fn check(data: &[u8]) {
     let expected = read(data);
     for split in [1, 2, 7, data.len().max(1)] {
-        let (mut follower, mut reported, mut received) = (FrameFollower::default(), Vec::new(), 0);
+        let (mut scanner, mut reported, mut received) = (FrameScanner::default(), Vec::new(), 0);
         for piece in data.chunks(split) {
             received += piece.len();
-            follower.follow(piece, |frame| reported.push((received, frame)));
+            scanner.scan(piece, |frame| reported.push((received, frame)));
         }
         // Each frame is reported with the piece that contains its last byte.
         let in_pieces = |end: usize| (end.div_ceil(split) * split).min(data.len());

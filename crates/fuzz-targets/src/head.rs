@@ -15,8 +15,8 @@ pub fn check(data: &[u8]) {
     let data = &data[..data.len().min(MAX_HEAD_BYTES)];
     let at_once = HeadScanner::default().scan(data);
     let mut scanner = HeadScanner::default();
-    let verdict = (0..=data.len()).map(|end| scanner.scan(&data[..end])).find(|verdict| *verdict != Ok(None));
-    assert_eq!(verdict.unwrap_or(Ok(None)), at_once, "the verdict depends on how the bytes are split");
+    let bytewise = (0..=data.len()).map(|end| scanner.scan(&data[..end])).find(|result| *result != Ok(None));
+    assert_eq!(bytewise.unwrap_or(Ok(None)), at_once, "the result depends on how the bytes are split");
 
     if let Ok(Some(length)) = at_once {
         let bytes = &data[..length];

@@ -1,5 +1,5 @@
-//! JSON bodies: exactly those that the contract allows (sections 3 and 5) are accepted, and a header set becomes exactly the field
-//! lines that it names.
+//! JSON bodies: exactly those that docs/api.md allows (sections 3 and 5) are accepted, and a header set becomes exactly the field
+//! lines that it lists.
 
 use std::time::Duration;
 
@@ -103,7 +103,7 @@ fn given<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     object.get(key).filter(|value| !value.is_null())
 }
 
-/// The rules for header sets (contract, section 3).
+/// The rules for header sets (docs/api.md, section 3).
 fn is_legal(name: &str, value: &Value, side: Side) -> bool {
     const RESERVED: [&str; 7] =
         ["connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "date"];

@@ -7,8 +7,8 @@ use testkit::slot_model::{self, Operation};
 /// Checks a sequence of operations, one per byte.
 pub fn check(data: &[u8]) {
     slot_model::check(data.iter().map(|byte| match byte % 9 {
-        0 | 1 => Operation::Come(Side::Source),
-        2 | 3 => Operation::Come(Side::Destination),
+        0 | 1 => Operation::Connect(Side::Source),
+        2 | 3 => Operation::Connect(Side::Destination),
         4 => Operation::Leave(Side::Source),
         5 => Operation::Leave(Side::Destination),
         6 => Operation::Report,

@@ -1,7 +1,7 @@
 //! Statistics of measured values. Pure functions.
 
-/// The quantile of `values` at `share`, from 0 (the least) to 1 (the greatest): one of the values, without interpolation. NaN if there
-/// are none.
+/// Returns the quantile of `values` at `share`, from 0 (the least) to 1 (the greatest): one of the values, without
+/// interpolation. NaN if there are none.
 #[must_use]
 #[allow(
     clippy::cast_possible_truncation,
@@ -26,7 +26,7 @@ pub struct Trend {
 }
 
 impl Trend {
-    /// The line through `points`, in the order of `x`. `None` for fewer than three points, or if all have the same `x`.
+    /// Fits the line through `points`, which are in the order of `x`. Returns `None` for fewer than three points, or if all have the same `x`.
     #[must_use]
     pub fn of(points: &[(f64, f64)]) -> Option<Self> {
         let ((first, _), (last, _)) = (points.first()?, points.last()?);

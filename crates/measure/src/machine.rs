@@ -17,7 +17,7 @@ pub fn raise_descriptor_limit() -> usize {
     getrlimit(Resource::Nofile).current.and_then(|limit| limit.try_into().ok()).unwrap_or(usize::MAX)
 }
 
-/// The date, kernel and CPU, so that reports can be compared.
+/// Returns the date, kernel and CPU as text, so that reports can be compared.
 #[must_use]
 pub fn description() -> String {
     let now = humantime::format_rfc3339_seconds(SystemTime::now());
@@ -33,7 +33,7 @@ fn cpu_model() -> String {
     model.map_or_else(|| format!("{} CPU", std::env::consts::ARCH), |(_, model)| model.trim().to_owned())
 }
 
-/// The kernel's memory for TCP sockets and in slabs, of all programs, in KiB.
+/// Returns the kernel's memory for TCP sockets and in slabs, of all programs, in KiB.
 ///
 /// # Errors
 /// If `/proc` cannot be read, or lacks the values.

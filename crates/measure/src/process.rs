@@ -11,29 +11,29 @@ use std::time::Duration;
 use anyhow::Context;
 
 /// The timeout for the first output of a program.
-const PATIENCE: Duration = Duration::from_secs(10);
+const FIRST_OUTPUT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The unit of times in `/proc/PID/stat`: `USER_HZ`, which is 100 on all architectures that Rust supports.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// The position of `utime`, before `stime`, in `/proc/PID/stat`, counted after the program's name.
 const TIMES: usize = 11;
 /// The memory of an idle process has settled when it does not change for this time.
 const SETTLING: Duration = Duration::from_millis(250);
-/// After this many periods of [`SETTLING`], changing memory is taken as it is.
+/// After this many periods of [`SETTLING`], memory that still changes is returned.
 const MAX_SETTLING_PERIODS: u32 = 40;
 
 /// Numbers of open descriptors of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Descriptors {
-    /// All of them.
+    /// All descriptors.
     pub all: u64,
-    /// Ends of pipes among them.
+    /// Those that are ends of pipes.
     pub pipes: u64,
 }
 
 impl Descriptors {
-    /// Those other than pipes. A server may keep idle pipes for later use.
+    /// Returns the number without pipes. A server may keep idle pipes for later use.
     #[must_use]
-    pub fn beside_pipes(self) -> u64 {
+    pub fn without_pipes(self) -> u64 {
         self.all - self.pipes
     }
 }
@@ -60,7 +60,7 @@ impl Process {
         Ok(Self(child.with_context(|| format!("cannot start {}", command.get_program().display()))?))
     }
 
-    /// The first `lines` of the output. Later output is discarded.
+    /// Waits for the first `lines` lines of the output and returns them. Later output is discarded.
     ///
     /// # Errors
     /// If the process does not print these lines within 10 s, or if this is not the first call.
@@ -70,15 +70,17 @@ impl Process {
         thread::spawn(move || {
             let mut text = String::new();
             let read = (0..lines).try_for_each(|_| output.read_line(&mut text).map(drop));
-            // The receiver is gone if the output came too late.
+            // Fails if the output is later than the timeout, when the receiver has been dropped.
             let _ = sender.send(read.map(|()| text));
             io::copy(&mut output, &mut io::sink())
         });
-        Ok(receiver.recv_timeout(PATIENCE).context("the process does not print where it listens")??)
+        Ok(receiver
+            .recv_timeout(FIRST_OUTPUT_TIMEOUT)
+            .context("the process does not print where it listens")??)
     }
 
-    /// CPU time so far, in seconds, of all threads, including those that have ended. Where the kernel accounts for interrupts
-    /// separately, the part of TCP that runs in them counts for no process.
+    /// Returns the CPU time so far, in seconds, of all threads, including those that have ended. Where the kernel accounts for
+    /// interrupts separately, the part of TCP that runs in them counts for no process.
     ///
     /// # Errors
     /// If the process has ended.
@@ -87,7 +89,8 @@ impl Process {
         Ok(user + kernel)
     }
 
-    /// As [`Process::cpu`], in user mode and in the kernel. Most kernels sample the two parts, so they are coarse below a second.
+    /// Returns the time of [`Process::cpu`] in user mode and in the kernel. Most kernels sample the two parts, so they are coarse
+    /// below a second.
     ///
     /// # Errors
     /// If the process has ended.
@@ -103,7 +106,7 @@ impl Process {
         Ok(Times { user: next()?, kernel: next()? })
     }
 
-    /// CPU time of the current threads, in nanoseconds. Finer than [`Process::cpu`], but without threads that have ended.
+    /// Returns the CPU time of the current threads, in nanoseconds. Finer than [`Process::cpu`], but without threads that have ended.
     ///
     /// # Errors
     /// If the process has ended.
@@ -117,7 +120,7 @@ impl Process {
         on_cpu.sum()
     }
 
-    /// Resident memory, in KiB.
+    /// Returns the resident memory, in KiB.
     ///
     /// # Errors
     /// If the process has ended.
@@ -125,7 +128,7 @@ impl Process {
         self.status("VmRSS:")
     }
 
-    /// The number of threads.
+    /// Returns the number of threads.
     ///
     /// # Errors
     /// If the process has ended.
@@ -133,7 +136,7 @@ impl Process {
         self.status("Threads:")
     }
 
-    /// The number of open descriptors.
+    /// Returns the numbers of open descriptors.
     ///
     /// # Errors
     /// If the process has ended.
@@ -159,7 +162,7 @@ impl Process {
         PathBuf::from(format!("/proc/{}/{name}", self.0.id()))
     }
 
-    /// Resident memory in KiB, once it has not changed for 250 ms, or after 10 s.
+    /// Returns the resident memory in KiB, once it has not changed for 250 ms, or after 10 s.
     ///
     /// # Errors
     /// If the process has ended.

@@ -11,7 +11,7 @@ const DARK_STYLE: &str = "    text { fill: #f0f6fc }
     .ground { fill: #0d1117 }
 ";
 
-/// A drawing.
+/// The frame of a drawing.
 pub struct Page<'a> {
     /// The description, for screen readers.
     pub title: &'a str,
@@ -24,7 +24,7 @@ pub struct Page<'a> {
 }
 
 impl Page<'_> {
-    /// The SVG document with this content.
+    /// Returns the SVG document with this content.
     #[must_use]
     pub fn draw(&self, content: &str) -> String {
         let Self { title, width, height, styles: (light, dark) } = self;
@@ -44,7 +44,7 @@ impl Page<'_> {
     }
 }
 
-/// The SVG element of a line of text, at `x` and `y` in pixels, with the CSS class `class`.
+/// Returns the SVG element of a line of text, at `x` and `y` in pixels, with the CSS class `class`.
 #[must_use]
 pub fn text(x: usize, y: usize, class: &str, content: &str) -> String {
     let content = content.replace('&', "&amp;").replace('<', "&lt;");

@@ -4,7 +4,7 @@
 //!   kernel has acknowledged what was written.
 //! - [`splice`]: moving bytes from socket to socket inside the kernel, where the system supports it.
 //!
-//! *Invariants.* Nothing here knows HTTP or streams. Code that differs between systems is in `socket` and `splice` only:
+//! *Invariants.* No code here depends on HTTP or streams. Code that differs between systems is in `socket` and `splice` only:
 //! Linux is the target; elsewhere bodies are copied, and "acknowledged" means that the bytes have left the server's buffers.
 //!
 //! *Concurrency.* A [`socket::Socket`] is shared by reference: one task may watch it while others read or write it, with one

@@ -1,23 +1,24 @@
-//! One TCP connection, with or without TLS, and what its kernel knows about it.
+//! One TCP connection, with or without TLS: reading, writing, and queries of the kernel's state of it.
 //!
-//! It owns the descriptor and the TLS session. `delivery` has the end of a connection, `options` what a listener's
-//! connections inherit, `linux` and `portable` what differs between systems.
+//! Owns the descriptor and the TLS session. `delivery` ends connections, `options` sets the options that connections inherit
+//! from their listener, `linux` and `portable` have the code that differs between systems.
 //!
-//! *Invariants.* A peer that has disappeared without FIN or RST is detected once it has been silent for the peer timeout, in one of
-//! three ways:
+//! *Invariant.* A peer that has disappeared without FIN or RST is detected once it has been silent for the peer timeout, in
+//! one of three ways:
 //!
 //! - nothing is unacknowledged: the kernel's keepalive resets the connection;
 //! - bytes are in flight: the kernel's user timeout (`TCP_USER_TIMEOUT`) resets the connection;
-//! - bytes wait for a peer whose receive window is closed: the user timeout would reset the connection of every peer that pauses for
-//!   long, also one that answers window probes. So it is switched off meanwhile, and [`Socket::unresponsive`] checks the probes.
+//! - bytes wait for a peer whose receive window is closed: the user timeout would also reset the connection of a peer that
+//!   pauses for long and answers window probes. So it is switched off meanwhile, and [`Socket::unresponsive`] checks the
+//!   probes.
 //!
 //! *Concurrency.* All methods take `&self`, so that one task may watch a connection while another reads or writes it. Only
 //! one task may poll each direction.
 //!
 //! *Bounds.* No buffers but those of the TLS session.
 //!
-//! On other systems than Linux, acknowledged means that bytes have left the server's buffers, and a peer's departure shows
-//! only once everything that it sent has been read.
+//! On systems other than Linux, acknowledged means that bytes have left the server's buffers, and a peer's departure is
+//! detected only after everything that it sent has been read.
 
 mod delivery;
 #[cfg(target_os = "linux")]
@@ -79,7 +80,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Wraps a plain connection. `peer_timeout` is the one that its listener was given by [`set_peer_timeout`].
+    /// Wraps a plain connection. `peer_timeout` is that of its listener, see [`set_peer_timeout`].
     #[must_use]
     pub fn new(stream: TcpStream, peer_timeout: Duration) -> Self {
         let tcp = Arc::new(Tcp::new(stream));
@@ -100,7 +101,7 @@ impl Socket {
         Ok(Self { tcp, tls: Some(Box::new(tls)), resets_on_close: AtomicBool::new(false), peer_timeout })
     }
 
-    /// Whether the connection is without TLS, so that the kernel can move its bytes.
+    /// Returns whether the connection is without TLS, so that the kernel can move its bytes.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.tls.is_none()
@@ -159,8 +160,8 @@ impl Socket {
 
     /// Writes all of `buffers`, as long as the peer takes some bytes within each period of `limit`.
     ///
-    /// `is_last` tells that the connection is closed after these bytes: the kernel then holds them back for at most 0.2 s, so that FIN
-    /// goes out in the same segment, where the system supports that.
+    /// `is_last`: the connection is closed after these bytes. On Linux, the kernel then holds them back for at most 0.2 s, to
+    /// send FIN in the same segment.
     ///
     /// # Errors
     /// The connection is broken, or `TimedOut`.
@@ -249,26 +250,26 @@ impl Socket {
         let _ = self.tcp.stream().ready(Interest::ERROR).await;
     }
 
-    /// Waits until a peer whose receive window is closed has been unresponsive for the peer timeout. Pending for ever while no bytes
-    /// wait for the window.
+    /// Waits until a peer whose receive window is closed has been unresponsive for the peer timeout. Does not complete while no
+    /// bytes wait for the window, nor on systems other than Linux.
     ///
     /// A caller that writes more than the send buffer holds must poll this meanwhile: it also switches the user timeout off
     /// for a peer that has closed its window and still answers.
     ///
-    /// Three window probes must have remained unanswered. The kernel sends them at growing intervals, up to two minutes, so after a
-    /// long pause this takes some minutes, whatever the peer timeout.
+    /// Three window probes must have remained unanswered. The kernel sends them at growing intervals, up to two minutes, so after
+    /// a long pause this takes some minutes, even with a short peer timeout.
     pub async fn unresponsive(&self) {
         system::unresponsive(self.tcp.stream(), self.peer_timeout).await;
     }
 
-    /// Returns how many bytes the kernel has received that were not read; 0 if it cannot tell.
+    /// Returns how many received bytes were not read from the kernel; 0 if that is unknown.
     #[must_use]
     pub fn unread(&self) -> usize {
         let unread = rustix::io::ioctl_fionread(self.tcp.stream());
         unread.ok().and_then(|bytes| bytes.try_into().ok()).unwrap_or(0)
     }
 
-    /// Returns how many bytes were written to the kernel since the connection was accepted, including TLS's own.
+    /// Returns how many bytes were written to the kernel since the connection was accepted: with TLS, of ciphertext.
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.tcp.sent()
@@ -286,7 +287,7 @@ impl Socket {
         (bytes.len() >= unread).then_some(bytes)
     }
 
-    /// Returns how many bytes (FIN counts as one) the peer's kernel has not acknowledged; 0 if this kernel cannot tell.
+    /// Returns how many bytes (FIN counts as one) the peer's kernel has not acknowledged; 0 if that is unknown.
     #[must_use]
     pub fn unacknowledged(&self) -> usize {
         system::unacknowledged(self.tcp.stream())

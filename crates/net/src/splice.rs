@@ -92,7 +92,7 @@ mod system {
                 state.in_use += 1;
                 state.idle.pop()
             };
-            // Made before `open`, so that its drop also lowers the count if `open` fails.
+            // Created before `open`, so that its drop also lowers the count if `open` fails.
             let mut pipe = Pipe { ends: None, buffered: 0, pipes: Arc::clone(self) };
             pipe.ends = Some(idle.or_else(open)?);
             Some(pipe)
@@ -160,7 +160,7 @@ mod system {
     }
 }
 
-/// Other systems than Linux have no splice(2), and every body is copied.
+/// Systems other than Linux have no splice(2), and every body is copied.
 #[cfg(not(target_os = "linux"))]
 mod system {
     use std::convert::Infallible;

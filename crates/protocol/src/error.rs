@@ -6,8 +6,8 @@ macro_rules! error_kinds {
     ($($(#[$doc:meta])* $kind:ident = $status:literal $name:literal,)*) => {
         /// A refusal by the server itself, with its status and its name.
         ///
-        /// Two kinds of errors are not listed: an error that a client reports carries its own status and name, and the
-        /// faults of a transfer have their own table in the core crate.
+        /// Two kinds of errors are not listed: an error that a client reports has the status and name of the report, and
+        /// the faults of a transfer are a table in the core crate.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum ErrorKind {
             $($(#[$doc])* $kind,)*

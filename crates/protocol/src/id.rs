@@ -44,7 +44,7 @@ impl StreamId {
         &self.0
     }
 
-    /// Returns the form for logs: enough to tell streams apart, too little to connect to one.
+    /// Returns the form for logs: enough to distinguish streams, too little to connect to one.
     #[must_use]
     pub fn short(&self) -> ShortId<'_> {
         ShortId(&self.0)

@@ -12,10 +12,10 @@ use crate::error::ErrorBody;
 pub struct CreatedStream<'a> {
     /// The id of the stream.
     pub stream: &'a str,
-    /// The token of the source, if each side has a token of its own. Absent otherwise.
+    /// The token of the source. Absent without split access.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upload_token: Option<&'a str>,
-    /// The token of the destination, if each side has a token of its own. Absent otherwise.
+    /// The token of the destination. Absent without split access.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub download_token: Option<&'a str>,
 }
@@ -29,14 +29,14 @@ pub struct StreamStatus<'a> {
     pub id: &'a str,
     /// When the stream was created.
     pub created_at: Timestamp,
-    /// When the stream ended, or when an error was reported.
+    /// When the stream ended, or when an error was reported. Absent before that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deactivated_at: Option<Timestamp>,
     /// The name of the state, such as `STREAMING`.
     pub state: &'static str,
     /// Whether the stream has not ended.
     pub active: bool,
-    /// Why the stream failed.
+    /// Why the stream failed. Absent if it has not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorBody>,
     /// The header set of the destination's response, as its creator wrote it.

@@ -1,5 +1,5 @@
-//! Safe functions for two facts about a TCP socket on Linux, `SIOCOUTQ` and `TCP_INFO` of tcp(7), which rustix, nix
-//! and socket2 do not offer.
+//! Safe wrappers for two queries of a TCP socket on Linux that rustix, nix and socket2 do not offer: `SIOCOUTQ` and
+//! `TCP_INFO` of tcp(7).
 //!
 //! *Invariant.* The only unsafe blocks of the project are here, so that every other crate can forbid unsafe code.
 //!

@@ -1,6 +1,6 @@
 //! A raw HTTP/1 client that distinguishes a complete message from a cut one.
 //!
-//! It sends exactly the bytes it is given, and panics if a response is not valid HTTP/1. Each wait is bounded by [`PATIENCE`].
+//! It sends exactly the bytes it is given, and panics if a response is not valid HTTP/1. Each wait is bounded by [`WAIT_TIMEOUT`].
 
 use std::future::Future;
 use std::io;
@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::server::PATIENCE;
+use crate::server::WAIT_TIMEOUT;
 use crate::transport::{CERTIFICATE, Transport, is_tls};
 
 /// How a message ended.
@@ -48,7 +48,7 @@ impl Response {
         lines.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value).collect()
     }
 
-    /// Whether the response has `Connection: close`.
+    /// Returns whether the response has `Connection: close`.
     pub fn closes(&self) -> bool {
         self.fields("connection") == ["close"]
     }
@@ -87,20 +87,20 @@ enum Framing {
 }
 
 impl Client {
-    /// Connects, over TLS if [`is_tls`].
+    /// Connects, over TLS if the test run uses it ([`is_tls`]).
     pub async fn connect(address: SocketAddr) -> Self {
         Self::begin(TcpStream::connect(address).await.unwrap()).await
     }
 
     /// Connects over plain TCP.
-    pub async fn connect_plainly(address: SocketAddr) -> Self {
+    pub async fn connect_plain(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self::over(Transport::Plain(stream))
     }
 
     /// Connects with a small receive buffer (4 KiB requested), which fills soon if the client does not read.
-    pub async fn connect_narrow(address: SocketAddr) -> Self {
+    pub async fn connect_with_small_receive_buffer(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         Self::begin(socket.connect(address).await.unwrap()).await
@@ -108,7 +108,7 @@ impl Client {
 
     /// Connects with socket buffers of a few KiB in each direction. The server's kernel then buffers some 150 KiB for this connection: with
     /// small segments, Linux does not grow the buffer of the server's socket to megabytes.
-    pub async fn connect_cramped(address: SocketAddr) -> Self {
+    pub async fn connect_with_small_buffers(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         socket.set_send_buffer_size(4096).unwrap();
@@ -128,7 +128,7 @@ impl Client {
         stream.set_nodelay(true).unwrap();
         if is_tls() {
             // A server that refuses connections closes them during the handshake.
-            let secure = soon(CERTIFICATE.secure(stream, &["http/1.1"])).await.unwrap();
+            let secure = with_timeout(CERTIFICATE.secure(stream, &["http/1.1"])).await.unwrap();
             Self::over(Transport::Tls(Box::new(secure)))
         } else {
             Self::over(Transport::Plain(stream))
@@ -142,13 +142,13 @@ impl Client {
 
     /// Sends all bytes. Panics if the server does not read them in time.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        soon(self.stream.write_all(bytes.as_ref())).await.unwrap();
-        soon(self.stream.flush()).await.unwrap();
+        with_timeout(self.stream.write_all(bytes.as_ref())).await.unwrap();
+        with_timeout(self.stream.flush()).await.unwrap();
     }
 
     /// Like [`Client::send`], but marks the last byte as urgent data (tcp(7)). Only for a few bytes, which must fit into the send buffer.
-    pub async fn send_urgently(&mut self, bytes: impl AsRef<[u8]>) {
-        soon(self.stream.write_urgently(bytes.as_ref())).await.unwrap();
+    pub async fn send_urgent(&mut self, bytes: impl AsRef<[u8]>) {
+        with_timeout(self.stream.write_urgent(bytes.as_ref())).await.unwrap();
     }
 
     /// Sends until everything is sent or the connection fails. Returns the number of bytes sent.
@@ -167,7 +167,7 @@ impl Client {
 
     /// Closes the sending side of the connection. The client may still read.
     pub async fn half_close(&mut self) {
-        soon(self.stream.shutdown()).await.unwrap();
+        with_timeout(self.stream.shutdown()).await.unwrap();
     }
 
     /// Closes the connection with FIN.
@@ -181,9 +181,9 @@ impl Client {
         drop(self.stream);
     }
 
-    /// Reads once into `input`. Returns how the connection ended if it has.
+    /// Reads once into `input`. At the end of the connection, returns how it ended.
     async fn fill(&mut self) -> Result<(), End> {
-        match soon(self.stream.read_buf(&mut self.input)).await {
+        match with_timeout(self.stream.read_buf(&mut self.input)).await {
             Ok(0) => Err(End::Short),
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -194,7 +194,7 @@ impl Client {
         }
     }
 
-    /// Reads a head, which may be that of an interim response. Returns how the connection ended if it did so before the head.
+    /// Reads a head, which may be that of an interim response. If the connection ends before that, returns how it ended.
     pub async fn head(&mut self) -> Result<String, End> {
         loop {
             if let Some(end) = find(&self.input, b"\r\n\r\n") {
@@ -205,7 +205,7 @@ impl Client {
         }
     }
 
-    /// Waits for so many bytes of the body and returns them without consuming them. Only for a body that is not chunked.
+    /// Waits for this many bytes of the body, and returns them without consuming them. Only for a body that is not chunked.
     pub async fn body_bytes(&mut self, bytes: usize) -> Vec<u8> {
         while self.input.len() < bytes {
             self.fill().await.unwrap();
@@ -213,8 +213,8 @@ impl Client {
         self.input[..bytes].to_vec()
     }
 
-    /// Waits for so many bytes of the body, or the end of the connection, without consuming them. The body may be chunked, but must consist
-    /// of letters from `G` to `Z`, which no chunk size contains.
+    /// Waits for this many bytes of the body, or the end of the connection, without consuming them. The body may be chunked, but
+    /// must consist of letters from `G` to `Z`, which no chunk size contains.
     pub async fn receive(&mut self, bytes: usize) {
         let count = |input: &[u8]| input.iter().filter(|byte| (b'G'..=b'Z').contains(byte)).count();
         while count(&self.input) < bytes && self.fill().await.is_ok() {}
@@ -321,7 +321,7 @@ pub fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
     bytes.windows(pattern.len()).position(|window| window == pattern)
 }
 
-/// Awaits `future` for at most [`PATIENCE`], then panics.
-pub async fn soon<T>(future: impl Future<Output = T>) -> T {
-    timeout(PATIENCE, future).await.expect("this hangs")
+/// Awaits `future` for at most [`WAIT_TIMEOUT`], then panics.
+pub async fn with_timeout<T>(future: impl Future<Output = T>) -> T {
+    timeout(WAIT_TIMEOUT, future).await.expect("this hangs")
 }

@@ -6,10 +6,13 @@
 //!   disconnect
 //! - [`script`]: the actions of clients as a list of steps
 //! - [`matrix`]: every combination of events in a transfer, with the outcome that docs/api.md promises
-//! - [`slot_model`]: a second implementation of the seats' rules, to compare the real one with
+//! - [`slot_model`]: a second implementation of the rules for seats, to compare the first with
 //!
-//! Invariants: a helper panics if the server violates HTTP, so no test passes by accident. Concurrency: server and clients run in the
-//! runtime of the test. Bounds: no wait is longer than [`server::PATIENCE`]; a watchdog aborts a test that hangs nevertheless.
+//! *Invariant.* A helper panics if the server violates HTTP, so no test passes by accident.
+//!
+//! *Concurrency.* Server and clients run in the runtime of the test.
+//!
+//! *Bounds.* No wait is longer than [`server::WAIT_TIMEOUT`]; a watchdog aborts a test that hangs nevertheless.
 
 #![forbid(unsafe_code)]
 #![allow(

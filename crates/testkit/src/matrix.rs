@@ -125,7 +125,7 @@ impl Event {
         Self::DestinationStallsThenResets,
     ];
 
-    /// Whether the destination reads nothing of the body before the end of the event.
+    /// Returns whether the destination reads nothing of the body before the end of the event.
     ///
     /// The body must then be larger than the destination's buffers. With [`When::BeforeLastByte`] it must be larger than all buffers on the
     /// way, so that backpressure stops the source. With [`When::AfterEnd`] it must be small enough for the source to send all of it.
@@ -137,7 +137,7 @@ impl Event {
         )
     }
 
-    /// Whether the idle limit ends the event.
+    /// Returns whether the idle limit ends the event.
     #[must_use]
     pub fn lasts_until_idle_limit(self) -> bool {
         matches!(self, Self::SourceStalls | Self::DestinationStalls)

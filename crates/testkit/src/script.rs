@@ -5,9 +5,9 @@
 
 use bytes::Bytes;
 
-/// The client of a step. Its connection is opened by the first bytes that it sends, and again after it was closed.
+/// The client of a step. It connects with the first bytes that it sends, and again after its connection was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Who {
+pub enum Role {
     /// The source.
     Source,
     /// The destination.
@@ -21,21 +21,21 @@ pub enum Who {
 pub enum Step {
     /// Sends bytes. Placeholders are replaced: `{src}` and `{dst}` by the request target of the source and the destination ([`Targets`]),
     /// `{id}` by the id of the stream, `{up}` and `{down}` by its tokens.
-    Say(Who, Bytes),
+    Send(Role, Bytes),
     /// Closes the sending side of the connection.
-    HalfClose(Who),
+    HalfClose(Role),
     /// Closes the connection with FIN.
-    Close(Who),
+    Close(Role),
     /// Closes the connection with RST.
-    Reset(Who),
+    Reset(Role),
     /// Waits for the stream to be in this state.
     Until(String),
-    /// Waits until so many bytes of the body were passed on.
+    /// Waits until this many bytes of the body were passed on.
     Passed(usize),
     /// Reads a `100 Continue`.
-    Interim(Who),
-    /// Reads a final response to its end, and skips interim ones before it.
-    Answer(Who),
+    Interim(Role),
+    /// Reads the final response to its end, and skips interim ones before it.
+    Answer(Role),
 }
 
 /// The form of the request targets.
@@ -48,7 +48,7 @@ pub enum Targets {
 }
 
 impl Targets {
-    /// Replaces the placeholders of [`Step::Say`] in `bytes`. `tokens` are those of the source and the destination.
+    /// Replaces the placeholders of [`Step::Send`] in `bytes`. `tokens` are those of the source and the destination.
     pub fn fill(self, bytes: &[u8], id: &str, tokens: &[String; 2]) -> Vec<u8> {
         let (source, destination) = match self {
             Self::Plain => (format!("/stream/{id}"), format!("/stream/{id}")),
@@ -120,20 +120,20 @@ impl Script {
     /// Appends one step in the syntax of [`Script::parse`]. Returns false if it is not valid.
     pub fn take(&mut self, step: &str) -> bool {
         let (verb, rest) = step.split_once(' ').unwrap_or((step, ""));
-        let (who, action) = match verb.split_at_checked(1) {
-            Some(("S", action)) => (Who::Source, action),
-            Some(("D", action)) => (Who::Destination, action),
-            Some(("O", action)) => (Who::Other, action),
-            _ => (Who::Other, verb),
+        let (role, action) = match verb.split_at_checked(1) {
+            Some(("S", action)) => (Role::Source, action),
+            Some(("D", action)) => (Role::Destination, action),
+            Some(("O", action)) => (Role::Other, action),
+            _ => (Role::Other, verb),
         };
         let has_client = action.len() < verb.len();
-        let say = |who, bytes: String| Step::Say(who, bytes.into());
+        let send = |role, bytes: String| Step::Send(role, bytes.into());
         let steps = match (verb, rest) {
-            ("put", _) => vec![say(Who::Source, head("PUT {src} HTTP/1.1\r\nHost: a\r\n", rest))],
-            ("put10", _) => vec![say(Who::Source, head("PUT {src} HTTP/1.0\r\n", rest))],
-            ("get", _) => vec![say(Who::Destination, head("GET {dst} HTTP/1.1\r\nHost: a\r\n", rest))],
-            ("get10", _) => vec![say(Who::Destination, head("GET {dst} HTTP/1.0\r\n", rest))],
-            ("both", _) => vec![Step::Answer(Who::Destination), Step::Answer(Who::Source)],
+            ("put", _) => vec![send(Role::Source, head("PUT {src} HTTP/1.1\r\nHost: a\r\n", rest))],
+            ("put10", _) => vec![send(Role::Source, head("PUT {src} HTTP/1.0\r\n", rest))],
+            ("get", _) => vec![send(Role::Destination, head("GET {dst} HTTP/1.1\r\nHost: a\r\n", rest))],
+            ("get10", _) => vec![send(Role::Destination, head("GET {dst} HTTP/1.0\r\n", rest))],
+            ("both", _) => vec![Step::Answer(Role::Destination), Step::Answer(Role::Source)],
             ("until", _) => vec![Step::Until(rest.into())],
             ("passed", _) if rest.parse::<usize>().is_ok() => vec![Step::Passed(rest.parse().unwrap())],
             ("create", _) => {
@@ -144,23 +144,23 @@ impl Script {
                 self.racy = true;
                 vec![]
             }
-            _ if has_client && action == ">" => vec![say(who, rest.into())],
+            _ if has_client && action == ">" => vec![send(role, rest.into())],
             _ if !has_client || !action.is_empty() => return false,
-            (_, "close") => vec![Step::Close(who)],
-            (_, "reset") => vec![Step::Reset(who)],
-            (_, "half-close") => vec![Step::HalfClose(who)],
-            (_, "100") => vec![Step::Interim(who)],
-            (_, "answer") => vec![Step::Answer(who)],
+            (_, "close") => vec![Step::Close(role)],
+            (_, "reset") => vec![Step::Reset(role)],
+            (_, "half-close") => vec![Step::HalfClose(role)],
+            (_, "100") => vec![Step::Interim(role)],
+            (_, "answer") => vec![Step::Answer(role)],
             _ => return false,
         };
         self.steps.extend(steps);
         true
     }
 
-    /// Appends a [`Step::Say`].
+    /// Appends a [`Step::Send`].
     #[must_use]
-    pub fn say(self, who: Who, bytes: impl Into<Vec<u8>>) -> Self {
-        self.step(Step::Say(who, bytes.into().into()))
+    pub fn send(self, role: Role, bytes: impl Into<Vec<u8>>) -> Self {
+        self.step(Step::Send(role, bytes.into().into()))
     }
 
     /// Appends a step.

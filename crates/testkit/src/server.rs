@@ -1,6 +1,6 @@
 //! A server in the runtime of the test, on a port that the kernel chooses.
 //!
-//! Each test has its own server. A watchdog thread aborts the process if a test takes longer than three times [`PATIENCE`], because
+//! Each test has its own server. A watchdog thread aborts the process if a test takes longer than three times [`WAIT_TIMEOUT`], because
 //! a timeout of tokio does not fire if the clock is paused or the runtime is blocked.
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -16,8 +16,8 @@ use tokio::task::JoinHandle;
 use crate::client::{Client, Response};
 use crate::transport::{CERTIFICATE, is_tls};
 
-/// The timeout of every wait. Nothing in a test takes that long, except for waits that it tests.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The timeout of every wait, longer than any operation takes on a busy machine.
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Aborts a test that hangs. It uses the system's clock, because tokio's may be paused.
 struct Watchdog {
@@ -29,7 +29,7 @@ impl Watchdog {
         let (alive, ended) = std::sync::mpsc::channel();
         let test = std::thread::current().name().unwrap_or_default().to_owned();
         std::thread::spawn(move || {
-            if ended.recv_timeout(3 * PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            if ended.recv_timeout(3 * WAIT_TIMEOUT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
                 eprintln!("{test} hangs");
                 std::process::abort();
             }
@@ -38,7 +38,7 @@ impl Watchdog {
     }
 }
 
-/// Whether the whole test suite runs with copied bodies instead of splice(2) (`RENDEZVOUS_DATA_PATH=copy`, as for the program).
+/// Returns whether the whole test suite runs with copied bodies instead of splice(2) (`RENDEZVOUS_DATA_PATH=copy`).
 pub fn is_copied() -> bool {
     std::env::var("RENDEZVOUS_DATA_PATH").as_deref() == Ok("copy")
 }
@@ -124,7 +124,7 @@ impl TestServer {
     }
 
     /// Connects and sends `bytes`.
-    pub async fn say(&self, bytes: impl AsRef<[u8]>) -> Client {
+    pub async fn connect_and_send(&self, bytes: impl AsRef<[u8]>) -> Client {
         let mut client = self.connect().await;
         client.send(bytes).await;
         client
@@ -132,12 +132,12 @@ impl TestServer {
 
     /// Connects, sends a request and returns the response.
     pub async fn ask(&self, bytes: impl AsRef<[u8]>) -> Response {
-        self.say(bytes).await.response().await
+        self.connect_and_send(bytes).await.response().await
     }
 
     /// Connects to the admin listener. Panics if there is none.
     pub async fn connect_admin(&self) -> Client {
-        Client::connect_plainly(self.admin.unwrap()).await
+        Client::connect_plain(self.admin.unwrap()).await
     }
 
     /// Like [`TestServer::ask`], to the admin listener.
@@ -159,11 +159,11 @@ impl TestServer {
 
     /// Creates a stream by a `POST /stream` with this body, and returns its id.
     pub async fn create_with(&self, body: &str) -> String {
-        self.make(body).await["stream"].as_str().unwrap().to_owned()
+        self.create_response(body).await["stream"].as_str().unwrap().to_owned()
     }
 
     /// Creates a stream by a `POST /stream` with this body, and returns the JSON of the response.
-    pub async fn make(&self, body: &str) -> Value {
+    pub async fn create_response(&self, body: &str) -> Value {
         let response = self.post("/stream", body).await;
         assert_eq!(response.status, 201, "{response:?}");
         response.json()
@@ -171,12 +171,12 @@ impl TestServer {
 
     /// Connects as a destination and returns the connection.
     pub async fn get(&self, id: &str) -> Client {
-        self.say(get(&format!("/stream/{id}"))).await
+        self.connect_and_send(get(&format!("/stream/{id}"))).await
     }
 
     /// Connects as a source, and sends the head of the request but no body. `fields` are lines that end in CRLF.
     pub async fn put(&self, id: &str, fields: &str) -> Client {
-        self.say(put_head(id, fields)).await
+        self.connect_and_send(put_head(id, fields)).await
     }
 
     /// Returns the status object of a stream.
@@ -194,18 +194,18 @@ impl TestServer {
         self.until_at(&format!("/stream/{id}/status"), state).await
     }
 
-    /// Waits until exactly so many bytes of the body are passed on.
+    /// Waits until exactly this many bytes of the body are passed on.
     pub async fn until_passed_on(&self, id: &str, bytes: usize) {
         let passed_on = async { while self.status(id).await["bytes_transferred"] != bytes {} };
-        let in_time = tokio::time::timeout(PATIENCE, passed_on).await.is_ok();
+        let in_time = tokio::time::timeout(WAIT_TIMEOUT, passed_on).await.is_ok();
         assert!(in_time, "{bytes} bytes are not passed on: {}", self.status(id).await);
     }
 
     /// Waits until the server has forgotten the stream.
-    pub async fn until_gone(&self, id: &str) {
+    pub async fn until_forgotten(&self, id: &str) {
         let target = format!("/stream/{id}/status");
-        let gone = async { while self.ask(get(&target)).await.status != 404 {} };
-        tokio::time::timeout(PATIENCE, gone).await.unwrap();
+        let forgotten = async { while self.ask(get(&target)).await.status != 404 {} };
+        tokio::time::timeout(WAIT_TIMEOUT, forgotten).await.unwrap();
     }
 
     /// Like [`TestServer::until`], with the request target of the status, which may have a token.
@@ -218,7 +218,7 @@ impl TestServer {
                 }
             }
         };
-        let Ok(status) = tokio::time::timeout(PATIENCE, reached).await else {
+        let Ok(status) = tokio::time::timeout(WAIT_TIMEOUT, reached).await else {
             panic!("{} is not {state}", self.status_at(target).await);
         };
         status

@@ -1,6 +1,6 @@
 //! A second implementation of the rules of [`Slot`], to compare it with.
 //!
-//! The model keeps the history of a stream as independent facts, where [`Slot`] is a state machine. The tests of `core` and the fuzz target
+//! The model keeps independent facts about a stream, where [`Slot`] is a state machine. The tests of `core` and the fuzz target
 //! `slot` run the same operations on both.
 
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use rendezvous_protocol::Side;
 #[derive(Debug, Clone)]
 pub enum Operation {
     /// This side connects.
-    Come(Side),
+    Connect(Side),
     /// This side disconnects.
     Leave(Side),
     /// A client reports an error.
@@ -29,13 +29,13 @@ pub fn check(history: impl IntoIterator<Item = Operation>) {
     let (mut slot, mut model, mut pairings) = (Slot::default(), Model::default(), 0);
     for (party, operation) in (0..).zip(history) {
         match operation {
-            Operation::Come(side) => {
+            Operation::Connect(side) => {
                 let seated = match side {
                     Side::Source => slot.seat_source(party),
                     Side::Destination => slot.seat_destination(party),
                 };
                 pairings += u32::from(matches!(seated, Ok(Some(_))));
-                assert_eq!(seated, model.come(side, party));
+                assert_eq!(seated, model.connect(side, party));
             }
             Operation::Leave(side) => assert_eq!(side_and_party(slot.leave(side)), model.leave(side)),
             Operation::Report => assert_eq!(slot.report(report()).map(side_and_party), model.report()),
@@ -72,7 +72,7 @@ impl Default for Model {
 }
 
 impl Model {
-    fn come(&mut self, side: Side, party: u32) -> Result<Option<(u32, u32)>, SeatError> {
+    fn connect(&mut self, side: Side, party: u32) -> Result<Option<(u32, u32)>, SeatError> {
         if std::mem::take(&mut self.report_pending) {
             self.outcome = Some(Outcome::Reported(report()));
             return Err(SeatError::Reported(report()));

@@ -75,7 +75,7 @@ impl Certificate {
 /// The certificate of all servers in a run over TLS.
 pub static CERTIFICATE: LazyLock<Certificate> = LazyLock::new(Certificate::new);
 
-/// Whether the whole test suite runs over TLS (`RENDEZVOUS_TRANSPORT=tls`).
+/// Returns whether the whole test suite runs over TLS (`RENDEZVOUS_TRANSPORT=tls`).
 pub fn is_tls() -> bool {
     std::env::var("RENDEZVOUS_TRANSPORT").as_deref() == Ok("tls")
 }
@@ -93,7 +93,7 @@ impl Transport {
     ///
     /// # Errors
     /// If the socket or the TLS session fails.
-    pub async fn write_urgently(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub async fn write_urgent(&mut self, bytes: &[u8]) -> io::Result<()> {
         let bytes = match self {
             Self::Plain(_) => bytes.to_vec(),
             Self::Tls(stream) => {

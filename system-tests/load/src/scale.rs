@@ -181,7 +181,7 @@ impl Stage {
             // Before the request, whose connection would count.
             let now = server.process.descriptors()?;
             let known = server.streams(&STATES).await?;
-            if known == 0 && now.beside_pipes() == before.beside_pipes() {
+            if known == 0 && now.without_pipes() == before.without_pipes() {
                 return server.process.settled();
             }
             let patience = 2 * *ttl + Duration::from_secs(10);

@@ -168,10 +168,10 @@ async fn given_back(soaked: &Soaked, before: &Sample) -> anyhow::Result<String> 
         // Before the request, whose connection would count.
         let now = Sample::of(&soaked.server.process, 0.0, 0)?;
         let streams = soaked.server.streams(&STATES).await?;
-        if streams == 0 && now.descriptors.beside_pipes() == before.descriptors.beside_pipes() {
+        if streams == 0 && now.descriptors.without_pipes() == before.descriptors.without_pipes() {
             return Ok(format!(
                 "given back: {} descriptors before and now, and {} of idle pipes; {:.1} MiB before, {:.1} now; {} threads before, {} now",
-                now.descriptors.beside_pipes(),
+                now.descriptors.without_pipes(),
                 now.descriptors.pipes,
                 Series::Memory.value(before),
                 Series::Memory.value(&now),

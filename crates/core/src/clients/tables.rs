@@ -1,4 +1,4 @@
-//! The tables behind the quotas. Pure: the caller passes the time and holds the lock.
+//! The counts of the quotas. Pure: the caller passes the time and holds the lock.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;

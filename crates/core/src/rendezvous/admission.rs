@@ -6,7 +6,7 @@ use super::seats::{WaitingSide, refuse};
 use super::{Census, Rendezvous};
 use crate::outcome::{Fault, SeatError};
 
-/// What the table admits.
+/// The requests that the table admits.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AdmissionState {
     /// New streams, and sides of all streams.

@@ -23,7 +23,7 @@ use super::*;
 /// Schedules that each scheduler runs of a case. The variable `INTERLEAVINGS` overrides it.
 const SCHEDULES: usize = 3000;
 
-/// What one thread does.
+/// The action of one thread.
 #[derive(Debug, Clone, Copy)]
 enum Action {
     Put(Behavior),
@@ -35,7 +35,7 @@ enum Action {
     ShutDown,
 }
 
-/// What a side does after it connects.
+/// The behavior of a side after it connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Behavior {
     /// Stays to the end.
@@ -50,7 +50,7 @@ enum Behavior {
     Vanishes,
 }
 
-/// What a schedule produced, as a bit set. A case asserts that it has produced what it is meant to test.
+/// The results that occurred in a schedule, as a bit set. A case asserts that the results it is meant to test did occur.
 mod observed {
     pub(super) const FINISHED: u32 = 1;
     pub(super) const FAILED: u32 = 1 << 1;
@@ -64,7 +64,7 @@ mod observed {
     pub(super) const SHUT_DOWN: u32 = 1 << 7;
 }
 
-/// Runs one schedule of a case: each action in a thread, and the expiry for sides that wait. The expiry comes after
+/// Runs one schedule of a case: each action in a thread, and then the expiry, for sides that still wait. It is performed after
 /// `yields_before_expiry` yield points; `None` for a case in which no side waits forever.
 fn run_schedule(actions: &[Action], yields_before_expiry: Option<usize>) -> u32 {
     let fixture = Arc::new(Fixture::new());
@@ -83,7 +83,7 @@ fn run_schedule(actions: &[Action], yields_before_expiry: Option<usize>) -> u32 
     Arc::into_inner(fixture).unwrap().check(&results)
 }
 
-/// Runs `case` in the schedules of `scheduler`. Returns the number of schedules, and the union of what they produced.
+/// Runs `case` in the schedules of `scheduler`. Returns the number of schedules, and the union of their results.
 fn explore<S: Scheduler + 'static>(
     scheduler: S,
     case: impl Fn() -> u32 + Send + Sync + 'static,
@@ -98,7 +98,7 @@ fn explore<S: Scheduler + 'static>(
     (schedules, all.load(Ordering::Relaxed))
 }
 
-/// Runs `actions` in many schedules, and asserts that together they produced all of `expected`.
+/// Runs `actions` in many schedules, and asserts that each result in `expected` occurred in one of them.
 fn run_many_schedules(actions: &'static [Action], expected: u32) {
     let schedules = std::env::var("INTERLEAVINGS").map_or(SCHEDULES, |schedules| schedules.parse().unwrap());
     let case = || run_schedule(actions, Some(shuttle::rand::thread_rng().gen_range(0..150)));

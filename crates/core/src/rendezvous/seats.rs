@@ -28,22 +28,22 @@ pub trait Presence: Send + Sync {
     /// Returns whether the kernel knows that this side has left. Called with the table locked, so it must not block.
     fn has_left(&self, side: Side) -> bool;
 
-    /// Returns whether a source may have left although the kernel does not say so: it has closed its sending side after its
-    /// whole body, or its FIN may be stuck behind unread bytes. Called with the table locked, so it must not block.
+    /// Returns whether a source may have left without the kernel knowing: it has closed its sending side after its whole
+    /// body, or its FIN may be stuck behind unread bytes. Called with the table locked, so it must not block.
     fn source_may_have_left(&self) -> bool;
 }
 
 /// Sent to a waiting side: its part of the pairing, or why it no longer waits.
-type Verdict<M> = Result<M, SeatError>;
+type WaitResult<M> = Result<M, SeatError>;
 
 pub(super) struct WaitingSource<B> {
     offer: Box<Offer<B>>,
-    verdict: oneshot::Sender<Verdict<SourceHalf>>,
+    result: oneshot::Sender<WaitResult<SourceHalf>>,
     presence: Arc<dyn Presence>,
 }
 
 pub(super) struct WaitingDestination<B> {
-    verdict: oneshot::Sender<Verdict<Pairing<B>>>,
+    result: oneshot::Sender<WaitResult<Pairing<B>>>,
     presence: Arc<dyn Presence>,
 }
 
@@ -52,12 +52,12 @@ pub(super) type Slot<B> = slot::Slot<WaitingSource<B>, WaitingDestination<B>>;
 pub(super) type WaitingSide<B> = Waiter<WaitingSource<B>, WaitingDestination<B>>;
 pub(super) type WaitingSideRef<'a, B> = Waiter<&'a WaitingSource<B>, &'a WaitingDestination<B>>;
 
-/// A seat that this side holds. Dropping it while it waits frees it. `M` is what the side receives when it is paired.
+/// A seat that this side holds. Dropping it while it waits frees it. `M` is the value that the side receives when it is paired.
 pub struct Seat<M, B: Send + 'static> {
     id: StreamId,
     rendezvous: Arc<Rendezvous<B>>,
     /// `None` if the table has removed this side because it has left. The task of the side is about to notice.
-    verdict: Option<oneshot::Receiver<Verdict<M>>>,
+    result: Option<oneshot::Receiver<WaitResult<M>>>,
 }
 
 impl<M, B: Send + 'static> Seat<M, B> {
@@ -67,13 +67,13 @@ impl<M, B: Send + 'static> Seat<M, B> {
     /// # Errors
     /// Why the wait ended without a pairing: [`SeatError::Expired`], [`SeatError::Reported`] or
     /// [`SeatError::ShuttingDown`].
-    pub fn paired(&mut self) -> impl Future<Output = Verdict<M>> {
+    pub fn paired(&mut self) -> impl Future<Output = WaitResult<M>> {
         poll_fn(|cx| {
-            let Some(verdict) = &mut self.verdict else { return Poll::Pending };
-            if let Ok(verdict) = ready!(Pin::new(verdict).poll(cx)) {
-                return Poll::Ready(verdict);
+            let Some(result) = &mut self.result else { return Poll::Pending };
+            if let Ok(result) = ready!(Pin::new(result).poll(cx)) {
+                return Poll::Ready(result);
             }
-            self.verdict = None;
+            self.result = None;
             Poll::Pending
         })
     }
@@ -82,8 +82,8 @@ impl<M, B: Send + 'static> Seat<M, B> {
 impl<M, B: Send + 'static> Drop for Seat<M, B> {
     fn drop(&mut self) {
         // A closed channel distinguishes this side from another one that has taken the seat in the meantime.
-        if let Some(verdict) = &mut self.verdict {
-            verdict.close();
+        if let Some(result) = &mut self.result {
+            result.close();
         }
         self.rendezvous.leave(&self.id);
     }
@@ -92,8 +92,8 @@ impl<M, B: Send + 'static> Drop for Seat<M, B> {
 /// Ends the wait of a side with an error. The error is lost if the side has left.
 pub(super) fn refuse<B>(waiter: WaitingSide<B>, refusal: SeatError) {
     match waiter {
-        Waiter::Source(source) => drop(source.verdict.send(Err(refusal))),
-        Waiter::Destination(destination) => drop(destination.verdict.send(Err(refusal))),
+        Waiter::Source(source) => drop(source.result.send(Err(refusal))),
+        Waiter::Destination(destination) => drop(destination.result.send(Err(refusal))),
     }
 }
 
@@ -108,8 +108,8 @@ fn has_left<B>(waiting: WaitingSideRef<'_, B>) -> bool {
 /// Returns whether the [`Seat`] of this side is being dropped.
 fn is_dropped<B>(waiting: WaitingSideRef<'_, B>) -> bool {
     match waiting {
-        Waiter::Source(source) => source.verdict.is_closed(),
-        Waiter::Destination(destination) => destination.verdict.is_closed(),
+        Waiter::Source(source) => source.result.is_closed(),
+        Waiter::Destination(destination) => destination.result.is_closed(),
     }
 }
 
@@ -148,7 +148,7 @@ impl<B: Send + 'static> Rendezvous<B> {
         presence: Arc<dyn Presence>,
     ) -> Result<Seat<SourceHalf, B>, SeatError> {
         let (sender, receiver) = oneshot::channel();
-        self.seat(id, Waiter::Source(WaitingSource { offer, verdict: sender, presence }), receiver)
+        self.seat(id, Waiter::Source(WaitingSource { offer, result: sender, presence }), receiver)
     }
 
     /// Connects a destination: takes its seat, and pairs it if the source waits.
@@ -161,14 +161,14 @@ impl<B: Send + 'static> Rendezvous<B> {
         presence: Arc<dyn Presence>,
     ) -> Result<Seat<Pairing<B>, B>, SeatError> {
         let (sender, receiver) = oneshot::channel();
-        self.seat(id, Waiter::Destination(WaitingDestination { verdict: sender, presence }), receiver)
+        self.seat(id, Waiter::Destination(WaitingDestination { result: sender, presence }), receiver)
     }
 
     fn seat<M>(
         self: &Arc<Self>,
         id: &StreamId,
         arriving: WaitingSide<B>,
-        receiver: oneshot::Receiver<Verdict<M>>,
+        receiver: oneshot::Receiver<WaitResult<M>>,
     ) -> Result<Seat<M, B>, SeatError> {
         let side = arriving.side();
         let (id, pair) = self.change(|table, changes| {
@@ -202,7 +202,7 @@ impl<B: Send + 'static> Rendezvous<B> {
                     let (source_half, half) = self.start_transfer(&id, headers);
                     table.pair(&id, half.transfer(), changes);
                     let pairing = Pairing { half, offer: source.offer, source_may_have_left };
-                    Ok((id, Some(((source.verdict, source_half), (destination.verdict, pairing)))))
+                    Ok((id, Some(((source.result, source_half), (destination.result, pairing)))))
                 }
                 Err(refusal) => {
                     // The delivery of a report ends the stream. Other refusals change nothing.
@@ -216,7 +216,7 @@ impl<B: Send + 'static> Rendezvous<B> {
             let _ = source.send(Ok(half));
             let _ = destination.send(Ok(pairing));
         }
-        Ok(Seat { id, rendezvous: Arc::clone(self), verdict: Some(receiver) })
+        Ok(Seat { id, rendezvous: Arc::clone(self), result: Some(receiver) })
     }
 
     /// Frees the seat of the waiting side, if its [`Seat`] is being dropped.

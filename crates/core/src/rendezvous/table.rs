@@ -1,4 +1,4 @@
-//! The table of streams behind the lock: the entries, their order, their deadlines and their counts.
+//! The state that the lock of [`Rendezvous`](super::Rendezvous) guards: the streams, their order, deadlines and counts.
 //!
 //! *Invariants.* An entry has its deadline in `expiring` until it pairs, in neither while it is streaming, and in `retained`
 //! after its end. The census counts each entry in the phase of its slot.
@@ -215,8 +215,8 @@ impl<B> Table<B> {
         waiter
     }
 
-    /// Keeps a stream that has ended visible for another time to live, and releases what only a live stream needs. Over
-    /// the limit, the oldest ended stream is forgotten. Does nothing if the stream has not ended.
+    /// Keeps a stream that has ended visible for another time to live, and releases its transfer and permit. Over the
+    /// limit, the oldest ended stream is forgotten. Does nothing if the stream has not ended.
     pub(super) fn retain(&mut self, id: &StreamId, changes: &mut Changes) {
         let Some(entry) = self.entries.get_mut(id) else { return };
         let Phase::Ended(outcome) = entry.slot.phase() else { return };

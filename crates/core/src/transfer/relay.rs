@@ -49,6 +49,7 @@ pub struct Relay<B> {
     has_ended: bool,
     /// Limit on `received`.
     max_bytes: u64,
+    /// The piece that completes the body, held back until the body has ended and the source is known to be present.
     held: Option<Bytes>,
     /// Received and not yet passed on, by [`Relay::first`] or because of the rate limit.
     ahead: Option<Bytes>,

@@ -1,4 +1,4 @@
-//! What a source contributes to a transfer: its body, and the ways to find out whether it has left.
+//! The source's part of a transfer: its body, and checks of whether it has left.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use http::HeaderMap;
 
 use crate::outcome::Fault;
 
-/// What a source offers when it connects. It waits in the table until the sides are paired.
+/// The body of a source that connects, and its description. Kept in the table until the sides are paired.
 pub struct Offer<B> {
     /// The request body.
     pub body: B,

@@ -5,7 +5,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use testkit::script::Who;
+use testkit::script::Role;
 use tokio::runtime::{Builder, Runtime};
 
 use super::client::Client;
@@ -39,7 +39,7 @@ pub(super) fn runtime() -> Runtime {
 
 /// Runs the server until it is idle, and lets the clients read all that it sends. With `timers`, short timers of the server expire
 /// too.
-pub(super) async fn settle(clients: &mut [(Who, Client)], timers: bool) {
+pub(super) async fn settle(clients: &mut [(Role, Client)], timers: bool) {
     until_quiet(clients, QUIET_TURNS).await;
     for step in TIMER_STEPS.iter().filter(|_| timers) {
         tokio::time::advance(*step).await;
@@ -47,7 +47,7 @@ pub(super) async fn settle(clients: &mut [(Who, Client)], timers: bool) {
     }
 }
 
-async fn until_quiet(clients: &mut [(Who, Client)], turns: usize) {
+async fn until_quiet(clients: &mut [(Role, Client)], turns: usize) {
     let mut quiet = 0;
     while quiet < turns {
         turn().await;

@@ -1,13 +1,12 @@
 //! The parsers agree with hyper's.
 //!
 //! hyper accepts more: two equal lengths, a chunk size of more than 16 digits with leading zeros, a lone LF at the start of a
-//! trailer. The server refuses these, which cannot be misunderstood. What the server accepts, hyper must accept with the same
-//! meaning.
+//! trailer. The server refuses these, which is safe. What the server accepts, hyper must accept with the same meaning.
 
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// Mutations of single bytes: the position, the byte, and whether it is inserted, replaces the byte there, or that is removed.
+/// Mutations of single bytes: the position, the byte, and whether it is inserted (0), replaces the byte there (1), or that byte is removed (2).
 fn mutations() -> impl Strategy<Value = Vec<(prop::sample::Index, u8, u8)>> {
     let byte = prop_oneof![select(b"\r\n\t :;,019aAfF\0\x7f\x80".to_vec()), any::<u8>()];
     prop::collection::vec((any::<prop::sample::Index>(), byte, 0..3u8), 0..3)

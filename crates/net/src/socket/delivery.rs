@@ -1,5 +1,5 @@
 //! The end of a connection: confirming that the peer's kernel has acknowledged what was written, closing after that, or
-//! aborting so that the peer can tell.
+//! aborting in a way that the peer can detect.
 
 use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
@@ -17,7 +17,7 @@ use super::{Departure, Socket, poll_once};
 const MIN_ACK_INTERVAL: Duration = Duration::from_millis(1);
 /// Longest interval between two checks of the unacknowledged bytes.
 const MAX_ACK_INTERVAL: Duration = Duration::from_millis(64);
-/// How long a client gets to read what its kernel has acknowledged.
+/// How long a client has to read what its kernel has acknowledged, before an undecryptable record is sent.
 const READ_GRACE: Duration = Duration::from_millis(200);
 /// A record of application data (RFC 8446, section 5.1) with a payload that no key decrypts.
 const UNDECRYPTABLE_RECORD: &[u8] = &[
@@ -32,8 +32,8 @@ impl Socket {
     /// connection breaks first. Calls `on_progress` whenever bytes have been acknowledged.
     ///
     /// The FIN is not waited for: a kernel may delay the acknowledgement of a lone FIN by 40 ms. `close_notify` is sent only once
-    /// everything else is acknowledged: a peer that closes without reading it answers with a reset, and then nobody could tell
-    /// whether what came before had arrived.
+    /// everything else is acknowledged: a peer that closes without reading it answers with a reset, after which it would be
+    /// unknown whether the earlier bytes had arrived.
     pub async fn deliver(&self, on_progress: impl Fn()) -> bool {
         if !self.is_plain() {
             let delivered = self.acknowledged_up_to(self.sent(), on_progress).await;
@@ -54,7 +54,7 @@ impl Socket {
         self.until_acknowledged(|| self.unacknowledged_of(sent), is_reset, on_progress).await
     }
 
-    /// Whether the peer's kernel has acknowledged the first `sent` bytes, as [`Socket::sent`] counts them.
+    /// Returns whether the peer's kernel has acknowledged the first `sent` bytes, as [`Socket::sent`] counts them.
     #[must_use]
     pub fn is_acknowledged(&self, sent: u64) -> bool {
         self.unacknowledged_of(sent) == 0
@@ -91,7 +91,7 @@ impl Socket {
         true
     }
 
-    /// Makes every later end of this connection an RST, even a crash of the server: a body that ends with the
+    /// Makes every later end of this connection an RST, even after a crash of the server: a body that ends with the
     /// connection must not look complete before it is.
     pub fn arm_reset(&self) {
         // Fails only on a connection that is broken already.
@@ -148,7 +148,7 @@ impl Socket {
                 }
             }
         };
-        // After the limit, the connection is closed whatever the peer still sends.
+        // After the limit, the connection is closed even if the peer still sends.
         let _ = timeout(limit, discarding).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What only Linux reports about a connection.
+//! The interfaces that only Linux has: RDHUP, `MSG_MORE`, `TCP_USER_TIMEOUT`, `SIOCOUTQ` and the zero-window state.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -63,7 +63,7 @@ pub(super) async fn unresponsive(stream: &TcpStream, peer_timeout: Duration) {
     loop {
         sleep(peer_timeout / CHECKS_PER_TIMEOUT).await;
         let zero_window = tcp_outq::zero_window(stream);
-        // If the kernel cannot tell, keeping a dead peer for too long is better than aborting a live one.
+        // If the state is unknown, keeping a dead peer for too long is better than aborting a live one.
         let timeout = matches!(zero_window, Ok(None)).then_some(peer_timeout);
         // Fails only on a connection that is broken already.
         let _ = set_user_timeout(stream.as_fd(), timeout);

@@ -11,7 +11,7 @@ use super::system;
 /// Keepalive probes in a row, in the second half of the peer timeout.
 pub(super) const KEEPALIVE_PROBES: u32 = 4;
 
-/// Has the kernel reset a connection whose peer's kernel answers nothing for `timeout`, which must be at least 3 s.
+/// Makes the kernel reset a connection whose peer's kernel has not answered for `timeout`, which must be at least 3 s.
 ///
 /// # Errors
 /// Those of setsockopt(2).

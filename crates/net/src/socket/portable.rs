@@ -1,4 +1,4 @@
-//! Substitutes for systems other than Linux.
+//! Substitutes for `linux` on other systems.
 
 use std::io::{self, IoSlice};
 use std::os::fd::BorrowedFd;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rendezvous_codec::frames::{Frame, FrameFollower, FrameKind};
+use rendezvous_codec::frames::{Frame, FrameKind, FrameScanner};
 use tokio::sync::{SetOnce, watch};
 use tokio::time::{Instant, sleep};
 
@@ -48,11 +48,11 @@ pub(super) struct Traffic {
 struct State {
     /// Bytes of the preface that were not received.
     preface_left: usize,
-    incoming: FrameFollower,
+    incoming: FrameScanner,
     idle_frames: u32,
     counted_since: Instant,
     turn: Turn,
-    outgoing: FrameFollower,
+    outgoing: FrameScanner,
     /// The responses that are being sent, by HTTP/2 stream.
     responses: HashMap<u32, watch::Sender<Progress>>,
     /// HTTP/2 streams whose last frame was written, but may still be in a buffer of TLS.
@@ -110,11 +110,11 @@ impl Traffic {
         Arc::new(Self {
             state: Mutex::new(State {
                 preface_left: HTTP2_PREFACE.len(),
-                incoming: FrameFollower::default(),
+                incoming: FrameScanner::default(),
                 idle_frames: 0,
                 counted_since: Instant::now(),
                 turn: Turn::default(),
-                outgoing: FrameFollower::default(),
+                outgoing: FrameScanner::default(),
                 responses: HashMap::new(),
                 written: Vec::new(),
                 ended: false,
@@ -144,7 +144,7 @@ impl Traffic {
         for buffer in buffers {
             let length = buffer.len().min(left);
             left -= length;
-            outgoing.follow(buffer.get(..length).unwrap_or_default(), |frame| {
+            outgoing.scan(buffer.get(..length).unwrap_or_default(), |frame| {
                 if frame.ends_stream() && responses.contains_key(&frame.stream) {
                     written.push(frame.stream);
                 }
@@ -178,7 +178,7 @@ impl Traffic {
         let mut passed = preface;
         while !state.turn.is_over() {
             let frames = bytes.get(passed..).unwrap_or_default();
-            let (count, frame) = state.incoming.follow_one(frames);
+            let (count, frame) = state.incoming.scan_one(frames);
             passed += count;
             match frame {
                 Some(frame) => self.count(state, frame),

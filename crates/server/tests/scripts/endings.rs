@@ -1,6 +1,6 @@
 //! Sides that leave, violate HTTP, or receive a reported error.
 
-use crate::play::same;
+use crate::play::assert_recorded;
 
 /// Steps that pair two sides, that send half of a body, and that send the rest.
 const FRAMINGS: [(&str, &str, &str); 3] = [
@@ -31,7 +31,7 @@ async fn sources_that_leave() {
         scripts.push(format!("{pair} | {half} | S {leaves} | D answer | until SRC_DISCONNECTED | racy"));
         scripts.push(format!("{pair} | {half} | {rest} | D answer | S {leaves} | until FINISHED"));
     }
-    same("sources_that_leave", scripts).await;
+    assert_recorded("sources_that_leave", scripts).await;
 }
 
 #[tokio::test]
@@ -47,11 +47,11 @@ async fn destinations_that_leave() {
         format!("{expects} ~ Content-Length: 9 | until STREAMING | D close | S answer"),
         format!("{expects} ~ Transfer-Encoding: chunked | until STREAMING | D close | S answer"),
     ]);
-    same("destinations_that_leave", scripts).await;
+    assert_recorded("destinations_that_leave", scripts).await;
 }
 
 #[tokio::test]
-async fn sources_that_close_their_sending_side_behind_a_whole_body() {
+async fn sources_that_half_close_after_a_whole_body() {
     let bodies =
         ["put Content-Length: 2 | S> hi", "put Transfer-Encoding: chunked | S> 2\r\nhi\r\n0\r\n\r\n"];
     let scripts = bodies.iter().flat_map(|body| {
@@ -61,15 +61,15 @@ async fn sources_that_close_their_sending_side_behind_a_whole_body() {
             format!("{body} | until SRC_CONNECTED | S half-close | S 100 | get | both"),
         ]
     });
-    same("sources_that_close_their_sending_side_behind_a_whole_body", scripts).await;
+    assert_recorded("sources_that_half_close_after_a_whole_body", scripts).await;
 }
 
 #[tokio::test]
-async fn sides_that_leave_while_they_wait_and_come_again() {
+async fn sides_that_leave_while_they_wait_and_return() {
     let puts =
         ["Content-Length: 2", "Transfer-Encoding: chunked", "Content-Length: 2 ~ Expect: 100-continue"];
-    same(
-        "sides_that_leave_while_they_wait_and_come_again",
+    assert_recorded(
+        "sides_that_leave_while_they_wait_and_return",
         puts.iter().flat_map(|put| {
             ["close", "reset", "half-close | S close"].map(|leaves| {
                 let left = format!("put {put} | until SRC_CONNECTED | S {leaves} | until CREATED");
@@ -78,7 +78,7 @@ async fn sides_that_leave_while_they_wait_and_come_again() {
         }),
     )
     .await;
-    same("sides_that_leave_in_turn", ["close", "reset"].iter().flat_map(|leaves| {
+    assert_recorded("sides_that_leave_in_turn", ["close", "reset"].iter().flat_map(|leaves| {
         let gets = format!("get | until DST_CONNECTED | D {leaves} | until CREATED | get | until DST_CONNECTED");
         [
             // The second download contains nothing of the first upload.
@@ -88,7 +88,7 @@ async fn sides_that_leave_while_they_wait_and_come_again() {
         ]
     }))
     .await;
-    same(
+    assert_recorded(
         "a_destination_that_half_closes_while_it_waits",
         ["get | until DST_CONNECTED | D half-close | until CREATED | D answer"],
     )
@@ -96,7 +96,7 @@ async fn sides_that_leave_while_they_wait_and_come_again() {
 }
 
 #[tokio::test]
-async fn reports_to_a_side_that_waits() {
+async fn reported_errors() {
     let reports =
         [r#"{"http_status":404,"name":"N","message":"m \u00e9"}"#, r#"{"http_status":599}"#, "{}", "", "[]"];
     let scripts = reports.iter().flat_map(|json| {
@@ -115,7 +115,7 @@ async fn reports_to_a_side_that_waits() {
             format!("{PAIR} | {report} | S> 0\r\n\r\n | both"),
         ]
     });
-    same("reports_to_a_side_that_waits", scripts).await;
+    assert_recorded("reported_errors", scripts).await;
 }
 
 /// A script for each body of a chunked upload.
@@ -124,39 +124,39 @@ fn chunks<S: std::fmt::Display>(bodies: impl IntoIterator<Item = S>) -> impl Ite
 }
 
 #[tokio::test]
-async fn chunks_that_are_none() {
+async fn invalid_chunks() {
     let starts = "zz\r\nabc\r\n|-1\r\n|0x5\r\nhello|;a\r\n|\r\n|5\nhello| 5\r\nhello|5;a\nhello|5\rhello|10000000000000000\r\n";
     let firsts = starts.split('|').chain(["3\r\nabcX", "3\r\nabc\r\nzz\r\n", "5\r\nhello!\r\n"]);
-    let behind = ["zz\r\n", "5\r\nhello!\r\n", "5\r\nhello\n0\r\n\r\n"]
+    let later = ["zz\r\n", "5\r\nhello!\r\n", "5\r\nhello\n0\r\n\r\n"]
         .map(|body| format!("{PAIR} | S> 2\r\nhi\r\n | passed 2 | S> {body} | both | racy"));
-    same("chunks_that_are_none", chunks(firsts).chain(behind)).await;
+    assert_recorded("invalid_chunks", chunks(firsts).chain(later)).await;
 }
 
 #[tokio::test]
 async fn chunks_that_end_too_early() {
     let scripts = ["5", "5\r", "5\r\n", "0\r\n", "0\r\n\r"]
         .map(|body| format!("{PAIR} | S> {body} | S half-close | both"));
-    same("chunks_that_end_too_early", scripts).await;
+    assert_recorded("chunks_that_end_too_early", scripts).await;
 }
 
 #[tokio::test]
-async fn chunk_sizes_of_many_forms() {
+async fn unusual_chunk_sizes() {
     let bodies = ["1 5\r\nx\r\n0\r\n\r\n", "1 x\r\nx\r\n0\r\n\r\n", "00000000000000000001\r\nx\r\n0\r\n\r\n"];
-    same("chunk_sizes_of_many_forms", chunks(bodies)).await;
+    assert_recorded("unusual_chunk_sizes", chunks(bodies)).await;
 }
 
 #[tokio::test]
-async fn chunk_extensions_that_are_very_long_or_very_many() {
+async fn long_and_many_chunk_extensions() {
     let long = [16_000, 17_000].map(|length| format!("1;{}\r\nx\r\n0\r\n\r\n", "e".repeat(length)));
     let many = [400, 5000].map(|count| format!("{}0\r\n\r\n", "1;extension=x\r\nx\r\n".repeat(count)));
     let spaces = [16_000, 17_000].map(|length| format!("1{}\r\nx\r\n0\r\n\r\n", " ".repeat(length)));
     let both = format!("{}1;{}\r\nx\r\n0\r\n\r\n", "1;e\r\nx\r\n".repeat(5000), "e".repeat(17_000));
     let bodies = long.into_iter().chain(many).chain(spaces).chain([both]);
-    same("chunk_extensions_that_are_very_long_or_very_many", chunks(bodies)).await;
+    assert_recorded("long_and_many_chunk_extensions", chunks(bodies)).await;
 }
 
 #[tokio::test]
-async fn trailers_that_are_very_long_or_very_many() {
+async fn long_and_many_trailers() {
     // The line ends do not count towards the limit.
     let limits = [1, 50, 100].map(|count| {
         let field = format!("X:{}\r\n", "a".repeat(16 * 1024 / count - 2));
@@ -165,11 +165,11 @@ async fn trailers_that_are_very_long_or_very_many() {
     let long = [16_000, 17_000].map(|length| format!("1\r\nx\r\n0\r\nX: {}\r\n\r\n", "a".repeat(length)));
     let many = [99, 101].map(|count| format!("1\r\nx\r\n0\r\n{}\r\n", "X: 1\r\n".repeat(count)));
     let bodies = limits.into_iter().chain(long).chain(many);
-    same("trailers_that_are_very_long_or_very_many", chunks(bodies)).await;
+    assert_recorded("long_and_many_trailers", chunks(bodies)).await;
 }
 
 #[tokio::test]
-async fn trailers_that_are_no_fields() {
+async fn invalid_trailers() {
     let bodies = [
         "0\r\n\n",
         "0\r\nno colon\r\n\r\n",
@@ -177,5 +177,5 @@ async fn trailers_that_are_no_fields() {
         "0\r\n: 1\r\n\r\n",
         "0\r\nX: a\0b\r\n\r\n",
     ];
-    same("trailers_that_are_no_fields", chunks(bodies)).await;
+    assert_recorded("invalid_trailers", chunks(bodies)).await;
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, TestRunner};
 use testkit::messages::pattern;
-use testkit::script::{Script, Who};
+use testkit::script::{Role, Script};
 
 use crate::play::{HANGS, Servers};
 
@@ -15,8 +15,8 @@ enum When {
     BeforeFirstByte,
     /// Half of the body has been passed on.
     Midway,
-    /// Half of the body has been sent.
-    OnItsWay,
+    /// Half of the body has been sent, and may not have been passed on.
+    InFlight,
 }
 
 #[derive(Debug, Clone)]
@@ -33,13 +33,13 @@ struct Transfer {
 }
 
 fn transfers() -> impl Strategy<Value = Transfer> {
-    let when = select(vec![When::Waiting, When::BeforeFirstByte, When::Midway, When::OnItsWay]);
+    let when = select(vec![When::Waiting, When::BeforeFirstByte, When::Midway, When::InFlight]);
     let leaves = (select(vec!["S", "D"]), when, select(vec!["close", "reset", "half-close"]));
     let size = prop_oneof![0usize..3, 0usize..10_000, 0usize..200 * 1024];
     let chunk = prop::option::of(prop_oneof![1usize..100, 1usize..40_000]);
     (chunk, any::<[bool; 5]>(), size, prop::option::weighted(0.6, leaves)).prop_map(
         |(chunk, [promised, expects, source10, destination10, source_first], size, leaves)| Transfer {
-            // Small chunks in large bodies would take long and add nothing.
+            // Small chunks in large bodies would only take time.
             chunked: chunk.map(|chunk| chunk.max(size / 500)).filter(|_| !source10),
             promised,
             expects,
@@ -75,29 +75,29 @@ impl Transfer {
             script.create = format!(r#"{{"download_headers":{{"x-y":1,"content-length":{}}}}}"#, self.size);
         }
         if let Some((_, When::Waiting, how)) = self.leaves {
-            let who = if self.source_first { "S" } else { "D" };
+            let role = if self.source_first { "S" } else { "D" };
             // A FIN after a whole body may be a half-close, and the server cannot send an HTTP/1.0 client a 100 to find out.
             let how = if self.size == 0 && self.http10.0 { "reset" } else { how.trim_start_matches("half-") };
-            script = script.then(&format!("{first} | {who} {how} | until CREATED"));
+            script = script.then(&format!("{first} | {role} {how} | until CREATED"));
         }
         script = script.then(&format!("{first} | {second}"));
         let is_empty = self.size == 0 && self.chunked.is_none();
-        let Some((who, when, how)) = self.leaves.filter(|(_, when, _)| *when != When::Waiting && !is_empty)
+        let Some((role, when, how)) = self.leaves.filter(|(_, when, _)| *when != When::Waiting && !is_empty)
         else {
             let end = if self.chunked.is_some() { "0\r\nT: x\r\n\r\n" } else { "" };
             let body = [self.encode(half), self.encode(rest), end.into()].concat();
-            return script.say(Who::Source, body).then("both");
+            return script.send(Role::Source, body).then("both");
         };
         script = script.then("until STREAMING");
         if when != When::BeforeFirstByte {
-            script = script.say(Who::Source, self.encode(half));
+            script = script.send(Role::Source, self.encode(half));
         }
         script = match when {
             When::Midway => script.then(&format!("passed {}", half.len())),
-            When::OnItsWay => script.then("racy"),
+            When::InFlight => script.then("racy"),
             _ => script,
         };
-        script.then(&format!("{who} {how}")).then(match (who, how) {
+        script.then(&format!("{role} {how}")).then(match (role, how) {
             ("S", "half-close") => "both | until SRC_DISCONNECTED",
             ("S", _) => "D answer | until SRC_DISCONNECTED",
             (_, "half-close") => "S answer | D answer | until DST_DISCONNECTED",
@@ -112,10 +112,10 @@ fn generated_transfers_look_the_same_on_either_data_path() {
     let servers = runtime.block_on(Servers::start());
     // No shrinking: cases are short, and many that hang would take too long.
     let config = Config { cases: 64, failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
-    let hold = |(transfer, seed): (Transfer, u64)| {
+    let check = |(transfer, seed): (Transfer, u64)| {
         let seen = runtime.block_on(servers.play(&transfer.script(), seed)).map_err(TestCaseError::fail)?;
         prop_assert_ne!(seen.last().map(String::as_str), Some(HANGS));
         Ok(())
     };
-    TestRunner::new(config).run(&(transfers(), 0..4u64), hold).unwrap();
+    TestRunner::new(config).run(&(transfers(), 0..4u64), check).unwrap();
 }

@@ -1,4 +1,4 @@
-//! Plays scripts to servers, and compares what the clients see with the record.
+//! Plays scripts to servers, and compares what the clients receive with the record.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -8,8 +8,8 @@ use std::panic::AssertUnwindSafe;
 use futures_util::FutureExt;
 use rendezvous_server::config::DataPath;
 use serde_json::Value;
-use testkit::client::{Client, End, Response, soon};
-use testkit::script::{Script, Step, Targets, Who};
+use testkit::client::{Client, End, Response, with_timeout};
+use testkit::script::{Role, Script, Step, Targets};
 use testkit::server::{TestServer, get};
 
 /// A server that splices, and one that copies.
@@ -29,7 +29,7 @@ impl Servers {
     }
 
     /// Plays the script to both servers with both forms of targets. `splits` is the seed of the places at which its bytes are split;
-    /// 0 sends them whole. Returns what all runs have seen, or how they differ.
+    /// 0 sends them whole. Returns the record, if it is the same in all runs, or how they differ.
     pub(crate) async fn play(&self, script: &Script, splits: u64) -> Result<Vec<String>, String> {
         let seen = play(&self.splicing, script, Targets::Plain, 0).await;
         let others = [
@@ -53,10 +53,10 @@ impl Servers {
     }
 }
 
-/// Asserts that each of the scripts, in all runs, whole and split, matches its record in the file `answers/<name>.snap`.
-pub(crate) async fn same<S: AsRef<str>>(name: &str, scripts: impl IntoIterator<Item = S>) {
+/// Plays all scripts, with their bytes whole and split, and asserts that each run matches the record `records/<name>.snap`.
+pub(crate) async fn assert_recorded<S: AsRef<str>>(name: &str, scripts: impl IntoIterator<Item = S>) {
     let servers = Servers::start().await;
-    let (mut answers, mut differences) = (String::new(), Vec::new());
+    let (mut records, mut differences) = (String::new(), Vec::new());
     for text in scripts {
         let script = Script::parse(text.as_ref());
         let mut seen = Vec::new();
@@ -67,19 +67,19 @@ pub(crate) async fn same<S: AsRef<str>>(name: &str, scripts: impl IntoIterator<I
             }
         }
         let text: String = text.as_ref().escape_debug().take(200).collect();
-        writeln!(answers, "{text}\n  {}\n", seen.join("\n  ")).unwrap();
+        writeln!(records, "{text}\n  {}\n", seen.join("\n  ")).unwrap();
     }
     assert!(differences.is_empty(), "{}", differences.join("\n\n"));
     let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path("answers");
+    settings.set_snapshot_path("records");
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
-    settings.bind(|| insta::assert_snapshot!(name, answers));
+    settings.bind(|| insta::assert_snapshot!(name, records));
 }
 
-/// Returns all that the clients see, in the order of the script, and the stream's last status.
+/// Returns all that the clients receive, in the order of the script, and the stream's last status.
 async fn play(server: &TestServer, script: &Script, targets: Targets, splits: u64) -> Vec<String> {
-    let created = server.make(&script.create).await;
+    let created = server.create_response(&script.create).await;
     let text = |name: &str| created[name].as_str().unwrap_or_default().to_owned();
     let (id, tokens) = (text("stream"), [text("upload_token"), text("download_token")]);
     let status_target = format!("/stream/{id}/status?token={}", tokens[0]);
@@ -91,9 +91,9 @@ async fn play(server: &TestServer, script: &Script, targets: Targets, splits: u6
             stage.take(step).await;
         }
         // Checks that the connections which no response closed are open.
-        for who in std::mem::take(&mut stage.open) {
-            stage.take(&Step::Say(who, get("/ping").into())).await;
-            stage.take(&Step::Answer(who)).await;
+        for role in std::mem::take(&mut stage.open) {
+            stage.take(&Step::Send(role, get("/ping").into())).await;
+            stage.take(&Step::Answer(role)).await;
         }
     };
     let played = AssertUnwindSafe(played).catch_unwind().await;
@@ -111,47 +111,47 @@ struct Stage<'a> {
     targets: Targets,
     splits: u64,
     racy: bool,
-    clients: BTreeMap<Who, Client>,
+    clients: BTreeMap<Role, Client>,
     /// The clients whose last response did not close their connection.
-    open: BTreeSet<Who>,
+    open: BTreeSet<Role>,
     seen: Vec<String>,
 }
 
 impl Stage<'_> {
     async fn take(&mut self, step: &Step) {
         match step {
-            Step::Say(who, bytes) => self.say(*who, bytes).await,
-            Step::HalfClose(who) => self.client(*who).half_close().await,
-            Step::Close(who) => self.leaving(*who).close(),
-            Step::Reset(who) => self.leaving(*who).reset(),
+            Step::Send(role, bytes) => self.send(*role, bytes).await,
+            Step::HalfClose(role) => self.client(*role).half_close().await,
+            Step::Close(role) => self.leaving(*role).close(),
+            Step::Reset(role) => self.leaving(*role).reset(),
             Step::Until(state) => drop(self.server.until_at(&self.status_target, state).await),
             Step::Passed(bytes) => {
-                soon(async {
+                with_timeout(async {
                     while self.server.status_at(&self.status_target).await["bytes_transferred"] != *bytes {}
                 })
                 .await;
             }
-            Step::Interim(who) => {
-                let head = self.client(*who).head().await;
-                self.seen.push(format!("{who:?} is told {head:?}"));
+            Step::Interim(role) => {
+                let head = self.client(*role).head().await;
+                self.seen.push(format!("{role:?} receives {head:?}"));
             }
-            Step::Answer(who) => self.receive(*who).await,
+            Step::Answer(role) => self.receive(*role).await,
         }
     }
 
-    fn client(&mut self, who: Who) -> &mut Client {
-        self.clients.get_mut(&who).unwrap()
+    fn client(&mut self, role: Role) -> &mut Client {
+        self.clients.get_mut(&role).unwrap()
     }
 
-    fn leaving(&mut self, who: Who) -> Client {
-        self.open.remove(&who);
-        self.clients.remove(&who).unwrap()
+    fn leaving(&mut self, role: Role) -> Client {
+        self.open.remove(&role);
+        self.clients.remove(&role).unwrap()
     }
 
-    async fn say(&mut self, who: Who, bytes: &[u8]) {
+    async fn send(&mut self, role: Role, bytes: &[u8]) {
         let bytes = self.targets.fill(bytes, &self.id, &self.tokens);
-        if !self.clients.contains_key(&who) {
-            self.clients.insert(who, self.server.connect().await);
+        if !self.clients.contains_key(&role) {
+            self.clients.insert(role, self.server.connect().await);
         }
         let mut random = self.splits;
         let mut rest = &bytes[..];
@@ -163,7 +163,7 @@ impl Stage<'_> {
                 at = 1 + usize::try_from(random >> 33).unwrap() % rest.len();
             }
             // The server may have closed already. Its response is what the scripts compare.
-            soon(self.client(who).push(&rest[..at])).await;
+            with_timeout(self.client(role).push(&rest[..at])).await;
             rest = &rest[at..];
             for _ in 0..4 {
                 tokio::task::yield_now().await;
@@ -171,30 +171,30 @@ impl Stage<'_> {
         }
     }
 
-    async fn receive(&mut self, who: Who) {
-        self.open.remove(&who);
+    async fn receive(&mut self, role: Role) {
+        self.open.remove(&role);
         let head = loop {
-            match self.client(who).head().await {
+            match self.client(role).head().await {
                 Ok(head) if head.starts_with("HTTP/1.1 100 ") => {
-                    self.seen.push(format!("{who:?} is told {head:?}"));
+                    self.seen.push(format!("{role:?} receives {head:?}"));
                 }
                 Ok(head) => break head,
-                Err(_) if self.racy && who == Who::Destination => return self.see_failure(),
-                Err(end) => return self.seen.push(format!("{who:?} gets no answer: {end:?}")),
+                Err(_) if self.racy && role == Role::Destination => return self.see_failure(),
+                Err(end) => return self.seen.push(format!("{role:?} gets no response: {end:?}")),
             }
         };
-        let response = self.client(who).rest(head).await;
+        let response = self.client(role).rest(head).await;
         let cut = matches!(response.end, End::Short | End::Reset);
-        if self.racy && who == Who::Destination && (cut || response.status == 502) {
+        if self.racy && role == Role::Destination && (cut || response.status == 502) {
             return self.see_failure();
         }
         let mut afterwards = String::new();
         if !cut && response.closes() {
-            afterwards = format!(", then {:?}", self.client(who).ending().await);
+            afterwards = format!(", then {:?}", self.client(role).ending().await);
         } else if !cut {
-            self.open.insert(who);
+            self.open.insert(role);
         }
-        self.seen.push(format!("{who:?} gets {}{afterwards}", show(&response)));
+        self.seen.push(format!("{role:?} gets {}{afterwards}", show(&response)));
     }
 
     fn see_failure(&mut self) {

@@ -1,6 +1,6 @@
 //! Whole transfers, header sets, refused heads, and requests that are not part of a transfer.
 
-use crate::play::same;
+use crate::play::assert_recorded;
 
 /// The head of a source, its body, and whether it waits for a `100 Continue` before the body.
 const UPLOADS: [(&str, &str, bool); 18] = [
@@ -57,14 +57,14 @@ async fn whole_transfers() {
             })
         })
     });
-    same("whole_transfers", scripts).await;
+    assert_recorded("whole_transfers", scripts).await;
 }
 
 #[tokio::test]
 async fn targets_of_other_forms() {
     let forms =
         [("{src}/", "{dst}/"), ("/stream/{id}?a=b", "/stream/{id}/?"), ("/stream/{id}#x", "/stream/{id}/#x")];
-    same("targets_of_other_forms", forms.map(|(put, get)| {
+    assert_recorded("targets_of_other_forms", forms.map(|(put, get)| {
         let get = format!("D> GET {get} HTTP/1.1\r\nHost: a\r\n\r\n");
         format!("{get} | until DST_CONNECTED | S> PUT {put} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi | both")
     }))
@@ -80,7 +80,7 @@ async fn header_sets_and_passed_headers() {
         r#"{"download_headers":{"content-length":"005"},"upload_headers":null}"#,
     ];
     let passed = "content-TYPE: text/a ~ Content-Type: text/b ~ Content-Encoding: gzip ~ Content-Language: de ~ Repr-Digest: b ~ Content-Disposition: inline; filename=\"\u{e9}\" ~ Content-Digest: a ~ Content-Location: c ~ X-Not: d";
-    same("header_sets_and_passed_headers", sets.iter().flat_map(|set| {
+    assert_recorded("header_sets_and_passed_headers", sets.iter().flat_map(|set| {
         [
             format!("create {set} | get | until DST_CONNECTED | put Content-Length: 5 | S> hello | both"),
             format!("create {set} | get | until DST_CONNECTED | put {passed} ~ Content-Length: 5 | S> hello | both"),
@@ -93,7 +93,7 @@ async fn header_sets_and_passed_headers() {
 #[tokio::test]
 async fn header_sets_with_a_length() {
     let set = r#"{"download_headers":{"X-A":1,"Content-LENGTH":5,"X-B":2}}"#;
-    same(
+    assert_recorded(
         "header_sets_with_a_length",
         [format!("create {set} | get | until DST_CONNECTED | put Content-Length: 5 | S> hello | both")],
     )
@@ -101,9 +101,9 @@ async fn header_sets_with_a_length() {
 }
 
 #[tokio::test]
-async fn header_sets_with_a_length_of_nothing() {
+async fn header_sets_with_a_length_of_zero() {
     let set = r#"{"download_headers":{"x-a":1,"content-length":0,"x-b":2}}"#;
-    same("header_sets_with_a_length_of_nothing", [
+    assert_recorded("header_sets_with_a_length_of_zero", [
         format!("create {set} | get | until DST_CONNECTED | put | both"),
         format!(
             "create {set} | get | until DST_CONNECTED | put Transfer-Encoding: chunked | S> 0\r\n\r\n | both"
@@ -116,7 +116,7 @@ async fn header_sets_with_a_length_of_nothing() {
 async fn promised_lengths_kept_and_broken() {
     let promise = r#"create {"download_headers":{"content-length":5}} | "#;
     let chunked = "get | until DST_CONNECTED | put Transfer-Encoding: chunked";
-    same("promised_lengths_kept_and_broken", [
+    assert_recorded("promised_lengths_kept_and_broken", [
         format!("{promise}{chunked} | S> 5\r\nhello\r\n0\r\n\r\n | both"),
         format!("{promise}{chunked} | S> 2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n | both"),
         format!("{promise}{chunked} | S> 0\r\n\r\n | both"),
@@ -131,26 +131,26 @@ async fn promised_lengths_kept_and_broken() {
 }
 
 #[tokio::test]
-async fn streams_behind_other_requests_of_their_connections() {
-    let lost = "GET /stream/unknown HTTP/1.1\r\nHost: a\r\n\r\n";
+async fn sides_after_other_requests_on_a_connection() {
+    let unknown = "GET /stream/unknown HTTP/1.1\r\nHost: a\r\n\r\n";
     let expects = "PUT {src} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
-    let exchange = format!("S> {lost} | S answer | ");
-    same("streams_behind_other_requests_of_their_connections", [
+    let exchange = format!("S> {unknown} | S answer | ");
+    assert_recorded("sides_after_other_requests_on_a_connection", [
         format!("{exchange}get | until DST_CONNECTED | S> {expects} | S 100 | S> hi | both"),
-        format!("D> {lost}GET {{dst}} HTTP/1.1\r\nHost: a\r\n\r\n | D answer | put Content-Length: 2 | S> hi | both"),
-        format!("O> {lost}{lost}GET /ping HTTP/1.1\r\nHost: a\r\n\r\n{lost} | O answer | O answer | O answer | O answer"),
+        format!("D> {unknown}GET {{dst}} HTTP/1.1\r\nHost: a\r\n\r\n | D answer | put Content-Length: 2 | S> hi | both"),
+        format!("O> {unknown}{unknown}GET /ping HTTP/1.1\r\nHost: a\r\n\r\n{unknown} | O answer | O answer | O answer | O answer"),
         // After several exchanges the client delays its acknowledgements, so the response before the 100 is not acknowledged when the
         // 100 is due.
-        format!("{}get | until DST_CONNECTED | S> {lost}{expects} | S answer | S 100 | S> hi | both", exchange.repeat(20)),
+        format!("{}get | until DST_CONNECTED | S> {unknown}{expects} | S answer | S 100 | S> hi | both", exchange.repeat(20)),
     ])
     .await;
 }
 
 #[tokio::test]
-async fn requests_behind_a_stream() {
+async fn requests_pipelined_after_a_side() {
     let ping = "GET /ping HTTP/1.1\r\nHost: a\r\n\r\n";
     let length = "put Content-Length: 2 | S> hi";
-    same("requests_behind_a_stream", [
+    assert_recorded("requests_pipelined_after_a_side", [
         format!("get | until DST_CONNECTED | {length}{ping} | both"),
         format!("get | until DST_CONNECTED | put Transfer-Encoding: chunked | S> 2\r\nhi\r\n0\r\n\r\n{ping} | both"),
         format!("get | until DST_CONNECTED | D> {ping} | {length} | both"),
@@ -160,7 +160,7 @@ async fn requests_behind_a_stream() {
 }
 
 #[tokio::test]
-async fn streams_are_made() {
+async fn creations() {
     let forms = [
         "POST /stream HTTP/1.1\r\nHost: a\r\n\r\n",
         "POST /stream/ HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Type: application/json\r\n\r\n",
@@ -174,11 +174,11 @@ async fn streams_are_made() {
         "POST /stream HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n[]",
         "post /stream HTTP/1.1\r\nHost: a\r\n\r\n",
     ];
-    same("streams_are_made", forms.iter().flat_map(|form| request(form))).await;
-    let (made, lost) = (forms[0], "GET /stream/unknown HTTP/1.1\r\nHost: a\r\n\r\n");
-    same(
-        "streams_are_made_one_behind_another",
-        [format!("O> {made}{lost}{made}{} | O answer | O answer | O answer | O answer", forms[2])],
+    assert_recorded("creations", forms.iter().flat_map(|form| request(form))).await;
+    let (creation, unknown) = (forms[0], "GET /stream/unknown HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_recorded(
+        "pipelined_creations",
+        [format!("O> {creation}{unknown}{creation}{} | O answer | O answer | O answer | O answer", forms[2])],
     )
     .await;
 }
@@ -211,7 +211,7 @@ async fn heads_that_are_refused() {
         &format!("X: {}", "a".repeat(16 * 1024)),
         &"a: 1\r\n".repeat(100),
     ];
-    same(
+    assert_recorded(
         "heads_that_are_refused",
         fields
             .iter()
@@ -231,7 +231,7 @@ async fn heads_that_are_refused() {
         "\u{16}\u{3}\u{1}",
         " x",
     ];
-    same("request_lines_that_are_refused", heads.iter().flat_map(|head| request(head))).await;
+    assert_recorded("request_lines_that_are_refused", heads.iter().flat_map(|head| request(head))).await;
 }
 
 #[tokio::test]
@@ -240,16 +240,16 @@ async fn heads_at_the_limits() {
     let script = |fields| {
         format!("get {fields} | until DST_CONNECTED | put {fields} ~ Content-Length: 2 | S> hi | both")
     };
-    same("heads_at_the_limits", fields.map(script)).await;
+    assert_recorded("heads_at_the_limits", fields.map(script)).await;
 }
 
 #[tokio::test]
-async fn the_longest_length_there_is() {
-    same("the_longest_length_there_is", ["get | until DST_CONNECTED | put Content-Length: 18446744073709551615 | S> hi | passed 2 | S close | D answer"]).await;
+async fn the_largest_content_length() {
+    assert_recorded("the_largest_content_length", ["get | until DST_CONNECTED | put Content-Length: 18446744073709551615 | S> hi | passed 2 | S close | D answer"]).await;
 }
 
 #[tokio::test]
-async fn requests_that_get_nothing_of_a_stream() {
+async fn requests_that_take_no_seat() {
     let heads = [
         "GET /stream/{id}/x HTTP/1.1\r\nHost: a\r\n\r\n",
         "get {dst} HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -272,11 +272,11 @@ async fn requests_that_get_nothing_of_a_stream() {
         "GET {dst} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "PUT {src} HTTP/1.1\r\nHost: a\r\nContent-Range: bytes 0-1/2\r\nContent-Length: 2\r\n\r\nhi",
     ];
-    same("requests_that_get_nothing_of_a_stream", heads.iter().flat_map(|head| request(head))).await;
+    assert_recorded("requests_that_take_no_seat", heads.iter().flat_map(|head| request(head))).await;
 }
 
 #[tokio::test]
-async fn requests_that_browsers_make_by_themselves() {
+async fn requests_with_browser_fields() {
     let fields = [
         "Host: evil.example",
         "Host: localhost",
@@ -290,8 +290,8 @@ async fn requests_that_browsers_make_by_themselves() {
         "Host: a\r\nPurpose: prefetch",
     ];
     let lines = ["GET /stream/unknown", "GET /stream/unknown/status", "PUT /stream/unknown", "POST /stream"];
-    same(
-        "requests_that_browsers_make_by_themselves",
+    assert_recorded(
+        "requests_with_browser_fields",
         fields.iter().flat_map(|fields| {
             lines.iter().flat_map(move |line| request(&format!("{line} HTTP/1.1\r\n{fields}\r\n\r\n")))
         }),
@@ -304,7 +304,7 @@ fn closing(value: &str) -> [String; 2] {
 }
 
 #[tokio::test]
-async fn connections_that_clients_want_closed() {
+async fn connection_options() {
     let values = [
         "close",
         "CLOSE",
@@ -314,19 +314,19 @@ async fn connections_that_clients_want_closed() {
         "closed",
         "\"close\"",
     ];
-    same("connections_that_clients_want_closed", values.iter().flat_map(|value| closing(value))).await;
+    assert_recorded("connection_options", values.iter().flat_map(|value| closing(value))).await;
 }
 
 #[tokio::test]
-async fn connections_to_be_closed_beside_bytes_that_are_no_text() {
-    same("connections_to_be_closed_beside_bytes_that_are_no_text", closing("close, \u{e9}")).await;
+async fn connection_options_that_are_not_ascii() {
+    assert_recorded("connection_options_that_are_not_ascii", closing("close, \u{e9}")).await;
 }
 
 #[tokio::test]
 async fn two_expectations() {
     // hyper considers only the last Expect field. This server considers all of them, and lists.
     let values = ["x ~ Expect: 100-continue", "100-continue ~ Expect: 100-continue"];
-    same("two_expectations", values.map(|value| {
+    assert_recorded("two_expectations", values.map(|value| {
         format!("get | until DST_CONNECTED | put Content-Length: 2 ~ Expect: {value} | until STREAMING | S> hi | both")
     }))
     .await;
@@ -347,7 +347,7 @@ async fn streams_with_tokens() {
     ];
     let get = format!("get {down} | until DST_CONNECTED");
     let put = format!("put {up} ~ Content-Length: 2");
-    same(
+    assert_recorded(
         "streams_with_tokens",
         [
             format!("{split}{get} | {put} | S> hi | both"),
@@ -358,7 +358,7 @@ async fn streams_with_tokens() {
         ],
     )
     .await;
-    same(
+    assert_recorded(
         "streams_with_wrong_tokens",
         refused.iter().flat_map(|fields| {
             let fields = if fields.is_empty() { "X: 1" } else { fields };
@@ -386,7 +386,7 @@ async fn taken_seats() {
     let get =
         "O> GET {dst} HTTP/1.1\r\nHost: a\r\n\r\nGET {dst} HTTP/1.1\r\nHost: a\r\n\r\n | O answer | O answer";
     let pair = "get | until DST_CONNECTED | put Content-Length: 2 | until STREAMING";
-    same(
+    assert_recorded(
         "taken_seats",
         [
             format!("get | until DST_CONNECTED | {get} | put Content-Length: 2 | S> hi | both"),

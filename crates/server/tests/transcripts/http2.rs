@@ -1,9 +1,10 @@
-//! Responses over HTTP/2: their fields in order, and their bodies. The frames, with their compressed fields, are the library's.
+//! Responses over HTTP/2: their fields in order, and their bodies. The frames are not recorded, because the h2 library determines
+//! them.
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::Request;
-use testkit::client::soon;
+use testkit::client::with_timeout;
 use testkit::server::TestServer;
 use tokio::net::TcpStream;
 
@@ -27,7 +28,7 @@ impl Connection {
     async fn ask(&mut self, method: &str, path: &str, body: Option<&'static str>) -> ResponseFuture {
         self.seen += &show(">", format!("{method} {path}\n{}", body.unwrap_or_default()).as_bytes());
         let request = Request::builder().method(method).uri(format!("http://test{path}")).body(()).unwrap();
-        let mut send = soon(self.send.clone().ready()).await.unwrap();
+        let mut send = with_timeout(self.send.clone().ready()).await.unwrap();
         let (response, mut stream) = send.send_request(request, body.is_none()).unwrap();
         if let Some(body) = body {
             stream.send_data(Bytes::from_static(body.as_bytes()), true).unwrap();
@@ -37,14 +38,14 @@ impl Connection {
 
     /// Receives a response, and records it.
     async fn receive(&mut self, response: ResponseFuture) -> Vec<u8> {
-        let (parts, mut stream) = soon(response).await.unwrap().into_parts();
+        let (parts, mut stream) = with_timeout(response).await.unwrap().into_parts();
         let fields =
             parts.headers.iter().map(|(name, value)| format!("{name}: {}\r\n", value.to_str().unwrap()));
         let fields = fields.collect::<Vec<_>>().concat();
         let head = format!(":status: {}\r\n{fields}\r\n", parts.status.as_u16());
         self.seen += &show("<", head.as_bytes());
         let mut body = Vec::new();
-        while let Some(data) = soon(stream.data()).await {
+        while let Some(data) = with_timeout(stream.data()).await {
             body.extend(data.unwrap());
         }
         self.seen += &show("<", &body);

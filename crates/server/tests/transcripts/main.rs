@@ -1,7 +1,7 @@
 //! Recorded bytes of the responses of all routes, so that every change of a byte shows.
 //!
 //! A page is a list of scripts ([`testkit::script`]). Each is played to a server that splices, to one that copies, and over TLS. All
-//! three must match the record in `answers/`, which has placeholders for dates, times, ids, tokens and counts.
+//! three must match the record in `records/`, which has placeholders for dates, times, ids, tokens and counts.
 //! `INSTA_UPDATE=always cargo test --test transcripts` accepts changes; review them in the diff.
 #![allow(
     clippy::unwrap_used,
@@ -24,34 +24,34 @@ use testkit::transport::CERTIFICATE;
 
 /// How a page is played.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Variant {
     Splice,
     Copy,
     Tls,
 }
 
-/// Plays the scripts in every way, each to a server of its own, and asserts that each matches the record of the page.
+/// Plays the scripts in every variant, each on a new server, and asserts that each matches the record of the page.
 async fn page(name: &str, adjust: impl Fn(&mut Config), scripts: &[String]) {
-    for way in [Way::Splice, Way::Copy, Way::Tls] {
+    for variant in [Variant::Splice, Variant::Copy, Variant::Tls] {
         let server = TestServer::start_with(|config| {
-            config.data_path = if way == Way::Copy { DataPath::Copy } else { DataPath::Splice };
-            config.tls = (way == Way::Tls).then(|| CERTIFICATE.files());
+            config.data_path = if variant == Variant::Copy { DataPath::Copy } else { DataPath::Splice };
+            config.tls = (variant == Variant::Tls).then(|| CERTIFICATE.files());
             adjust(config);
         })
         .await;
         let mut seen = String::new();
         for script in scripts {
-            seen += &stage::play(&server, way, script).await;
+            seen += &stage::play(&server, variant, script).await;
         }
-        eprintln!("{name}: {way:?}");
+        eprintln!("{name}: {variant:?}");
         assert_recorded(name, &seen);
     }
 }
 
-/// Asserts that `seen` matches the record `answers/<name>.snap`.
+/// Asserts that `seen` matches the record `records/<name>.snap`.
 fn assert_recorded(name: &str, seen: &str) {
     let mut settings = insta::Settings::clone_current();
-    settings.set_snapshot_path("answers");
+    settings.set_snapshot_path("records");
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     settings.bind(|| insta::assert_snapshot!(name, seen));

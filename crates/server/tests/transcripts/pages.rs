@@ -1,4 +1,4 @@
-//! The scripts of each page. Its record is the file of the same name in `answers/`.
+//! The scripts of each page. Its record is the file of the same name in `records/`.
 
 use rendezvous_server::config::{Config, Period, Size, Token};
 use testkit::settings::with_admin_token;
@@ -183,7 +183,7 @@ async fn broken_requests() {
 }
 
 #[tokio::test]
-async fn rights() {
+async fn authorization() {
     let adjust = |config: &mut Config| {
         with_admin_token(config);
         config.create_token = Token::parse("secret-16-bytes-x").ok();
@@ -204,7 +204,7 @@ async fn rights() {
             "Origin: https://app.example\r\nAccess-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: authorization\r\n",
         ),
     ]);
-    page("rights", adjust, &scripts).await;
+    page("authorization", adjust, &scripts).await;
 
     let scripts = [
         with("POST /stream HTTP/1.1", "Origin: https://other.example\r\n"),
@@ -228,7 +228,7 @@ async fn rights() {
              S> hello | both"
         ),
     ];
-    page("rights_of_sides", defaults, &scripts).await;
+    page("split_access", defaults, &scripts).await;
 }
 
 #[tokio::test]
@@ -247,7 +247,7 @@ async fn limits() {
 }
 
 #[tokio::test]
-async fn times() {
+async fn timeouts() {
     let adjust = |config: &mut Config| config.head_timeout = "100ms".parse().unwrap();
     let scripts = [
         "O> GET /pi | O answer".into(),

@@ -3,20 +3,21 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
-use testkit::client::{Client, find, soon};
-use testkit::script::{Script, Step, Who};
-use testkit::server::{PATIENCE, TestServer, get, post};
+use testkit::client::{Client, find, with_timeout};
+use testkit::script::{Role, Script, Step};
+use testkit::server::{TestServer, WAIT_TIMEOUT, get, post};
 use testkit::transport::{CERTIFICATE, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::Way;
+use crate::Variant;
 use crate::redact::show;
 
-/// Returns all bytes that the clients of a script send and receive. Each script has a stream of its own.
-pub(crate) async fn play(server: &TestServer, way: Way, text: &str) -> String {
+/// Returns all bytes that the clients of a script send and receive. Each script has a separate stream.
+pub(crate) async fn play(server: &TestServer, variant: Variant, text: &str) -> String {
     let script = Script::parse(text);
-    let mut stage = Stage { server, way, clients: BTreeMap::new(), names: Vec::new(), seen: String::new() };
+    let mut stage =
+        Stage { server, variant, clients: BTreeMap::new(), names: Vec::new(), seen: String::new() };
     if text.contains('{') || text.contains("put") || text.contains("get") {
         stage.create(&script.create).await;
     }
@@ -28,8 +29,8 @@ pub(crate) async fn play(server: &TestServer, way: Way, text: &str) -> String {
 
 struct Stage<'a> {
     server: &'a TestServer,
-    way: Way,
-    clients: BTreeMap<Who, Connection>,
+    variant: Variant,
+    clients: BTreeMap<Role, Connection>,
     /// The placeholders of the script, and their values for this stream.
     names: Vec<(&'static str, String)>,
     seen: String,
@@ -71,7 +72,7 @@ impl Stage<'_> {
 
     async fn connect(&self) -> Transport {
         let address = self.server.address();
-        if self.way == Way::Tls {
+        if self.variant == Variant::Tls {
             Transport::Tls(Box::new(CERTIFICATE.connect(address, &["http/1.1"]).await.unwrap()))
         } else {
             let stream = TcpStream::connect(address).await.unwrap();
@@ -82,33 +83,35 @@ impl Stage<'_> {
 
     async fn take(&mut self, step: &Step) {
         match step {
-            Step::Say(who, bytes) => self.say(*who, std::str::from_utf8(bytes).unwrap()).await,
-            Step::HalfClose(who) => self.connection(*who).transport.shutdown().await.unwrap(),
-            Step::Close(who) => drop(self.clients.remove(who)),
-            Step::Reset(who) => self.clients.remove(who).unwrap().transport.tcp().set_zero_linger().unwrap(),
+            Step::Send(role, bytes) => self.send(*role, std::str::from_utf8(bytes).unwrap()).await,
+            Step::HalfClose(role) => self.connection(*role).transport.shutdown().await.unwrap(),
+            Step::Close(role) => drop(self.clients.remove(role)),
+            Step::Reset(role) => {
+                self.clients.remove(role).unwrap().transport.tcp().set_zero_linger().unwrap();
+            }
             Step::Until(state) => self.until(|status| status["state"] == **state).await,
             Step::Passed(bytes) => self.until(|status| status["bytes_transferred"] == *bytes).await,
-            Step::Interim(who) => self.receive_interim(*who).await,
-            Step::Answer(who) => self.receive(*who).await,
+            Step::Interim(role) => self.receive_interim(*role).await,
+            Step::Answer(role) => self.receive(*role).await,
         }
     }
 
-    fn connection(&mut self, who: Who) -> &mut Connection {
-        self.clients.get_mut(&who).unwrap()
+    fn connection(&mut self, role: Role) -> &mut Connection {
+        self.clients.get_mut(&role).unwrap()
     }
 
-    async fn say(&mut self, who: Who, text: &str) {
-        self.seen += &show(&format!("{}>", letter(who)), text.as_bytes());
+    async fn send(&mut self, role: Role, text: &str) {
+        self.seen += &show(&format!("{}>", letter(role)), text.as_bytes());
         let text = self.names.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value));
-        if !self.clients.contains_key(&who) {
+        if !self.clients.contains_key(&role) {
             let transport = self.connect().await;
-            self.clients.insert(who, Connection { transport, input: Vec::new(), is_head: false });
+            self.clients.insert(role, Connection { transport, input: Vec::new(), is_head: false });
         }
-        let connection = self.connection(who);
+        let connection = self.connection(role);
         connection.is_head = text.starts_with("HEAD ");
         // The server may have closed already. Its response is what the transcript compares.
-        let _ = soon(connection.transport.write_all(text.as_bytes())).await;
-        let _ = soon(connection.transport.flush()).await;
+        let _ = with_timeout(connection.transport.write_all(text.as_bytes())).await;
+        let _ = with_timeout(connection.transport.flush()).await;
     }
 
     async fn until(&self, is_so: impl Fn(&serde_json::Value) -> bool) {
@@ -122,11 +125,11 @@ impl Stage<'_> {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, reached).await.unwrap();
+        tokio::time::timeout(WAIT_TIMEOUT, reached).await.unwrap();
     }
 
-    async fn receive_interim(&mut self, who: Who) {
-        let connection = self.connection(who);
+    async fn receive_interim(&mut self, role: Role) {
+        let connection = self.connection(role);
         let end = loop {
             match find(&connection.input, b"\r\n\r\n") {
                 Some(end) => break end + 4,
@@ -134,12 +137,12 @@ impl Stage<'_> {
             }
         };
         let received: Vec<u8> = connection.input.drain(..end).collect();
-        self.record(who, &received, "");
+        self.record(role, &received, "");
     }
 
     /// Receives a response, and the end of the connection if the response announces it.
-    async fn receive(&mut self, who: Who) {
-        let connection = self.connection(who);
+    async fn receive(&mut self, role: Role) {
+        let connection = self.connection(role);
         let (length, end) = loop {
             match connection.message() {
                 Message::Whole(length) if !connection.announces_close() => break (length, "open"),
@@ -151,11 +154,11 @@ impl Stage<'_> {
             }
         };
         let received: Vec<u8> = connection.input.drain(..length).collect();
-        self.record(who, &received, end);
+        self.record(role, &received, end);
     }
 
-    fn record(&mut self, who: Who, received: &[u8], end: &str) {
-        let mark = format!("{}<", letter(who));
+    fn record(&mut self, role: Role, received: &[u8], end: &str) {
+        let mark = format!("{}<", letter(role));
         self.seen += &show(&mark, received);
         if !end.is_empty() {
             self.seen.extend([mark.as_str(), " (", end, ")\n"]);
@@ -163,18 +166,18 @@ impl Stage<'_> {
     }
 }
 
-fn letter(who: Who) -> char {
-    match who {
-        Who::Source => 'S',
-        Who::Destination => 'D',
-        Who::Other => 'O',
+fn letter(role: Role) -> char {
+    match role {
+        Role::Source => 'S',
+        Role::Destination => 'D',
+        Role::Other => 'O',
     }
 }
 
 impl Connection {
     /// Reads once. The regular end of the connection is [`ErrorKind::WriteZero`].
     async fn fill(&mut self) -> Result<(), ErrorKind> {
-        match soon(self.transport.read_buf(&mut self.input)).await {
+        match with_timeout(self.transport.read_buf(&mut self.input)).await {
             Ok(0) => Err(ErrorKind::WriteZero),
             Ok(_) => Ok(()),
             Err(error) => Err(error.kind()),

@@ -25,7 +25,7 @@ impl Split {
     }
 
     async fn with(server: &TestServer, body: &str) -> Self {
-        let created = server.make(body).await;
+        let created = server.create_response(body).await;
         let text = |name: &str| created[name].as_str().unwrap().to_owned();
         Self { id: text("stream"), up: text("upload_token"), down: text("download_token") }
     }
@@ -50,7 +50,7 @@ impl Split {
 
 /// The response in short: the status, and the name of an error unless the response is to HEAD.
 async fn verdict(server: &TestServer, request: &str) -> String {
-    let mut client = server.say(request).await;
+    let mut client = server.connect_and_send(request).await;
     if request.starts_with("HEAD ") {
         return client.head().await.unwrap()[9..12].to_owned();
     }
@@ -87,7 +87,7 @@ async fn access_accepts_split_or_nothing() {
         assert!(refused.message().contains("must be \"split\" or absent"), "{access}");
     }
     for body in ["", "{}", r#"{"access":null}"#] {
-        let created = server.make(body).await;
+        let created = server.create_response(body).await;
         assert_eq!(created.as_object().unwrap().keys().collect::<Vec<_>>(), ["stream"], "{body}");
     }
 }
@@ -187,10 +187,10 @@ async fn a_split_stream_accepts_its_tokens_in_the_header_and_in_the_query() {
             let put = side("PUT", by_header_up, &stream.up, "Content-Length: 5\r\n") + "hello";
             let get = side("GET", by_header_down, &stream.down, "");
             let (first, second) = if source_first { (&put, &get) } else { (&get, &put) };
-            let first = server.say(first).await;
+            let first = server.connect_and_send(first).await;
             let state = if source_first { "SRC_CONNECTED" } else { "DST_CONNECTED" };
             server.until_at(&stream.status(), state).await;
-            let second = server.say(second).await;
+            let second = server.connect_and_send(second).await;
             let (mut source, mut destination) = if source_first { (first, second) } else { (second, first) };
             assert_eq!(destination.response().await.body, b"hello");
             assert_eq!(source.response().await.status, 200);
@@ -222,18 +222,18 @@ async fn a_refused_request_affects_no_waiting_or_streaming_side() {
         assert_eq!(server.status_at(&stream.status()).await["state"], state);
     };
     intrude("CREATED").await;
-    let leaving = server.say(stream.put(&bearer(&stream.up))).await;
+    let leaving = server.connect_and_send(stream.put(&bearer(&stream.up))).await;
     server.until_at(&stream.status(), "SRC_CONNECTED").await;
     intrude("SRC_CONNECTED").await;
     leaving.reset();
     server.until_at(&stream.status(), "CREATED").await;
-    let mut destination = server.say(stream.get(&bearer(&stream.down))).await;
+    let mut destination = server.connect_and_send(stream.get(&bearer(&stream.down))).await;
     server.until_at(&stream.status(), "DST_CONNECTED").await;
     intrude("DST_CONNECTED").await;
     assert_eq!(verdict(&server, &stream.get(&bearer(&stream.down))).await, "429 AlreadyConnectedError");
     let longer = put_head(&stream.id, &format!("{}Content-Length: 3\r\n", bearer(&stream.up)));
     assert_eq!(verdict(&server, &longer).await, "400 LengthMismatchError");
-    let mut source = server.say(stream.put(&bearer(&stream.up))).await;
+    let mut source = server.connect_and_send(stream.put(&bearer(&stream.up))).await;
     server.until_at(&stream.status(), "STREAMING").await;
     intrude("STREAMING").await;
     source.send("hi").await;
@@ -247,8 +247,8 @@ async fn a_refused_request_affects_no_waiting_or_streaming_side() {
 async fn an_unknown_or_forgotten_stream_is_404_with_any_token() {
     let server = TestServer::start_with(|config| config.max_streams = 1).await;
     let finish = async |stream: &Split| {
-        let mut destination = server.say(stream.get(&bearer(&stream.down))).await;
-        let mut source = server.say(stream.put(&bearer(&stream.up)) + "hi").await;
+        let mut destination = server.connect_and_send(stream.get(&bearer(&stream.down))).await;
+        let mut source = server.connect_and_send(stream.put(&bearer(&stream.up)) + "hi").await;
         assert_eq!(destination.response().await.body, b"hi");
         assert_eq!(source.response().await.status, 200);
     };
@@ -272,7 +272,7 @@ async fn a_stream_without_tokens_ignores_them() {
     for fields in ["Authorization: Bearer x\r\n", "Authorization: Basic eDp5\r\n", "Authorization: \r\n"] {
         let id = server.create().await;
         let path = format!("/stream/{id}");
-        let mut destination = server.say(request("GET", &path, fields)).await;
+        let mut destination = server.connect_and_send(request("GET", &path, fields)).await;
         server.until(&id, "DST_CONNECTED").await;
         assert_eq!(verdict(&server, &request("GET", &path, fields)).await, "429 AlreadyConnectedError");
         assert_eq!(verdict(&server, &request("HEAD", &format!("{path}?token=x"), fields)).await, "200");
@@ -288,7 +288,7 @@ async fn tokens_are_returned_to_the_creator_only() {
     let server = TestServer::start().await;
     let stream = Split::new(&server).await;
     let shown = |response: &Response| format!("{}{}", response.head, String::from_utf8_lossy(&response.body));
-    let mut destination = server.say(stream.get(&bearer(&stream.down))).await;
+    let mut destination = server.connect_and_send(stream.get(&bearer(&stream.down))).await;
     server.until_at(&stream.status(), "DST_CONNECTED").await;
     let mut responses = vec![
         server.ask(get("/stream")).await,
@@ -297,7 +297,7 @@ async fn tokens_are_returned_to_the_creator_only() {
         server.ask(stream.get(&bearer(&stream.up))).await,
         server.ask(stream.put(&bearer(&stream.down))).await,
     ];
-    let mut source = server.say(stream.put(&bearer(&stream.up)) + "hi").await;
+    let mut source = server.connect_and_send(stream.put(&bearer(&stream.up)) + "hi").await;
     responses.push(destination.response().await);
     responses.push(source.response().await);
     responses.push(server.ask(get("/stream")).await);
@@ -323,7 +323,7 @@ async fn with_a_create_token_creation_requires_it() {
         assert_eq!(verdict(&server, &request("POST", "/stream", fields)).await, expected, "{fields}");
         assert_eq!(verdict(&server, &request("POST", "/stream/", fields)).await, expected, "{fields}");
         assert_eq!(verdict(&server, &with_body(fields, SPLIT)).await, expected, "{fields}");
-        // The body is not looked at without authorization.
+        // Without authorization, the body is not parsed.
         let expected = if expected == "201" { "400 InvalidBodyError" } else { expected };
         assert_eq!(verdict(&server, &with_body(fields, "not JSON")).await, expected, "{fields}");
     }
@@ -334,8 +334,9 @@ async fn with_a_create_token_creation_requires_it() {
     );
 
     // The connection stays open, and the stream needs no further token.
-    let mut client =
-        server.say([post("/stream", "{}"), request("POST", "/stream", "").into()].concat()).await;
+    let mut client = server
+        .connect_and_send([post("/stream", "{}"), request("POST", "/stream", "").into()].concat())
+        .await;
     for _ in 0..2 {
         let refused = client.response().await;
         assert_eq!((refused.error().as_str(), refused.closes()), ("401 UnauthorizedError", false));
@@ -580,7 +581,7 @@ async fn every_response_to_an_allowed_origin_has_cors_fields() {
     let created =
         server.ask(request("POST", "/stream", &format!("{PAGE}{}", bearer("s3cret-of-makers")))).await;
     let id = created.stream_id();
-    let mut destination = server.say(request("GET", &format!("/stream/{id}"), PAGE)).await;
+    let mut destination = server.connect_and_send(request("GET", &format!("/stream/{id}"), PAGE)).await;
     let mut source = server.put(&id, &format!("{PAGE}Content-Length: 2\r\n")).await;
     source.send("hi").await;
     let download = destination.response().await;
@@ -615,7 +616,7 @@ async fn cors_fields_set_by_the_creator_are_kept() {
             r#"{"download_headers":{"Access-Control-Allow-Origin":"https://b.example","Vary":"Accept"}}"#,
         )
         .await;
-    let mut destination = server.say(request("GET", &format!("/stream/{id}"), PAGE)).await;
+    let mut destination = server.connect_and_send(request("GET", &format!("/stream/{id}"), PAGE)).await;
     let _source = server.put(&id, "").await;
     let download = destination.response().await;
     assert_eq!(

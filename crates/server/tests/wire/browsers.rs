@@ -50,8 +50,9 @@ async fn ask(
     }
     let fields = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n"));
     let fields = fields.collect::<Vec<_>>().concat();
-    let mut client =
-        server.say(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n{body}")).await;
+    let mut client = server
+        .connect_and_send(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n{body}"))
+        .await;
     let head = client.head().await.unwrap();
     if method == "HEAD" {
         return (head[9..12].parse().unwrap(), String::new());
@@ -112,7 +113,7 @@ async fn public_routes_answer(server: &TestServer, host: &str, fields: Fields<'_
 async fn a_loopback_listener_answers_only_to_names_of_this_machine() {
     let server = TestServer::start().await;
     for host in ["evil.example", "evil.example:9999", "localhost.evil.example", "10.0.0.5"] {
-        // The request of a rebound page: its browser takes the server for the page's own site.
+        // The request of a page after DNS rebinding: its browser takes the server for the site of the page.
         let origin = format!("http://{host}");
         let fields = [("Origin", origin.as_str()), ("Sec-Fetch-Site", "same-origin")];
         assert_refused(&server, host, &fields, "--allow-host").await;
@@ -207,7 +208,7 @@ async fn a_page_of_another_site_can_neither_change_nor_read_anything() {
         &[("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Site", "cross-site")],
         &[("Origin", "http://test"), ("Origin", "https://evil.example")],
         &[("Origin", "https://evil.example"), ("Origin", "http://test")],
-        // Each field alone is enough for a refusal, whatever the other says.
+        // Each field alone is enough for a refusal.
         &[("Origin", "https://evil.example"), ("Sec-Fetch-Site", "same-origin")],
         &[("Origin", "http://test"), ("Sec-Fetch-Site", "cross-site")],
     ] {
@@ -240,7 +241,7 @@ async fn following_a_link_on_another_site_downloads_the_stream() {
         let mut source = server.put(&id, "Content-Length: 2\r\n").await;
         source.send("hi").await;
         let path = format!("/stream/{id}");
-        // The page's forms are refused, as they are not links.
+        // A form on that page is refused, because it is not a link.
         for target in ["/stream".to_owned(), format!("{path}/error")] {
             assert_eq!(
                 ask(&server, version, ("POST", &target, "{}"), "test", NAVIGATION).await.0,
@@ -349,7 +350,7 @@ async fn a_prefetch_takes_no_seat_and_ends_nothing() {
     }
     // A request that is not a prefetch still gets the stream.
     let mut destination =
-        server.say(get(&path).replacen("\r\n", "\r\nSec-Purpose: x\r\nPurpose: \r\n", 1)).await;
+        server.connect_and_send(get(&path).replacen("\r\n", "\r\nSec-Purpose: x\r\nPurpose: \r\n", 1)).await;
     let mut source = server.put(&id, "Content-Length: 2\r\n").await;
     source.send("hi").await;
     let download = destination.response().await;

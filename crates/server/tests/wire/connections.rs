@@ -12,7 +12,7 @@ async fn responses_keep_the_connection_open_and_pipelined_requests_are_answered_
     let id = server.create().await;
     let status = format!("/stream/{id}/status");
     let mut client = server
-        .say(
+        .connect_and_send(
             [
                 get("/ping").into_bytes(),
                 post("/nowhere", "some body"),
@@ -38,7 +38,8 @@ async fn responses_keep_the_connection_open_and_pipelined_requests_are_answered_
 #[tokio::test]
 async fn a_small_unneeded_body_may_arrive_after_its_response() {
     let server = TestServer::start().await;
-    let mut client = server.say("POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n").await;
+    let mut client =
+        server.connect_and_send("POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\n").await;
     assert_eq!(client.response().await.status, 404);
     client.send(format!("hello{}", get("/ping"))).await;
     assert_eq!(client.response().await.status, 200);
@@ -54,7 +55,7 @@ async fn a_connection_closes_when_either_side_asks_for_it() {
         put_head("unknown", "Content-Length: 3\r\n"),
         "PUT /ping HTTP/1.1\r\nHost: test\r\nContent-Length: 3\r\n\r\nabc".to_owned(),
     ] {
-        let mut client = server.say(&request).await;
+        let mut client = server.connect_and_send(&request).await;
         assert!(client.response().await.closes(), "{request:?}");
         assert_eq!(client.ending().await, Err(End::Short), "FIN without more bytes: {request:?}");
     }
@@ -78,7 +79,7 @@ async fn an_ambiguous_request_is_refused_and_its_connection_closes() {
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
         "\u{16}\u{3}\u{1}",
     ] {
-        let mut client = server.say([get("/ping"), request.into(), get("/ping")].concat()).await;
+        let mut client = server.connect_and_send([get("/ping"), request.into(), get("/ping")].concat()).await;
         assert_eq!(client.response().await.status, 200, "the preceding request");
         let refused = client.response().await;
         assert_eq!(refused.error(), "400 BadRequestError", "{request:?}");
@@ -91,7 +92,7 @@ async fn an_ambiguous_request_is_refused_and_its_connection_closes() {
 async fn a_request_hidden_after_a_broken_body_is_not_answered() {
     let server = TestServer::start().await;
     let mut client = server
-        .say("POST /stream HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\n{}\r\n0\r\n\r\nGET /ping HTTP/1.1\r\nHost: a\r\n\r\n")
+        .connect_and_send("POST /stream HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\n{}\r\n0\r\n\r\nGET /ping HTTP/1.1\r\nHost: a\r\n\r\n")
         .await;
     let refused = client.response().await;
     assert_eq!(refused.error(), "400 BadRequestError");
@@ -135,7 +136,7 @@ async fn an_unknown_route_gets_bad_route_error() {
 #[tokio::test]
 async fn a_client_over_the_connection_limit_gets_503() {
     let server = TestServer::start_with(|config| config.max_connections = 1).await;
-    let mut first = server.say(get("/ping")).await;
+    let mut first = server.connect_and_send(get("/ping")).await;
     assert_eq!(first.response().await.status, 200);
     let refused = server.ask(get("/ping")).await;
     assert_eq!(refused.error(), "503 ServerBusyError");
@@ -154,7 +155,7 @@ async fn a_full_server_answers_every_admin_probe_despite_idle_admin_connections(
         config.descriptors = Some(256);
     })
     .await;
-    let mut first = server.say(get("/ping")).await;
+    let mut first = server.connect_and_send(get("/ping")).await;
     assert_eq!(first.response().await.status, 200);
     let mut idle = Vec::new();
     for number in 0..40 {
@@ -180,7 +181,7 @@ async fn a_full_server_answers_every_admin_probe_despite_idle_admin_connections(
 async fn clients_that_disconnect_inside_a_request_do_no_harm() {
     let server = TestServer::start().await;
     for number in 0..100 {
-        let client = server.say(&put_head("x", "")[..number % 20]).await;
+        let client = server.connect_and_send(&put_head("x", "")[..number % 20]).await;
         client.leave(if number % 3 == 0 { Departure::Close } else { Departure::Reset });
     }
     assert_eq!(server.ask(get("/ping")).await.body, b"pong");

@@ -93,8 +93,9 @@ async fn a_body_over_64_kib_is_refused_before_it_is_read() {
     assert_eq!(refused.error(), "413 BodyTooLargeError");
     assert!(refused.message().contains("65536") && refused.closes());
 
-    let mut endless =
-        server.say("POST /stream HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let mut endless = server
+        .connect_and_send("POST /stream HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
     let chunk = format!("10000\r\n{}\r\n", " ".repeat(65_536));
     endless.push(chunk.repeat(3).as_bytes()).await;
     assert_eq!(endless.response().await.error(), "413 BodyTooLargeError");
@@ -106,7 +107,7 @@ async fn a_body_over_64_kib_is_refused_before_it_is_read() {
 async fn a_body_may_be_chunked_slow_and_of_any_content_type() {
     let server = TestServer::start().await;
     let mut client = server
-        .say("POST /stream HTTP/1.1\r\nHost: test\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .connect_and_send("POST /stream HTTP/1.1\r\nHost: test\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n")
         .await;
     for piece in ["3\r\n{\"d\r\n", "1d\r\nownload_headers\":{\"X-A\":\"1\"}}\r\n", "0\r\n", "\r\n"] {
         client.send(piece).await;
@@ -122,7 +123,7 @@ async fn a_body_may_be_chunked_slow_and_of_any_content_type() {
 #[tokio::test]
 async fn a_client_may_half_close_after_its_request() {
     let server = TestServer::start().await;
-    let mut client = server.say(post("/stream", "{}")).await;
+    let mut client = server.connect_and_send(post("/stream", "{}")).await;
     client.half_close().await;
     let created = client.response().await;
     assert_eq!((created.status, created.end), (201, End::Whole));

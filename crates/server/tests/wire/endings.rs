@@ -1,4 +1,4 @@
-//! Endings of transfers that the table of `matrix.rs` does not contain.
+//! Ends of transfers that the table of `matrix.rs` does not contain.
 
 use testkit::client::{Client, End};
 use testkit::messages::{CHUNKED, pattern};
@@ -52,7 +52,7 @@ async fn a_source_that_is_still_sending_can_read_its_502() {
 async fn a_stalled_destination_stalls_the_source() {
     let server = TestServer::start().await;
     let id = server.create().await;
-    let mut destination = Client::connect_narrow(server.address()).await;
+    let mut destination = Client::connect_with_small_receive_buffer(server.address()).await;
     destination.send(get(&format!("/stream/{id}"))).await;
     let body = pattern(HUGE);
     let mut source = server.put(&id, &format!("Content-Length: {HUGE}\r\n")).await;
@@ -85,7 +85,7 @@ async fn a_destination_that_leaves_bytes_unread_is_the_side_that_stalls() {
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(1000);
     let http2 = Http2::connect_with(&server, &mut builder).await;
-    let mut http1 = Client::connect_cramped(server.address()).await;
+    let mut http1 = Client::connect_with_small_buffers(server.address()).await;
     // The source sends more than the destination takes, then nothing.
     for (over_http2, length) in [(true, 4000), (false, 250_000)] {
         let id = server.create().await;

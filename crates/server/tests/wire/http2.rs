@@ -11,7 +11,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use rendezvous_server::config::{Config, Period};
 use rendezvous_server::internal::HTTP2_PREFACE;
 use serde_json::Value;
-use testkit::client::{Client, End, soon};
+use testkit::client::{Client, End, with_timeout};
 use testkit::messages::pattern;
 use testkit::server::{TestServer, get, put_head};
 use testkit::settings::behind_a_proxy;
@@ -88,7 +88,7 @@ impl Http2 {
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
-        let mut send = soon(self.send.clone().ready()).await.unwrap();
+        let mut send = with_timeout(self.send.clone().ready()).await.unwrap();
         send.send_request(request.body(()).unwrap(), ends).unwrap()
     }
 
@@ -129,7 +129,7 @@ impl Http2Response {
 }
 
 pub(crate) async fn response(future: h2::client::ResponseFuture) -> Http2Response {
-    rest(soon(future).await.unwrap()).await
+    rest(with_timeout(future).await.unwrap()).await
 }
 
 /// Reads the body.
@@ -137,7 +137,7 @@ pub(crate) async fn rest(response: Response<RecvStream>) -> Http2Response {
     let (parts, mut stream) = response.into_parts();
     let mut response =
         Http2Response { status: parts.status, headers: parts.headers, body: Vec::new(), cut: None };
-    while let Some(data) = soon(stream.data()).await {
+    while let Some(data) = with_timeout(stream.data()).await {
         match data {
             Ok(data) => {
                 stream.flow_control().release_capacity(data.len()).unwrap();
@@ -152,7 +152,7 @@ pub(crate) async fn rest(response: Response<RecvStream>) -> Http2Response {
     response
 }
 
-/// The connection of the waiting side ends before the server reads the request of the next client.
+/// The connection of the waiting side ends before the server reads the request of the next client, so no task has noticed it.
 #[tokio::test]
 async fn a_side_whose_connection_has_just_ended_is_not_paired_and_its_seat_is_free() {
     let server = TestServer::start().await;
@@ -175,14 +175,14 @@ async fn a_side_whose_connection_has_just_ended_is_not_paired_and_its_seat_is_fr
             };
             let _response = leaving.request(method, &target, &[], true).await;
             server.until(&id, waits).await;
-            let mut next = server.say(get("/stream/unknown")).await;
+            let mut next = server.connect_and_send(get("/stream/unknown")).await;
             next.response().await;
             let put = put_head(&id, "Content-Length: 5\r\n") + "right";
             next.send(if method == "PUT" { get(&target) } else { put.clone() }).await;
             leaving.driver.abort();
             let other = if method == "PUT" {
                 server.until(&id, "DST_CONNECTED").await;
-                server.say(put).await
+                server.connect_and_send(put).await
             } else {
                 server.until(&id, "SRC_CONNECTED").await;
                 server.get(&id).await
@@ -205,7 +205,7 @@ async fn send_all(send: &mut SendStream<Bytes>, bytes: &[u8], ends: bool) {
 pub(crate) async fn send_bytes(send: &mut SendStream<Bytes>, mut data: Bytes) {
     while !data.is_empty() {
         send.reserve_capacity(data.len());
-        let room = soon(poll_fn(|cx| send.poll_capacity(cx))).await.unwrap().unwrap();
+        let room = with_timeout(poll_fn(|cx| send.poll_capacity(cx))).await.unwrap().unwrap();
         send.send_data(data.split_to(room.min(data.len())), false).unwrap();
     }
 }
@@ -248,7 +248,7 @@ async fn a_connection_and_its_deliveries_are_counted() {
         let download = client.get(&id).await;
         let (download, ()) = tokio::join!(response(download), send_all(&mut send, b"hello", true));
         assert_eq!(download.body, b"hello");
-        assert_eq!(soon(upload).await.unwrap().status(), StatusCode::OK);
+        assert_eq!(with_timeout(upload).await.unwrap().status(), StatusCode::OK);
     }
     let metrics = Exposition::of(&server).await;
     let labels = [("protocol", "http2"), ("tls", if is_tls() { "yes" } else { "no" })];
@@ -277,7 +277,7 @@ async fn transfers_work_between_http1_and_http2() {
         assert_eq!((download.status, download.cut), (StatusCode::OK, None));
         assert!(download.body == body);
         assert_eq!(download.headers["cache-control"], "no-store");
-        assert_eq!(soon(upload).await.unwrap().status(), StatusCode::OK);
+        assert_eq!(with_timeout(upload).await.unwrap().status(), StatusCode::OK);
     }
 
     // From HTTP/1 to HTTP/2, with a length.
@@ -301,7 +301,7 @@ async fn transfers_work_between_http1_and_http2() {
         (seen.fields("content-length"), seen.fields("content-type")),
         (vec![&*length], vec!["text/x"])
     );
-    assert_eq!(soon(upload).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(with_timeout(upload).await.unwrap().status(), StatusCode::OK);
     assert_eq!(server.status(&id).await["state"], "FINISHED");
 }
 
@@ -314,7 +314,7 @@ async fn an_empty_body_is_delivered_whole() {
     let (upload, _) = client.request("PUT", &format!("/stream/{id}"), &[], true).await;
     let seen = response(download).await;
     assert_eq!((seen.status, seen.body.len(), seen.cut), (StatusCode::OK, 0, None));
-    assert_eq!(soon(upload).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(with_timeout(upload).await.unwrap().status(), StatusCode::OK);
 }
 
 #[tokio::test]
@@ -367,7 +367,7 @@ async fn a_100_is_sent_only_when_the_sides_have_paired() {
     assert_eq!(client.ask("GET", "/ping").await.status, StatusCode::OK);
     assert!(futures_util::poll!(poll_fn(|cx| upload.poll_informational(cx))).is_pending());
     let download = client.get(&id).await;
-    let interim = soon(poll_fn(|cx| upload.poll_informational(cx))).await.unwrap().unwrap();
+    let interim = with_timeout(poll_fn(|cx| upload.poll_informational(cx))).await.unwrap().unwrap();
     assert_eq!(interim.status(), StatusCode::CONTINUE);
     send_all(&mut send, b"hi", true).await;
     assert_eq!(response(download).await.body, b"hi");
@@ -381,7 +381,7 @@ async fn a_waiting_source_is_limited_by_its_flow_control_window() {
     let id = client.create().await;
     let (_upload, mut send) = client.put(&id).await;
     send.reserve_capacity(1 << 20);
-    let room = soon(poll_fn(|cx| send.poll_capacity(cx))).await.unwrap().unwrap();
+    let room = with_timeout(poll_fn(|cx| send.poll_capacity(cx))).await.unwrap().unwrap();
     assert!(room <= 64 * 1024, "{room}");
 }
 
@@ -405,7 +405,7 @@ async fn a_stalled_destination_does_not_stall_others_on_its_connection() {
         }
         stalled.push((download, upload, send));
     }
-    // The connection's receive window of the client is used up by now, so the other transfer is an upload.
+    // The client's receive window for the connection is used up by now, so the other transfer is an upload.
     let id = server.create().await;
     let mut destination = server.get(&id).await;
     let (upload, mut send) = client.put(&id).await;
@@ -420,14 +420,14 @@ async fn a_flood_of_cancelled_requests_ends_the_connection_with_enhance_your_cal
     let server = TestServer::start().await;
     let mut client = Http2::connect(&server).await;
     for _ in 0..1100 {
-        let Ok(mut send) = soon(client.send.clone().ready()).await else { break };
+        let Ok(mut send) = with_timeout(client.send.clone().ready()).await else { break };
         let request = Request::builder().method("GET").uri("http://test/stream/unknown").body(()).unwrap();
         let Ok((_, mut stream)) = send.send_request(request, false) else { break };
         stream.send_reset(Reason::CANCEL);
         // Lets the connection send the frames, and open the next HTTP/2 stream.
         tokio::task::yield_now().await;
     }
-    let ended = soon(&mut client.driver).await.unwrap();
+    let ended = with_timeout(&mut client.driver).await.unwrap();
     assert_eq!(ended.unwrap_err().reason(), Some(Reason::ENHANCE_YOUR_CALM));
     assert_eq!(Http2::connect(&server).await.ask("GET", "/ping").await.status, StatusCode::OK);
 }
@@ -438,7 +438,7 @@ async fn an_idle_connection_is_closed() {
     let client = Http2::connect(&server).await;
     assert_eq!(client.ask("GET", "/ping").await.status, StatusCode::OK);
     let begun = tokio::time::Instant::now();
-    assert!(soon(client.driver).await.unwrap().is_ok());
+    assert!(with_timeout(client.driver).await.unwrap().is_ok());
     assert_eq!(begun.elapsed().as_secs(), 12);
 }
 
@@ -450,7 +450,7 @@ async fn a_drain_sends_goaway_and_lets_sides_pair_and_transfers_finish() {
     let download = client.get(&running).await;
     let (upload, mut send) = client.put(&running).await;
     send_all(&mut send, b"hello", false).await;
-    let download = soon(download).await.unwrap();
+    let download = with_timeout(download).await.unwrap();
     let waiting_download = client.get(&waiting).await;
     server.until(&waiting, "DST_CONNECTED").await;
     server.stop().await;
@@ -463,8 +463,8 @@ async fn a_drain_sends_goaway_and_lets_sides_pair_and_transfers_finish() {
     assert_eq!(rest(download).await.body, b"hello, world");
     assert_eq!(response(upload).await.status, StatusCode::OK);
     // After GOAWAY, a connection ends with its last HTTP/2 stream.
-    assert!(soon(late.driver).await.unwrap().is_ok());
-    assert!(soon(client.driver).await.unwrap().is_ok());
+    assert!(with_timeout(late.driver).await.unwrap().is_ok());
+    assert!(with_timeout(client.driver).await.unwrap().is_ok());
     server.ended().await;
 }
 
@@ -482,7 +482,7 @@ async fn a_stalled_destination_that_disconnects_fails_its_source() {
         let mut sending = std::pin::pin!(send_all(&mut send, &body, false));
         let download = tokio::select! {
             () = &mut sending => panic!("1 MiB was sent without a reader"),
-            download = soon(download) => download.unwrap(),
+            download = with_timeout(download) => download.unwrap(),
         };
         let full = tokio::time::timeout(Duration::from_millis(200), sending);
         assert!(full.await.is_err());
@@ -584,7 +584,7 @@ async fn a_reset_after_the_last_frame_ends_the_transfer_at_once() {
     for (length, of_the_connection) in [(1, false), (1000, false), (50_000, false), (1000, true)] {
         let server = TestServer::start().await;
         let (full, last) = (server.create().await, server.create().await);
-        let mut client = Client::connect_narrow(server.address()).await;
+        let mut client = Client::connect_with_small_receive_buffer(server.address()).await;
         request_without_reading(&mut client, &server, &[&full, &last]).await;
         // Fills the buffers of the connection.
         let mut filler = server.put(&full, "Content-Length: 100000000\r\n").await;
@@ -611,7 +611,7 @@ async fn a_download_in_the_kernels_buffers_is_delivered_only_when_acknowledged()
     const LENGTH: usize = 200_000;
     let server = TestServer::start().await;
     let (id, other) = (server.create().await, server.create().await);
-    let mut client = Client::connect_narrow(server.address()).await;
+    let mut client = Client::connect_with_small_receive_buffer(server.address()).await;
     request_without_reading(&mut client, &server, &[&id, &other]).await;
     let mut source = server.put(&id, &format!("Content-Length: {LENGTH}\r\n")).await;
     source.send(vec![7; LENGTH]).await;
@@ -625,14 +625,14 @@ async fn a_download_in_the_kernels_buffers_is_delivered_only_when_acknowledged()
     server.until(&id, "DST_DISCONNECTED").await;
 }
 
-/// For the library their HTTP/2 streams have ended, and it limits only those that have not.
+/// The h2 library limits only HTTP/2 streams that have not ended. It counts these as ended.
 #[tokio::test]
 async fn requests_whose_responses_are_not_acknowledged_are_bounded() {
     const MAX_REQUESTS: u32 = 200;
     let server = TestServer::start().await;
     let (filler, other) = (server.create().await, server.create().await);
     // The first two of the requests.
-    let mut client = Client::connect_narrow(server.address()).await;
+    let mut client = Client::connect_with_small_receive_buffer(server.address()).await;
     request_without_reading(&mut client, &server, &[&filler, &other]).await;
     let mut source = server.put(&filler, "Content-Length: 200000\r\n").await;
     source.send(vec![7; 200_000]).await;
@@ -642,7 +642,7 @@ async fn requests_whose_responses_are_not_acknowledged_are_bounded() {
         let id = server.create().await;
         client.send(head(2 * number + 1, END_STREAM, "GET", &format!("/stream/{id}"))).await;
         server.until(&id, "DST_CONNECTED").await;
-        sources.push(server.say(put_head(&id, "Content-Length: 1\r\n") + "x").await);
+        sources.push(server.connect_and_send(put_head(&id, "Content-Length: 1\r\n") + "x").await);
         server.until_passed_on(&id, 1).await;
     }
     let id = server.create().await;
@@ -713,7 +713,7 @@ async fn expect_100_continue_is_recognized_in_any_case_and_in_a_list() {
         let fields: Vec<_> = fields.iter().map(|value| ("expect", *value)).collect();
         let (mut upload, mut send) = client.request("PUT", &format!("/stream/{id}"), &fields, false).await;
         if is_recognized {
-            let interim = soon(poll_fn(|cx| upload.poll_informational(cx))).await.unwrap().unwrap();
+            let interim = with_timeout(poll_fn(|cx| upload.poll_informational(cx))).await.unwrap().unwrap();
             assert_eq!(interim.status(), StatusCode::CONTINUE, "{fields:?}");
         }
         send_all(&mut send, b"hi", true).await;
@@ -734,7 +734,7 @@ async fn a_connection_over_a_limit_is_refused_in_http2() {
         let refused = second.ask("GET", "/ping").await;
         assert_eq!(refused.error(), refusal);
         assert!(refused.headers.contains_key("retry-after"), "{refused:?}");
-        assert!(soon(second.driver).await.unwrap().is_ok(), "the connection ends without an error");
+        assert!(with_timeout(second.driver).await.unwrap().is_ok(), "the connection ends without an error");
         assert_eq!(first.ask("GET", "/ping").await.status, StatusCode::OK);
     }
 }
@@ -746,7 +746,7 @@ async fn cancelled_requests_of_a_proxy_do_not_end_its_other_requests() {
     let (kept, cancelled) = (client.create().await, client.create().await);
     let download = client.get(&kept).await;
     for _ in 0..1100 {
-        let mut send = soon(client.send.clone().ready()).await.unwrap();
+        let mut send = with_timeout(client.send.clone().ready()).await.unwrap();
         let request = Request::builder().uri(format!("http://test/stream/{cancelled}")).body(()).unwrap();
         let (_, mut stream) = send.send_request(request, true).unwrap();
         stream.send_reset(Reason::CANCEL);
@@ -788,9 +788,9 @@ async fn a_client_that_keeps_sending_a_refused_body_is_stopped() {
     let begun = tokio::time::Instant::now();
     let (upload, mut send) = client.put("unknown").await;
     assert_eq!(response(upload).await.error(), "404 SessionNotFoundError");
-    let reset = soon(poll_fn(|cx| send.poll_reset(cx))).await.unwrap();
+    let reset = with_timeout(poll_fn(|cx| send.poll_reset(cx))).await.unwrap();
     assert_eq!((reset, begun.elapsed().as_secs()), (Reason::NO_ERROR, 2));
-    assert!(soon(client.driver).await.unwrap().is_ok());
+    assert!(with_timeout(client.driver).await.unwrap().is_ok());
     assert_eq!(begun.elapsed().as_secs(), 2, "a connection without other requests ends with the refused one");
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rendezvous_server::config::{ClientLimits, Period, Size, StreamLimits};
 use serde_json::Value;
-use testkit::client::{Client, End, Response, soon};
+use testkit::client::{Client, End, Response, with_timeout};
 use testkit::messages::{CHUNKED, framed, pattern};
 use testkit::server::{TestServer, get, post};
 use testkit::sides::Departure;
@@ -17,7 +17,7 @@ async fn limited(clients: ClientLimits) -> TestServer {
     TestServer::start_with(|config| config.clients = clients).await
 }
 
-/// A server that tells its clients apart by the forwarding fields of a trusted proxy.
+/// A server that distinguishes its clients by the forwarding fields of a trusted proxy.
 async fn limited_behind_a_proxy(clients: ClientLimits) -> TestServer {
     TestServer::start_with(|config| {
         config.clients = clients;
@@ -39,9 +39,9 @@ fn assert_too_many(refused: &Response, flag: &str) {
 #[tokio::test]
 async fn a_client_over_its_connection_limit_gets_429_and_others_are_served() {
     let server = limited(ClientLimits { max_connections: Some(2), ..ClientLimits::default() }).await;
-    let mut first = server.say(get("/ping")).await;
+    let mut first = server.connect_and_send(get("/ping")).await;
     assert_eq!(first.response().await.status, 200);
-    let mut second = server.say(get("/ping")).await;
+    let mut second = server.connect_and_send(get("/ping")).await;
     assert_eq!(second.response().await.status, 200);
 
     let refused = server.ask(get("/ping")).await;
@@ -55,7 +55,7 @@ async fn a_client_over_its_connection_limit_gets_429_and_others_are_served() {
 
     second.close();
     let served_again = async { while server.ask(get("/ping")).await.status != 200 {} };
-    soon(served_again).await;
+    with_timeout(served_again).await;
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn a_connection_over_a_limit_is_refused_or_closed_but_never_takes_a_slot()
         config.descriptors = Some(64);
     })
     .await;
-    let mut first = server.say(get("/ping")).await;
+    let mut first = server.connect_and_send(get("/ping")).await;
     assert_eq!(first.response().await.status, 200);
     let mut refused = Vec::new();
     for _ in 0..4 {
@@ -90,7 +90,7 @@ async fn a_client_over_its_limit_is_refused_at_every_attempt() {
         config.descriptors = Some(64);
     })
     .await;
-    let mut first = server.say(get("/ping")).await;
+    let mut first = server.connect_and_send(get("/ping")).await;
     assert_eq!(first.response().await.status, 200);
     for _ in 0..10 {
         assert_too_many(&server.ask(get("/ping")).await, "--max-connections-per-client");
@@ -162,7 +162,7 @@ async fn connections_of_a_trusted_proxy_are_not_limited_per_client() {
         limited_behind_a_proxy(ClientLimits { max_connections: Some(1), ..ClientLimits::default() }).await;
     let mut clients = Vec::new();
     for _ in 0..5 {
-        let mut client = server.say(get("/ping")).await;
+        let mut client = server.connect_and_send(get("/ping")).await;
         assert_eq!(client.response().await.status, 200);
         clients.push(client);
     }
@@ -294,7 +294,7 @@ async fn header_sets_and_reports_of_all_streams_share_a_limit_until_they_are_for
             assert!(created.len() < 10, "{round}");
         };
         assert_busy(&refused);
-        // Each takes 45 KB with the overhead of its allocation, and the next also needs room for its body while that arrives.
+        // Each takes 45 KB with the overhead of its allocation, and the next also reserves memory for its body while that arrives.
         assert!((3..=4).contains(&created.len()), "{round}: {}", created.len());
 
         // The limit affects neither streams without a header set nor those that exist.
@@ -313,9 +313,9 @@ async fn header_sets_and_reports_of_all_streams_share_a_limit_until_they_are_for
         assert_busy(&server.post("/stream", set_of(40_000)).await);
         clock.advance(ttl + A_MOMENT).await;
         for id in &created[..2] {
-            server.until_gone(id).await;
+            server.until_forgotten(id).await;
         }
-        let again = server.make(&set_of(40_000)).await;
+        let again = server.create_response(&set_of(40_000)).await;
         // Reports count like header sets.
         let id = again["stream"].as_str().unwrap();
         assert_eq!(server.post(&format!("/stream/{id}/error"), &report).await.status, 200);
@@ -331,7 +331,7 @@ async fn json_that_is_still_arriving_counts_and_small_json_does_not() {
     let server = TestServer::start_with(|config| config.max_metadata_bytes = "100k".parse().unwrap()).await;
     let incomplete = async |bytes: usize| {
         let head = format!("POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n", bytes + 1);
-        server.say(head + &" ".repeat(bytes)).await
+        server.connect_and_send(head + &" ".repeat(bytes)).await
     };
     let mut clients = Vec::new();
     while clients.len() < 5 {
@@ -346,7 +346,7 @@ async fn json_that_is_still_arriving_counts_and_small_json_does_not() {
             }
         }
     };
-    assert_busy(&soon(refused).await);
+    assert_busy(&with_timeout(refused).await);
     drop(clients);
     let server = TestServer::start_with(|config| config.max_metadata_bytes = Size::bytes(1)).await;
     server.create_with(r#"{"access":"split"}"#).await;
@@ -361,7 +361,7 @@ async fn a_long_list_is_written_as_the_client_reads_it_and_is_whole() {
     for _ in 0..200 {
         ids.push(server.create_with(&set_of(60_000)).await);
     }
-    let mut reads_nothing = Client::connect_narrow(server.address()).await;
+    let mut reads_nothing = Client::connect_with_small_receive_buffer(server.address()).await;
     reads_nothing.send(get("/stream")).await;
     let head = reads_nothing.head().await.unwrap();
     let others = ["GET /stream HTTP/1.1\r\nHost: test\r\n\r\n", "GET /stream HTTP/1.0\r\n\r\n"];
@@ -376,7 +376,7 @@ async fn a_long_list_is_written_as_the_client_reads_it_and_is_whole() {
         assert_eq!((list.status, listed), (200, ids.iter().map(String::as_str).collect()), "oldest first");
         assert!(matches!(list.end, End::Whole | End::Closed), "{:?}", list.end);
     }
-    let mut head = server.say("HEAD /stream HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    let mut head = server.connect_and_send("HEAD /stream HTTP/1.1\r\nHost: test\r\n\r\n").await;
     assert!(head.head().await.unwrap().starts_with("HTTP/1.1 200 OK"));
     head.send(get("/ping")).await;
     assert_eq!(
@@ -421,7 +421,8 @@ async fn streams(limits: StreamLimits) -> TestServer {
 /// A stream whose sides have paired, before the first byte of its body.
 async fn pair(server: &TestServer, fields: &str, version: &str) -> (String, Client, Client) {
     let id = server.create().await;
-    let destination = server.say(format!("GET /stream/{id} HTTP/{version}\r\nHost: test\r\n\r\n")).await;
+    let destination =
+        server.connect_and_send(format!("GET /stream/{id} HTTP/{version}\r\nHost: test\r\n\r\n")).await;
     server.until(&id, "DST_CONNECTED").await;
     let source = server.put(&id, fields).await;
     server.until(&id, "STREAMING").await;
@@ -492,7 +493,7 @@ async fn paced(rate: u64, body: &[u8], chunked: bool) {
             }
         }
     };
-    let (_, download, ()) = tokio::join!(source.push(&encoded), destination.response(), soon(steps));
+    let (_, download, ()) = tokio::join!(source.push(&encoded), destination.response(), with_timeout(steps));
     assert_eq!(download.end, End::Whole);
     assert!(download.body == body, "the bytes differ");
     assert_eq!(source.response().await.status, 200);
@@ -544,7 +545,7 @@ async fn a_paced_stream_does_not_count_as_stalled() {
                 clock.advance(Duration::from_millis(5)).await;
             }
         };
-        soon(steps).await;
+        with_timeout(steps).await;
     }
 }
 
@@ -638,7 +639,7 @@ async fn the_time_of_a_slow_destination_does_not_count_for_the_source() {
     for chunked in [false, true] {
         let (fields, bytes) = framed(&vec![7; 64 << 20], chunked);
         let id = server.create().await;
-        let mut destination = Client::connect_narrow(server.address()).await;
+        let mut destination = Client::connect_with_small_receive_buffer(server.address()).await;
         destination.send(get(&format!("/stream/{id}"))).await;
         server.until(&id, "DST_CONNECTED").await;
         let mut source = server.put(&id, &fields).await;

@@ -1,4 +1,4 @@
-//! Tests of the contract over real sockets, against a server in the test's own runtime.
+//! Tests of docs/api.md over real sockets, against a server in the runtime of the test.
 //!
 //! `RENDEZVOUS_DATA_PATH=copy` runs the suite without `splice(2)`, `RENDEZVOUS_TRANSPORT=tls` over TLS.
 #![allow(

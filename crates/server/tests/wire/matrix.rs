@@ -17,9 +17,9 @@ use h2::{Reason, RecvStream, SendStream};
 use parking_lot::Mutex;
 use rendezvous_server::config::{Config, Period, Size};
 use serde_json::Value;
-use testkit::client::{Client, End, soon};
+use testkit::client::{Client, End, with_timeout};
 use testkit::matrix::{Answered, Cell, Cut, Error, Event, Expected, Framing, Received, Version, When};
-use testkit::server::{PATIENCE, TestServer, get, post};
+use testkit::server::{TestServer, WAIT_TIMEOUT, get, post};
 use testkit::transport::is_tls;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
@@ -30,7 +30,7 @@ use crate::metrics::{self, Exposition};
 /// The size of a body that is read.
 const SMALL: usize = 4002;
 /// The size of an unread body that the source can send to its end: too large for the destination's buffers, and not for those of
-/// the server (see [`Client::connect_cramped`]).
+/// the server (see [`Client::connect_with_small_buffers`]).
 const HELD: usize = 40_000;
 /// The size of an unread body that does not fit into all buffers on the way.
 const HUGE: usize = 16 << 20;
@@ -54,8 +54,9 @@ const CONNECTIONS: usize = 3 * AT_ONCE + 64;
 /// within that limit.
 static UNDER_WAY: Semaphore = Semaphore::const_new(8);
 
-/// Whether a destination that reads nothing of the body reads its connection and leaves its window used up. Otherwise it does not
-/// read the connection and its windows are open, so that all bytes are in its kernel and in the server's.
+/// Whether a destination that reads nothing of the body is limited by its flow-control window: it reads its connection, and leaves
+/// the window used up. Otherwise it does not read its connection and its windows are open, so that all bytes are in its kernel and in
+/// the server's.
 fn is_held_by_window(cell: Cell) -> bool {
     cell.destination == Version::Http2
         && match cell.event {
@@ -150,7 +151,7 @@ impl Control {
             if holds(&status) {
                 return status;
             }
-            assert!(begun.elapsed() < PATIENCE, "the status stays {status}");
+            assert!(begun.elapsed() < WAIT_TIMEOUT, "the status stays {status}");
             // A status can only be polled.
             sleep(pause).await;
         }
@@ -238,7 +239,7 @@ impl Source {
         };
         let head = format!("PUT /stream/{id} HTTP/{version}\r\nHost: test\r\n{field}\r\n\r\n");
         let mut client = if cell.event.has_unread_body() {
-            Client::connect_cramped(server.address()).await
+            Client::connect_with_small_buffers(server.address()).await
         } else {
             server.connect().await
         };
@@ -330,7 +331,7 @@ impl Download {
     /// Receives until `bytes` of the body are there, or up to its end.
     async fn receive(&mut self, bytes: usize) {
         if let Some(head) = self.head.take() {
-            match soon(head).await {
+            match with_timeout(head).await {
                 Ok(head) => {
                     self.response.status = head.status().as_u16();
                     self.stream = Some(head.into_body());
@@ -340,7 +341,7 @@ impl Download {
         }
         let Some(stream) = &mut self.stream else { return };
         while self.response.body.len() < bytes {
-            match soon(stream.data()).await {
+            match with_timeout(stream.data()).await {
                 Some(Ok(data)) => {
                     stream.flow_control().release_capacity(data.len()).unwrap();
                     self.response.body.extend_from_slice(&data);
@@ -371,7 +372,7 @@ impl Destination {
             Version::Http10 | Version::Http11 => {
                 let version = if cell.destination == Version::Http10 { "1.0" } else { "1.1" };
                 let mut client = if is_unread {
-                    Client::connect_cramped(server.address()).await
+                    Client::connect_with_small_buffers(server.address()).await
                 } else {
                     server.connect().await
                 };
@@ -380,7 +381,7 @@ impl Destination {
                 Self::Http1 { client, head: None }
             }
             Version::Http2 if is_unread && !is_held_by_window(cell) => {
-                let mut client = Client::connect_cramped(server.address()).await;
+                let mut client = Client::connect_with_small_buffers(server.address()).await;
                 request_without_reading(&mut client, server, &[id]).await;
                 Self::Unreading(client)
             }

@@ -1,11 +1,11 @@
-//! The metrics: their values match the load, they reveal no secrets, and both exposition formats are valid.
+//! The metrics: their values match the load, they reveal no secrets, and both formats are valid.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use testkit::client::Client;
 use testkit::messages::{bearer, framed, request};
-use testkit::server::{PATIENCE, TestServer, get, is_copied, post};
+use testkit::server::{TestServer, WAIT_TIMEOUT, get, is_copied, post};
 use testkit::settings::{
     ADMIN_TOKEN, on_all_addresses, with_admin_listener, with_admin_token, with_open_list,
 };
@@ -32,13 +32,13 @@ enum Format {
 }
 
 impl Exposition {
-    /// Scrapes the server in the OpenMetrics format.
+    /// Scrapes the server in the format `OpenMetrics`.
     pub(crate) async fn of(server: &TestServer) -> Self {
         Self::scrape(server, OPEN_METRICS, Format::OpenMetrics).await
     }
 
     /// Scrapes the server in the older format of Prometheus, where the name of a counter is that of its samples.
-    pub(crate) async fn older_of(server: &TestServer) -> Self {
+    pub(crate) async fn in_prometheus_format(server: &TestServer) -> Self {
         Self::scrape(server, "", Format::Prometheus).await
     }
 
@@ -178,7 +178,7 @@ fn number(text: &str) -> f64 {
 /// Waits until a sample has the value `count`.
 pub(crate) async fn until(server: &TestServer, name: &str, labels: &[(&str, &str)], count: usize) {
     let reached = async { while Exposition::of(server).await.count(name, labels) != count {} };
-    let reached = tokio::time::timeout(PATIENCE, reached).await;
+    let reached = tokio::time::timeout(WAIT_TIMEOUT, reached).await;
     assert!(reached.is_ok(), "{name} is {}", Exposition::of(server).await.count(name, labels));
 }
 
@@ -324,7 +324,7 @@ async fn a_connection_counts_once_under_the_protocol_of_its_first_request() {
     let count = |metrics: &Exposition, protocol| {
         metrics.count("connections_total", &[("protocol", protocol), ("tls", tls)])
     };
-    let mut first = server.say(request("POST", "/stream", "")).await;
+    let mut first = server.connect_and_send(request("POST", "/stream", "")).await;
     first.response().await;
     let before = Exposition::of(&server).await;
     // The connection of `first`, and that of the scrape.
@@ -355,7 +355,7 @@ async fn refusals_are_counted_by_error_name() {
     })
     .await;
     let id = server.create().await;
-    let split = server.make(r#"{"access":"split"}"#).await["stream"].as_str().unwrap().to_owned();
+    let split = server.create_response(r#"{"access":"split"}"#).await["stream"].as_str().unwrap().to_owned();
     let promised = server.create_with(r#"{"download_headers":{"Content-Length":1}}"#).await;
     let _waiting = server.get(&id).await;
     server.until(&id, "DST_CONNECTED").await;
@@ -414,7 +414,7 @@ async fn the_pipe_of_an_aborted_body_is_returned() {
     for round in 0..6 {
         let id = server.create().await;
         let mut source = server.put(&id, "Content-Length: 100000000\r\n").await;
-        let mut destination = Client::connect_narrow(server.address()).await;
+        let mut destination = Client::connect_with_small_receive_buffer(server.address()).await;
         destination.send(get(&format!("/stream/{id}"))).await;
         // Fills all buffers up, so that the pipe is full.
         let pushing = tokio::time::timeout(Duration::from_millis(200), source.push(&body));
@@ -439,7 +439,7 @@ async fn a_scrape_without_accept_openmetrics_gets_the_same_samples_in_the_older_
             let response = server.ask(request("GET", target, fields)).await;
             let expected = (200, vec![content_type]);
             assert_eq!((response.status, response.fields("content-type")), expected, "{fields}");
-            let head = server.say(request("HEAD", target, fields)).await.head().await.unwrap();
+            let head = server.connect_and_send(request("HEAD", target, fields)).await.head().await.unwrap();
             assert!(head.starts_with("HTTP/1.1 200 ") && head.contains(content_type), "{head}");
             scrapes.push(Exposition::parse(std::str::from_utf8(&response.body).unwrap(), format));
         }
@@ -455,7 +455,8 @@ async fn a_scrape_without_accept_openmetrics_gets_the_same_samples_in_the_older_
 #[tokio::test]
 async fn metrics_reveal_no_ids_addresses_or_secrets() {
     let server = TestServer::start().await;
-    let created = server.make(r#"{"access":"split","download_headers":{"X-Secret":"hidden-value"}}"#).await;
+    let created =
+        server.create_response(r#"{"access":"split","download_headers":{"X-Secret":"hidden-value"}}"#).await;
     let id = server.create().await;
     let _waiting = server.get(&id).await;
     server.until(&id, "DST_CONNECTED").await;

@@ -1,4 +1,4 @@
-//! The operations page, the dashboard and the alerts, compared with the metrics that the server exposes.
+//! The metrics and operations pages, the dashboard and the alerts, compared with the metrics that the server exposes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ const API: &str = include_str!("../../../../docs/api.md");
 const DASHBOARD: &str = include_str!("../../../../packaging/grafana/rendezvous.json");
 const ALERTS: &str = include_str!("../../../../packaging/prometheus/alerts.yml");
 
-/// The rows of the page that document a metric, by its name: type, labels, and the whole row.
+/// The rows of docs/metrics.md that document a metric, by its name: type, labels, and the whole row.
 fn documented() -> BTreeMap<String, (String, BTreeSet<String>, String)> {
     let row = |line: &str| {
         let cells: Vec<_> = line.split('|').map(str::trim).collect();
@@ -26,8 +26,8 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>, String)> {
 }
 
 #[tokio::test]
-async fn the_operations_page_documents_every_metric_and_no_other() {
-    let exposed = Exposition::older_of(&TestServer::start().await).await;
+async fn the_metrics_page_documents_every_metric_and_no_other() {
+    let exposed = Exposition::in_prometheus_format(&TestServer::start().await).await;
     let documented = documented();
     assert_eq!(exposed.families.keys().collect::<Vec<_>>(), documented.keys().collect::<Vec<_>>());
     for (name, (kind, labels, row)) in documented {
@@ -46,7 +46,7 @@ async fn the_operations_page_documents_every_metric_and_no_other() {
 
 #[tokio::test]
 async fn the_pages_name_no_unknown_metric() {
-    let exposed = Exposition::older_of(&TestServer::start().await).await;
+    let exposed = Exposition::in_prometheus_format(&TestServer::start().await).await;
     for page in [METRICS, OPERATIONS] {
         for code in page.split('`').skip(1).step_by(2).filter(|code| code.starts_with("rendezvous_")) {
             let name = code.split('{').next().unwrap();
@@ -109,7 +109,7 @@ fn queries(panels: &Value) -> Vec<&str> {
 
 #[tokio::test]
 async fn the_dashboard_shows_every_metric_and_queries_no_other() {
-    let exposed = Exposed(Exposition::older_of(&TestServer::start().await).await);
+    let exposed = Exposed(Exposition::in_prometheus_format(&TestServer::start().await).await);
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     let queries = queries(&dashboard["panels"]);
     let shown: BTreeSet<_> = queries.iter().flat_map(|query| exposed.metrics_of(query)).collect();
@@ -127,6 +127,6 @@ async fn the_dashboard_shows_every_metric_and_queries_no_other() {
 
 #[tokio::test]
 async fn the_alerts_query_existing_metrics_only() {
-    let exposed = Exposed(Exposition::older_of(&TestServer::start().await).await);
+    let exposed = Exposed(Exposition::in_prometheus_format(&TestServer::start().await).await);
     assert!(!exposed.metrics_of(ALERTS).is_empty());
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use rendezvous_server::config::Period;
-use testkit::client::{End, Response, soon};
+use testkit::client::{End, Response, with_timeout};
 use testkit::messages::framed;
 use testkit::server::{TestServer, get, post, put_head};
 use testkit::sides::Departure;
@@ -17,7 +17,7 @@ const STREAMS: usize = 240;
 /// Streams at a time. Clients and server share the descriptors of one process: some 350, far below the usual limit of 1024.
 const AT_ONCE: usize = 24;
 
-/// What one client does.
+/// The actions of one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
     Put,
@@ -30,7 +30,7 @@ enum Act {
     Report,
 }
 
-/// What a client did, and its response unless it left.
+/// The actions of a client, and its response unless it left.
 type Seen = (Act, Option<Response>);
 
 /// The clients of a stream. Most streams have all clients that a transfer needs, some also clients that disturb it, and a few
@@ -102,7 +102,7 @@ async fn race(server: Arc<TestServer>, stream: usize) -> String {
         clients.spawn(async move { (number, perform(&server, &id, act, number).await) });
     }
     let seen: BTreeMap<usize, Seen> = clients.join_all().await.into_iter().collect();
-    let state = soon(final_state(&server, &id)).await;
+    let state = with_timeout(final_state(&server, &id)).await;
     check(&seen, &state).unwrap_or_else(|violated| panic!("violated: {violated}: {state}, {seen:#?}"));
     state
 }
@@ -197,7 +197,7 @@ async fn the_invariants_hold_whichever_client_wins() {
         ends
     });
     let ends = ends.await;
-    // Without these outcomes, the races have shown nothing.
+    // Without these outcomes, there were no races.
     for end in ["FINISHED", "CLIENT_ERROR", "TIMEOUT_NO_DST"] {
         assert!(ends.contains_key(end), "{ends:?}");
     }

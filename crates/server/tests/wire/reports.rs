@@ -81,7 +81,7 @@ async fn once_the_sides_have_paired_a_report_changes_nothing() {
     let server = TestServer::start().await;
     let id = server.create().await;
     let mut late = server
-        .say(format!(
+        .connect_and_send(format!(
             "POST /stream/{id}/error HTTP/1.1\r\nHost: test\r\nContent-Length: {}\r\n\r\n{{",
             FULL.len()
         ))

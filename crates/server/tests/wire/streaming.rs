@@ -1,6 +1,6 @@
 //! The bytes of a transfer, and the headers of its two responses.
 
-use testkit::client::{Client, End, Response, soon};
+use testkit::client::{Client, End, Response, with_timeout};
 use testkit::messages::{CHUNKED, request};
 use testkit::server::{TestServer, get, put_head};
 use testkit::transport::is_tls;
@@ -107,7 +107,7 @@ async fn bytes_after_a_body_are_not_delivered() {
     }
 }
 
-/// The server splices a large body of known length, and copies others.
+/// The body is large and has a known length, so the server splices it.
 #[tokio::test]
 async fn a_destination_that_leaves_is_noticed_while_the_source_of_a_large_body_is_silent() {
     for how in ["close", "reset", "half-close"] {
@@ -174,7 +174,8 @@ async fn json_may_be_sent_in_chunks_with_extensions() {
     let json = format!(r#"{{"unknown":"{}"}}"#, "a".repeat(2000));
     let encoded = chunked(json.as_bytes(), &[1], &format!(";{}", "e".repeat(100)), "X: 1\r\n");
     let head = "POST /stream HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
-    let mut client = server.say([head.as_bytes(), &encoded, head.as_bytes(), b"0\r\n\r\n"].concat()).await;
+    let mut client =
+        server.connect_and_send([head.as_bytes(), &encoded, head.as_bytes(), b"0\r\n\r\n"].concat()).await;
     for _ in 0..2 {
         assert_eq!(client.response().await.status, 201);
     }
@@ -189,7 +190,7 @@ async fn each_byte_is_passed_on_and_counted_as_it_arrives() {
         let server = TestServer::start().await;
         let id = server.create().await;
         // HTTP/1.0 has no chunks, so the client can read the download byte by byte.
-        let mut destination = server.say(format!("GET /stream/{id} HTTP/1.0\r\n\r\n")).await;
+        let mut destination = server.connect_and_send(format!("GET /stream/{id} HTTP/1.0\r\n\r\n")).await;
         server.until(&id, "DST_CONNECTED").await;
         let mut source = server.put(&id, fields).await;
         for (count, byte) in (1..).zip(*b"hello") {
@@ -295,11 +296,11 @@ async fn a_get_or_head_of_a_stream_with_a_body_is_refused_at_once() {
         "Transfer-Encoding: chunked\r\n",
     ] {
         let path = format!("/stream/{id}");
-        let mut client = server.say(request("GET", &path, body)).await;
+        let mut client = server.connect_and_send(request("GET", &path, body)).await;
         let refused = client.response().await;
         assert_eq!((refused.error().as_str(), refused.closes()), ("400 BadRequestError", true), "{body}");
         assert!(client.ending().await.is_err(), "{body}");
-        let mut client = server.say(request("HEAD", &path, body)).await;
+        let mut client = server.connect_and_send(request("HEAD", &path, body)).await;
         assert!(client.head().await.unwrap().starts_with("HTTP/1.1 400 "), "{body}");
         assert_eq!(server.status(&id).await["state"], "CREATED", "{body}");
     }
@@ -307,7 +308,7 @@ async fn a_get_or_head_of_a_stream_with_a_body_is_refused_at_once() {
     for no_body in ["", "Content-Length: 0\r\n", "Expect: 100-continue\r\n"] {
         let id = server.create().await;
         let path = format!("/stream/{id}");
-        let mut destination = server.say(request("GET", &path, no_body)).await;
+        let mut destination = server.connect_and_send(request("GET", &path, no_body)).await;
         server.until(&id, "DST_CONNECTED").await;
         let refused = server.ask(request("GET", &path, "Content-Length: 5\r\n")).await;
         assert_eq!(refused.error(), "400 BadRequestError");
@@ -325,7 +326,8 @@ async fn a_range_is_ignored_and_a_content_range_refused() {
         server.put(&id, "Content-Length: 5\r\nContent-Range: bytes 0-4/10\r\n").await.response().await;
     assert_eq!(refused.error(), "400 BadRequestError");
 
-    let mut destination = server.say(request("GET", &format!("/stream/{id}"), "Range: bytes=1-2\r\n")).await;
+    let mut destination =
+        server.connect_and_send(request("GET", &format!("/stream/{id}"), "Range: bytes=1-2\r\n")).await;
     let mut source = server.put(&id, "Content-Length: 5\r\n").await;
     source.send("hello").await;
     let download = destination.response().await;
@@ -388,9 +390,10 @@ async fn a_chunked_upload_that_breaks_its_promise_never_looks_whole() {
 async fn an_http_1_0_client_is_served_on_either_side() {
     let server = TestServer::start().await;
     let id = server.create().await;
-    let mut destination = server.say(format!("GET /stream/{id} HTTP/1.0\r\n\r\n")).await;
+    let mut destination = server.connect_and_send(format!("GET /stream/{id} HTTP/1.0\r\n\r\n")).await;
     server.until(&id, "DST_CONNECTED").await;
-    let mut source = server.say(format!("PUT /stream/{id} HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello")).await;
+    let mut source =
+        server.connect_and_send(format!("PUT /stream/{id} HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello")).await;
     let download = destination.response().await;
     assert!(download.head.starts_with("HTTP/1.0 200 "), "{}", download.head);
     assert_eq!((download.end, &download.body[..]), (End::Whole, &b"hello"[..]));
@@ -414,7 +417,7 @@ async fn a_whole_http_1_0_download_is_not_reset_after_its_end() {
     source.send("5\r\nhello\r\n0\r\n\r\n").await;
     assert_eq!(source.response().await.status, 200);
     let mut received = Vec::new();
-    soon(destination.read_to_end(&mut received)).await.unwrap();
+    with_timeout(destination.read_to_end(&mut received)).await.unwrap();
     assert!(received.ends_with(b"\r\n\r\nhello"), "{received:?}");
     for _ in 0..20 {
         assert_eq!(server.status(&id).await["state"], "FINISHED");
@@ -427,8 +430,9 @@ async fn a_request_pipelined_after_an_upload_is_not_part_of_it() {
     let server = TestServer::start().await;
     let id = server.create().await;
     let mut destination = server.get(&id).await;
-    let mut source =
-        server.say([put_head(&id, "Content-Length: 5\r\n"), "hello".into(), get("/ping")].concat()).await;
+    let mut source = server
+        .connect_and_send([put_head(&id, "Content-Length: 5\r\n"), "hello".into(), get("/ping")].concat())
+        .await;
     assert_eq!(destination.response().await.body, b"hello");
     let upload = source.response().await;
     assert!(upload.status == 200 && upload.closes());

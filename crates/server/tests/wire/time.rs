@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use rendezvous_server::config::Period;
-use testkit::client::{Client, End, soon};
+use testkit::client::{Client, End, with_timeout};
 use testkit::messages::CHUNKED;
 use testkit::server::{TestServer, get, post, put_head};
 use testkit::settings::with_admin_listener;
@@ -95,7 +95,7 @@ async fn an_ended_stream_is_forgotten_after_one_more_ttl() {
     assert_eq!(server.ask(get(&format!("/stream/{id}/status"))).await.status, 200);
     clock.advance(2 * A_MOMENT).await;
     let forgotten = async { while server.ask(get("/stream")).await.body != b"[]" {} };
-    soon(forgotten).await;
+    with_timeout(forgotten).await;
     assert_eq!(server.ask(get(&format!("/stream/{id}/status"))).await.error(), "404 SessionNotFoundError");
     let metrics = Exposition::of(&server).await;
     for state in ["created", "source_waits", "destination_waits", "streaming", "ended"] {
@@ -152,10 +152,10 @@ async fn a_stream_that_outlived_all_deadlines_is_forgotten_one_ttl_after_its_end
     clock.advance_to_just_before(TTL).await;
     assert_eq!(server.status(&id).await["state"], "DST_DISCONNECTED");
     clock.advance(2 * A_MOMENT).await;
-    server.until_gone(&id).await;
+    server.until_forgotten(&id).await;
 }
 
-/// While a FIN is stuck behind a full buffer, the server has no way to learn that the client has left.
+/// While a FIN is stuck behind a full buffer, the server cannot detect that the client has left.
 #[tokio::test(start_paused = true)]
 async fn a_source_whose_fin_is_behind_a_full_buffer_keeps_its_seat_and_never_looks_whole() {
     for fields in ["Content-Length: 100000000\r\n", CHUNKED] {
@@ -165,7 +165,7 @@ async fn a_source_whose_fin_is_behind_a_full_buffer_keeps_its_seat_and_never_loo
             let id = server.create().await;
             let mut source = server.put(&id, fields).await;
             server.until(&id, "SRC_CONNECTED").await;
-            // More than the server's kernel buffers, and less than both kernels do.
+            // More than the server's kernel buffers, and less than both kernels buffer.
             source.send("200000\r\n").await;
             source.send(vec![7; 1 << 20]).await;
             source.close();
@@ -205,7 +205,7 @@ async fn a_source_that_waits_is_sent_no_byte_however_long_it_waits_and_however_m
             ("", 0),
         ] {
             let id = server.create().await;
-            let mut source = server.say([before.clone(), put_head(&id, fields)].concat()).await;
+            let mut source = server.connect_and_send([before.clone(), put_head(&id, fields)].concat()).await;
             for _ in before.matches("HTTP/1.1") {
                 source.response().await;
             }
@@ -266,7 +266,7 @@ async fn a_destination_that_reads_the_last_bytes_slowly_has_not_stalled() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
     let id = server.create().await;
-    let mut destination = Client::connect_narrow(server.address()).await;
+    let mut destination = Client::connect_with_small_receive_buffer(server.address()).await;
     destination.send(get(&format!("/stream/{id}"))).await;
     server.until(&id, "DST_CONNECTED").await;
     let mut source = server.put(&id, &format!("Content-Length: {LENGTH}\r\n")).await;
@@ -289,7 +289,7 @@ async fn a_destination_that_reads_the_last_bytes_slowly_has_not_stalled() {
 async fn a_head_that_takes_too_long_is_408_and_a_new_connection_that_sends_nothing_is_closed() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
-    let mut slow = server.say("GET /ping HTT").await;
+    let mut slow = server.connect_and_send("GET /ping HTT").await;
     let mut idle = server.connect().await;
     // After this exchange, the server waits for both clients.
     assert_eq!(server.ask(get("/ping")).await.status, 200);
@@ -305,7 +305,7 @@ async fn a_connection_is_kept_between_two_requests_for_the_keep_alive_time() {
     let clock = Clock::stopped();
     for keep_alive in [5, 75] {
         let server = TestServer::start_with(|config| config.keep_alive = Period::from_secs(keep_alive)).await;
-        let mut kept = server.say(get("/ping")).await;
+        let mut kept = server.connect_and_send(get("/ping")).await;
         assert_eq!(kept.response().await.status, 200);
         // After this exchange, the server waits for the next request.
         assert_eq!(server.ask(get("/ping")).await.status, 200);
@@ -322,7 +322,7 @@ async fn a_connection_is_kept_between_two_requests_for_the_keep_alive_time() {
 async fn empty_lines_between_two_requests_do_not_begin_a_head() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
-    let mut kept = server.say([&post("/nowhere", "body"), &b"\r\n\r\n\r"[..]].concat()).await;
+    let mut kept = server.connect_and_send([&post("/nowhere", "body"), &b"\r\n\r\n\r"[..]].concat()).await;
     assert_eq!(kept.response().await.status, 404);
     assert_eq!(server.ask(get("/ping")).await.status, 200);
     clock.advance(Duration::from_secs(10) + A_MOMENT).await;
@@ -335,7 +335,9 @@ async fn empty_lines_between_two_requests_do_not_begin_a_head() {
 async fn a_small_unneeded_body_that_does_not_arrive_ends_its_connection() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
-    let mut slow = server.say("POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhell").await;
+    let mut slow = server
+        .connect_and_send("POST /nowhere HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhell")
+        .await;
     let response = slow.response().await;
     assert_eq!((response.status, response.closes()), (404, false), "the response does not wait for the body");
     assert_eq!(server.ask(get("/ping")).await.status, 200);
@@ -347,7 +349,8 @@ async fn a_small_unneeded_body_that_does_not_arrive_ends_its_connection() {
 async fn a_json_body_that_takes_too_long_is_408() {
     let clock = Clock::stopped();
     let server = TestServer::start().await;
-    let mut slow = server.say("POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\n{").await;
+    let mut slow =
+        server.connect_and_send("POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\n{").await;
     assert_eq!(server.ask(get("/ping")).await.status, 200);
     clock.advance(Duration::from_secs(10) + A_MOMENT).await;
     let refused = slow.response().await;
@@ -366,7 +369,7 @@ async fn a_client_that_keeps_sending_after_its_response_is_cut_off_after_two_sec
     clock.advance(Duration::from_secs(2) + A_MOMENT).await;
     // The server resets the connection at the next bytes.
     let cut_off = async { while source.push(&[7; 1000]).await > 0 {} };
-    soon(cut_off).await;
+    with_timeout(cut_off).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -379,11 +382,13 @@ async fn a_draining_server_lets_sides_pair_and_transfers_finish_but_creates_no_s
     server.until(&running, "STREAMING").await;
     let mut waiting_source = server.put(&waiting, "Content-Length: 5\r\n").await;
     server.until(&waiting, "SRC_CONNECTED").await;
-    let mut idle = server.say(get("/ping")).await;
+    let mut idle = server.connect_and_send(get("/ping")).await;
     idle.response().await;
-    let mut busy = server.say("POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n{").await;
+    let mut busy =
+        server.connect_and_send("POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\n{").await;
     let mut new = server.connect().await;
-    let mut pipelining = server.say([&get("/ping").into_bytes(), &post("/stream", "")[..9]].concat()).await;
+    let mut pipelining =
+        server.connect_and_send([&get("/ping").into_bytes(), &post("/stream", "")[..9]].concat()).await;
     pipelining.response().await;
     assert_eq!(server.ask(get("/ping")).await.status, 200);
 
@@ -392,7 +397,9 @@ async fn a_draining_server_lets_sides_pair_and_transfers_finish_but_creates_no_s
     busy.send("}").await;
     new.send(post("/stream", "")).await;
     pipelining.send(&post("/stream", "")[9..]).await;
-    for client in [&mut busy, &mut new, &mut pipelining, &mut server.say(post("/stream", "{}")).await] {
+    for client in
+        [&mut busy, &mut new, &mut pipelining, &mut server.connect_and_send(post("/stream", "{}")).await]
+    {
         let refused = client.response().await;
         assert_eq!(refused.error(), "503 ShuttingDownError");
         assert_eq!(refused.fields("retry-after").len(), 1);
@@ -408,7 +415,7 @@ async fn a_draining_server_lets_sides_pair_and_transfers_finish_but_creates_no_s
         assert_eq!(destination.response().await.body, b"hello");
         assert_eq!(source.response().await.status, 200);
     }
-    soon(server.ended()).await;
+    with_timeout(server.ended()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -426,7 +433,7 @@ async fn a_drain_waits_five_seconds_for_a_side_to_connect() {
     source.send("hello").await;
     assert_eq!(destination.response().await.body, b"hello");
     assert_eq!(source.response().await.status, 200);
-    soon(server.ended()).await;
+    with_timeout(server.ended()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -440,7 +447,7 @@ async fn after_the_drain_timeout_waiting_sides_get_503_and_transfers_are_aborted
         .await;
         let (id, unpaired) = (server.create().await, server.create().await);
         let mut destination =
-            server.say(format!("GET /stream/{id} HTTP/{version}\r\nHost: test\r\n\r\n")).await;
+            server.connect_and_send(format!("GET /stream/{id} HTTP/{version}\r\nHost: test\r\n\r\n")).await;
         let mut source = server.put(&id, CHUNKED).await;
         source.send("5\r\nhello\r\n").await;
         let head = destination.head().await.unwrap();
@@ -459,7 +466,7 @@ async fn after_the_drain_timeout_waiting_sides_get_503_and_transfers_are_aborted
         // Otherwise the server would read from them for two more seconds.
         source.close();
         waiting.close();
-        clock.resumed(soon(server.ended())).await;
+        clock.resumed(with_timeout(server.ended())).await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use testkit::client::{Client, End, soon};
+use testkit::client::{Client, End, with_timeout};
 use testkit::messages::CHUNKED;
 use testkit::server::{TestServer, get, put_head};
 use testkit::transport::{Certificate, Transport};
@@ -28,7 +28,7 @@ impl SecureServer {
         Client::over(Transport::Tls(Box::new(stream)))
     }
 
-    async fn say(&self, bytes: impl AsRef<[u8]>) -> Client {
+    async fn connect_and_send(&self, bytes: impl AsRef<[u8]>) -> Client {
         let mut client = self.connect().await;
         client.send(bytes).await;
         client
@@ -36,7 +36,7 @@ impl SecureServer {
 
     async fn create(&self) -> String {
         let request = "POST /stream HTTP/1.1\r\nHost: localhost\r\n\r\n";
-        self.say(request).await.response().await.stream_id()
+        self.connect_and_send(request).await.response().await.stream_id()
     }
 }
 
@@ -60,7 +60,7 @@ async fn the_protocol_is_chosen_from_what_the_client_offers() {
 #[tokio::test]
 async fn plain_http_on_the_tls_port_gets_400_with_advice() {
     let secure = SecureServer::start().await;
-    let mut client = Client::connect_plainly(secure.server.address()).await;
+    let mut client = Client::connect_plain(secure.server.address()).await;
     client.send(get("/ping")).await;
     let response = client.response().await;
     assert_eq!(response.error(), "400 BadRequestError");
@@ -75,9 +75,9 @@ async fn a_client_with_a_broken_handshake_is_disconnected() {
     stream.write_all(&[22, 3, 1, 0, 5, 0, 0, 0, 0, 0]).await.unwrap();
     let mut rest = Vec::new();
     // The server sends an alert, and closes.
-    let _ = soon(stream.read_to_end(&mut rest)).await;
+    let _ = with_timeout(stream.read_to_end(&mut rest)).await;
     assert!(rest.len() < 64, "{rest:?}");
-    assert_eq!(secure.say(get("/ping")).await.response().await.status, 200);
+    assert_eq!(secure.connect_and_send(get("/ping")).await.response().await.status, 200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,7 +88,7 @@ async fn a_handshake_has_the_head_timeout() {
         stream.write_all(start).await.unwrap();
         let begun = tokio::time::Instant::now();
         let mut rest = Vec::new();
-        let _ = soon(stream.read_to_end(&mut rest)).await;
+        let _ = with_timeout(stream.read_to_end(&mut rest)).await;
         assert_eq!((rest, begun.elapsed().as_secs()), (Vec::new(), 10));
     }
 }
@@ -99,8 +99,9 @@ async fn a_whole_download_ends_with_close_notify_and_an_aborted_one_without() {
     for version in ["HTTP/1.1", "HTTP/1.0"] {
         for whole in [true, false] {
             let id = secure.create().await;
-            let mut destination = secure.say(format!("GET /stream/{id} {version}\r\nHost: a\r\n\r\n")).await;
-            let mut source = secure.say(put_head(&id, CHUNKED)).await;
+            let mut destination =
+                secure.connect_and_send(format!("GET /stream/{id} {version}\r\nHost: a\r\n\r\n")).await;
+            let mut source = secure.connect_and_send(put_head(&id, CHUNKED)).await;
             source.send("5\r\nhello\r\n").await;
             let head = destination.head().await.unwrap();
             if whole {
@@ -125,8 +126,8 @@ async fn a_destination_that_closes_after_the_last_byte_has_received_it() {
     let secure = SecureServer::start().await;
     for _ in 0..20 {
         let id = secure.create().await;
-        let mut destination = secure.say(get(&format!("/stream/{id}"))).await;
-        let mut source = secure.say(put_head(&id, "Content-Length: 5\r\n")).await;
+        let mut destination = secure.connect_and_send(get(&format!("/stream/{id}"))).await;
+        let mut source = secure.connect_and_send(put_head(&id, "Content-Length: 5\r\n")).await;
         source.send("hello").await;
         destination.head().await.unwrap();
         assert_eq!(destination.body_bytes(5).await, b"hello");
@@ -139,8 +140,8 @@ async fn a_destination_that_closes_after_the_last_byte_has_received_it() {
 async fn a_new_certificate_serves_new_connections_and_does_not_affect_transfers() {
     let secure = SecureServer::start().await;
     let id = secure.create().await;
-    let mut destination = secure.say(get(&format!("/stream/{id}"))).await;
-    let mut source = secure.say(put_head(&id, "Content-Length: 10\r\n")).await;
+    let mut destination = secure.connect_and_send(get(&format!("/stream/{id}"))).await;
+    let mut source = secure.connect_and_send(put_head(&id, "Content-Length: 10\r\n")).await;
     source.send("hello").await;
     let head = destination.head().await.unwrap();
 
@@ -184,7 +185,7 @@ async fn a_plain_port_next_to_the_tls_port_serves_the_same_streams() {
     })
     .await;
     let plainly = async |bytes: String| {
-        let mut client = Client::connect_plainly(server.plain_address()).await;
+        let mut client = Client::connect_plain(server.plain_address()).await;
         client.send(bytes).await;
         client
     };
@@ -218,21 +219,21 @@ async fn discarded_uploads_block_no_other_connection() {
     let body = "x".repeat(4 << 20);
     let mut uploads = JoinSet::new();
     for _ in 0..4 {
-        let mut source = secure.say(put_head("unknown", "Content-Length: 1000000000\r\n")).await;
+        let mut source = secure.connect_and_send(put_head("unknown", "Content-Length: 1000000000\r\n")).await;
         let body = body.clone();
         // Sends until the server closes the connection.
         uploads.spawn(async move { while source.push(body.as_bytes()).await == body.len() {} });
     }
-    soon(uploads.join_all()).await;
-    assert_eq!(secure.say(get("/ping")).await.response().await.status, 200);
+    with_timeout(uploads.join_all()).await;
+    assert_eq!(secure.connect_and_send(get("/ping")).await.response().await.status, 200);
 }
 
-/// Replaces the files of `old` with those of `fresh`.
+/// Replaces the files of `old` by those of `fresh`.
 fn replace(old: &Certificate, fresh: &Certificate) {
     fs::copy(fresh.files().key, old.files().key).unwrap();
     fs::copy(fresh.files().certificate, old.files().certificate).unwrap();
 }
 
 async fn until(holds: impl AsyncFn() -> bool) {
-    soon(async { while !holds().await {} }).await;
+    with_timeout(async { while !holds().await {} }).await;
 }

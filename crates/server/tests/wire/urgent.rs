@@ -9,11 +9,11 @@ use testkit::server::{TestServer, get, post, put_head};
 async fn send_with_urgent_bytes(source: &mut Client, body: &[u8]) {
     let third = body.len() / 3;
     source.send(&body[..third]).await;
-    source.send_urgently(&body[third..=third]).await;
+    source.send_urgent(&body[third..=third]).await;
     source.send(&body[third + 1..2 * third]).await;
-    source.send_urgently(&body[2 * third..=2 * third]).await;
+    source.send_urgent(&body[2 * third..=2 * third]).await;
     source.send(&body[2 * third + 1..body.len() - 1]).await;
-    source.send_urgently(&body[body.len() - 1..]).await;
+    source.send_urgent(&body[body.len() - 1..]).await;
 }
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn urgent_bytes_in_a_paced_body_do_not_make_its_source_look_disconnected()
         source.send(first).await;
         while server.status(&id).await["bytes_transferred"].as_u64().unwrap() == 0 {}
         let (before, after) = rest.split_at(1000);
-        source.send_urgently(before).await;
+        source.send_urgent(before).await;
         source.send(after).await;
         source.half_close().await;
         let (download, upload) = tokio::join!(destination.response(), source.response());
@@ -95,9 +95,9 @@ async fn urgent_bytes_in_heads_and_json_are_read_like_others() {
             for _ in 0..2 {
                 // The second request uses the kept connection.
                 let (first, rest) = request.split_at(at);
-                client.send_urgently(first).await;
+                client.send_urgent(first).await;
                 client.send(&rest[..rest.len() - 1]).await;
-                client.send_urgently(&rest[rest.len() - 1..]).await;
+                client.send_urgent(&rest[rest.len() - 1..]).await;
                 let status = client.response().await.status;
                 assert!([200, 201, 404].contains(&status), "{status} at {at}");
             }
@@ -111,11 +111,11 @@ async fn a_waiting_side_that_sends_urgent_data_keeps_its_seat() {
     let id = server.create().await;
     let mut destination = server.get(&id).await;
     server.until(&id, "DST_CONNECTED").await;
-    destination.send_urgently("!").await;
+    destination.send_urgent("!").await;
     for _ in 0..20 {
         assert_eq!(server.status(&id).await["state"], "DST_CONNECTED");
     }
-    let mut source = server.say(put_head(&id, "Content-Length: 2\r\n") + "hi").await;
+    let mut source = server.connect_and_send(put_head(&id, "Content-Length: 2\r\n") + "hi").await;
     let (download, upload) = tokio::join!(destination.response(), source.response());
     assert_eq!((download.body.as_slice(), download.end, upload.status), (&b"hi"[..], End::Whole, 200));
 }

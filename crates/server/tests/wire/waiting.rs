@@ -14,8 +14,11 @@ async fn a_taken_seat_is_refused_and_the_pair_is_unharmed() {
     let mut source = server.put(&id, "Content-Length: 5\r\n").await;
     server.until(&id, "SRC_CONNECTED").await;
     for _ in 0..2 {
-        let second =
-            server.say(put_head(&id, "Content-Length: 5\r\nExpect: 100-continue\r\n")).await.response().await;
+        let second = server
+            .connect_and_send(put_head(&id, "Content-Length: 5\r\nExpect: 100-continue\r\n"))
+            .await
+            .response()
+            .await;
         assert_eq!(second.error(), "429 AlreadyConnectedError");
         assert_eq!(second.message(), "A client has already connected to the source side of this stream");
     }
@@ -92,7 +95,8 @@ async fn a_waiting_destination_that_leaves_frees_its_seat() {
 
 /// Two kept connections that have each had one response. The server reads the whole of their next request at once.
 async fn kept(server: &TestServer) -> [Client; 2] {
-    let mut clients = [server.say(get("/stream/unknown")).await, server.say(get("/ping")).await];
+    let mut clients =
+        [server.connect_and_send(get("/stream/unknown")).await, server.connect_and_send(get("/ping")).await];
     for client in &mut clients {
         client.response().await;
     }
@@ -105,7 +109,7 @@ async fn new_and_kept(server: &TestServer) -> [Client; 3] {
     [server.connect().await, first, second]
 }
 
-/// Sources that the server recognizes as gone: framing fields, the sent part of the body, and how the source leaves. (A FIN after a
+/// Sources that the server recognizes as disconnected: framing fields, the sent part of the body, and how the source leaves. (A FIN after a
 /// whole body may be a half-close.)
 const DEPARTING_SOURCES: [(&str, &str, Departure); 7] = [
     ("Content-Length: 100\r\n", "WRONG", Departure::Close),
@@ -175,7 +179,7 @@ async fn a_destination_that_has_just_left_is_not_paired_and_its_seat_is_free() {
                     server.get(&id).await
                 } else {
                     server.status(&id).await;
-                    server.say(put_head(&id, "Content-Length: 5\r\n") + "right").await
+                    server.connect_and_send(put_head(&id, "Content-Length: 5\r\n") + "right").await
                 };
                 let (source, destination) =
                     if by_source { (&mut next, &mut other) } else { (&mut other, &mut next) };
@@ -186,7 +190,7 @@ async fn a_destination_that_has_just_left_is_not_paired_and_its_seat_is_free() {
     }
 }
 
-/// A half-closed destination counts as gone, even where the request of the source is the first to find it so.
+/// A half-closed destination counts as disconnected, even if that is first detected when the source connects.
 #[tokio::test]
 async fn a_destination_that_half_closes_as_a_source_connects_is_not_answered() {
     let server = TestServer::start().await;
@@ -215,7 +219,7 @@ async fn a_side_that_leaves_as_it_connects_does_not_use_up_the_stream() {
             leaving.send(put_head(&id, fields) + body).await;
             leaving.leave(how);
             assert_eq!(server.status(&id).await["state"], "DST_CONNECTED", "{fields:?} {body:?} {how:?}");
-            let mut source = server.say(put_head(&id, "Content-Length: 5\r\n") + "right").await;
+            let mut source = server.connect_and_send(put_head(&id, "Content-Length: 5\r\n") + "right").await;
             assert_eq!(destination.response().await.body, b"right", "{fields:?} {body:?} {how:?}");
             assert_eq!(source.response().await.status, 200, "{fields:?} {body:?} {how:?}");
         }
@@ -223,7 +227,7 @@ async fn a_side_that_leaves_as_it_connects_does_not_use_up_the_stream() {
     for how in Departure::ALL {
         for mut leaving in kept(&server).await {
             let id = server.create().await;
-            let mut source = server.say(put_head(&id, "Content-Length: 5\r\n") + "right").await;
+            let mut source = server.connect_and_send(put_head(&id, "Content-Length: 5\r\n") + "right").await;
             server.until(&id, "SRC_CONNECTED").await;
             leaving.send(get(&format!("/stream/{id}"))).await;
             leaving.leave(how);
@@ -244,7 +248,7 @@ async fn a_source_may_half_close_after_a_whole_body_as_it_connects_or_is_paired(
                 let put = put_head(&id, fields) + body;
                 let (mut source, mut destination);
                 if waits {
-                    source = server.say(put).await;
+                    source = server.connect_and_send(put).await;
                     server.until(&id, "SRC_CONNECTED").await;
                     next.send(get(&format!("/stream/{id}"))).await;
                     source.half_close().await;
@@ -337,11 +341,11 @@ async fn a_head_request_takes_no_seat() {
     let id = server.create().await;
     let probe = |id: &str| request("HEAD", &format!("/stream/{id}"), "");
     for _ in 0..2 {
-        let head = server.say(probe(&id)).await.head().await.unwrap();
+        let head = server.connect_and_send(probe(&id)).await.head().await.unwrap();
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     }
     assert_eq!(server.status(&id).await["state"], "CREATED");
-    let head = server.say(probe("unknown")).await.head().await.unwrap();
+    let head = server.connect_and_send(probe("unknown")).await.head().await.unwrap();
     assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
 }
 
@@ -358,7 +362,8 @@ async fn an_ended_stream_is_not_found() {
         assert_eq!(response.message(), "The specified session id does not exist");
     }
     assert_eq!(server.post(&format!("/stream/{id}/error"), "{}").await.error(), "409 StreamStartedError");
-    let head = server.say(request("HEAD", &format!("/stream/{id}"), "")).await.head().await.unwrap();
+    let head =
+        server.connect_and_send(request("HEAD", &format!("/stream/{id}"), "")).await.head().await.unwrap();
     assert!(head.starts_with("HTTP/1.1 404 "), "{head}");
 }
 
@@ -388,7 +393,7 @@ async fn nothing_of_a_source_that_closed_after_its_whole_body_is_delivered() {
             server.until(&id, "SRC_CONNECTED").await;
             // The rest of the request and the FIN of the source arrive together, and the server reads the request first.
             let (request, rest) = (get(&format!("/stream/{id}")), "\r\n");
-            let mut destination = server.say(request.strip_suffix(rest).unwrap()).await;
+            let mut destination = server.connect_and_send(request.strip_suffix(rest).unwrap()).await;
             assert_eq!(server.ask(get("/ping")).await.status, 200);
             destination.send(rest).await;
             source.close();
@@ -399,15 +404,16 @@ async fn nothing_of_a_source_that_closed_after_its_whole_body_is_delivered() {
     }
 }
 
-/// The size of a body that fills the buffer of the server's kernel for a waiting source, and fits into both kernels together.
-const BEHIND_A_FULL_BUFFER: usize = 300_000;
+/// The size of a body that is larger than the buffer of the server's kernel for a waiting source, and fits into the buffers of both
+/// kernels.
+const LARGER_THAN_A_BUFFER: usize = 300_000;
 
 /// A waiting source that has written its whole body, a part of which is still in its own kernel.
-async fn source_behind_a_full_buffer(server: &TestServer, id: &str, chunked: bool) -> Client {
+async fn source_with_a_full_buffer(server: &TestServer, id: &str, chunked: bool) -> Client {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_send_buffer_size(1 << 20).unwrap();
     let mut source = Client::begin(socket.connect(server.address()).await.unwrap()).await;
-    let (fields, encoded) = framed(&vec![b'x'; BEHIND_A_FULL_BUFFER], chunked);
+    let (fields, encoded) = framed(&vec![b'x'; LARGER_THAN_A_BUFFER], chunked);
     source.send(put_head(id, &fields)).await;
     source.send(encoded).await;
     server.until(id, "SRC_CONNECTED").await;
@@ -415,13 +421,13 @@ async fn source_behind_a_full_buffer(server: &TestServer, id: &str, chunked: boo
 }
 
 #[tokio::test]
-async fn nothing_of_a_source_that_left_behind_a_full_buffer_looks_whole() {
+async fn nothing_of_a_source_that_left_with_a_full_buffer_looks_whole() {
     let server = TestServer::start().await;
     for chunked in [false, true] {
         let id = server.create().await;
-        source_behind_a_full_buffer(&server, &id, chunked).await.close();
+        source_with_a_full_buffer(&server, &id, chunked).await.close();
         if is_tls() && server.status(&id).await["state"] == "CREATED" {
-            // The read-ahead of TLS has made room for the FIN.
+            // The read-ahead of TLS has emptied the kernel's buffer, so the FIN has arrived.
             continue;
         }
         let download = server.get(&id).await.response().await;
@@ -435,14 +441,14 @@ async fn nothing_of_a_source_that_left_behind_a_full_buffer_looks_whole() {
 }
 
 #[tokio::test]
-async fn a_source_that_only_half_closed_behind_a_full_buffer_is_delivered() {
+async fn a_source_that_only_half_closed_with_a_full_buffer_is_delivered() {
     let server = TestServer::start().await;
     for chunked in [false, true] {
         let id = server.create().await;
-        let mut source = source_behind_a_full_buffer(&server, &id, chunked).await;
+        let mut source = source_with_a_full_buffer(&server, &id, chunked).await;
         source.half_close().await;
         let download = server.get(&id).await.response().await;
-        let whole = (End::Whole, BEHIND_A_FULL_BUFFER);
+        let whole = (End::Whole, LARGER_THAN_A_BUFFER);
         assert_eq!((download.end, download.body.len()), whole, "chunked: {chunked}");
         assert_eq!(source.final_response().await.status, 200);
         server.until(&id, "FINISHED").await;
@@ -455,9 +461,9 @@ async fn a_source_that_closed_after_much_more_than_its_body_never_looks_whole() 
     let server = TestServer::start().await;
     for (fields, body) in WHOLE_BODIES {
         let id = server.create().await;
-        let mut source = server.say(put_head(&id, fields) + body).await;
+        let mut source = server.connect_and_send(put_head(&id, fields) + body).await;
         server.until(&id, "SRC_CONNECTED").await;
-        // More than the server's kernel buffers, and less than both kernels do.
+        // More than the server's kernel buffers, and less than both kernels buffer.
         source.send(vec![b'x'; 1 << 20]).await;
         source.close();
         let download = server.get(&id).await.response().await;

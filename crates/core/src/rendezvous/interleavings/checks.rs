@@ -8,7 +8,7 @@ use super::observed;
 use crate::outcome::Fault;
 
 impl Fixture {
-    /// Checks all invariants. Returns what was [`observed`].
+    /// Checks all invariants. Returns the results that were [`observed`].
     pub(super) fn check(self, results: &[ActionResult]) -> u32 {
         // An ended stream is forgotten by the second expiry at the latest.
         self.expire();
@@ -90,7 +90,7 @@ fn check_report(results: &[ActionResult], attempts: &[&Attempt], published: &Pub
     assert_eq!(published.ended("reported"), accepted);
 }
 
-/// A refusal has its cause. Returns what was [`observed`].
+/// A refusal has its cause. Returns the results that were [`observed`].
 fn check_attempt(attempt: &Attempt, attempts: &[&Attempt], published: &Published) -> u32 {
     match &attempt.end {
         End::Refused(SeatError::AlreadyConnected(side)) => {

@@ -22,7 +22,7 @@ const TTL: Duration = Duration::from_hours(1);
 /// Bytes of a whole body, in two frames.
 pub(super) const BODY: usize = 5;
 
-/// The table with one stream, and what is counted outside of it.
+/// The table with one stream, and counts that are kept outside of it.
 pub(super) struct Fixture {
     pub(super) rendezvous: Arc<Rendezvous<Frames>>,
     pub(super) published: Arc<Published>,
@@ -283,7 +283,7 @@ impl Fixture {
         let holders = &self.holders[usize::from(side == Side::Destination)];
         assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "the {side}'s seat has two holders");
         let end = if behavior == Behavior::Leaves {
-            // Polled once, so that a waker is registered that nobody waits on.
+            // Polled once, to register a waker that no task waits on.
             let _ = pin!(seat.paired()).poll(&mut Context::from_waker(Waker::noop()));
             holders.fetch_sub(1, Ordering::SeqCst);
             drop(seat);
