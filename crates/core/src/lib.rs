@@ -11,10 +11,12 @@
 //! seen the end of the source's body and the destination has acknowledged it.
 //!
 //! *Concurrency.* One lock guards the table. It is held for map operations, never across an await, and events are
-//! published after it is released. Each transfer has its own locks.
+//! published after it is released. Each transfer has its own locks, and [`clients`] has one for each kind of count. Order: the table,
+//! then a transfer or a count.
 //!
 //! *Bounds.* At most [`rendezvous::Limits::max_streams`] streams that have not ended, and as many that have. A transfer
-//! holds one read of the source's connection.
+//! holds one read of the source's connection. [`budget`] limits the memory of header sets and reports, [`clients`] has at most 100 000
+//! token buckets.
 
 #![forbid(unsafe_code)]
 

@@ -82,7 +82,7 @@ impl<S, D> Slot<S, D> {
     }
 
     /// Returns the waiting side, if any.
-    pub fn waiter(&self) -> Option<Waiter<&S, &D>> {
+    pub(crate) fn waiter(&self) -> Option<Waiter<&S, &D>> {
         match &self.0 {
             State::SourceWaits(source) => Some(Waiter::Source(source)),
             State::DestinationWaits(destination) => Some(Waiter::Destination(destination)),

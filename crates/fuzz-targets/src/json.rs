@@ -10,8 +10,7 @@ use rendezvous_core::rendezvous::{Limits, NewStream, Rendezvous};
 use rendezvous_core::transfer;
 use rendezvous_protocol::Side;
 use rendezvous_server::config::StreamLimits;
-use rendezvous_server::internal::json_body::{self, BodyError, StreamSettings};
-use rendezvous_server::internal::message;
+use rendezvous_server::internal::{self, BodyError, StreamSettings};
 use rendezvous_server::internal::{ResponseHead, status};
 use serde_json::{Map, Value};
 
@@ -30,7 +29,7 @@ pub fn check(data: &[u8]) {
 }
 
 fn check_report(data: &[u8], object: Option<&Map<String, Value>>) {
-    let report = json_body::report(data);
+    let report = internal::report(data);
     let expected = object.and_then(|object| {
         let status = match given(object, "http_status") {
             None => 400,
@@ -78,7 +77,7 @@ fn check_settings(data: &[u8], object: Option<&Map<String, Value>>) {
             && is_set("download_headers", Side::Destination)
             && is_set("upload_headers", Side::Source)
     });
-    let settings = match json_body::stream_settings(data) {
+    let settings = match internal::stream_settings(data) {
         Ok(settings) => settings,
         Err(refusal) => {
             assert!(matches!(refusal, BodyError::Invalid(_)), "{refusal:?}");
@@ -169,7 +168,7 @@ fn check_lines(headers: &StreamHeaders, side: Side, given: Option<&Map<String, V
     };
     let mut head = ResponseHead::default();
     head.spellings = Some(set.override_in(&mut head.headers));
-    let head = message::head(&head, Version::HTTP_11, Some(framing));
+    let head = internal::head(&head, Version::HTTP_11, Some(framing));
 
     let mut fields = vec![httparse::EMPTY_HEADER; expected.len() + 3];
     let mut response = httparse::Response::new(&mut fields);

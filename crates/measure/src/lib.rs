@@ -5,7 +5,10 @@
 //! - [`figures`]: quantiles and trends
 //! - [`svg`]: the frame of a chart
 //!
-//! Linux only, because it reads `/proc`. All functions block.
+//! *Invariant.* A child process ends with the value that started it.
+//!
+//! *Concurrency.* All functions block. Linux only, because they read `/proc`.
+
 #![cfg(target_os = "linux")]
 #![allow(clippy::disallowed_methods, reason = "it measures real time, in threads that do nothing else")]
 #![allow(clippy::cast_precision_loss, reason = "figures need fewer than 16 digits")]

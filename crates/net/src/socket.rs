@@ -200,7 +200,10 @@ impl Socket {
     ///
     /// # Errors
     /// Those of `read`.
-    pub async fn when_readable<T>(&self, read: impl Fn(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+    pub(crate) async fn when_readable<T>(
+        &self,
+        read: impl Fn(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
         let stream = self.tcp.stream();
         stream.async_io(Interest::READABLE, || read(stream.as_fd())).await
     }
@@ -209,7 +212,10 @@ impl Socket {
     ///
     /// # Errors
     /// Those of `write`.
-    pub async fn when_writable<T>(&self, write: impl Fn(BorrowedFd<'_>) -> io::Result<T>) -> io::Result<T> {
+    pub(crate) async fn when_writable<T>(
+        &self,
+        write: impl Fn(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
         let stream = self.tcp.stream();
         stream.async_io(Interest::WRITABLE, || write(stream.as_fd())).await
     }

@@ -109,8 +109,7 @@ impl HostName {
     /// Whether no page of the public web can have this host: a loopback address, `localhost` or a name below it (RFC 6761, section
     /// 6.3), or a name without a dot. A name without a dot belongs to this machine or its network (a hosts file, a container, a
     /// search domain), because the public DNS has none (RFC 7085 and ICANN's SAC 053 give the reasons).
-    #[must_use]
-    pub fn is_local(&self) -> bool {
+    pub(crate) fn is_local(&self) -> bool {
         match self {
             Self::Address(address) => address.to_canonical().is_loopback(),
             Self::Name(name) => !name.contains('.') || name.ends_with(".localhost"),

@@ -9,6 +9,7 @@
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rendezvous_core::clients::Permit;
 use rendezvous_net::socket::Socket;
@@ -19,13 +20,17 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::http1::{self, ServeOutcome};
-use super::http2;
 use crate::api::App;
 use crate::api::connection::{ConnectionInfo, ListenerInfo};
 use crate::api::refusal::Refusal;
+use crate::http1::{self, ServeOutcome};
+use crate::http2;
 use crate::metrics::OpenConnection;
 use crate::wire::Wire;
+
+/// How long a connection goes on reading after its last response, so that a client that still sends can read that response (docs/api.md,
+/// section 8). Some clients read no response before they have sent everything.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
 
 /// The peer of a connection, and the limits that the connection counts against.
 pub(super) struct Peer {

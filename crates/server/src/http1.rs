@@ -23,7 +23,6 @@ mod response;
 
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Version};
@@ -32,16 +31,13 @@ use rendezvous_core::transfer::SourceBody;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
-use super::connection::{Connection, Shared};
+use super::connection::{Connection, LINGER, Shared};
 use crate::api::json_body::{self, BodyError, JsonBody};
 use crate::api::refusal::Refusal;
 use crate::api::response::{Body, Response, ResponseHead};
 use crate::api::{Action, RequestContext, refuse, route, transfer};
 use crate::metrics::Protocol;
 use crate::request_body::{RequestBody, SocketBody};
-
-/// How long input is discarded after the final response to a client that still sends (docs/api.md, section 8).
-const LINGER: Duration = Duration::from_secs(2);
 
 /// Why [`serve`] has returned.
 pub(super) enum ServeOutcome {

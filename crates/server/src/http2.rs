@@ -22,7 +22,6 @@ use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
@@ -37,7 +36,7 @@ use self::io::Io;
 use self::stream::ConnectionState;
 use self::traffic::{Tolerance, Traffic};
 use self::upload::Uploads;
-use super::connection::{Connection, Shared};
+use super::connection::{Connection, LINGER, Shared};
 use crate::api::refusal::Refusal;
 use crate::metrics::Protocol;
 
@@ -55,8 +54,6 @@ const SEND_BUFFER: usize = 256 * 1024;
 /// h2's budget for buffered DATA frames: a frame of fewer than 256 bytes costs the difference. Enough for 4000 frames of
 /// one byte; [`Io`] gives h2 far fewer before each [`Uploads::sweep`].
 const DATA_FRAME_BUDGET: usize = 1024 * 1024;
-/// How long the client gets to read the last responses after GOAWAY.
-const LINGER: Duration = Duration::from_secs(2);
 
 /// Serves the connection until it ends. Its preface must still be in the read-ahead buffer. A `refusal` is the response to every request.
 pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Option<&Refusal>) {

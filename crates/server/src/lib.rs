@@ -29,8 +29,10 @@
 //! *Invariant.* A truncated transfer never looks complete to its destination, and a complete one never looks truncated.
 //!
 //! *Concurrency.* One task for each connection; the accept loops and timers run in the future of [`Server::run`].
+//! Certificates are read on blocking threads.
 //!
-//! *Bounds.* [`config::Config`] limits connections, streams, and the bytes held for them.
+//! *Bounds.* [`config::Config`] limits connections, streams, and the bytes held for them. `descriptors` divides what the system allows,
+//! `operators` limits admin connections, and `http2` what one HTTP/2 connection may hold and cause.
 //!
 //! ARCHITECTURE.md has a picture and the reasons.
 
@@ -62,8 +64,8 @@ pub use tls::TlsError;
 /// Items for tests and fuzzing, not part of the public interface.
 #[doc(hidden)]
 pub mod internal {
-    pub use crate::api::json_body;
-    pub use crate::api::message;
+    pub use crate::api::json_body::{BodyError, StreamSettings, report, stream_settings};
+    pub use crate::api::message::head;
     pub use crate::api::openapi::DOCUMENT;
     pub use crate::api::response::ResponseHead;
     pub use crate::api::status::status;

@@ -28,7 +28,7 @@ const BUFFER: usize = 256 * 1024;
 const SMALL_BUFFER: usize = 64 * 1024;
 
 /// The body of a request. Nothing of it is read before the first poll; for a source, that is when the sides have paired.
-pub enum RequestBody {
+pub(crate) enum RequestBody {
     /// HTTP/1: read from the connection in the reader's task.
     Socket(SocketBody),
     /// HTTP/2: fed by the task of the connection, which carries other HTTP/2 streams too.
@@ -36,7 +36,7 @@ pub enum RequestBody {
 }
 
 /// An HTTP/1 body, read directly from its connection.
-pub struct SocketBody {
+pub(crate) struct SocketBody {
     wire: Arc<Wire>,
     /// The unwritten rest of the `100 Continue` that the client waits for.
     interim: &'static [u8],
@@ -127,21 +127,21 @@ impl RequestBody {
 impl SocketBody {
     /// Returns the body of the current request, to be relayed. With `expects_continue`, the first read is preceded by a `100 Continue`.
     #[must_use]
-    pub fn new(wire: Arc<Wire>, expects_continue: bool) -> Self {
+    pub(crate) fn new(wire: Arc<Wire>, expects_continue: bool) -> Self {
         let interim = if expects_continue { CONTINUE } else { b"" };
         Self { wire, interim, read_size: BUFFER, progress: Progress::Untouched }
     }
 
     /// Like [`SocketBody::new`], for a small body that is not relayed.
     #[must_use]
-    pub fn small(wire: Arc<Wire>, expects_continue: bool) -> Self {
+    pub(crate) fn small(wire: Arc<Wire>, expects_continue: bool) -> Self {
         Self { read_size: SMALL_BUFFER, ..Self::new(wire, expects_continue) }
     }
 
     /// Returns the connection, and how many bytes of the body the kernel can move. `None` if the next bytes must be read: they
     /// are in the buffer already, chunked, or over TLS.
     #[must_use]
-    pub fn in_kernel(&self) -> Option<(Arc<Wire>, u64)> {
+    pub(crate) fn in_kernel(&self) -> Option<(Arc<Wire>, u64)> {
         match &self.progress {
             Progress::Reading { decoder: BodyDecoder::Length(left), buffer, .. }
                 if buffer.is_empty() && self.wire.socket().is_plain() =>
@@ -169,7 +169,7 @@ impl SocketBody {
     }
 
     /// Records that the kernel has moved `bytes` bytes of the body.
-    pub fn skip(&mut self, bytes: u64) {
+    pub(crate) fn skip(&mut self, bytes: u64) {
         if let Progress::Reading { decoder: BodyDecoder::Length(left), .. } = &mut self.progress {
             *left = left.saturating_sub(bytes);
         }

@@ -2,7 +2,7 @@
 //!
 //! *Invariant.* A certificate that cannot be loaded never replaces the current one.
 //!
-//! *Concurrency.* A file system may hang, so each check of the files runs on a separate thread and times out after [`CHECK_TIMEOUT`]. A check
+//! *Concurrency.* A file system may hang, so each check of the files runs on a blocking thread of the runtime, not on a worker, and times out after [`CHECK_TIMEOUT`]. A check
 //! that hangs delays only the next one; handshakes use the current certificate meanwhile.
 //!
 //! *Bounds.* At most [`MAX_CHECKS`] threads hang. The process does not wait for them when it exits.
@@ -174,7 +174,7 @@ impl Certificate {
     }
 }
 
-/// Calls `check` on a separate thread.
+/// Calls `check` on a blocking thread.
 #[allow(clippy::disallowed_methods, reason = "the runtime's worker threads must not wait for a file system")]
 fn blocking<T: Send + 'static>(check: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     spawn_blocking(check)

@@ -32,7 +32,7 @@ const ACK_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// One connection.
 #[derive(Debug)]
-pub struct Wire {
+pub(crate) struct Wire {
     socket: Socket,
     /// Locked by the task that reads the connection, never across an await.
     input: Mutex<Input>,
@@ -41,19 +41,19 @@ pub struct Wire {
 impl Wire {
     /// Wraps a new connection, from which nothing was read yet.
     #[must_use]
-    pub fn new(socket: Socket) -> Arc<Self> {
+    pub(crate) fn new(socket: Socket) -> Arc<Self> {
         Arc::new(Self { socket, input: Mutex::default() })
     }
 
     /// Returns the socket.
     #[must_use]
-    pub fn socket(&self) -> &Socket {
+    pub(crate) fn socket(&self) -> &Socket {
         &self.socket
     }
 
     /// Returns the input.
     #[must_use]
-    pub fn input(&self) -> &Mutex<Input> {
+    pub(crate) fn input(&self) -> &Mutex<Input> {
         &self.input
     }
 
@@ -62,7 +62,7 @@ impl Wire {
     /// A reset counts, and so does a FIN inside the body. A FIN after a complete body is legal (RFC 9112, section 9.6), but
     /// most often its client has exited, so the client is probed. A FIN that is stuck in the client behind a full receive buffer
     /// cannot be detected yet; until then the source keeps its seat.
-    pub async fn source_left(&self) {
+    pub(crate) async fn source_left(&self) {
         if self.socket.departed().await == Departure::Reset {
             return;
         }
@@ -83,7 +83,7 @@ impl Wire {
 
     /// Whether a waiting source is known to have left, without a probe: see [`Wire::source_left`].
     #[must_use]
-    pub fn source_has_left(&self) -> bool {
+    pub(crate) fn source_has_left(&self) -> bool {
         match self.socket.departure() {
             None => false,
             Some(Departure::Reset) => true,
@@ -135,7 +135,7 @@ impl Wire {
     /// Whether a waiting source may have left: it has closed its sending side after a complete body, or its FIN may be stuck behind
     /// data that its kernel could not send yet.
     #[must_use]
-    pub fn source_may_have_left(&self) -> bool {
+    pub(crate) fn source_may_have_left(&self) -> bool {
         let unread = self.socket.unread();
         let may_hide_fin =
             unread > 0 && !(self.socket.is_plain() && self.input.lock().is_complete_with(unread));
@@ -144,7 +144,7 @@ impl Wire {
 
     /// Whether a source is still connected, once its whole body was read so that unread data cannot hide its FIN. Probes a client that has
     /// closed its sending side, if it speaks HTTP/1.1.
-    pub async fn is_source_present(&self) -> bool {
+    pub(crate) async fn is_source_present(&self) -> bool {
         if !self.can_detect_fin() {
             return false;
         }
@@ -176,13 +176,13 @@ impl Wire {
 
     /// Waits until a destination has left. One that only closes its sending side cannot be distinguished from one
     /// that has exited, and counts as having left.
-    pub async fn destination_left(&self) {
+    pub(crate) async fn destination_left(&self) {
         self.socket.departed().await;
     }
 
     /// Whether a destination has left: see [`Wire::destination_left`].
     #[must_use]
-    pub fn destination_has_left(&self) -> bool {
+    pub(crate) fn destination_has_left(&self) -> bool {
         self.socket.departure().is_some()
     }
 }

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::request_body::RequestBody;
 
 /// The maximum size of a JSON body, in bytes.
-pub const MAX_BODY_BYTES: u64 = 64 * 1024;
+pub(crate) const MAX_BODY_BYTES: u64 = 64 * 1024;
 /// The size in bytes up to which a JSON body reserves no memory. A stream without header sets needs no more.
 const SMALL_BODY_BYTES: usize = 1024;
 
@@ -54,7 +54,7 @@ impl From<InvalidHeaders> for BodyError {
 ///
 /// # Errors
 /// All variants of [`BodyError`] but [`BodyError::Invalid`]. With a declared length over [`MAX_BODY_BYTES`], nothing is read.
-pub async fn read(
+pub(crate) async fn read(
     body: &mut RequestBody,
     length: Option<u64>,
     limit: Duration,
@@ -76,7 +76,7 @@ pub async fn read(
 
 /// A JSON body, not yet parsed, with the reservation of its memory.
 #[derive(Default)]
-pub struct JsonBody {
+pub(crate) struct JsonBody {
     /// The bytes of the body.
     pub bytes: Vec<u8>,
     /// `None` for a request without a body.
@@ -103,7 +103,7 @@ impl JsonBody {
     ///
     /// # Errors
     /// [`BodyError::Busy`]
-    pub fn into_reservation(mut self, bytes: u64) -> Result<Option<Reservation>, BodyError> {
+    pub(crate) fn into_reservation(mut self, bytes: u64) -> Result<Option<Reservation>, BodyError> {
         self.reserve(bytes)?;
         Ok(self.reserved.filter(|_| bytes > 0))
     }

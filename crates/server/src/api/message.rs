@@ -42,6 +42,6 @@ pub fn head(response: &ResponseHead, version: Version, framing: Option<Framing>)
 
 /// Returns the current time as a value of the `Date` field (RFC 9110, section 6.6.1).
 #[must_use]
-pub fn date() -> String {
+pub(crate) fn date() -> String {
     httpdate::HttpDate::from(SystemTime::now()).to_string()
 }

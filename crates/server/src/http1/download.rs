@@ -120,7 +120,7 @@ impl Responder<'_> {
             {
                 splice_body(socket, pipe, relay).await?;
             }
-            let batch = Batch::gather(relay, &can_splice).await?;
+            let batch = Batch::gather(relay, &can_splice).await;
             relay.awaits_destination();
             let is_complete = matches!(batch.end, Some(Ok(())));
             // A transfer that has failed elsewhere must not look complete.
@@ -200,7 +200,7 @@ struct Batch {
 
 impl Batch {
     /// Waits for the next piece, and adds the pieces that are available without waiting, until splice can move the rest.
-    async fn gather(relay: &mut Relay, can_splice: &impl Fn(&Relay) -> bool) -> Result<Self, Fault> {
+    async fn gather(relay: &mut Relay, can_splice: &impl Fn(&Relay) -> bool) -> Self {
         let mut batch = Self { pieces: Vec::new(), bytes: 0, end: None };
         batch.add(relay.next().await);
         while batch.end.is_none()
@@ -211,7 +211,7 @@ impl Batch {
             let Some(next) = relay.next().now_or_never() else { break };
             batch.add(next);
         }
-        Ok(batch)
+        batch
     }
 
     fn add(&mut self, next: Result<Piece, Fault>) {

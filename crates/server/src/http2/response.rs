@@ -5,7 +5,6 @@
 //! *Bounds.* One part of a listing at a time. The response fails if the client does not read a part within the request timeout.
 
 use std::future::poll_fn;
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -21,9 +20,7 @@ use crate::api::App;
 use crate::api::listing::Listing;
 use crate::api::message::date;
 use crate::api::response::{Body, Response, ResponseHead};
-
-/// How long an upload is discarded after its final response. Some clients read no response before they have sent everything.
-const LINGER: Duration = Duration::from_secs(2);
+use crate::connection::LINGER;
 
 impl Exchange<'_> {
     /// Sends the response, and completes the HTTP/2 stream.

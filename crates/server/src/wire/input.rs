@@ -30,7 +30,7 @@ const READ_SIZE: usize = 4 * 1024;
 
 /// The input of one connection.
 #[derive(Debug)]
-pub struct Input {
+pub(crate) struct Input {
     stage: Stage,
     /// Bytes that were read from the socket and not consumed.
     read_ahead: BytesMut,
@@ -68,12 +68,12 @@ impl Default for Input {
 impl Input {
     /// Whether the read-ahead buffer has bytes.
     #[must_use]
-    pub fn has_read_ahead(&self) -> bool {
+    pub(crate) fn has_read_ahead(&self) -> bool {
         !self.read_ahead.is_empty()
     }
 
     /// Whether bytes have arrived after the body of the current request, which was read to its end.
-    pub fn has_trailing_bytes(&mut self, socket: &Socket) -> bool {
+    pub(crate) fn has_trailing_bytes(&mut self, socket: &Socket) -> bool {
         if self.read_ahead.is_empty() {
             self.read_ahead.reserve(READ_SIZE);
             // An error or end of file shows again at the next read.
@@ -87,7 +87,11 @@ impl Input {
     }
 
     /// Waits for the first byte of a head after any empty lines (RFC 9112, section 2.2). Returns false at the end of the connection.
-    pub fn poll_head_start(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    pub(crate) fn poll_head_start(
+        &mut self,
+        socket: &Socket,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<bool>> {
         while self.read_ahead.len() < MAX_HEAD_BYTES
             && self.read_ahead.chunks(2).all(|line| b"\r\n".starts_with(line))
         {
@@ -99,7 +103,7 @@ impl Input {
     }
 
     /// Returns whether a new connection begins with the HTTP/2 preface, which stays in the buffer.
-    pub fn poll_preface(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    pub(crate) fn poll_preface(&mut self, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         while self.read_ahead.len() < HTTP2_PREFACE.len() && HTTP2_PREFACE.starts_with(&self.read_ahead) {
             if ready!(poll_fill(&mut self.read_ahead, socket, cx))? == 0 {
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
@@ -109,7 +113,7 @@ impl Input {
     }
 
     /// Takes the next head, complete but not parsed. [`Input::begin_body`] must follow.
-    pub fn poll_head(
+    pub(crate) fn poll_head(
         &mut self,
         socket: &Socket,
         cx: &mut Context<'_>,
@@ -138,14 +142,14 @@ impl Input {
     }
 
     /// Sets the framing of the body that follows the head.
-    pub fn begin_body(&mut self, framing: Framing, is_http11: bool) {
+    pub(crate) fn begin_body(&mut self, framing: Framing, is_http11: bool) {
         self.stage = Stage::Body { decoder: BodyDecoder::new(framing), last_check: None };
         self.is_http11 = is_http11;
     }
 
     /// Takes the body to read it: its decoder and the read-ahead buffer. The rest of it is in the socket.
     #[must_use]
-    pub fn take_body(&mut self) -> (BodyDecoder, BytesMut) {
+    pub(crate) fn take_body(&mut self) -> (BodyDecoder, BytesMut) {
         let read_ahead = self.take_read_ahead();
         match std::mem::replace(&mut self.stage, Stage::Taken) {
             Stage::Body { decoder, .. } => (decoder, read_ahead),
@@ -154,26 +158,26 @@ impl Input {
     }
 
     /// Gives the input back after the body was read to its end. `rest` is the bytes read after it.
-    pub fn end_body(&mut self, rest: &[u8]) {
+    pub(crate) fn end_body(&mut self, rest: &[u8]) {
         self.stage = Stage::Head(HeadScanner::default());
         self.read_ahead = BytesMut::from(rest);
     }
 
     /// Discards the buffer and expects no further request: the input that follows cannot be framed.
-    pub fn stop_reading(&mut self) {
+    pub(crate) fn stop_reading(&mut self) {
         self.stage = Stage::Taken;
         self.read_ahead = BytesMut::new();
     }
 
     /// Takes the read-ahead buffer.
     #[must_use]
-    pub fn take_read_ahead(&mut self) -> BytesMut {
+    pub(crate) fn take_read_ahead(&mut self) -> BytesMut {
         std::mem::take(&mut self.read_ahead)
     }
 
     /// Whether the current request was read to its end.
     #[must_use]
-    pub fn is_between_requests(&self) -> bool {
+    pub(crate) fn is_between_requests(&self) -> bool {
         match &self.stage {
             Stage::Head(_) => true,
             Stage::Body { decoder, .. } => decoder.is_done(),
@@ -183,19 +187,19 @@ impl Input {
 
     /// Whether the current request uses HTTP/1.1.
     #[must_use]
-    pub fn is_http11(&self) -> bool {
+    pub(crate) fn is_http11(&self) -> bool {
         self.is_http11
     }
 
     /// Whether the body of the current request is not being read yet.
     #[must_use]
-    pub fn is_body_unread(&self) -> bool {
+    pub(crate) fn is_body_unread(&self) -> bool {
         matches!(self.stage, Stage::Body { .. })
     }
 
     /// Whether the whole body has arrived; `None` if it is being read already. Reads at most 64 KiB ahead. A body that neither ends nor breaks
     /// within them counts as whole.
-    pub fn holds_whole_body(&mut self, socket: &Socket) -> Option<bool> {
+    pub(crate) fn holds_whole_body(&mut self, socket: &Socket) -> Option<bool> {
         let Stage::Body { decoder, last_check } = &mut self.stage else { return None };
         // Over TLS, the number of unread body bytes is not known.
         let can_count = socket.is_plain() && matches!(decoder, BodyDecoder::Length(_));
@@ -215,14 +219,14 @@ impl Input {
 
     /// Whether the body has a declared length and exactly `unread` more bytes complete it. Reads nothing.
     #[must_use]
-    pub fn is_complete_with(&self, unread: usize) -> bool {
+    pub(crate) fn is_complete_with(&self, unread: usize) -> bool {
         let Stage::Body { decoder: BodyDecoder::Length(left), .. } = &self.stage else { return false };
         (self.read_ahead.len() + unread) as u64 == *left
     }
 
     /// Discards the bytes after a body that was read to its end, so that a FIN after them can be detected. Keeps the first one, because the
     /// connection must close after such bytes. Returns false if they are more than [`MAX_HEAD_BYTES`], and may still hide a FIN.
-    pub fn discard_trailing_bytes(&mut self, socket: &Socket) -> bool {
+    pub(crate) fn discard_trailing_bytes(&mut self, socket: &Socket) -> bool {
         let (mut discarded, mut scratch) = (self.read_ahead.len(), BytesMut::with_capacity(MAX_HEAD_BYTES));
         while discarded <= MAX_HEAD_BYTES {
             scratch.clear();
