@@ -484,7 +484,7 @@ def in_either(ask: Callable[[Site, Bench, str], str]) -> Question:
 
     def both(site: Site, bench: Bench) -> str:
         length, chunked = (ask(site, bench, how) for how in FRAMINGS)
-        return length if length == chunked else f"{length} with a length, {chunked} in chunks"
+        return length if length == chunked else f"with a length: {length}; in chunks: {chunked}"
 
     return both
 
@@ -596,7 +596,7 @@ def sender_killed(behind: Behind, site: Site, bench: Bench, how: str) -> str:
             check(ended is not None, f"{outcome}, and the stream goes on")
         state = site.state(stream)
     if outcome is None:
-        return NOTHING_PASSED if state == "DST_CONNECTED" else f"**not told**, {state}"
+        return NOTHING_PASSED if state == "DST_CONNECTED" else f"**not noticed**, {state}"
     if outcome == "whole":
         whose = "even to the server" if state == "FINISHED" else "though the server has cut it"
         return f"**looks whole**, {whose}"
@@ -669,7 +669,7 @@ def receiver_killed(behind: Behind, site: Site, bench: Bench) -> str:
         with suppress(ConnectionError):
             sender.end()
         status = sender.answer(SOON)
-        return "**not told**" if status is None else f"**{shown(status)} at the end of its body**"
+        return "**not noticed**" if status is None else f"**{shown(status)} at the end of its body**"
 
 
 AHEAD = 64 * MIB
