@@ -4,7 +4,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::head::is_token_byte;
+use super::token::is_token_byte;
 
 /// Limit on the bytes of one size line with its extensions, and on those of all trailers.
 const MAX_OVERHEAD: usize = 16 * 1024;

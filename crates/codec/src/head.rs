@@ -180,11 +180,6 @@ fn decimal(value: &[u8]) -> Result<u64, HeadError> {
         .ok_or_else(|| malformed("a Content-Length that is not one decimal number of bytes"))
 }
 
-/// Returns whether the byte is a `tchar` (RFC 9110, section 5.6.2).
-pub(crate) fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
 fn malformed(reason: &str) -> HeadError {
     HeadError::Malformed(reason.to_owned())
 }

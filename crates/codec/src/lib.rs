@@ -18,3 +18,4 @@ pub mod body;
 pub mod chunked;
 pub mod frames;
 pub mod head;
+mod token;

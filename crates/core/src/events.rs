@@ -8,7 +8,7 @@ use std::time::Duration;
 use rendezvous_protocol::Side;
 
 use crate::outcome::Outcome;
-use crate::rendezvous::Snapshot;
+use crate::snapshot::Snapshot;
 
 /// One change of one stream.
 #[derive(Debug, Clone)]

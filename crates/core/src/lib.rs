@@ -3,6 +3,7 @@
 //! - [`rendezvous`]: the table of all streams. A side takes a seat there, waits, and is paired with the other side.
 //! - [`slot`]: the state machine of one stream. Pure. Public only for its model in the testkit.
 //! - [`transfer`]: one paired stream, from the pairing to its [`outcome`].
+//! - [`snapshot`]: the visible state of a stream at one moment.
 //! - [`events`]: each change of a stream, published to subscribers such as the log and the metrics.
 //! - [`clients`], [`budget`]: quotas of each client, and memory limits that many requests share.
 //! - [`token`], [`header_set`]: the options of a new stream.
@@ -28,5 +29,6 @@ pub mod outcome;
 mod rate;
 pub mod rendezvous;
 pub mod slot;
+pub mod snapshot;
 pub mod token;
 pub mod transfer;

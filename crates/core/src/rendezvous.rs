@@ -18,8 +18,9 @@ mod deadlines;
 #[cfg(all(test, shuttle))]
 mod interleavings;
 mod seats;
-mod snapshot;
+mod snapshots;
 mod table;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,10 +32,11 @@ use tokio::sync::Notify;
 
 use self::admission::AdmissionState;
 pub use self::census::Census;
-use self::seats::refuse;
-pub use self::seats::{Presence, Seat};
-pub use self::snapshot::{Cursor, Snapshot, SnapshotState};
+pub use self::seats::Seat;
+pub use self::snapshots::Cursor;
 use self::table::{Changes, Table};
+pub use self::waiting::Presence;
+use self::waiting::refuse;
 use crate::budget::Reservation;
 use crate::clients::Permit;
 use crate::events::{Change, Subscriber};

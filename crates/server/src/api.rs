@@ -13,6 +13,7 @@
 pub(crate) mod access;
 pub(crate) mod connection;
 pub(crate) mod cors;
+pub(crate) mod errors;
 mod front;
 mod handlers;
 pub(crate) mod head;
@@ -178,7 +179,7 @@ impl RequestContext {
     /// Returns the response to a refused request, and records the refusal in the metrics and the access log.
     pub(crate) fn refuse(&mut self, app: &App, refusal: impl Into<Refusal>) -> Response {
         let refusal = refusal.into();
-        app.metrics.refused(response::refusal_name(&refusal));
+        app.metrics.refused(errors::refusal_name(&refusal));
         self.record.set_refusal(&refusal);
         response::refusal(&refusal)
     }

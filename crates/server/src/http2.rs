@@ -14,6 +14,7 @@
 mod download;
 mod io;
 mod response;
+mod send;
 mod stream;
 mod traffic;
 mod upload;

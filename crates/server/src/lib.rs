@@ -20,10 +20,10 @@
 //! - [`config`]: the settings; [`proxies`] parses those of trusted proxies
 //! - `server`: the accept loops, limits on connections, graceful shutdown. Its parts are `listener`, `tls`, `certificate`, `descriptors`,
 //!   `operators` and `exposure`
-//! - `connection`: an accepted connection, up to its driver
+//! - `handshake`: an accepted connection, up to its driver
 //! - `http1`, `http2`: the drivers of a connection
 //! - `api`: from a request to a response, for both versions of HTTP and without I/O
-//! - `request_body`, `wire`: the input of a connection
+//! - `connection`: a connection that speaks HTTP; `request_body` and `wire`: its input
 //! - `metrics`, `log`: subscribers to the events of streams
 //!
 //! *Invariant.* A truncated transfer never looks complete to its destination, and a complete one never looks truncated.
@@ -44,6 +44,7 @@ pub mod config;
 mod connection;
 mod descriptors;
 mod exposure;
+mod handshake;
 mod http1;
 mod http2;
 mod listener;

@@ -39,14 +39,15 @@ use crate::api::App;
 use crate::api::access::Access;
 use crate::api::connection::Audience;
 use crate::api::cors::Cors;
+use crate::api::errors;
 use crate::api::hosts::Hosts;
 use crate::api::refusal::Refusal;
-use crate::api::response;
 use crate::certificate::CertificateSummary;
 use crate::config::{Config, DataPath};
-use crate::connection::{self, Accepted, ConnectionPermit, Peer, Shared};
+use crate::connection::{ConnectionPermit, Peer, Shared};
 use crate::descriptors::DescriptorShares;
 use crate::exposure::{BoundListener, Exposure};
+use crate::handshake::{self, Accepted};
 use crate::listener::{BindError, Inherited, Listener, ListenerKind};
 use crate::log::Log;
 use crate::metrics::Metrics;
@@ -269,7 +270,7 @@ impl Server {
         loop {
             tokio::select! {
                 (_, accepted) = self.accept(Audience::Operators, &mut turn) => {
-                    operators.admit(connection::serve(accepted, Arc::clone(&self.shared), None)).await;
+                    operators.admit(handshake::serve(accepted, Arc::clone(&self.shared), None)).await;
                 }
                 Some(()) = operators.join_next() => {}
             }
@@ -327,13 +328,13 @@ impl Server {
                     accepted.peer.permit = Some(ConnectionPermit::Refused(permit));
                     Some(refusal)
                 }
-                Err(_) => return self.app().metrics.refused(response::refusal_name(&refusal)),
+                Err(_) => return self.app().metrics.refused(errors::refusal_name(&refusal)),
             },
         };
         let shared = Arc::clone(&self.shared);
         match listener.tls.clone() {
-            None => clients.spawn(connection::serve(accepted, shared, refusal)),
-            Some(tls) => clients.spawn(connection::serve_tls(accepted, tls, shared, refusal)),
+            None => clients.spawn(handshake::serve(accepted, shared, refusal)),
+            Some(tls) => clients.spawn(handshake::serve_tls(accepted, tls, shared, refusal)),
         };
     }
 

@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::Value;
 use socket2::SockRef;
@@ -12,7 +13,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::server::WAIT_TIMEOUT;
 use crate::transport::{CERTIFICATE, Transport, is_tls};
 
 /// How a message ended.
@@ -320,6 +320,9 @@ impl Client {
 pub fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
     bytes.windows(pattern.len()).position(|window| window == pattern)
 }
+
+/// The timeout of every wait, longer than any operation takes on a busy machine.
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Awaits `future` for at most [`WAIT_TIMEOUT`], then panics.
 pub async fn with_timeout<T>(future: impl Future<Output = T>) -> T {

@@ -12,7 +12,7 @@
 //!
 //! *Concurrency.* Server and clients run in the runtime of the test.
 //!
-//! *Bounds.* No wait is longer than [`server::WAIT_TIMEOUT`]; a watchdog aborts a test that hangs nevertheless.
+//! *Bounds.* No wait is longer than [`client::WAIT_TIMEOUT`]; a watchdog aborts a test that hangs nevertheless.
 
 #![forbid(unsafe_code)]
 #![allow(

@@ -5,7 +5,6 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rendezvous_server::config::{Config, DataPath};
 use rendezvous_server::{ListenerKind, Server};
@@ -13,11 +12,8 @@ use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::client::{Client, Response};
+use crate::client::{Client, Response, WAIT_TIMEOUT};
 use crate::transport::{CERTIFICATE, is_tls};
-
-/// The timeout of every wait, longer than any operation takes on a busy machine.
-pub const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Aborts a test that hangs. It uses the system's clock, because tokio's may be paused.
 struct Watchdog {

@@ -1,6 +1,7 @@
 //! Finds the end of a request head in the bytes received so far.
 
-use super::{HeadError, MAX_HEAD_BYTES, is_token_byte, malformed};
+use super::{HeadError, MAX_HEAD_BYTES, malformed};
+use crate::token::is_token_byte;
 
 /// Finds the end of a head in a growing buffer. Each byte is examined once, so the cost does not depend on the number of
 /// reads.

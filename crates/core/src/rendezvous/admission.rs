@@ -2,7 +2,7 @@
 
 use rendezvous_protocol::Side;
 
-use super::seats::{WaitingSide, refuse};
+use super::waiting::{WaitingSide, refuse};
 use super::{Census, Rendezvous};
 use crate::outcome::{Fault, SeatError};
 

@@ -6,7 +6,7 @@ use rendezvous_protocol::StreamId;
 use tokio::time::{Instant, sleep_until};
 
 use super::Rendezvous;
-use super::seats::refuse;
+use super::waiting::refuse;
 use crate::outcome::SeatError;
 
 /// A deadline and the number of its stream, which orders streams with equal deadlines by age.

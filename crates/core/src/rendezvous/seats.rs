@@ -16,41 +16,14 @@ use rendezvous_protocol::{Side, StreamId};
 use tokio::sync::oneshot;
 
 use super::admission::AdmissionState;
+use super::waiting::{
+    Presence, WaitResult, WaitingDestination, WaitingSide, WaitingSource, has_left, is_dropped,
+};
 use super::{Pairing, Rendezvous};
 use crate::events::Change;
-use crate::header_set::StreamHeaders;
-use crate::outcome::{LengthMismatch, SeatError, UploadLength};
-use crate::slot::{self, Waiter};
-use crate::transfer::{self, Offer, SourceHalf};
-
-/// The connection of a side, as far as the table needs it.
-pub trait Presence: Send + Sync {
-    /// Returns whether the kernel knows that this side has left. Called with the table locked, so it must not block.
-    fn has_left(&self, side: Side) -> bool;
-
-    /// Returns whether a source may have left without the kernel knowing: it has closed its sending side after its whole
-    /// body, or its FIN may be stuck behind unread bytes. Called with the table locked, so it must not block.
-    fn source_may_have_left(&self) -> bool;
-}
-
-/// Sent to a waiting side: its part of the pairing, or why it no longer waits.
-type WaitResult<M> = Result<M, SeatError>;
-
-pub(super) struct WaitingSource<B> {
-    offer: Box<Offer<B>>,
-    result: oneshot::Sender<WaitResult<SourceHalf>>,
-    presence: Arc<dyn Presence>,
-}
-
-pub(super) struct WaitingDestination<B> {
-    result: oneshot::Sender<WaitResult<Pairing<B>>>,
-    presence: Arc<dyn Presence>,
-}
-
-type Pair<B> = (WaitingSource<B>, WaitingDestination<B>);
-pub(super) type Slot<B> = slot::Slot<WaitingSource<B>, WaitingDestination<B>>;
-pub(super) type WaitingSide<B> = Waiter<WaitingSource<B>, WaitingDestination<B>>;
-pub(super) type WaitingSideRef<'a, B> = Waiter<&'a WaitingSource<B>, &'a WaitingDestination<B>>;
+use crate::outcome::SeatError;
+use crate::slot::Waiter;
+use crate::transfer::{Offer, SourceHalf};
 
 /// A seat that this side holds. Dropping it while it waits frees it. `M` is the value that the side receives when it is paired.
 pub struct Seat<M, B: Send + 'static> {
@@ -86,52 +59,6 @@ impl<M, B: Send + 'static> Drop for Seat<M, B> {
             result.close();
         }
         self.rendezvous.leave(&self.id);
-    }
-}
-
-/// Ends the wait of a side with an error. The error is lost if the side has left.
-pub(super) fn refuse<B>(waiter: WaitingSide<B>, refusal: SeatError) {
-    match waiter {
-        Waiter::Source(source) => drop(source.result.send(Err(refusal))),
-        Waiter::Destination(destination) => drop(destination.result.send(Err(refusal))),
-    }
-}
-
-/// Returns whether the kernel knows that this side has left. Its task may not have noticed yet.
-fn has_left<B>(waiting: WaitingSideRef<'_, B>) -> bool {
-    match waiting {
-        Waiter::Source(source) => source.presence.has_left(Side::Source),
-        Waiter::Destination(destination) => destination.presence.has_left(Side::Destination),
-    }
-}
-
-/// Returns whether the [`Seat`] of this side is being dropped.
-fn is_dropped<B>(waiting: WaitingSideRef<'_, B>) -> bool {
-    match waiting {
-        Waiter::Source(source) => source.result.is_closed(),
-        Waiter::Destination(destination) => destination.result.is_closed(),
-    }
-}
-
-impl<B> WaitingSide<B> {
-    /// Checks the declared length of a source's body against the promised length and the limit.
-    fn check_length(&self, headers: &StreamHeaders, limits: transfer::Limits) -> Result<(), SeatError> {
-        let Self::Source(WaitingSource { offer, .. }) = self else { return Ok(()) };
-        let Some(declared) = offer.length else { return Ok(()) };
-        if let Some(promised) = headers.promised_length().filter(|promised| *promised != declared) {
-            return Err(LengthMismatch { promised, upload: UploadLength::Exactly(declared) }.into());
-        }
-        match limits.max_bytes() {
-            Some(limit) if declared > limit => Err(SeatError::TooLong { limit }),
-            _ => Ok(()),
-        }
-    }
-
-    fn take_seat(self, slot: &mut Slot<B>) -> Result<Option<Pair<B>>, SeatError> {
-        match self {
-            Self::Source(source) => slot.seat_source(source),
-            Self::Destination(destination) => slot.seat_destination(destination),
-        }
     }
 }
 

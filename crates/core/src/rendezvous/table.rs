@@ -12,14 +12,15 @@ use tokio::time::Instant;
 
 use super::admission::AdmissionState;
 use super::deadlines::Deadlines;
-use super::seats::{Slot, WaitingSide, WaitingSideRef};
-use super::{Census, Limits, NewStream, Snapshot, SnapshotState};
+use super::waiting::{Slot, WaitingSide, WaitingSideRef};
+use super::{Census, Limits, NewStream};
 use crate::budget::Reservation;
 use crate::clients::Permit;
 use crate::events::{Change, Event};
 use crate::header_set::StreamHeaders;
 use crate::outcome::Outcome;
 use crate::slot::Phase;
+use crate::snapshot::{Snapshot, SnapshotState};
 use crate::token::Tokens;
 use crate::transfer::Transfer;
 

@@ -7,14 +7,7 @@ use std::time::Duration;
 use rustix::net::sockopt;
 
 use super::requests::requests;
-use super::responses::Response;
-
-/// How the server has ended a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    Fin,
-    Reset,
-}
+use super::responses::{End, Response};
 
 pub(super) struct Client {
     /// `None` after the client has left.

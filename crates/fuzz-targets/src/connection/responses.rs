@@ -3,8 +3,14 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::super::chunked;
-use super::client::End;
 use super::requests::Request;
+
+/// How the server has ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Fin,
+    Reset,
+}
 
 /// A response, as far as it has arrived.
 #[derive(Debug, Default)]

@@ -9,7 +9,8 @@ use std::vec::IntoIter;
 
 use bytes::Bytes;
 use rendezvous_core::budget::Reservation;
-use rendezvous_core::rendezvous::{Cursor, Snapshot};
+use rendezvous_core::rendezvous::Cursor;
+use rendezvous_core::snapshot::Snapshot;
 
 use super::status::status;
 use crate::request_body::Rendezvous;

@@ -13,8 +13,9 @@ use rendezvous_protocol::StreamId;
 use tokio::time::Instant;
 use tracing::{Level, enabled, info};
 
+use super::errors::refusal_name;
 use super::refusal::Refusal;
-use super::response::{self, Body, Response};
+use super::response::{Body, Response};
 
 /// The access log line of a request, filled in as the request proceeds. `None` if the access log is disabled.
 pub(crate) struct Record(Option<Box<Line>>);
@@ -63,7 +64,7 @@ impl Record {
 
     /// Sets the outcome of a refused request.
     pub(crate) fn set_refusal(&mut self, refusal: &Refusal) {
-        self.update(|line| line.outcome = response::refusal_name(refusal));
+        self.update(|line| line.outcome = refusal_name(refusal));
     }
 
     /// Sets the wait, the bytes and the outcome of an ended transfer.

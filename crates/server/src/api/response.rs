@@ -11,21 +11,20 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use rendezvous_codec::head::HeadError;
 use rendezvous_core::budget::{Budget, Reservation, allocated};
 use rendezvous_core::header_set::Spellings;
-use rendezvous_core::outcome::{Fault, Outcome, SeatError, TooMany};
+use rendezvous_core::outcome::{Fault, SeatError, TooMany};
 use rendezvous_core::token::AuthError;
 use rendezvous_core::transfer::DestinationHalf;
-use rendezvous_protocol::{ErrorBody, ErrorKind};
+use rendezvous_protocol::ErrorBody;
 use serde::Serialize;
 
 use super::cors;
+use super::errors::{refusal_parts, status_code};
 use super::head::RequestHead;
 use super::json_body::BodyError;
 use super::listing::Listing;
 use super::refusal::Refusal;
-use crate::metrics::REPORTED;
 use crate::request_body::Relay;
 
 /// A response.
@@ -76,17 +75,6 @@ pub(crate) struct Download {
 const RETRY_DELAY: Duration = Duration::from_secs(5);
 /// The size in bytes up to which a response reserves no memory. Every connection needs as much for its input.
 const SMALL_JSON: usize = 4 * 1024;
-
-/// Returns the `error` of the status object; `None` for a finished transfer.
-#[must_use]
-pub(crate) fn error_of_outcome(outcome: &Outcome) -> Option<ErrorBody> {
-    match outcome {
-        Outcome::Finished => None,
-        Outcome::Failed(fault) => Some(ErrorBody::new(fault.traits().error, fault)),
-        Outcome::Expired { .. } => Some(refusal_parts(&SeatError::Expired.into()).1),
-        Outcome::Reported(report) => Some(ErrorBody::new(&report.name, &report.message)),
-    }
-}
 
 /// Returns a response with an empty body.
 #[must_use]
@@ -197,12 +185,6 @@ pub(super) fn json_body(status: StatusCode, body: Bytes) -> Response {
     response
 }
 
-/// Returns the name of an error for the metrics and the access log: [`REPORTED`] for an error that a client reported.
-#[must_use]
-pub(crate) fn refusal_name(refusal: &Refusal) -> &'static str {
-    refusal_kind(refusal).map_or(REPORTED, ErrorKind::name)
-}
-
 /// Returns the response to a refused request.
 #[must_use]
 pub(crate) fn refusal(refusal: &Refusal) -> Response {
@@ -262,10 +244,6 @@ pub(crate) fn destination_fault(fault: &Fault) -> Response {
     }
 }
 
-fn status_code(status: u16) -> StatusCode {
-    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-}
-
 pub(super) fn with_body(status: StatusCode, body: Bytes) -> Response {
     Response { head: ResponseHead { status, ..ResponseHead::default() }, body: Body::Bytes(body) }
 }
@@ -283,49 +261,4 @@ fn error(status: StatusCode, body: &ErrorBody) -> Response {
         response.head.headers.insert(RETRY_AFTER, RETRY_DELAY.as_secs().into());
     }
     response
-}
-
-/// Returns the kind of a refusal; `None` for an error that a client reported.
-fn refusal_kind(refusal: &Refusal) -> Option<ErrorKind> {
-    Some(match refusal {
-        Refusal::Head(HeadError::Malformed(_)) | Refusal::BadRequest(_) => ErrorKind::BadRequest,
-        Refusal::Head(HeadError::TooLong | HeadError::TooManyFields) => ErrorKind::HeadTooLarge,
-        Refusal::Head(HeadError::TimedOut(_)) => ErrorKind::RequestTimeout,
-        Refusal::Auth(AuthError::Unauthorized) => ErrorKind::Unauthorized,
-        Refusal::Auth(AuthError::Forbidden(_)) => ErrorKind::Forbidden,
-        Refusal::Seat(error) => match error {
-            SeatError::Reported(_) => return None,
-            SeatError::NotFound => ErrorKind::NotFound,
-            SeatError::AlreadyConnected(_) => ErrorKind::AlreadyConnected,
-            SeatError::AlreadyStarted => ErrorKind::AlreadyStarted,
-            SeatError::Expired => ErrorKind::Expired,
-            SeatError::LengthMismatch(_) => ErrorKind::LengthMismatch,
-            SeatError::TooLong { .. } => ErrorKind::BodyTooLarge,
-            SeatError::TooManyStreams => ErrorKind::Busy,
-            SeatError::TooMany(_) => ErrorKind::TooMany,
-            SeatError::ShuttingDown => ErrorKind::ShuttingDown,
-        },
-        Refusal::Body(error) => match error {
-            BodyError::Invalid(_) => ErrorKind::InvalidBody,
-            BodyError::TooLarge => ErrorKind::BodyTooLarge,
-            BodyError::Incomplete => ErrorKind::BadRequest,
-            BodyError::TimedOut(_) => ErrorKind::RequestTimeout,
-            BodyError::Busy => ErrorKind::Busy,
-        },
-        Refusal::BadRoute => ErrorKind::BadRoute,
-        Refusal::Busy(_) => ErrorKind::Busy,
-        Refusal::Internal => ErrorKind::Internal,
-    })
-}
-
-fn refusal_parts(refusal: &Refusal) -> (StatusCode, ErrorBody) {
-    if let Refusal::Seat(SeatError::Reported(report)) = refusal {
-        return (status_code(report.status), ErrorBody::new(&report.name, &report.message));
-    }
-    let kind = refusal_kind(refusal).unwrap_or(ErrorKind::Internal);
-    let message = match refusal.flag() {
-        Some(flag) => format!("{refusal} ({flag})"),
-        None => refusal.to_string(),
-    };
-    (status_code(kind.status()), ErrorBody::new(kind.name(), &message))
 }

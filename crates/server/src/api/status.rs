@@ -2,10 +2,10 @@
 
 use rendezvous_core::header_set::HeaderSet;
 use rendezvous_core::outcome::Outcome;
-use rendezvous_core::rendezvous::{Snapshot, SnapshotState};
+use rendezvous_core::snapshot::{Snapshot, SnapshotState};
 use rendezvous_protocol::{Side, StreamStatus, Timestamp};
 
-use super::response;
+use super::errors::error_of_outcome;
 
 /// Returns the status object of a stream.
 #[must_use]
@@ -20,7 +20,7 @@ pub fn status(snapshot: &Snapshot) -> StreamStatus<'_> {
         deactivated_at: snapshot.deactivated_at.map(Timestamp),
         state: state_name(&snapshot.state),
         active: ended.is_none(),
-        error: ended.and_then(response::error_of_outcome),
+        error: ended.and_then(error_of_outcome),
         download_headers: snapshot.headers.download.as_ref().map(HeaderSet::json),
         upload_headers: snapshot.headers.upload.as_ref().map(HeaderSet::json),
         bytes_transferred: snapshot.bytes_transferred,

@@ -17,7 +17,7 @@ use rendezvous_core::transfer::{Piece, Transfer, WholeBody};
 use rendezvous_net::socket::Socket;
 use tokio::time::Instant;
 
-use super::response::send_all;
+use super::send::send_all;
 use super::stream::wait_for_reset;
 use super::traffic::ResponseWatch;
 use crate::api::App;

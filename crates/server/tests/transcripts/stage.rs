@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
-use testkit::client::{Client, find, with_timeout};
+use testkit::client::{Client, WAIT_TIMEOUT, find, with_timeout};
 use testkit::script::{Role, Script, Step};
-use testkit::server::{TestServer, WAIT_TIMEOUT, get, post};
+use testkit::server::{TestServer, get, post};
 use testkit::transport::{CERTIFICATE, Transport};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

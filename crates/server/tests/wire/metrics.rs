@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use testkit::client::Client;
+use testkit::client::{Client, WAIT_TIMEOUT};
 use testkit::messages::{bearer, framed, request};
-use testkit::server::{TestServer, WAIT_TIMEOUT, get, is_copied, post};
+use testkit::server::{TestServer, get, is_copied, post};
 use testkit::settings::{
     ADMIN_TOKEN, on_all_addresses, with_admin_listener, with_admin_token, with_open_list,
 };

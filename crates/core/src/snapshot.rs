@@ -5,7 +5,6 @@ use std::time::SystemTime;
 
 use rendezvous_protocol::{Side, StreamId};
 
-use super::Rendezvous;
 use crate::header_set::StreamHeaders;
 use crate::outcome::Outcome;
 
@@ -25,7 +24,7 @@ pub struct Snapshot {
     /// Body bytes passed on so far.
     pub bytes_transferred: u64,
     /// The position in the order of creation.
-    pub(super) number: u64,
+    pub(crate) number: u64,
 }
 
 /// The state of a stream.
@@ -46,31 +45,5 @@ impl Snapshot {
     #[must_use]
     pub fn is_connectable(&self) -> bool {
         !matches!(self.state, SnapshotState::Ended(_))
-    }
-}
-
-/// A position in the list of all streams, oldest first.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Cursor(u64);
-
-impl<B> Rendezvous<B> {
-    /// Returns a snapshot of one stream. `None` if it is unknown or was forgotten after its end.
-    #[must_use]
-    pub fn snapshot(&self, id: &StreamId) -> Option<Snapshot> {
-        self.table.lock().entry(id).map(super::table::Entry::snapshot)
-    }
-
-    /// Returns snapshots of the next `count` streams after `cursor`, oldest first, and advances it. Returns fewer at the end
-    /// of the table, and none after it.
-    ///
-    /// The table is unlocked between calls, so a list may or may not contain streams that are created or forgotten while
-    /// it is built.
-    #[must_use]
-    pub fn snapshots(&self, cursor: &mut Cursor, count: usize) -> Vec<Snapshot> {
-        let snapshots: Vec<_> = self.table.lock().snapshots_after(cursor.0).take(count).collect();
-        if let Some(last) = snapshots.last() {
-            cursor.0 = last.number;
-        }
-        snapshots
     }
 }
