@@ -56,7 +56,7 @@ pub(super) fn has_left<B>(waiting: WaitingSideRef<'_, B>) -> bool {
     }
 }
 
-/// Returns whether the [`Seat`] of this side is being dropped.
+/// Returns whether the [`Seat`](super::Seat) of this side is being dropped.
 pub(super) fn is_dropped<B>(waiting: WaitingSideRef<'_, B>) -> bool {
     match waiting {
         Waiter::Source(source) => source.result.is_closed(),

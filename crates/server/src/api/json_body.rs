@@ -28,7 +28,7 @@ pub enum BodyError {
     /// The body is not valid for the route. The message says why.
     #[error("{0}")]
     Invalid(String),
-    /// The body is larger than [`MAX_BODY_BYTES`].
+    /// The body is larger than 64 KiB.
     #[error("The body is over the limit of {MAX_BODY_BYTES} bytes")]
     TooLarge,
     /// The framing of the body is invalid, or the connection ended within the body.

@@ -182,12 +182,10 @@ pub(crate) async fn until(server: &TestServer, name: &str, labels: &[(&str, &str
     assert!(reached.is_ok(), "{name} is {}", Exposition::of(server).await.count(name, labels));
 }
 
-#[tokio::test]
-async fn the_numbers_agree_with_the_load_to_the_byte() {
-    let server = TestServer::start().await;
-    let mut passed_on = 0;
-    let sizes = [0, 1, 1000, 65_536, 1_000_003];
-    for (turn, size) in sizes.into_iter().enumerate() {
+/// Transfers bodies of several sizes, with a length and chunked. Returns the sizes.
+async fn finish_transfers(server: &TestServer) -> Vec<usize> {
+    let mut passed_on = Vec::new();
+    for (turn, size) in [0, 1, 1000, 65_536, 1_000_003].into_iter().enumerate() {
         let body = vec![b'x'; size];
         for chunked in [false, true] {
             let id = server.create().await;
@@ -196,12 +194,14 @@ async fn the_numbers_agree_with_the_load_to_the_byte() {
             let (_, received) = tokio::join!(source.push(&upload), destination.response());
             assert!(received.body == body);
             assert_eq!(source.response().await.status, 200);
-            passed_on += size;
+            passed_on.push(size);
         }
     }
-    let finished = 2 * sizes.len();
+    passed_on
+}
 
-    // One source and one destination leave inside the body.
+/// Cuts two transfers after 5 bytes: a source leaves, and a destination.
+async fn cut_transfers(server: &TestServer) {
     for source_leaves in [true, false] {
         let id = server.create().await;
         let mut source = server.put(&id, "Content-Length: 10\r\n").await;
@@ -217,9 +217,11 @@ async fn the_numbers_agree_with_the_load_to_the_byte() {
             "DST_DISCONNECTED"
         };
         assert_eq!(server.until(&id, state).await["bytes_transferred"], 5);
-        passed_on += 5;
     }
-    // Two streams never pair: one error is reported while a destination waits, the other before it connects.
+}
+
+/// Reports two errors: one while a destination waits, the other before it connects.
+async fn report_errors(server: &TestServer) {
     for waits in [true, false] {
         let id = server.create().await;
         let mut destination = server.connect().await;
@@ -233,9 +235,18 @@ async fn the_numbers_agree_with_the_load_to_the_byte() {
         }
         assert_eq!(destination.response().await.status, 400);
     }
+}
+
+#[tokio::test]
+async fn the_numbers_agree_with_the_load_to_the_byte() {
+    let server = TestServer::start().await;
+    let sizes = finish_transfers(&server).await;
+    cut_transfers(&server).await;
+    report_errors(&server).await;
+    let finished = sizes.len();
 
     let metrics = Exposition::of(&server).await;
-    assert_eq!(metrics.count("body_bytes_total", &[]), passed_on);
+    assert_eq!(metrics.count("body_bytes_total", &[]), sizes.iter().sum::<usize>() + 2 * 5);
     let outcomes = [
         ("destination_disconnected", 1),
         ("finished", finished),
