@@ -1,7 +1,7 @@
 //! The server under test: a process, from its command line to its end.
 //!
 //! - [`workshop`]: what the servers of a run share
-//! - [`hoard`]: the process that takes the pipes of a server's user
+//! - [`mod@hoard`]: the process that takes the pipes of a server's user
 //! - [`resources`]: the resources that a server holds
 
 mod hoard;
