@@ -15,6 +15,7 @@ use super::super::*;
 use super::{Action, Behavior};
 use crate::events::Event;
 use crate::outcome::Fault;
+use crate::snapshot::SnapshotState;
 use crate::transfer::{Departure, Piece, PresenceCheck, Relay, SourceBody, StreamLimits};
 
 /// Longer than a case takes on any clock: time passes only by [`Action::Expire`] and at the end of a case.
