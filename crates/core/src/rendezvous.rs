@@ -33,7 +33,6 @@ use tokio::sync::Notify;
 use self::admission::AdmissionState;
 pub use self::census::Census;
 pub use self::seats::Seat;
-pub use self::snapshots::Cursor;
 use self::table::{Changes, Table};
 pub use self::waiting::Presence;
 use self::waiting::refuse;

@@ -81,6 +81,15 @@ impl<S, D> Slot<S, D> {
         }
     }
 
+    /// Returns whether this side could take its seat.
+    pub(crate) fn is_free(&self, side: Side) -> bool {
+        match self.phase() {
+            Phase::Created => true,
+            Phase::Waiting(waiting) => waiting != side,
+            Phase::Streaming | Phase::Reported(_) | Phase::Ended(_) => false,
+        }
+    }
+
     /// Returns the waiting side, if any.
     pub(crate) fn waiter(&self) -> Option<Waiter<&S, &D>> {
         match &self.0 {

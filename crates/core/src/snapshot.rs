@@ -23,8 +23,8 @@ pub struct Snapshot {
     pub headers: Arc<StreamHeaders>,
     /// Body bytes passed on so far.
     pub bytes_transferred: u64,
-    /// The position in the order of creation.
-    pub(crate) number: u64,
+    /// The position in the list of all streams.
+    pub position: Cursor,
 }
 
 /// The state of a stream.
@@ -47,3 +47,7 @@ impl Snapshot {
         !matches!(self.state, SnapshotState::Ended(_))
     }
 }
+
+/// A position in the list of all streams, oldest first. The default is before the first stream.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Cursor(pub(crate) u64);

@@ -55,7 +55,7 @@ use hosts::Hosts;
 use json_body::{BodyError, JsonBody};
 use record::Record;
 use refusal::Refusal;
-use response::Response;
+use response::{Body, Response};
 use route::Route;
 
 /// The state and the settings that all requests share.
@@ -173,7 +173,18 @@ impl RequestContext {
         if let Some(origin) = &self.origin {
             origin.add_to(&mut response.head.headers);
         }
-        self.record.set_response(response);
+        let status = response.head.status;
+        self.record.set_status(status);
+        match &mut response.body {
+            Body::Bytes(body) => {
+                self.record.add_bytes(body.len() as u64);
+                if status.is_success() {
+                    self.record.set_answered();
+                }
+            }
+            Body::Listing { rest, .. } => rest.log_with(self.record.take()),
+            Body::Download(_) => {}
+        }
     }
 
     /// Returns the response to a refused request, and records the refusal in the metrics and the access log.

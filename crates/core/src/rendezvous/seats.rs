@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::admission::AdmissionState;
 use super::waiting::{
-    Presence, WaitResult, WaitingDestination, WaitingSide, WaitingSource, has_left, is_dropped,
+    Presence, Slot, WaitResult, WaitingDestination, WaitingSide, WaitingSource, has_left, is_dropped,
 };
 use super::{Pairing, Rendezvous};
 use crate::events::Change;
@@ -106,11 +106,15 @@ impl<B: Send + 'static> Rendezvous<B> {
             if entry.has_ended() {
                 return Err(SeatError::NotFound);
             }
-            arriving.check_length(&entry.headers, self.limits.transfer)?;
             // The entry's copy of the id, so that the id parsed from the request can be freed while the side waits.
             let (id, headers) = (entry.id.clone(), Arc::clone(&entry.headers));
             table.vacate_if(&id, has_left, changes);
-            let waiting = table.entry(&id).and_then(|entry| entry.slot.waiter());
+            let slot = table.entry(&id).map(|entry| &entry.slot);
+            // A taken seat and a report come first: they are the same for a body of any length.
+            if slot.is_some_and(|slot| slot.is_free(side)) {
+                arriving.check_length(&headers, self.limits.transfer)?;
+            }
+            let waiting = slot.and_then(Slot::waiter);
             if waiting.is_some_and(|waiter| waiter.side() != side) && has_left(arriving.as_ref()) {
                 // It takes no seat, so it is never paired. Its task is about to notice the disconnection.
                 return Ok((id, None));

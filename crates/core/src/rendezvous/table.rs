@@ -20,7 +20,7 @@ use crate::events::{Change, Event};
 use crate::header_set::StreamHeaders;
 use crate::outcome::Outcome;
 use crate::slot::Phase;
-use crate::snapshot::{Snapshot, SnapshotState};
+use crate::snapshot::{Cursor, Snapshot, SnapshotState};
 use crate::token::Tokens;
 use crate::transfer::Transfer;
 
@@ -116,9 +116,9 @@ impl<B> Table<B> {
         self.entries.get(id).map(|entry| &**entry)
     }
 
-    /// Returns snapshots of the streams created after the one with this number, oldest first.
-    pub(super) fn snapshots_after(&self, number: u64) -> impl Iterator<Item = Snapshot> {
-        let ids = self.by_age.range(number.saturating_add(1)..).map(|(_, id)| id);
+    /// Returns snapshots of the streams after a position, oldest first.
+    pub(super) fn snapshots_after(&self, after: Cursor) -> impl Iterator<Item = Snapshot> {
+        let ids = self.by_age.range(after.0.saturating_add(1)..).map(|(_, id)| id);
         ids.filter_map(|id| self.entry(id).map(Entry::snapshot))
     }
 
@@ -288,7 +288,7 @@ impl<B> Entry<B> {
             state,
             headers: Arc::clone(&self.headers),
             bytes_transferred: self.transfer.as_ref().map_or(self.bytes, |transfer| transfer.bytes()),
-            number: self.number,
+            position: Cursor(self.number),
         }
     }
 }

@@ -398,6 +398,23 @@ fn a_server_that_is_killed_leaves_no_download_that_looks_whole() {
 }
 
 #[test]
+fn a_long_list_is_logged_at_its_end_with_its_bytes() {
+    let program = Program::start(&["--log", "off,access=info", "--drain-timeout", "1ms"]);
+    let all = format!("{}/stream", program.base);
+    let set = format!(r#"{{"download_headers":{{"X-Long":"{}"}}}}"#, "x".repeat(4000));
+    let created = curl(&["-o", "/dev/null", "-d", &set, &format!("{all}?n=[1-20]")]).status();
+    assert!(created.unwrap().success());
+    let lists = ["--http1.1", "--http2-prior-knowledge"]
+        .map(|version| curl(&[version, &all]).output().unwrap().stdout.len());
+    assert!(lists.iter().all(|list| *list > 64 * 1024), "one part is not enough: {lists:?}");
+    let log = program.log();
+    for (line, list) in log.lines().filter(|line| line.contains("GET /stream ")).zip(lists) {
+        assert!(line.contains(&format!("outcome=\"answered\" bytes={list} ")), "{line}");
+    }
+    assert_eq!(log.matches("GET /stream ").count(), lists.len());
+}
+
+#[test]
 fn the_log_has_a_line_for_each_request_and_at_debug_for_each_event_and_no_whole_id() {
     let requests = [
         ("POST /stream", 201, "answered"),

@@ -1,5 +1,7 @@
 //! `GET /`: the first commands for this server, as a page for browsers and as text for other clients.
 
+use std::net::Ipv6Addr;
+
 use http::header::{ACCEPT, CONTENT_SECURITY_POLICY, CONTENT_TYPE, VARY, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, StatusCode};
 
@@ -16,11 +18,15 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'n
 pub(super) fn front(connection: ConnectionInfo, head: &impl RequestHead, needs_token: bool) -> Response {
     let is_page = head.values(ACCEPT.as_str()).any(|value| {
         let ranges = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-        ranges.map(<[u8]>::to_ascii_lowercase).any(|range| range.starts_with(b"text/html"))
+        ranges.map(<[u8]>::to_ascii_lowercase).any(|range| is_html(&range))
     });
     let token = if needs_token { " -H \"Authorization: Bearer $TOKEN\"" } else { "" };
+    let base = base(connection, head);
+    // Brackets are special in some shells.
+    let quote = if base.contains('[') { "\"" } else { "" };
     let text = if is_page { PAGE } else { TEXT }
-        .replace("{base}", &base(connection, head))
+        .replace("{base}", &base)
+        .replace("{quote}", quote)
         .replace("{token}", token)
         .replace("{version}", env!("CARGO_PKG_VERSION"));
     let content_type = if is_page { "text/html; charset=utf-8" } else { "text/plain; charset=utf-8" };
@@ -39,13 +45,33 @@ pub(super) fn front(connection: ConnectionInfo, head: &impl RequestHead, needs_t
 fn base(connection: ConnectionInfo, head: &impl RequestHead) -> String {
     let is_https = connection.is_tls
         || connection.is_proxy
-            && head.values("x-forwarded-proto").any(|proto| proto.trim_ascii() == b"https");
+            && head
+                .values("x-forwarded-proto")
+                .any(|proto| proto.trim_ascii().eq_ignore_ascii_case(b"https"));
     let scheme = if is_https { "https" } else { "http" };
-    let is_plain =
-        |host: &str| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]_".contains(&byte));
-    let host = head.authorities().flatten().next().filter(|host| is_plain(host.as_str()));
-    let host = host.as_ref().map_or("THIS-SERVER", |host| host.as_str());
-    format!("{scheme}://{host}")
+    let authority = head.authorities().flatten().next().filter(|authority| is_plain(authority.host()));
+    let Some(authority) = authority else { return format!("{scheme}://THIS-SERVER") };
+    let port = authority.port().map(|port| format!(":{port}")).unwrap_or_default();
+    format!("{scheme}://{}{port}", authority.host())
+}
+
+/// Whether a host is a name without special characters, or an address.
+fn is_plain(host: &str) -> bool {
+    match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            !host.is_empty()
+                && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+        }
+    }
+}
+
+/// Whether a media range of `Accept`, in lower case, asks for HTML. With `q=0` it refuses it (RFC 9110, section 12.4.2).
+fn is_html(range: &[u8]) -> bool {
+    let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    parts.next() == Some(b"text/html")
+        && !parts
+            .any(|part| part.strip_prefix(b"q=").is_some_and(|q| q.iter().all(|byte| b"0.".contains(byte))))
 }
 
 #[cfg(test)]
@@ -72,6 +98,9 @@ mod tests {
         for (accept, is_page) in [
             ("text/html,application/xhtml+xml,*/*;q=0.8", true),
             ("application/json, Text/HTML", true),
+            ("text/html;q=0, text/plain", false),
+            ("text/html; q=0.1", true),
+            ("text/html-not", false),
             ("*/*", false),
             ("text/plain", false),
         ] {
@@ -100,7 +129,15 @@ mod tests {
                 &[("host", "relay.example"), ("x-forwarded-proto", "https")],
                 "http://relay.example/stream",
             ),
-            (false, false, &[("host", "[2001:db8::1]:80")], "http://[2001:db8::1]:80/stream"),
+            (
+                false,
+                true,
+                &[("host", "relay.example"), ("x-forwarded-proto", "HTTPS")],
+                "https://relay.example/stream",
+            ),
+            (false, false, &[("host", "[2001:db8::1]:80")], r#" "http://[2001:db8::1]:80/stream""#),
+            (false, false, &[("host", "[reboot]")], "http://THIS-SERVER/stream"),
+            (false, false, &[("host", "reboot@relay.example")], "http://relay.example/stream"),
             (false, false, &[("host", "a;reboot")], "http://THIS-SERVER/stream"),
             (false, false, &[("host", "a$(reboot)")], "http://THIS-SERVER/stream"),
             (false, false, &[], "http://THIS-SERVER/stream"),

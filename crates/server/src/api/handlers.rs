@@ -13,7 +13,7 @@ use rendezvous_protocol::StreamId;
 use super::App;
 use super::head::RequestHead;
 use super::json_body::{self, JsonBody};
-use super::listing::{Listing, PART};
+use super::listing::{self, Listing};
 use super::record::Record;
 use super::refusal::Refusal;
 use super::response::{self, Response};
@@ -49,15 +49,17 @@ pub(super) fn report(app: &App, id: &StreamId, body: JsonBody) -> Result<Respons
     Ok(response::empty(StatusCode::OK))
 }
 
-/// Handles `GET /stream`. A list of one part is a complete body; a longer one is written in parts and reserves the memory of one part.
+/// Handles `GET /stream`. A list of one part is a complete body; a longer one is written in parts and reserves memory.
 pub(super) fn list(app: &App) -> Result<Response, Refusal> {
     let mut listing = Listing::new(&app.rendezvous);
     let first = listing.next_part().map_err(|_| Refusal::Internal)?;
     if listing.is_finished() {
         return Ok(response::json_body(StatusCode::OK, first));
     }
-    let reserved =
-        app.response_memory.reserve(PART as u64).map_err(|_| response::response_memory_exhausted())?;
+    let reserved = app
+        .response_memory
+        .reserve_alone(listing::MEMORY)
+        .map_err(|_| response::response_memory_exhausted())?;
     Ok(response::listing(first, listing.with(reserved)))
 }
 

@@ -2,31 +2,35 @@
 //!
 //! *Concurrency.* The table is locked for one batch of [`BATCH`] streams at a time.
 //!
-//! *Bounds.* For any number of streams, a list needs the memory of one part ([`PART`] bytes and one status object) and one batch.
+//! *Bounds.* For any number of streams, an unfinished list holds [`MEMORY`] bytes at most, and no stream.
 
 use std::sync::Arc;
-use std::vec::IntoIter;
 
 use bytes::Bytes;
 use rendezvous_core::budget::Reservation;
-use rendezvous_core::rendezvous::Cursor;
-use rendezvous_core::snapshot::Snapshot;
+use rendezvous_core::snapshot::Cursor;
 
+use super::record::Record;
 use super::status::status;
 use crate::request_body::Rendezvous;
 
-/// The size of a part in bytes. A part is longer by at most one status object.
-pub(crate) const PART: usize = 64 * 1024;
+/// The largest size of a part in bytes. Only a part with a single status object may be larger.
+const PART: usize = 64 * 1024;
+/// The bytes that an unfinished list may hold: a part and the send buffer of its connection. Header sets and a report make a status object of
+/// at most twice [`PART`].
+pub(crate) const MEMORY: u64 = 4 * PART as u64;
 /// The number of streams that are read from the table under one lock.
 const BATCH: usize = 64;
 
 /// The list of all streams, oldest first. It may or may not contain streams that are created or forgotten meanwhile.
 pub(crate) struct Listing {
     rendezvous: Arc<Rendezvous>,
+    /// The last stream that was written.
     cursor: Cursor,
-    batch: IntoIter<Snapshot>,
     is_started: bool,
     is_finished: bool,
+    /// The line of the request in the access log, logged when the list is dropped.
+    record: Option<Record>,
     _reservation: Option<Reservation>,
 }
 
@@ -36,9 +40,9 @@ impl Listing {
         Self {
             rendezvous: Arc::clone(rendezvous),
             cursor: Cursor::default(),
-            batch: IntoIter::default(),
             is_started: false,
             is_finished: false,
+            record: None,
             _reservation: None,
         }
     }
@@ -48,9 +52,24 @@ impl Listing {
         Self { _reservation: Some(reserved), ..self }
     }
 
+    /// Delays the line in the access log until the list is dropped.
+    pub(crate) fn log_with(&mut self, record: Record) {
+        self.record = Some(record);
+    }
+
     /// Whether [`Listing::next_part`] has returned the last part.
     pub(crate) fn is_finished(&self) -> bool {
         self.is_finished
+    }
+
+    /// Records that a part of `bytes` bytes was sent.
+    pub(crate) fn sent(&mut self, bytes: usize, is_last: bool) {
+        if let Some(record) = &mut self.record {
+            record.add_bytes(bytes as u64);
+            if is_last {
+                record.set_answered();
+            }
+        }
     }
 
     /// Returns the next part.
@@ -58,29 +77,27 @@ impl Listing {
     /// # Errors
     /// If a status cannot be serialized, which is a defect.
     pub(crate) fn next_part(&mut self) -> serde_json::Result<Bytes> {
-        let mut part = Vec::new();
-        while part.len() < PART && !self.is_finished {
-            let next = self.next_snapshot();
-            match (&next, self.is_started) {
-                (_, false) => part.push(b'['),
-                (Some(_), true) => part.push(b','),
-                (None, true) => {}
-            }
-            self.is_started = true;
-            if let Some(snapshot) = next {
-                serde_json::to_writer(&mut part, &status(&snapshot))?;
-            } else {
-                part.push(b']');
+        let mut part = Vec::with_capacity(PART);
+        loop {
+            let batch = self.rendezvous.snapshots(self.cursor, BATCH);
+            if batch.is_empty() {
+                part.extend_from_slice(if self.is_started { b"]" } else { b"[]" });
                 self.is_finished = true;
+                return Ok(part.into());
+            }
+            for snapshot in batch {
+                let length = part.len();
+                part.push(if self.is_started { b',' } else { b'[' });
+                serde_json::to_writer(&mut part, &status(&snapshot))?;
+                if part.len() > PART && length > 0 {
+                    // It begins the next part.
+                    part.truncate(length);
+                    part.shrink_to_fit();
+                    return Ok(part.into());
+                }
+                self.is_started = true;
+                self.cursor = snapshot.position;
             }
         }
-        Ok(part.into())
-    }
-
-    fn next_snapshot(&mut self) -> Option<Snapshot> {
-        if self.batch.len() == 0 {
-            self.batch = self.rendezvous.snapshots(&mut self.cursor, BATCH).into_iter();
-        }
-        self.batch.next()
     }
 }

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use http::Version;
+use http::{StatusCode, Version};
 use rendezvous_core::outcome::Outcome;
 use rendezvous_core::transfer::{DestinationHalf, Transfer};
 use rendezvous_protocol::StreamId;
@@ -15,7 +15,6 @@ use tracing::{Level, enabled, info};
 
 use super::errors::refusal_name;
 use super::refusal::Refusal;
-use super::response::{Body, Response};
 
 /// The access log line of a request, filled in as the request proceeds. `None` if the access log is disabled.
 pub(crate) struct Record(Option<Box<Line>>);
@@ -77,17 +76,24 @@ impl Record {
         });
     }
 
-    /// Sets the status of the response, and its bytes and outcome unless a transfer has set them.
-    pub(crate) fn set_response(&mut self, response: &Response) {
+    /// Sets the status of the response.
+    pub(crate) fn set_status(&mut self, status: StatusCode) {
+        self.update(|line| line.status = Some(status.as_u16()));
+    }
+
+    /// Adds bytes of the response, unless a transfer has set them.
+    pub(crate) fn add_bytes(&mut self, bytes: u64) {
         self.update(|line| {
-            line.status = Some(response.head.status.as_u16());
-            if line.wait.is_some() {
-                return;
+            if line.wait.is_none() {
+                line.bytes += bytes;
             }
-            if let Body::Bytes(body) = &response.body {
-                line.bytes = body.len() as u64;
-            }
-            if response.head.status.is_success() {
+        });
+    }
+
+    /// Sets the outcome of a response that is complete, unless a transfer has set it.
+    pub(crate) fn set_answered(&mut self) {
+        self.update(|line| {
+            if line.wait.is_none() {
                 line.outcome = "answered";
             }
         });
@@ -99,6 +105,11 @@ impl Record {
         line.status = Some(200);
         let mut record = Self(Some(line));
         half.on_end(move |transfer| record.set_transfer(transfer));
+    }
+
+    /// Returns the record, and leaves a disabled one.
+    pub(crate) fn take(&mut self) -> Self {
+        Self(self.0.take())
     }
 
     fn update(&mut self, change: impl FnOnce(&mut Line)) {

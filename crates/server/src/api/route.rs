@@ -95,10 +95,10 @@ impl Route {
         }
     }
 
-    /// Whether any web page may use the route, because the response has no data about streams.
+    /// Whether any web page may use the route, because the response has no data about streams. The front page repeats `Host` in its commands.
     #[must_use]
     pub(crate) fn is_public(&self) -> bool {
-        matches!(self, Self::Front | Self::Ping | Self::Health | Self::Ready | Self::OpenApi)
+        matches!(self, Self::Ping | Self::Health | Self::Ready | Self::OpenApi)
     }
 
     /// Whether the method is `GET` or `HEAD`.

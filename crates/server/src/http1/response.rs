@@ -59,6 +59,7 @@ impl Responder<'_> {
             if socket.write_within(&mut buffers, is_last && response.closes, limit).await.is_err() {
                 return ConnectionOutcome::Dropped;
             }
+            rest.sent(part.len(), is_last);
             if is_last {
                 socket.disarm_reset();
                 return ConnectionOutcome::after(response);

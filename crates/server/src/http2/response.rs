@@ -2,7 +2,7 @@
 //!
 //! *Invariant.* A listing that is not complete ends with a reset of the HTTP/2 stream.
 //!
-//! *Bounds.* One part of a listing at a time. The response fails if the client does not read a part within the request timeout.
+//! *Bounds.* One part of a listing at a time. The response fails if the client takes nothing within the request timeout.
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -12,7 +12,7 @@ use http::{HeaderValue, StatusCode};
 use tokio::time::timeout;
 
 use super::download;
-use super::send::send_all;
+use super::send::send_within;
 use super::stream::{ConnectionState, Exchange};
 use super::upload::Upload;
 use crate::api::App;
@@ -84,7 +84,7 @@ async fn write(
 ) -> Option<SendStream<Bytes>> {
     let mut send = respond.send_response(head, body.is_empty()).ok()?;
     if !body.is_empty() {
-        match timeout(app.request_timeout, send_all(&mut send, body, true, || {})).await {
+        match send_within(&mut send, body, true, app.request_timeout).await {
             Ok(taken) => taken?,
             Err(_) => send.send_reset(Reason::CANCEL),
         }
@@ -101,6 +101,9 @@ async fn write_listing(
     mut rest: Listing,
 ) -> Option<SendStream<Bytes>> {
     let mut send = respond.send_response(head, first.is_none()).ok()?;
+    if first.is_none() {
+        rest.sent(0, true);
+    }
     let mut next = first.map(Ok);
     while let Some(part) = next.take() {
         let is_last = rest.is_finished();
@@ -108,12 +111,13 @@ async fn write_listing(
             send.send_reset(Reason::INTERNAL_ERROR);
             break;
         };
-        let sending = send_all(&mut send, part, is_last, || {});
-        let Ok(taken) = timeout(app.request_timeout, sending).await else {
+        let bytes = part.len();
+        let Ok(taken) = send_within(&mut send, part, is_last, app.request_timeout).await else {
             send.send_reset(Reason::CANCEL);
             break;
         };
         taken?;
+        rest.sent(bytes, is_last);
         if !is_last {
             next = Some(rest.next_part());
         }

@@ -14,10 +14,11 @@ type Fields<'a> = &'a [(&'a str, &'a str)];
 const NAVIGATION: Fields = &[("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate")];
 
 /// All protected requests: method, path and body.
-fn requests_of(id: &str) -> [(&'static str, String, &'static str); 7] {
+fn requests_of(id: &str) -> [(&'static str, String, &'static str); 8] {
     [
         ("POST", "/stream".into(), r#"{"download_headers":{"x":"1"}}"#),
         ("GET", "/stream".into(), ""),
+        ("GET", "/".into(), ""),
         ("HEAD", format!("/stream/{id}"), ""),
         ("GET", format!("/stream/{id}"), ""),
         ("PUT", format!("/stream/{id}"), "hi"),
@@ -84,7 +85,7 @@ async fn assert_refused(server: &TestServer, host: &str, fields: Fields<'_>, mes
 /// Asserts that the server refuses none of the protected requests.
 async fn assert_served(server: &TestServer, host: &str, fields: Fields<'_>) {
     for version in [1, 2] {
-        for number in 0..7 {
+        for number in 0..8 {
             // The sides of a stream with a reported error get that error, and do not wait.
             let id = server.create().await;
             let (method, path, body) = &requests_of(&id)[number];

@@ -19,6 +19,7 @@ use testkit::transport::{CERTIFICATE, is_tls};
 use tokio::net::TcpStream;
 
 use crate::metrics::Exposition;
+use crate::time::Clock;
 
 /// A client connection.
 pub(crate) struct Http2 {
@@ -491,6 +492,28 @@ async fn a_stalled_destination_that_disconnects_fails_its_source() {
     other.driver.abort();
     drop(download);
     assert_eq!(response(upload).await.error(), "502 StreamDestinationError");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_slowly_and_does_not_stop_gets_the_whole_list() {
+    let clock = Clock::stopped();
+    let server = TestServer::start_with(|config| config.head_timeout = Period::from_secs(10)).await;
+    let set = format!(r#"{{"download_headers":{{"x":"{}"}}}}"#, "x".repeat(60_000));
+    for _ in 0..3 {
+        server.create_with(&set).await;
+    }
+    let window = 16 * 1024;
+    let client = Http2::connect_with(&server, h2::client::Builder::new().initial_window_size(window)).await;
+    let (list, _) = client.request("GET", "/stream", &[], true).await;
+    let (mut body, mut received) = (list.await.unwrap().into_body(), 0);
+    while let Some(data) = body.data().await {
+        let data = data.unwrap();
+        received += data.len();
+        // The whole of a part takes longer than the timeout.
+        clock.advance(Duration::from_secs(4)).await;
+        body.flow_control().release_capacity(data.len()).unwrap();
+    }
+    assert!(received > 3 * 60_000, "{received}");
 }
 
 #[tokio::test]

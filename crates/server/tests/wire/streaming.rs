@@ -364,6 +364,21 @@ async fn an_upload_that_declares_another_length_than_promised_takes_no_seat() {
 }
 
 #[tokio::test]
+async fn a_taken_seat_and_a_report_come_before_a_wrong_length() {
+    let server = TestServer::start().await;
+    let promise = r#"{"download_headers":{"Content-Length":"5"}}"#;
+    let taken = server.create_with(promise).await;
+    let _source = server.put(&taken, "Content-Length: 5\r\n").await;
+    server.until(&taken, "SRC_CONNECTED").await;
+    let refused = server.put(&taken, "Content-Length: 4\r\n").await.response().await;
+    assert_eq!(refused.error(), "429 AlreadyConnectedError");
+    let reported = server.create_with(promise).await;
+    server.post(&format!("/stream/{reported}/error"), r#"{"http_status":418}"#).await;
+    assert_eq!(server.put(&reported, "Content-Length: 4\r\n").await.response().await.status, 418);
+    assert_eq!(server.status(&reported).await["state"], "CLIENT_ERROR");
+}
+
+#[tokio::test]
 async fn a_chunked_upload_that_breaks_its_promise_never_looks_whole() {
     let server = TestServer::start().await;
     for (body, sizes, length) in [

@@ -145,9 +145,15 @@ impl fmt::Display for Greeting<'_> {
             token = r#" -H "Authorization: Bearer $TOKEN""#;
             writeln!(f, "  TOKEN=$(tr -d '[:space:]' <{})", quoted(file))?;
         }
-        let create = format!("curl -fsS{options}{token} -X POST {url}/stream");
-        writeln!(f, r#"  id=$({create} | cut -d'"' -f4); curl -fsS{options} {url}/stream/$id &"#)?;
-        writeln!(f, "  echo hello | curl -fsS{options} -T - {url}/stream/$id")
+        // Brackets are special in some shells.
+        let quote = if url.contains('[') { "\"" } else { "" };
+        let all = format!("{quote}{url}/stream{quote}");
+        let one = format!("{quote}{url}/stream/$id{quote}");
+        writeln!(
+            f,
+            r#"  id=$(curl -fsS{options}{token} -X POST {all} | cut -d'"' -f4); curl -fsS{options} {one} &"#
+        )?;
+        writeln!(f, "  echo hello | curl -fsS{options} -T - {one}")
     }
 }
 
@@ -226,7 +232,8 @@ mod tests {
 
     /// Whether a URL is in a command as a whole.
     fn has_url(line: &str, url: &str) -> bool {
-        line.contains(&format!(" {url}/stream"))
+        let quote = if url.contains('[') { "\"" } else { "" };
+        line.contains(&format!(" {quote}{url}/stream/$id{quote}"))
     }
 
     #[test]
