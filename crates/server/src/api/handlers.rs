@@ -52,7 +52,7 @@ pub(super) fn report(app: &App, id: &StreamId, body: JsonBody) -> Result<Respons
 /// Handles `GET /stream`. A list of one part is a complete body; a longer one is written in parts and reserves memory.
 pub(super) fn list(app: &App) -> Result<Response, Refusal> {
     let mut listing = Listing::new(&app.rendezvous);
-    let first = listing.next_part().map_err(|_| Refusal::Internal)?;
+    let first = listing.first_part().map_err(|_| Refusal::Internal)?;
     if listing.is_finished() {
         return Ok(response::json_body(StatusCode::OK, first));
     }

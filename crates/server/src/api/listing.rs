@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rendezvous_core::budget::Reservation;
 use rendezvous_core::snapshot::Cursor;
+use tokio::task::yield_now;
 
 use super::record::Record;
 use super::status::status;
@@ -57,7 +58,7 @@ impl Listing {
         self.record = Some(record);
     }
 
-    /// Whether [`Listing::next_part`] has returned the last part.
+    /// Whether the last part was returned.
     pub(crate) fn is_finished(&self) -> bool {
         self.is_finished
     }
@@ -72,32 +73,51 @@ impl Listing {
         }
     }
 
-    /// Returns the next part.
+    /// Returns the first part.
     ///
     /// # Errors
     /// If a status cannot be serialized, which is a defect.
-    pub(crate) fn next_part(&mut self) -> serde_json::Result<Bytes> {
+    pub(crate) fn first_part(&mut self) -> serde_json::Result<Bytes> {
+        let mut part = Vec::with_capacity(PART);
+        while !self.add_batch(&mut part)? {}
+        Ok(part.into())
+    }
+
+    /// Returns the next part. It yields before each batch, because a client that reads as fast as it is written would otherwise keep the
+    /// thread, and the tasks that this thread has woken, for the whole list.
+    ///
+    /// # Errors
+    /// As [`Listing::first_part`].
+    pub(crate) async fn next_part(&mut self) -> serde_json::Result<Bytes> {
         let mut part = Vec::with_capacity(PART);
         loop {
-            let batch = self.rendezvous.snapshots(self.cursor, BATCH);
-            if batch.is_empty() {
-                part.extend_from_slice(if self.is_started { b"]" } else { b"[]" });
-                self.is_finished = true;
+            yield_now().await;
+            if self.add_batch(&mut part)? {
                 return Ok(part.into());
             }
-            for snapshot in batch {
-                let length = part.len();
-                part.push(if self.is_started { b',' } else { b'[' });
-                serde_json::to_writer(&mut part, &status(&snapshot))?;
-                if part.len() > PART && length > 0 {
-                    // It begins the next part.
-                    part.truncate(length);
-                    part.shrink_to_fit();
-                    return Ok(part.into());
-                }
-                self.is_started = true;
-                self.cursor = snapshot.position;
-            }
         }
+    }
+
+    /// Adds up to [`BATCH`] streams to a part. Returns whether the part is complete.
+    fn add_batch(&mut self, part: &mut Vec<u8>) -> serde_json::Result<bool> {
+        let batch = self.rendezvous.snapshots(self.cursor, BATCH);
+        if batch.is_empty() {
+            part.extend_from_slice(if self.is_started { b"]" } else { b"[]" });
+            self.is_finished = true;
+        }
+        for snapshot in batch {
+            let length = part.len();
+            part.push(if self.is_started { b',' } else { b'[' });
+            serde_json::to_writer(&mut *part, &status(&snapshot))?;
+            if part.len() > PART && length > 0 {
+                // It begins the next part.
+                part.truncate(length);
+                part.shrink_to_fit();
+                return Ok(true);
+            }
+            self.is_started = true;
+            self.cursor = snapshot.position;
+        }
+        Ok(self.is_finished)
     }
 }

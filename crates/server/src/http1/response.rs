@@ -65,7 +65,7 @@ impl Responder<'_> {
                 return ConnectionOutcome::after(response);
             }
             head.clear();
-            next = Some(rest.next_part());
+            next = Some(rest.next_part().await);
         }
     }
 }

@@ -119,7 +119,7 @@ async fn write_listing(
         taken?;
         rest.sent(bytes, is_last);
         if !is_last {
-            next = Some(rest.next_part());
+            next = Some(rest.next_part().await);
         }
     }
     Some(send)
