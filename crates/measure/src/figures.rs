@@ -3,7 +3,7 @@
 /// Returns the quantile of `values` at `share`, from 0 (the least) to 1 (the greatest): one of the values, without
 /// interpolation. NaN if there are none.
 #[must_use]
-#[allow(
+#[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "an index lies between 0 and the number of values"

@@ -175,7 +175,7 @@ impl Certificate {
 }
 
 /// Calls `check` on a blocking thread.
-#[allow(clippy::disallowed_methods, reason = "the runtime's worker threads must not wait for a file system")]
+#[expect(clippy::disallowed_methods, reason = "the runtime's worker threads must not wait for a file system")]
 fn blocking<T: Send + 'static>(check: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
     spawn_blocking(check)
 }

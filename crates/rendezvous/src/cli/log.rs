@@ -105,7 +105,7 @@ impl Write for BatchingStderr {
         self.0.write(bytes)
     }
 
-    #[allow(clippy::disallowed_methods, reason = "the thread that writes the log serves no connection")]
+    #[expect(clippy::disallowed_methods, reason = "the thread that writes the log serves no connection")]
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()?;
         thread::sleep(PAUSE);
