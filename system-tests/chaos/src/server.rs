@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
@@ -157,8 +157,11 @@ async fn launch(workshop: &Workshop, episode: &Episode, ports: Ports, log: &Path
     let mut command = command(workshop, episode, ports);
     let mut child = command.stdout(Stdio::piped()).stderr(stderr).kill_on_drop(true).spawn()?;
     let stdout = child.stdout.take().context("no output")?;
-    let listens = timeout(STARTS_WITHIN, until_it_listens(stdout)).await?;
+    let mut lines = BufReader::new(stdout).lines();
+    let listens = timeout(STARTS_WITHIN, until_it_listens(&mut lines)).await?;
     listens.with_context(|| fs::read_to_string(log).unwrap_or_default())?;
+    // What it prints after that would count as bytes left in a pipe.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     Ok(child)
 }
 
@@ -199,8 +202,7 @@ fn command(workshop: &Workshop, episode: &Episode, ports: Ports) -> Command {
     command
 }
 
-async fn until_it_listens(stdout: impl tokio::io::AsyncRead + Unpin) -> anyhow::Result<()> {
-    let mut lines = BufReader::new(stdout).lines();
+async fn until_it_listens(lines: &mut Lines<impl AsyncBufRead + Unpin>) -> anyhow::Result<()> {
     while let Some(line) = lines.next_line().await? {
         if line.starts_with("Listening without TLS") {
             return Ok(());
