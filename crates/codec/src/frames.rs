@@ -1,7 +1,7 @@
-//! The boundaries of HTTP/2 frames (RFC 9113, section 4.1). Payloads are skipped, not parsed.
+//! The boundaries of HTTP/2 frames (RFC 9113, section 4.1). Payloads are skipped, not parsed, but for the length of padding.
 
 /// Length of a frame header in bytes.
-const HEADER_BYTES: usize = 9;
+pub const HEADER_BYTES: usize = 9;
 
 /// The header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Frame {
     pub stream: u32,
     /// Length of the payload in bytes.
     pub payload: usize,
+    /// Bytes of the payload that are padding of a `DATA` frame, with their length (RFC 9113, section 6.1).
+    pub padding: usize,
 }
 
 /// The frame types that the server distinguishes (RFC 9113, section 6).
@@ -25,10 +27,31 @@ pub enum FrameKind {
     Headers,
     /// `RST_STREAM`.
     Reset,
-    /// `PRIORITY`, `SETTINGS` or `PING`. Clients need few of them, so their rate can be limited.
-    Control,
+    /// `PRIORITY`.
+    Priority,
+    /// `SETTINGS`.
+    Settings,
+    /// `PING`.
+    Ping,
+    /// `WINDOW_UPDATE`.
+    WindowUpdate,
     /// Any other type.
     Other,
+}
+
+impl FrameKind {
+    fn new(code: u8) -> Self {
+        match code {
+            0x0 => Self::Data,
+            0x1 => Self::Headers,
+            0x2 => Self::Priority,
+            0x3 => Self::Reset,
+            0x4 => Self::Settings,
+            0x6 => Self::Ping,
+            0x8 => Self::WindowUpdate,
+            _ => Self::Other,
+        }
+    }
 }
 
 impl Frame {
@@ -39,6 +62,38 @@ impl Frame {
         const END_STREAM: u8 = 0x1;
         matches!(self.kind, FrameKind::Data | FrameKind::Headers) && self.flags & END_STREAM != 0
     }
+
+    /// Returns whether the frame acknowledges a `SETTINGS` or a `PING`.
+    #[must_use]
+    pub fn is_acknowledgement(&self) -> bool {
+        const ACK: u8 = 0x1;
+        matches!(self.kind, FrameKind::Settings | FrameKind::Ping) && self.flags & ACK != 0
+    }
+
+    /// Returns the frame that begins with `header`, as far as the header describes it: without padding.
+    #[must_use]
+    pub fn of_header(header: &[u8; HEADER_BYTES]) -> Self {
+        let [high, middle, low, kind, flags, stream @ ..] = *header;
+        Self {
+            kind: FrameKind::new(kind),
+            flags,
+            // The highest bit is reserved.
+            stream: u32::from_be_bytes(stream) & (u32::MAX >> 1),
+            payload: usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low),
+            padding: 0,
+        }
+    }
+}
+
+/// Where one direction of a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Position {
+    /// Between two frames.
+    Boundary,
+    /// In a frame header, of which this many bytes are missing.
+    Header(usize),
+    /// In a payload, of which this many bytes are missing.
+    Payload(usize),
 }
 
 /// Finds the ends of frames in one direction of a connection. It holds at most one frame header.
@@ -49,6 +104,8 @@ pub struct FrameScanner {
     known: usize,
     /// Bytes of the payload that have not been received.
     left: usize,
+    /// The first byte of the payload, once it was received.
+    first: Option<u8>,
 }
 
 impl FrameScanner {
@@ -75,9 +132,11 @@ impl FrameScanner {
                 self.known += 1;
                 at += 1;
                 if self.known == HEADER_BYTES {
-                    self.left = self.payload();
+                    self.left = Frame::of_header(&self.header).payload;
+                    self.first = None;
                 }
             } else {
+                self.first = self.first.or(rest.first().copied());
                 let here = rest.len().min(self.left);
                 self.left -= here;
                 at += here;
@@ -90,22 +149,23 @@ impl FrameScanner {
         (at, None)
     }
 
-    fn payload(&self) -> usize {
-        let [high, middle, low, ..] = self.header;
-        usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low)
+    /// Returns the position behind everything that was scanned.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        match self.known {
+            0 => Position::Boundary,
+            HEADER_BYTES => Position::Payload(self.left),
+            known => Position::Header(HEADER_BYTES - known),
+        }
     }
 
     fn frame(&self) -> Frame {
-        let [_, _, _, kind, flags, stream @ ..] = self.header;
-        let kind = match kind {
-            0x0 => FrameKind::Data,
-            0x1 => FrameKind::Headers,
-            0x2 | 0x4 | 0x6 => FrameKind::Control,
-            0x3 => FrameKind::Reset,
-            _ => FrameKind::Other,
-        };
-        // The highest bit is reserved.
-        Frame { kind, flags, stream: u32::from_be_bytes(stream) & (u32::MAX >> 1), payload: self.payload() }
+        const PADDED: u8 = 0x8;
+        let frame = Frame::of_header(&self.header);
+        let is_padded = frame.kind == FrameKind::Data && frame.flags & PADDED != 0;
+        let padding = self.first.filter(|_| is_padded).map_or(0, |length| 1 + usize::from(length));
+        let padding = padding.min(frame.payload);
+        Frame { padding, ..frame }
     }
 }
 
@@ -149,9 +209,46 @@ mod tests {
                 .scan(&[0, 0, 1, kind, flags, 0x80, 0, 0, 7, 9], |frame| reported.push(frame));
             reported[0]
         };
-        assert_eq!(frame(0, 0x9), Frame { kind: FrameKind::Data, flags: 0x9, stream: 7, payload: 1 });
+        assert_eq!(
+            frame(0, 0x9),
+            Frame { kind: FrameKind::Data, flags: 0x9, stream: 7, payload: 1, padding: 1 }
+        );
         assert!(frame(0, 0x9).ends_stream() && frame(1, 0x5).ends_stream());
         // In a PING or a SETTINGS the same bit is the ACK flag.
         assert!(!frame(0, 0x8).ends_stream() && !frame(4, 0x1).ends_stream() && !frame(6, 0x1).ends_stream());
+        assert!(frame(4, 0x1).is_acknowledgement() && frame(6, 0x1).is_acknowledgement());
+        assert!(!frame(0, 0x1).is_acknowledgement() && !frame(6, 0x0).is_acknowledgement());
+    }
+
+    #[test]
+    fn padding_counts_with_its_length_only_in_data_that_says_so() {
+        let padding = |kind, flags, payload: &[u8]| {
+            let length = u8::try_from(payload.len()).unwrap();
+            let bytes = [&[0, 0, length, kind, flags, 0, 0, 0, 1], payload].concat();
+            let mut reported = Vec::new();
+            let mut scanner = FrameScanner::default();
+            bytes.chunks(1).for_each(|byte| scanner.scan(byte, |frame| reported.push(frame)));
+            reported[0].padding
+        };
+        assert_eq!(padding(0, 0x8, &[3, 9, 9, 0, 0, 0]), 4);
+        assert_eq!(padding(0, 0x8, &[0, 9]), 1);
+        assert_eq!(padding(0, 0x0, &[3, 9, 9, 0, 0, 0]), 0);
+        assert_eq!(padding(1, 0x8, &[3, 9, 9, 0, 0, 0]), 0);
+        assert_eq!(padding(0, 0x8, &[200, 9]), 2, "more than the frame");
+        assert_eq!(padding(0, 0x8, &[]), 0);
+    }
+
+    #[test]
+    fn the_position_is_known_between_frames_in_a_header_and_in_a_payload() {
+        let mut scanner = FrameScanner::default();
+        assert_eq!(scanner.position(), Position::Boundary);
+        scanner.scan(&[0, 0, 2, 6], |_| {});
+        assert_eq!(scanner.position(), Position::Header(5));
+        scanner.scan(&[0, 0, 0, 0, 0], |_| {});
+        assert_eq!(scanner.position(), Position::Payload(2));
+        scanner.scan(&[1], |_| {});
+        assert_eq!(scanner.position(), Position::Payload(1));
+        scanner.scan(&[1], |_| {});
+        assert_eq!(scanner.position(), Position::Boundary);
     }
 }

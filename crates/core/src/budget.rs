@@ -33,7 +33,13 @@ impl Budget {
         Arc::new(Self { limit, reserved: AtomicU64::new(0) })
     }
 
-    /// Reserves `bytes`. A reservation of 0 bytes always succeeds; it can grow by [`Reservation::resize`].
+    /// Returns a reservation of 0 bytes, which can grow.
+    #[must_use]
+    pub fn nothing(self: &Arc<Self>) -> Reservation {
+        Reservation { budget: Arc::clone(self), bytes: 0 }
+    }
+
+    /// Reserves `bytes`.
     ///
     /// # Errors
     /// [`Exhausted`] if the total would exceed the limit.
@@ -85,11 +91,28 @@ impl Reservation {
     /// # Errors
     /// [`Exhausted`] if the total would exceed the limit. The reservation is then unchanged.
     pub fn resize(&mut self, bytes: u64) -> Result<(), Exhausted> {
+        if bytes == self.bytes {
+            // The count is shared by all threads.
+            return Ok(());
+        }
         match bytes.checked_sub(self.bytes) {
             Some(more) => self.budget.add_if(more, |after| after <= self.budget.limit)?,
             None => self.budget.release(self.bytes - bytes),
         }
         self.bytes = bytes;
+        Ok(())
+    }
+
+    /// Grows the reservation to `bytes` for memory that is useful and not needed. All such memory is at most half of the
+    /// budget, and each growth at most an eighth of what is left of that half, so that those who come later get some too.
+    ///
+    /// # Errors
+    /// [`Exhausted`] if too little is left. The reservation is then unchanged.
+    pub fn grow_optionally(&mut self, bytes: u64) -> Result<(), Exhausted> {
+        let more = bytes.saturating_sub(self.bytes);
+        let half = self.budget.limit / 2;
+        self.budget.add_if(more, |after| more <= half.saturating_sub(after - more) / 8)?;
+        self.bytes += more;
         Ok(())
     }
 }
@@ -116,7 +139,7 @@ mod tests {
         let budget = Budget::new(10);
         let (first, second) = (budget.reserve(4).unwrap(), budget.reserve(6).unwrap());
         assert_eq!(budget.reserve(1).unwrap_err(), Exhausted);
-        assert_eq!(budget.reserve(0).unwrap().bytes, 0, "0 bytes are always granted");
+        drop(budget.nothing());
         drop(first);
         assert_eq!(budget.reserve(5).unwrap_err(), Exhausted);
         let third = budget.reserve(4).unwrap();
@@ -127,13 +150,33 @@ mod tests {
     #[test]
     fn a_reservation_grows_within_the_limit_and_is_unchanged_by_a_refusal() {
         let budget = Budget::new(10);
-        let mut one = budget.reserve(0).unwrap();
+        let mut one = budget.nothing();
         for (bytes, granted) in [(8, true), (10, true), (11, false), (3, true), (3, true), (0, true)] {
             assert_eq!(one.resize(bytes).is_ok(), granted, "{bytes}");
             let expected = if granted { bytes } else { 10 };
             assert_eq!(budget.reserved(), expected, "{bytes}");
         }
         drop(one);
+        assert_eq!(budget.reserved(), 0);
+    }
+
+    #[test]
+    fn optional_growth_leaves_half_of_the_budget_and_something_for_the_next() {
+        let budget = Budget::new(1600);
+        let mut grown: Vec<_> = std::iter::repeat_with(|| budget.nothing()).take(100).collect();
+        for reservation in &mut grown {
+            for bytes in (1..=100).rev() {
+                if reservation.grow_optionally(bytes).is_ok() {
+                    break;
+                }
+            }
+        }
+        assert_eq!((grown[0].bytes, grown[1].bytes), (100, 87));
+        assert!(budget.reserved() > 780 && budget.reserved() <= 800, "{}", budget.reserved());
+        assert!(grown[99].grow_optionally(1000).is_err());
+        let needed = budget.reserve(800).unwrap();
+        assert_eq!(grown[0].grow_optionally(101).unwrap_err(), Exhausted, "half is in use by others");
+        drop((grown, needed));
         assert_eq!(budget.reserved(), 0);
     }
 

@@ -30,12 +30,19 @@ fn read(data: &[u8]) -> Vec<(usize, Frame)> {
         let kind = match head[3] {
             0 => FrameKind::Data,
             1 => FrameKind::Headers,
-            2 | 4 | 6 => FrameKind::Control,
+            2 => FrameKind::Priority,
             3 => FrameKind::Reset,
+            4 => FrameKind::Settings,
+            6 => FrameKind::Ping,
+            8 => FrameKind::WindowUpdate,
             _ => FrameKind::Other,
         };
         let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
-        frames.push((at, Frame { kind, flags: head[4], stream, payload: length }));
+        let padding = match (head[3], head[4] & 8, rest[..length].first()) {
+            (0, 8, Some(padding)) => (1 + usize::from(*padding)).min(length),
+            _ => 0,
+        };
+        frames.push((at, Frame { kind, flags: head[4], stream, payload: length, padding }));
     }
     frames
 }

@@ -9,6 +9,7 @@
 //! *Concurrency.* [`App`] is shared by all connections and is not locked as a whole.
 //!
 //! *Bounds.* `App::metadata_memory` limits JSON bodies, stored header sets and reports; `App::response_memory` limits large responses.
+//! `App::upload_memory` limits bodies over HTTP/2.
 
 pub(crate) mod access;
 pub(crate) mod connection;
@@ -84,6 +85,10 @@ pub(crate) struct App {
     pub metadata_memory: Arc<Budget>,
     /// The memory budget of large responses that describe streams.
     pub response_memory: Arc<Budget>,
+    /// The memory budget of HTTP/2 uploads: those that wait, and large windows of those that are passed on.
+    pub upload_memory: Arc<Budget>,
+    /// The maximum number of requests of an HTTP/2 connection at a time.
+    pub max_streams_per_connection: u32,
     /// The proxies whose `Forwarded` and `X-Forwarded-For` fields are trusted.
     pub trusted_proxies: TrustedProxies,
 }

@@ -42,6 +42,12 @@ pub struct Config {
     /// Memory in bytes for all header sets, error reports and JSON bodies together, and again as much for large responses that
     /// describe streams; 64 MiB by default. Requests that need more get 503. Streams without header sets and reports do not count.
     pub max_metadata_bytes: Size,
+    /// Memory in bytes for the bodies of HTTP/2 uploads; 256 MiB by default. What waiting ones hold counts, at most 64 KiB each; a source that
+    /// needs more gets 503. Half of it at most is for the windows of running ones, which grow from 64 KiB to 8 MiB as the distance needs.
+    pub max_http2_body_bytes: Size,
+    /// The maximum number of requests of an HTTP/2 connection at a time; 100 by default. The client opens no more. One less of them may
+    /// wait for another side; a further one gets 503.
+    pub max_streams_per_connection: StreamsPerConnection,
     /// The maximum number of open connections of clients, at least 1; 210 000 by default: both sides of `max_streams`, and 10 000 more.
     /// Further ones get 503.
     pub max_connections: usize,
@@ -217,6 +223,8 @@ impl Default for Config {
             peer_timeout: PeerTimeout::default(),
             max_streams: 100_000,
             max_metadata_bytes: Size::bytes(64 << 20),
+            max_http2_body_bytes: Size::bytes(256 << 20),
+            max_streams_per_connection: StreamsPerConnection::default(),
             // Both sides of every stream, and some other requests.
             max_connections: 2 * 100_000 + 10_000,
             descriptors: None,
@@ -233,6 +241,58 @@ impl Default for Config {
             cors_origins: Vec::new(),
             allowed_hosts: Vec::new(),
         }
+    }
+}
+
+/// How many requests an HTTP/2 connection may have at a time, from 2 to 10 000. The default is 100: RFC 9113 (section 6.5.2) recommends no
+/// fewer.
+///
+/// ```
+/// use rendezvous_server::config::StreamsPerConnection;
+///
+/// assert_eq!("250".parse::<StreamsPerConnection>()?.get(), 250);
+/// assert!("1".parse::<StreamsPerConnection>().is_err());
+/// # Ok::<_, rendezvous_server::config::BadStreamsPerConnection>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamsPerConnection(u32);
+
+/// A text that is not a [`StreamsPerConnection`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a number of requests of a connection: give a whole number from 2 to 10000")]
+pub struct BadStreamsPerConnection(String);
+
+impl StreamsPerConnection {
+    /// One may wait for another side, and the other one may be that side.
+    const MIN: u32 = 2;
+    /// Their smallest windows together stay far below the largest window of a connection.
+    const MAX: u32 = 10_000;
+
+    /// Returns the number.
+    #[must_use]
+    pub fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl Default for StreamsPerConnection {
+    fn default() -> Self {
+        Self(100)
+    }
+}
+
+impl FromStr for StreamsPerConnection {
+    type Err = BadStreamsPerConnection;
+
+    fn from_str(text: &str) -> Result<Self, BadStreamsPerConnection> {
+        let number = text.parse().ok().filter(|number| (Self::MIN..=Self::MAX).contains(number));
+        number.map(Self).ok_or_else(|| BadStreamsPerConnection(text.to_owned()))
+    }
+}
+
+impl fmt::Display for StreamsPerConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

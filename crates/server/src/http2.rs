@@ -8,8 +8,8 @@
 //! *Concurrency.* The task of the connection drives h2 and polls the futures of all its requests.
 //!
 //! *Bounds.* There are limits on the size of heads, concurrent HTTP/2 streams, requests whose response is not complete, and idle frames
-//! ([`traffic`]). The body of a request waits in a window of 64 KiB, and the connection's window has space for the bodies of all concurrent
-//! HTTP/2 streams, so a stalled destination stalls only one of them.
+//! ([`traffic`]). The body of a request waits in a window of 64 KiB, and has a larger one while it is passed on over a distance
+//! ([`windows`]). The window of the connection has space for all of them, so a stalled destination stalls only one.
 
 mod download;
 mod io;
@@ -18,6 +18,7 @@ mod send;
 mod stream;
 mod traffic;
 mod upload;
+mod windows;
 
 use std::future::{Future, poll_fn};
 use std::panic::AssertUnwindSafe;
@@ -27,29 +28,24 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use h2::Reason;
 use h2::server::Handshake;
 use rendezvous_codec::head::MAX_HEAD_BYTES;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
 use self::io::Io;
-use self::stream::ConnectionState;
+use self::stream::{ConnectionState, Session};
 use self::traffic::{Tolerance, Traffic};
 use self::upload::Uploads;
+use self::windows::Windows;
 use super::connection::{Connection, LINGER, Shared};
 use crate::api::refusal::Refusal;
 use crate::metrics::Protocol;
 
-/// Concurrent HTTP/2 streams of a connection. RFC 9113 (section 6.5.2) recommends no fewer than 100.
-const MAX_STREAMS: u32 = 100;
-/// Requests of a connection that are served at a time. Above [`MAX_STREAMS`], because h2 stops counting an HTTP/2 stream that its client has
-/// reset or whose response was sent, while its request may still wait for an acknowledgement.
-const MAX_REQUESTS: usize = 2 * MAX_STREAMS as usize;
-/// Requests that a client may reset before they are accepted.
-const MAX_RESET_PENDING: usize = MAX_STREAMS as usize;
-/// The initial window of an HTTP/2 stream, in bytes: how much a client may send of a body that is not read.
-const STREAM_WINDOW: u32 = 64 * 1024 - 1;
+/// Requests of a connection that are served at a time, for each concurrent HTTP/2 stream. h2 stops counting an HTTP/2 stream that its client
+/// has reset or whose response was sent, while its request may still wait for an acknowledgement.
+const REQUESTS_PER_STREAM: usize = 2;
 /// Bytes of a response that an HTTP/2 stream may buffer while its client does not read them.
 const SEND_BUFFER: usize = 256 * 1024;
 /// h2's budget for buffered DATA frames: a frame of fewer than 256 bytes costs the difference. Enough for 4000 frames of
@@ -60,24 +56,37 @@ const DATA_FRAME_BUDGET: usize = 1024 * 1024;
 pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Option<&Refusal>) {
     connection.open.set_protocol(Protocol::Http2);
     let (app, draining) = (&shared.app, &shared.draining);
-    let traffic = Traffic::new(if connection.info.is_proxy { Tolerance::Proxy } else { Tolerance::Client });
+    let windows = Windows::new(app.max_streams_per_connection, Arc::clone(&app.upload_memory));
+    let tolerance = if connection.info.is_proxy { Tolerance::Proxy } else { Tolerance::Client };
+    let session = Session {
+        connection,
+        app,
+        traffic: Traffic::new(tolerance, Arc::clone(&windows)),
+        uploads: Uploads::new(Arc::clone(&windows), Arc::clone(&app.upload_memory)),
+        // One is left for a side that another one waits for.
+        places_to_wait: Semaphore::new(app.max_streams_per_connection as usize - 1),
+    };
+    let traffic = &session.traffic;
     // Boxed, because it is needed only here and the future of the connection would reserve space for it.
-    let handshake = Box::pin(handshake(connection, &traffic));
+    let handshake = Box::pin(handshake(&session, &windows));
     let Ok(Ok(mut h2)) = timeout(app.request_timeout, handshake).await else { return };
+    // `None` only for a second call.
+    let Some(ping_pong) = h2.ping_pong() else { return };
     if refusal.is_some() {
         h2.graceful_shutdown();
     }
 
-    let uploads = Uploads::default();
+    let max_requests = REQUESTS_PER_STREAM * app.max_streams_per_connection as usize;
     let mut requests = FuturesUnordered::new();
+    let mut probe = pin!(windows.probe(ping_pong, || traffic.expect_pong()));
     let mut idle = pin!(sleep(app.request_timeout));
     let mut unresponsive = pin!(connection.socket().unresponsive());
-    let (mut is_draining, mut is_flooded, mut is_closing) = (refusal.is_some(), false, refusal.is_some());
+    let (mut is_draining, mut is_violated, mut is_closing) = (refusal.is_some(), false, refusal.is_some());
     let ended = loop {
         tokio::select! {
-            accepted = accept(&mut h2, &traffic, &uploads, requests.len() < MAX_REQUESTS) => match accepted {
+            accepted = accept(&mut h2, &session, &windows, requests.len() < max_requests) => match accepted {
                 Some(Ok((request, respond))) => {
-                    requests.push(guard(stream::serve(connection, app, &traffic, &uploads, request, respond, refusal)));
+                    requests.push(guard(stream::serve(&session, request, respond, refusal)));
                 }
                 Some(Err(error)) => break Err(error),
                 None => break Ok(()),
@@ -89,10 +98,11 @@ pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Opt
                 is_draining = true;
                 h2.graceful_shutdown();
             }
-            () = traffic.flooded(), if !is_flooded => {
-                is_flooded = true;
-                h2.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            reason = traffic.violated(), if !is_violated => {
+                is_violated = true;
+                h2.abrupt_shutdown(reason);
             }
+            () = &mut probe => {}
             // The return drops all requests of the connection.
             () = &mut unresponsive => return connection.socket().arm_reset(),
             () = &mut idle, if requests.is_empty() => {
@@ -117,16 +127,19 @@ pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Opt
 }
 
 /// Configures h2 and begins the handshake.
-fn handshake(connection: &Connection, traffic: &Arc<Traffic>) -> Handshake<Io, Bytes> {
+fn handshake(session: &Session<'_>, windows: &Arc<Windows>) -> Handshake<Io, Bytes> {
+    let max_streams = session.app.max_streams_per_connection;
+    let wire = Arc::clone(&session.connection.wire);
     h2::server::Builder::new()
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_pending_accept_reset_streams(MAX_RESET_PENDING)
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(MAX_STREAMS * STREAM_WINDOW)
+        .max_concurrent_streams(max_streams)
+        // As many requests may be reset before they are accepted.
+        .max_pending_accept_reset_streams(max_streams as usize)
+        .initial_window_size(windows::UNLIMITED)
+        .initial_connection_window_size(windows::UNLIMITED)
         .data_frame_budget(DATA_FRAME_BUDGET)
         .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
-        .handshake(Io::new(Arc::clone(&connection.wire), Arc::clone(traffic)))
+        .handshake(Io::new(wire, Arc::clone(&session.traffic), Arc::clone(windows)))
 }
 
 /// Limits a panic to its request. Its HTTP/2 stream is then reset, because no response was sent.
@@ -139,8 +152,8 @@ type AcceptedRequest = (http::Request<h2::RecvStream>, h2::server::SendResponse<
 /// Drives the connection, and returns the next request if one `is_wanted`. `None` at the end of the connection.
 async fn accept(
     h2: &mut h2::server::Connection<Io, Bytes>,
-    traffic: &Traffic,
-    uploads: &Uploads,
+    session: &Session<'_>,
+    windows: &Windows,
     is_wanted: bool,
 ) -> Option<Result<AcceptedRequest, h2::Error>> {
     let mut accepting = pin!(async {
@@ -150,9 +163,10 @@ async fn accept(
         poll_fn(|cx| h2.poll_closed(cx)).await.err().map(Err)
     });
     poll_fn(|cx| {
-        if traffic.is_turn_over() {
-            uploads.sweep();
-            traffic.begin_turn();
+        windows.set_writer(cx.waker());
+        if session.traffic.is_turn_over() {
+            session.uploads.sweep();
+            session.traffic.begin_turn();
         }
         accepting.as_mut().poll(cx)
     })

@@ -127,6 +127,8 @@ impl Server {
             clients: Clients::new(config.clients),
             metadata_memory: Budget::new(config.max_metadata_bytes.get()),
             response_memory: Budget::new(config.max_metadata_bytes.get()),
+            upload_memory: Budget::new(config.max_http2_body_bytes.get()),
+            max_streams_per_connection: config.max_streams_per_connection.get(),
             trusted_proxies: config.trusted_proxies.clone(),
         };
         let refusal_permits = Arc::new(Semaphore::new(descriptors.refused));

@@ -1,8 +1,11 @@
-//! The transport that h2 reads from and writes to. It passes every byte to [`Traffic`].
+//! The transport that h2 reads from and writes to. It passes every byte to [`Traffic`], and replaces h2's flow control of bodies by that of
+//! [`Windows`].
 //!
-//! *Invariant.* h2 gets no bytes beyond the current turn, and none at all once the client has flooded the connection.
+//! *Invariant.* h2 gets no bytes beyond the current turn, and none at all once the client has violated a limit. Frames that h2 has not
+//! written come between those of h2.
 //!
-//! *Bounds.* The read-ahead buffer holds the bytes read to detect the version of HTTP, or the rest of one read of h2.
+//! *Bounds.* The read-ahead buffer holds the bytes read to detect the version of HTTP, or the rest of one read of h2. Frames of our own are one
+//! update for each window.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,7 +15,10 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use rendezvous_codec::frames::{Frame, HEADER_BYTES, Position};
+
 use super::traffic::Traffic;
+use super::windows::{Windows, substitute};
 use crate::wire::Wire;
 
 pub(super) struct Io {
@@ -20,14 +26,61 @@ pub(super) struct Io {
     /// Bytes that were read and not given to h2: those read to detect the version of HTTP, and those beyond the current turn.
     read_ahead: BytesMut,
     traffic: Arc<Traffic>,
+    windows: Arc<Windows>,
+    /// Frames that h2 has not written, to be sent before its next frame.
+    own: Vec<u8>,
 }
 
 impl Io {
     /// Wraps `wire` and takes over its read-ahead buffer.
-    pub(super) fn new(wire: Arc<Wire>, traffic: Arc<Traffic>) -> Self {
+    pub(super) fn new(wire: Arc<Wire>, traffic: Arc<Traffic>, windows: Arc<Windows>) -> Self {
         let read_ahead = wire.input().lock().take_read_ahead();
-        Self { wire, read_ahead, traffic }
+        Self { wire, read_ahead, traffic, windows, own: Vec::new() }
     }
+
+    /// Writes the frames that h2 has not written, if h2 is between two frames.
+    fn poll_write_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.own.is_empty() && self.traffic.position() == Position::Boundary {
+            self.windows.take_updates(&mut self.own);
+        }
+        while !self.own.is_empty() {
+            match ready!(self.wire.socket().poll_write(cx, &[IoSlice::new(&self.own)]))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => drop(self.own.drain(..written)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Returns how many of h2's next bytes, which begin with `bytes`, can be written before a frame that must be substituted, and the length
+    /// of that frame if it is the next one. h2 writes such frames as a whole from one buffer.
+    fn next_substituted(&self, bytes: &[u8]) -> (usize, usize) {
+        let mut at = match self.traffic.position() {
+            Position::Boundary => 0,
+            // What follows is known once this is written.
+            Position::Header(missing) => return (missing, 0),
+            Position::Payload(missing) => missing,
+        };
+        while let Some(header) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
+            let frame = Frame::of_header(header);
+            let length = HEADER_BYTES + frame.payload;
+            if Windows::is_substituted(frame) {
+                return (at, length);
+            }
+            at += length;
+        }
+        (usize::MAX, 0)
+    }
+}
+
+/// Returns the first `limit` bytes of `buffers`.
+fn limited<'a>(buffers: &'a [IoSlice<'_>], mut limit: usize) -> Vec<IoSlice<'a>> {
+    let first = |buffer: &'a IoSlice<'_>| {
+        let bytes = buffer.get(..limit.min(buffer.len())).unwrap_or_default();
+        limit -= bytes.len();
+        IoSlice::new(bytes)
+    };
+    buffers.iter().map(first).collect()
 }
 
 impl AsyncRead for Io {
@@ -36,7 +89,7 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.traffic.is_flooded() {
+        if self.traffic.is_violated() {
             return Poll::Pending;
         }
         if self.traffic.is_turn_over() {
@@ -71,11 +124,20 @@ impl AsyncWrite for Io {
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffers: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(self.wire.socket().poll_write(cx, buffers))?;
+        ready!(self.poll_write_own(cx))?;
+        let first = buffers.iter().find(|buffer| !buffer.is_empty()).map_or(&[][..], |buffer| buffer);
+        let written = match self.next_substituted(first) {
+            (0, length) => {
+                substitute(first.get(..length).unwrap_or_default(), &mut self.own);
+                length.min(first.len())
+            }
+            (usize::MAX, _) => ready!(self.wire.socket().poll_write(cx, buffers))?,
+            (limit, _) => ready!(self.wire.socket().poll_write(cx, &limited(buffers, limit)))?,
+        };
         self.traffic.wrote(buffers, written);
         Poll::Ready(Ok(written))
     }
@@ -84,7 +146,8 @@ impl AsyncWrite for Io {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_own(cx))?;
         ready!(self.wire.socket().poll_flush(cx))?;
         self.traffic.flushed(self.wire.socket().sent());
         Poll::Ready(Ok(()))

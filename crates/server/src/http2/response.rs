@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::download;
 use super::send::send_within;
-use super::stream::{ConnectionState, Exchange};
+use super::stream::{ConnectionState, Exchange, Session};
 use super::upload::Upload;
 use crate::api::App;
 use crate::api::listing::Listing;
@@ -24,7 +24,8 @@ use crate::connection::LINGER;
 impl Exchange<'_> {
     /// Sends the response, and completes the HTTP/2 stream.
     pub(super) async fn respond(self, mut response: Response) -> ConnectionState {
-        let Self { connection, app, traffic, mut respond, upload, mut context, is_head, has_body, .. } = self;
+        let Self { session, mut respond, upload, mut context, is_head, has_body, .. } = self;
+        let Session { connection, app, traffic, .. } = session;
         context.finish(&mut response);
         drop(context);
         let watch = traffic.watch(respond.stream_id().as_u32());

@@ -15,13 +15,14 @@
 //!
 //! *Bounds.* A waiting side holds the future of [`carry_out`]. State needed only before or after waiting is boxed.
 
-use std::future::{pending, poll_fn};
+use std::future::{Future, pending, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, COOKIE, EXPECT};
@@ -31,6 +32,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use rendezvous_codec::head::{HeadError, MAX_HEAD_FIELDS, expects_continue};
 use rendezvous_core::outcome::SeatError;
 use rendezvous_core::transfer::SourceHalf;
+use tokio::sync::Semaphore;
 
 use super::traffic::Traffic;
 use super::upload::{Upload, Uploads};
@@ -40,6 +42,11 @@ use crate::api::response::Response;
 use crate::api::{Action, App, JsonRoute, RequestContext, json_body, refuse, route, transfer};
 use crate::connection::Connection;
 use crate::request_body::{Pairing, RequestBody};
+
+/// Why a side may not wait although its seat is free. If all requests of a connection waited, none could be the other side.
+const NO_PLACE_TO_WAIT: &str = "All other requests that this connection may have at a time wait, so none could be the other side: use another connection (--max-streams-per-connection)";
+/// Why a source may not wait any longer.
+const MEMORY_EXHAUSTED: &str = "The server's memory for HTTP/2 uploads that wait is exhausted (--max-http2-body-bytes): try again later, or over HTTP/1.1";
 
 /// The state of the connection after a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,11 +114,19 @@ impl RequestHead for Head {
     }
 }
 
-/// A request that is being served.
-pub(super) struct Exchange<'a> {
+/// What all requests of a connection share.
+pub(super) struct Session<'a> {
     pub(super) connection: &'a Connection,
     pub(super) app: &'a App,
-    pub(super) traffic: &'a Arc<Traffic>,
+    pub(super) traffic: Arc<Traffic>,
+    pub(super) uploads: Uploads,
+    /// One permit for each side that may wait.
+    pub(super) places_to_wait: Semaphore,
+}
+
+/// A request that is being served.
+pub(super) struct Exchange<'a> {
+    pub(super) session: &'a Session<'a>,
     pub(super) respond: SendResponse<Bytes>,
     pub(super) upload: Upload,
     pub(super) context: RequestContext,
@@ -124,14 +139,12 @@ pub(super) struct Exchange<'a> {
 
 /// Serves `request`. A `refusal` is its response.
 pub(super) fn serve<'a>(
-    connection: &'a Connection,
-    app: &'a App,
-    traffic: &'a Arc<Traffic>,
-    uploads: &Uploads,
+    session: &'a Session<'a>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
     refusal: Option<&Refusal>,
 ) -> impl Future<Output = ConnectionState> + use<'a> {
+    let Session { connection, app, uploads, .. } = session;
     let (parts, body) = request.into_parts();
     let has_body = !body.is_end_stream();
     let upload = uploads.add(body);
@@ -146,9 +159,7 @@ pub(super) fn serve<'a>(
         route(app, connection.info, &head, body, &connection.wire)
     };
     let exchange = Exchange {
-        connection,
-        app,
-        traffic,
+        session,
         respond,
         upload,
         context,
@@ -164,20 +175,14 @@ pub(super) fn serve<'a>(
 async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionState {
     match action {
         Action::Source(mut seat) => {
-            let paired = tokio::select! {
-                biased;
-                paired = seat.paired() => paired,
-                // The drop of the exchange resets the HTTP/2 stream.
-                () = exchange.until_reset() => return ConnectionState::Reusable,
-            };
+            let Some(paired) = exchange.wait(seat.paired()).await else { return ConnectionState::Reusable };
+            // Frees the seat of a side that is refused, before its response.
+            drop(seat);
             Box::pin(exchange.send_outcome(paired)).await
         }
         Action::Destination(mut seat) => {
-            let paired = tokio::select! {
-                biased;
-                paired = seat.paired() => paired,
-                () = exchange.until_reset() => return ConnectionState::Reusable,
-            };
+            let Some(paired) = exchange.wait(seat.paired()).await else { return ConnectionState::Reusable };
+            drop(seat);
             Box::pin(exchange.send_download(paired)).await
         }
         Action::Respond(response) => Box::pin(exchange.respond(*response)).await,
@@ -186,13 +191,29 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
 }
 
 impl Exchange<'_> {
-    /// Waits until the client has reset the HTTP/2 stream, or the connection has ended.
-    async fn until_reset(&mut self) {
-        wait_for_reset(|cx| self.respond.poll_reset(cx)).await;
+    /// Waits until the sides are paired. `None` if the client has reset the HTTP/2 stream, or the connection has ended: the drop of the exchange
+    /// resets the HTTP/2 stream.
+    async fn wait<M>(
+        &mut self,
+        paired: impl Future<Output = Result<M, SeatError>>,
+    ) -> Option<Result<M, Refusal>> {
+        let mut paired = pin!(paired);
+        if let Some(paired) = paired.as_mut().now_or_never() {
+            return Some(paired.map_err(Refusal::from));
+        }
+        let Ok(_place) = self.session.places_to_wait.try_acquire() else {
+            return Some(Err(Refusal::Busy(NO_PLACE_TO_WAIT)));
+        };
+        tokio::select! {
+            biased;
+            paired = paired => Some(paired.map_err(Refusal::from)),
+            () = wait_for_reset(|cx| self.respond.poll_reset(cx)) => None,
+            () = self.upload.exhausted() => Some(Err(Refusal::Busy(MEMORY_EXHAUSTED))),
+        }
     }
 
     /// Sends a source the outcome of its transfer.
-    async fn send_outcome(mut self, paired: Result<SourceHalf, SeatError>) -> ConnectionState {
+    async fn send_outcome(mut self, paired: Result<SourceHalf, Refusal>) -> ConnectionState {
         let response = match paired {
             Ok(half) => {
                 self.send_continue();
@@ -209,7 +230,7 @@ impl Exchange<'_> {
     }
 
     /// Sends a destination the body of its stream.
-    async fn send_download(mut self, paired: Result<Pairing, SeatError>) -> ConnectionState {
+    async fn send_download(mut self, paired: Result<Pairing, Refusal>) -> ConnectionState {
         let response = match paired {
             Ok(pairing) => {
                 let Exchange { respond, context, .. } = &mut self;
@@ -231,7 +252,7 @@ impl Exchange<'_> {
     async fn read_json(mut self, route: JsonRoute) -> ConnectionState {
         self.send_continue();
         let mut body = RequestBody::Stream(self.upload.clone().boxed());
-        let Exchange { app, respond, context, body_length, .. } = &mut self;
+        let Exchange { session: Session { app, .. }, respond, context, body_length, .. } = &mut self;
         let read = tokio::select! {
             biased;
             read = json_body::read(&mut body, *body_length, app.request_timeout, &app.metadata_memory) => read,
@@ -251,8 +272,8 @@ impl Exchange<'_> {
         }
     }
 
-    fn refuse(&mut self, error: SeatError) -> Response {
-        self.context.refuse(self.app, error)
+    fn refuse(&mut self, refusal: Refusal) -> Response {
+        self.context.refuse(self.session.app, refusal)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! h2 does not report three facts that delivery and overload protection depend on: when the last frame of a response is in the kernel, that a
 //! client has reset an HTTP/2 stream whose response h2 counts as ended, and how many *idle frames* a client sends: frames that cause work and
-//! carry nothing. [`Traffic`] derives them from the frame headers of both directions.
+//! carry nothing. [`Traffic`] derives them from the frame headers of both directions, and passes those to [`Windows`].
 //!
 //! *Invariant.* A response counts as in the kernel only once its last frame was written and everything written was flushed through TLS.
 //!
@@ -15,11 +15,13 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::time::Duration;
 
+use h2::Reason;
 use parking_lot::Mutex;
-use rendezvous_codec::frames::{Frame, FrameKind, FrameScanner};
+use rendezvous_codec::frames::{Frame, FrameKind, FrameScanner, Position};
 use tokio::sync::{SetOnce, watch};
 use tokio::time::{Instant, sleep};
 
+use super::windows::Windows;
 use crate::wire::input::HTTP2_PREFACE;
 
 /// Idle frames that a client may send within each [`IDLE_FRAME_PERIOD`].
@@ -41,7 +43,9 @@ const SMALL_FRAMES_PER_TURN: usize = 64;
 pub(super) struct Traffic {
     state: Mutex<State>,
     max_idle_frames: u32,
-    flooded: SetOnce<()>,
+    windows: Arc<Windows>,
+    /// Set once the client has broken a limit.
+    violation: SetOnce<Reason>,
 }
 
 #[derive(Debug)]
@@ -51,6 +55,8 @@ struct State {
     incoming: FrameScanner,
     idle_frames: u32,
     counted_since: Instant,
+    /// PINGs that the client has not acknowledged. Their acknowledgements are no idle frames.
+    pings: u32,
     turn: Turn,
     outgoing: FrameScanner,
     /// The responses that are being sent, by HTTP/2 stream.
@@ -106,13 +112,14 @@ pub(super) enum Tolerance {
 }
 
 impl Traffic {
-    pub(super) fn new(tolerance: Tolerance) -> Arc<Self> {
+    pub(super) fn new(tolerance: Tolerance, windows: Arc<Windows>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 preface_left: HTTP2_PREFACE.len(),
                 incoming: FrameScanner::default(),
                 idle_frames: 0,
                 counted_since: Instant::now(),
+                pings: 0,
                 turn: Turn::default(),
                 outgoing: FrameScanner::default(),
                 responses: HashMap::new(),
@@ -123,7 +130,8 @@ impl Traffic {
                 Tolerance::Client => MAX_IDLE_FRAMES,
                 Tolerance::Proxy => MAX_IDLE_FRAMES_OF_PROXY,
             },
-            flooded: SetOnce::new(),
+            windows,
+            violation: SetOnce::new(),
         })
     }
 
@@ -145,11 +153,17 @@ impl Traffic {
             let length = buffer.len().min(left);
             left -= length;
             outgoing.scan(buffer.get(..length).unwrap_or_default(), |frame| {
+                self.windows.sent(frame);
                 if frame.ends_stream() && responses.contains_key(&frame.stream) {
                     written.push(frame.stream);
                 }
             });
         }
+    }
+
+    /// Returns where h2's frames to the client are, behind all that was written.
+    pub(super) fn position(&self) -> Position {
+        self.state.lock().outgoing.position()
     }
 
     /// Records that everything written is in the kernel, `sent` bytes since the connection began.
@@ -192,12 +206,16 @@ impl Traffic {
         if frame.kind != FrameKind::Data {
             state.turn.other_bytes += frame.payload;
         }
+        if self.windows.received(frame).is_err() {
+            self.violate(Reason::FLOW_CONTROL_ERROR);
+        }
         match frame.kind {
             FrameKind::Data => {
                 state.turn.has_body_end |= frame.ends_stream();
                 state.turn.small_frames += usize::from(frame.payload < SMALL_FRAME);
             }
-            FrameKind::Control => self.count_idle_frame(state),
+            FrameKind::Ping if frame.is_acknowledgement() && state.pings > 0 => state.pings -= 1,
+            FrameKind::Priority | FrameKind::Settings | FrameKind::Ping => self.count_idle_frame(state),
             FrameKind::Reset => match state.responses.get(&frame.stream) {
                 // Not idle: a client may stop reading a response.
                 Some(response) => {
@@ -205,7 +223,7 @@ impl Traffic {
                 }
                 None => self.count_idle_frame(state),
             },
-            FrameKind::Headers | FrameKind::Other => {}
+            FrameKind::Headers | FrameKind::WindowUpdate | FrameKind::Other => {}
         }
     }
 
@@ -216,9 +234,18 @@ impl Traffic {
         }
         state.idle_frames += 1;
         if state.idle_frames > self.max_idle_frames {
-            // Set once; later attempts change nothing.
-            let _ = self.flooded.set(());
+            self.violate(Reason::ENHANCE_YOUR_CALM);
         }
+    }
+
+    fn violate(&self, reason: Reason) {
+        // Only the first reason counts.
+        let _ = self.violation.set(reason);
+    }
+
+    /// Records that a PING is sent.
+    pub(super) fn expect_pong(&self) {
+        self.state.lock().pings += 1;
     }
 
     /// Whether h2 must be given nothing more before [`Traffic::begin_turn`].
@@ -231,14 +258,14 @@ impl Traffic {
         self.state.lock().turn = Turn::default();
     }
 
-    /// Whether the client has sent too many idle frames.
-    pub(super) fn is_flooded(&self) -> bool {
-        self.flooded.get().is_some()
+    /// Whether the client has sent too many idle frames, or more of a body than its window.
+    pub(super) fn is_violated(&self) -> bool {
+        self.violation.get().is_some()
     }
 
-    /// Waits until the client has sent too many idle frames.
-    pub(super) async fn flooded(&self) {
-        self.flooded.wait().await;
+    /// Waits until the client has sent too many idle frames, or more of a body than its window. Returns the error code for it.
+    pub(super) async fn violated(&self) -> Reason {
+        *self.violation.wait().await
     }
 }
 
@@ -293,6 +320,8 @@ impl Drop for ResponseWatch {
 
 #[cfg(test)]
 mod tests {
+    use rendezvous_core::budget::Budget;
+
     use super::*;
 
     /// A frame of an HTTP/2 stream (RFC 9113, section 4.1) with a payload of zeros.
@@ -302,7 +331,8 @@ mod tests {
     }
 
     fn traffic() -> Arc<Traffic> {
-        let traffic = Traffic::new(Tolerance::Client);
+        let windows = Windows::new(100, Budget::new(0));
+        let traffic = Traffic::new(Tolerance::Client, windows);
         assert_eq!(traffic.received(HTTP2_PREFACE), HTTP2_PREFACE.len());
         traffic
     }
@@ -318,9 +348,9 @@ mod tests {
             for _ in 0..MAX_IDLE_FRAMES {
                 traffic.received(&frame(stream, kind, length));
             }
-            assert!(!traffic.is_flooded(), "{kind} on {stream}");
+            assert!(!traffic.is_violated(), "{kind} on {stream}");
             traffic.received(&frame(stream, kind, length));
-            assert_eq!(traffic.is_flooded(), floods, "{kind} on {stream}");
+            assert_eq!(traffic.is_violated(), floods, "{kind} on {stream}");
         }
     }
 

@@ -13,9 +13,10 @@
 //! *Invariant.* The flow-control window is returned to the client only for bytes that the reader has taken.
 //!
 //! *Concurrency.* An [`Upload`] is shared by the task that reads it and the task of its connection. Its lock is taken before
-//! the lock of h2.
+//! the locks of h2 and of [`Windows`].
 //!
-//! *Bounds.* The window of the HTTP/2 stream limits the bytes, and [`JOIN_LIMIT`] the unused capacity of buffers.
+//! *Bounds.* The window of the HTTP/2 stream limits the bytes, and [`JOIN_LIMIT`] the unused capacity of buffers. What bodies hold that nobody
+//! reads yet is reserved in the budget of all connections; a body for which nothing is left is refused.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -27,14 +28,22 @@ use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use h2::RecvStream;
 use parking_lot::Mutex;
+use rendezvous_core::budget::{Budget, Reservation};
 use rendezvous_core::outcome::Fault;
+
+use super::windows::{BodyWindow, Windows};
 
 /// Frames smaller than this are joined into pieces of at most this size, in bytes.
 const JOIN_LIMIT: usize = 4 * 1024;
 
 /// The bodies of all requests of a connection.
-#[derive(Debug, Default)]
-pub(super) struct Uploads(Mutex<Vec<Weak<Mutex<Incoming>>>>);
+#[derive(Debug)]
+pub(super) struct Uploads {
+    windows: Arc<Windows>,
+    /// For bodies that nobody reads yet.
+    memory: Arc<Budget>,
+    all: Mutex<Vec<Weak<Mutex<Incoming>>>>,
+}
 
 /// A request body. Clones share it; only one of them may read.
 #[derive(Debug, Clone)]
@@ -43,6 +52,7 @@ pub(super) struct Upload(Arc<Mutex<Incoming>>);
 #[derive(Debug)]
 struct Incoming {
     body: RecvStream,
+    window: BodyWindow,
     /// Pieces that a sweep has taken, in order. `joined` comes after them.
     swept: VecDeque<Bytes>,
     /// Small frames that may still be joined with the next one.
@@ -51,15 +61,32 @@ struct Incoming {
     end: Option<Result<(), Fault>>,
     /// The task that waits for more.
     reader: Option<Waker>,
+    /// For the pieces that nobody reads yet. `None` once the budget is exhausted.
+    memory: Option<Reservation>,
+    /// The task that waits until `memory` is `None`.
+    waiter: Option<Waker>,
 }
 
 impl Uploads {
+    /// `memory` is the budget of all connections for bodies that nobody reads yet.
+    pub(super) fn new(windows: Arc<Windows>, memory: Arc<Budget>) -> Self {
+        Self { windows, memory, all: Mutex::default() }
+    }
+
     /// Adds `body`, to be swept until it is dropped.
     pub(super) fn add(&self, body: RecvStream) -> Upload {
-        let incoming =
-            Incoming { body, swept: VecDeque::new(), joined: BytesMut::new(), end: None, reader: None };
+        let incoming = Incoming {
+            window: self.windows.of_body(body.stream_id().as_u32()),
+            body,
+            swept: VecDeque::new(),
+            joined: BytesMut::new(),
+            end: None,
+            reader: None,
+            memory: Some(self.memory.nothing()),
+            waiter: None,
+        };
         let upload = Arc::new(Mutex::new(incoming));
-        let uploads = &mut *self.0.lock();
+        let uploads = &mut *self.all.lock();
         uploads.retain(|upload| upload.strong_count() > 0);
         uploads.push(Arc::downgrade(&upload));
         Upload(upload)
@@ -67,7 +94,7 @@ impl Uploads {
 
     /// Takes the buffered frames of all bodies out of h2.
     pub(super) fn sweep(&self) {
-        for upload in self.0.lock().iter().filter_map(Weak::upgrade) {
+        for upload in self.all.lock().iter().filter_map(Weak::upgrade) {
             upload.lock().sweep();
         }
     }
@@ -79,6 +106,19 @@ impl Upload {
         let incoming = &mut *self.0.lock();
         incoming.sweep();
         incoming.end == Some(Ok(()))
+    }
+
+    /// Waits until the memory for bodies that nobody reads yet is exhausted.
+    pub(super) async fn exhausted(&self) {
+        poll_fn(|cx| {
+            let incoming = &mut *self.0.lock();
+            if incoming.memory.is_none() {
+                return Poll::Ready(());
+            }
+            incoming.waiter = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Discards the rest of the body, until the client has sent all of it or has reset the HTTP/2 stream.
@@ -97,6 +137,7 @@ impl Incoming {
                 None => match self.poll_h2(cx) {
                     Poll::Ready(taken) => taken,
                     Poll::Pending => {
+                        self.window.awaited();
                         if !self.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
                             self.reader = Some(cx.waker().clone());
                         }
@@ -108,6 +149,7 @@ impl Incoming {
         if let Some(Ok(data)) = &taken {
             // Fails only for more than was received, which does not happen, or after the end of the HTTP/2 stream.
             let _ = self.body.flow_control().release_capacity(data.len());
+            self.window.taken(data.len());
         }
         Poll::Ready(taken)
     }
@@ -152,6 +194,20 @@ impl Incoming {
             Some(reader) if has_progress => reader.wake(),
             reader => self.reader = reader,
         }
+        if is_waiting && has_progress {
+            self.reserve();
+        }
+    }
+
+    /// Reserves memory for the pieces that nobody reads yet.
+    fn reserve(&mut self) {
+        let bytes = self.swept.iter().map(Bytes::len).sum::<usize>() + self.joined.len();
+        self.memory.take_if(|memory| memory.resize(bytes as u64).is_err());
+        if self.memory.is_none()
+            && let Some(waiter) = self.waiter.take()
+        {
+            waiter.wake();
+        }
     }
 
     fn join(&mut self, data: Bytes, is_copied: bool) {
@@ -175,7 +231,13 @@ impl Incoming {
         if self.swept.is_empty() {
             self.close_joined();
         }
-        self.swept.pop_front()
+        let taken = self.swept.pop_front();
+        if let Some(memory) = self.memory.as_mut().filter(|_| self.swept.is_empty() && self.joined.is_empty())
+        {
+            // It shrinks, which always succeeds.
+            let _ = memory.resize(0);
+        }
+        taken
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use rendezvous_server::config::{CorsOrigin, HostName, PeerTimeout, Period, Size};
+use rendezvous_server::config::{CorsOrigin, HostName, PeerTimeout, Period, Size, StreamsPerConnection};
 use rendezvous_server::proxies::Network;
 
 use self::values::{DataPathName, TokenFile, address, count, threads, token_file};
@@ -276,6 +276,31 @@ struct ServerLimits {
     /// Connections of clients; more get 503
     #[arg(long, env = "RENDEZVOUS_MAX_CONNECTIONS", value_name = "COUNT", default_value = "210000", value_parser = count)]
     max_connections: usize,
+    /// Requests of an HTTP/2 connection at a time: 2 to 10000
+    ///
+    /// The client opens no more. One less may wait for their other side, because otherwise none could be
+    /// that side; a further one gets 503.
+    #[arg(
+        long,
+        env = "RENDEZVOUS_MAX_STREAMS_PER_CONNECTION",
+        value_name = "COUNT",
+        default_value = "100",
+        verbatim_doc_comment
+    )]
+    max_streams_per_connection: StreamsPerConnection,
+    /// Memory for the bodies of HTTP/2 uploads
+    ///
+    /// For all connections together. Of an upload that waits for its destination, at most 64 KiB are
+    /// held; one for which no memory is left gets 503. At most half is for uploads that are passed on
+    /// over a long distance, of which up to 8 MiB may be under way.
+    #[arg(
+        long,
+        env = "RENDEZVOUS_MAX_HTTP2_BODY_BYTES",
+        value_name = "BYTES",
+        default_value = "256m",
+        verbatim_doc_comment
+    )]
+    max_http2_body_bytes: Size,
 }
 
 #[derive(Debug, Args)]

@@ -34,7 +34,9 @@ impl ServeArguments {
             peer_timeout: timeouts.peer_timeout,
             max_streams: server.max_streams,
             max_metadata_bytes: server.max_metadata_bytes,
+            max_http2_body_bytes: server.max_http2_body_bytes,
             max_connections: server.max_connections,
+            max_streams_per_connection: server.max_streams_per_connection,
             descriptors,
             clients: ClientLimits {
                 max_connections: client.max_connections_per_client,

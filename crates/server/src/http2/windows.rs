@@ -1,0 +1,368 @@
+//! Flow control of request bodies: how much each client may send before a reader takes it (RFC 9113, section 5.2).
+//!
+//! A body that waits for its destination needs a small window, because all of it stays in memory. A body that is passed on needs a window as
+//! large as what is under way over its distance. h2 has one size for all HTTP/2 streams of a connection. So h2 is told to grant the largest
+//! windows of the protocol ([`UNLIMITED`]), and its frames that grant them never reach the client: [`super::io`] asks
+//! [`Windows::substitute`] about each, and writes the frames of [`Windows::take_updates`] in between.
+//!
+//! ```text
+//!   client ── DATA ──► Traffic ────► h2 ────► Upload ──► reader
+//!      ▲                  │ received              │ taken, awaited
+//!      │                  ▼                       ▼
+//!      └─ WINDOW_UPDATE ─ Io ◄── due ──────── Windows ◄── probe: PING, and its acknowledgement
+//! ```
+//!
+//! A window starts with [`MIN_WINDOW`]. A *probe* measures one round trip. If the client has used up a good part of a window in that time, and
+//! the reader has waited for more, then the window was the limit, and grows to [`MAX_WINDOW`] at most. So neither a slow source nor a slow
+//! destination earns a large one. The window of the connection stays as large as possible: no HTTP/2 stream can use up that of another.
+//!
+//! *Invariant.* A body never has more bytes here and under way than its window. A client that sends more breaks its connection.
+//!
+//! *Concurrency.* The task of the connection receives and grants. The tasks of the readers take. One lock, held for a few assignments.
+//!
+//! *Bounds.* What windows have in excess of [`MIN_WINDOW`] is reserved in the budget of all connections. There is one window for each request
+//! with a body that h2 has not ended.
+
+use std::collections::HashMap;
+use std::future::pending;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::BufMut;
+use futures_util::task::AtomicWaker;
+use h2::{Ping, PingPong};
+use parking_lot::Mutex;
+use rendezvous_codec::frames::{Frame, FrameKind, HEADER_BYTES};
+use rendezvous_core::budget::{Budget, Reservation};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+/// The window of an HTTP/2 stream at its start, in bytes, and that of a stream that waits.
+const MIN_WINDOW: u32 = 64 * 1024 - 1;
+/// The largest window of an HTTP/2 stream, in bytes. It passes 168 MB/s over a round trip of 50 ms.
+const MAX_WINDOW: u32 = 8 * 1024 * 1024;
+/// The windows that h2 is told to grant: the largest of the protocol (RFC 9113, section 6.9.1).
+pub(super) const UNLIMITED: u32 = (1 << 31) - 1;
+/// A window grows by this factor. Two would not keep up with the slow start of TCP, which doubles in each round trip.
+const GROWTH: u32 = 4;
+/// Bytes that a window is short of when the client is told to send more. Half a small window, as usual; of a large one a small part, because
+/// the rest of the window is all that can be under way.
+const LARGEST_SHORTAGE: u32 = 256 * 1024;
+/// After a round trip in which no window was the limit, none is measured for this time.
+const PROBE_PAUSE: Duration = Duration::from_millis(100);
+/// The identifier of `SETTINGS_INITIAL_WINDOW_SIZE` (RFC 9113, section 6.5.2).
+const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
+
+/// The windows of all request bodies of a connection.
+#[derive(Debug)]
+pub(super) struct Windows {
+    state: Mutex<State>,
+    /// The most windows at a time. Requests that h2 has refused without a frame would accumulate.
+    max_windows: usize,
+    memory: Arc<Budget>,
+    /// The task of the connection, which writes updates.
+    writer: AtomicWaker,
+    probe_is_useful: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By HTTP/2 stream.
+    windows: HashMap<u32, Window>,
+    /// The HTTP/2 stream that the client has begun last.
+    last_stream: u32,
+    /// Before the client has acknowledged the first settings, h2 itself holds it to [`MIN_WINDOW`], so that nothing can be granted.
+    is_open: bool,
+    /// The windows that an update is due for.
+    due: Vec<u32>,
+}
+
+/// The window of one request body. Dropping it ends flow control for its HTTP/2 stream.
+#[derive(Debug)]
+pub(super) struct BodyWindow {
+    windows: Arc<Windows>,
+    stream: u32,
+}
+
+/// The client has sent more than its window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Exceeded;
+
+#[derive(Debug)]
+struct Window {
+    /// Bytes that may be here and under way.
+    size: u32,
+    /// Bytes that the client may still send.
+    left: u32,
+    /// Bytes received that the reader has not taken.
+    held: u32,
+    /// The client has sent its last byte.
+    has_ended: bool,
+    /// It is in [`State::due`].
+    is_due: bool,
+    /// A request reads it, or waits to.
+    is_accepted: bool,
+    probe: Probe,
+    /// For the part of `size` in excess of [`MIN_WINDOW`].
+    memory: Reservation,
+}
+
+/// What has happened since the last round trip began that was measured.
+#[derive(Debug, Default)]
+struct Probe {
+    received: u32,
+    /// The reader has waited for bytes.
+    was_awaited: bool,
+}
+
+impl Window {
+    fn new(memory: Reservation) -> Self {
+        Self {
+            size: MIN_WINDOW,
+            left: MIN_WINDOW,
+            held: 0,
+            has_ended: false,
+            is_due: false,
+            is_accepted: false,
+            probe: Probe::default(),
+            memory,
+        }
+    }
+
+    fn receive(&mut self, frame: Frame) -> Result<(), Exceeded> {
+        let [payload, padding] =
+            [frame.payload, frame.padding].map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
+        self.left = self.left.checked_sub(payload).ok_or(Exceeded)?;
+        // Nobody takes padding.
+        self.held += payload - padding;
+        self.probe.received = self.probe.received.saturating_add(payload);
+        self.has_ended |= frame.ends_stream();
+        Ok(())
+    }
+
+    /// Bytes that may be granted.
+    fn shortage(&self) -> u32 {
+        if self.has_ended { 0 } else { self.size.saturating_sub(self.left + self.held) }
+    }
+
+    fn becomes_due(&mut self) -> bool {
+        let is_due = self.shortage() >= (self.size / 2).min(LARGEST_SHORTAGE);
+        is_due && !std::mem::replace(&mut self.is_due, true)
+    }
+
+    /// Whether a round trip should be measured, to find out whether the window is the limit.
+    fn may_be_the_limit(&self) -> bool {
+        self.size < MAX_WINDOW && self.probe.was_awaited && self.probe.received >= self.size / 2
+    }
+
+    /// Evaluates a round trip. Returns whether the window has grown.
+    fn measured(&mut self) -> bool {
+        let was_the_limit = self.probe.was_awaited && self.probe.received >= self.size / 3;
+        let size = (self.size * GROWTH).min(MAX_WINDOW);
+        let has_grown = was_the_limit
+            && size > self.size
+            && self.memory.grow_optionally(u64::from(size - MIN_WINDOW)).is_ok();
+        if has_grown {
+            self.size = size;
+        }
+        has_grown
+    }
+}
+
+impl Windows {
+    /// `max_streams` is the number of concurrent HTTP/2 streams of the connection.
+    pub(super) fn new(max_streams: u32, memory: Arc<Budget>) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            max_windows: 4 * max_streams as usize,
+            memory,
+            writer: AtomicWaker::new(),
+            probe_is_useful: Notify::new(),
+        })
+    }
+
+    /// Records a frame from the client.
+    ///
+    /// # Errors
+    /// If it has more bytes than its window.
+    pub(super) fn received(&self, frame: Frame) -> Result<(), Exceeded> {
+        let state = &mut *self.state.lock();
+        match frame.kind {
+            FrameKind::Headers if frame.stream > state.last_stream => {
+                state.last_stream = frame.stream;
+                if !frame.ends_stream() && state.windows.len() < self.max_windows {
+                    state.windows.insert(frame.stream, Window::new(self.memory.nothing()));
+                }
+            }
+            // Trailers.
+            FrameKind::Headers => {
+                if let Some(window) = state.windows.get_mut(&frame.stream) {
+                    window.has_ended = true;
+                }
+            }
+            FrameKind::Data => {
+                // h2 discards what comes on an HTTP/2 stream that has ended here.
+                if let Some(window) = state.windows.get_mut(&frame.stream) {
+                    window.receive(frame)?;
+                    self.update_if_due(state, frame.stream);
+                }
+            }
+            FrameKind::Settings if frame.is_acknowledgement() => {
+                state.is_open = true;
+                let streams: Vec<_> = state.windows.keys().copied().collect();
+                for stream in streams {
+                    self.update_if_due(state, stream);
+                }
+            }
+            FrameKind::Reset => state.ended(frame.stream),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Records a frame from h2 to the client.
+    pub(super) fn sent(&self, frame: Frame) {
+        if frame.ends_stream() || frame.kind == FrameKind::Reset {
+            self.state.lock().ended(frame.stream);
+        }
+    }
+
+    /// Returns the window of the body on HTTP/2 stream `stream`, which h2 has accepted.
+    pub(super) fn of_body(self: &Arc<Self>, stream: u32) -> BodyWindow {
+        if let Some(window) = self.state.lock().windows.get_mut(&stream) {
+            window.is_accepted = true;
+        }
+        BodyWindow { windows: Arc::clone(self), stream }
+    }
+
+    /// Appends the updates that are due.
+    pub(super) fn take_updates(&self, frames: &mut Vec<u8>) {
+        let State { windows, due, .. } = &mut *self.state.lock();
+        for stream in due.drain(..) {
+            let Some(window) = windows.get_mut(&stream) else { continue };
+            window.is_due = false;
+            let increment = window.shortage();
+            if increment > 0 {
+                window.left += increment;
+                put_window_update(frames, stream, increment);
+            }
+        }
+    }
+
+    /// Registers the task that calls [`Windows::take_updates`], to be woken when there are some.
+    pub(super) fn set_writer(&self, waker: &Waker) {
+        self.writer.register(waker);
+    }
+
+    /// Whether h2's frame with this header must not be sent as it is: see [`substitute`].
+    pub(super) fn is_substituted(frame: Frame) -> bool {
+        match frame.kind {
+            FrameKind::Settings => !frame.is_acknowledgement(),
+            // The window of the connection is h2's.
+            FrameKind::WindowUpdate => frame.stream != 0,
+            _ => false,
+        }
+    }
+
+    /// Measures round trips while that may let a window grow. Never completes.
+    pub(super) async fn probe(&self, mut ping_pong: PingPong, expect_pong: impl Fn()) {
+        loop {
+            self.probe_is_useful.notified().await;
+            for window in self.state.lock().windows.values_mut() {
+                window.probe = Probe::default();
+            }
+            expect_pong();
+            if ping_pong.ping(Ping::opaque()).await.is_err() {
+                // The connection has ended.
+                return pending().await;
+            }
+            if !self.measured() {
+                sleep(PROBE_PAUSE).await;
+            }
+        }
+    }
+
+    /// Evaluates a round trip. Returns whether a window has grown.
+    fn measured(&self) -> bool {
+        let state = &mut *self.state.lock();
+        let grown: Vec<_> = state
+            .windows
+            .iter_mut()
+            .filter_map(|(stream, window)| window.measured().then_some(*stream))
+            .collect();
+        for stream in &grown {
+            self.update_if_due(state, *stream);
+        }
+        !grown.is_empty()
+    }
+
+    fn update_if_due(&self, state: &mut State, stream: u32) {
+        if state.is_open && state.windows.get_mut(&stream).is_some_and(Window::becomes_due) {
+            state.due.push(stream);
+            self.writer.wake();
+        }
+    }
+}
+
+impl State {
+    /// Forgets an HTTP/2 stream that ends without having become a request.
+    fn ended(&mut self, stream: u32) {
+        if self.windows.get(&stream).is_some_and(|window| !window.is_accepted) {
+            self.windows.remove(&stream);
+        }
+    }
+}
+
+impl BodyWindow {
+    /// Records that the reader has taken this many bytes.
+    pub(super) fn taken(&self, bytes: usize) {
+        let state = &mut *self.windows.state.lock();
+        if let Some(window) = state.windows.get_mut(&self.stream) {
+            window.held = window.held.saturating_sub(u32::try_from(bytes).unwrap_or(u32::MAX));
+            self.windows.update_if_due(state, self.stream);
+        }
+    }
+
+    /// Records that the reader waits for more.
+    pub(super) fn awaited(&self) {
+        let mut state = self.windows.state.lock();
+        let Some(window) = state.windows.get_mut(&self.stream) else { return };
+        window.probe.was_awaited = true;
+        if window.may_be_the_limit() {
+            self.windows.probe_is_useful.notify_one();
+        }
+    }
+}
+
+impl Drop for BodyWindow {
+    fn drop(&mut self) {
+        self.windows.state.lock().windows.remove(&self.stream);
+    }
+}
+
+/// Appends what is sent instead of a whole frame of h2 for which [`Windows::is_substituted`]: settings with the real initial window, and
+/// nothing for an update of a window.
+pub(super) fn substitute(frame: &[u8], substitute: &mut Vec<u8>) {
+    let Some((header, settings)) = frame.split_first_chunk::<HEADER_BYTES>() else { return };
+    if Frame::of_header(header).kind != FrameKind::Settings {
+        return;
+    }
+    substitute.extend_from_slice(header);
+    for setting in settings.chunks(6) {
+        if setting.starts_with(&INITIAL_WINDOW_SIZE) {
+            substitute.extend_from_slice(&INITIAL_WINDOW_SIZE);
+            substitute.put_u32(MIN_WINDOW);
+        } else {
+            substitute.extend_from_slice(setting);
+        }
+    }
+}
+
+/// Appends a `WINDOW_UPDATE` (RFC 9113, section 6.9).
+fn put_window_update(frames: &mut Vec<u8>, stream: u32, increment: u32) {
+    const WINDOW_UPDATE: u8 = 0x8;
+    frames.extend_from_slice(&[0, 0, 4, WINDOW_UPDATE, 0]);
+    frames.put_u32(stream);
+    frames.put_u32(increment);
+}
