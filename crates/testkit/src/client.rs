@@ -213,6 +213,14 @@ impl Client {
         self.input[..bytes].to_vec()
     }
 
+    /// Reads this many bytes, of any protocol. If the connection ends before that, returns how it ended.
+    pub async fn take_bytes(&mut self, bytes: usize) -> Result<Vec<u8>, End> {
+        while self.input.len() < bytes {
+            self.fill().await?;
+        }
+        Ok(self.input.drain(..bytes).collect())
+    }
+
     /// Waits for this many bytes of the body, or the end of the connection, without consuming them. The body may be chunked, but
     /// must consist of letters from `G` to `Z`, which no chunk size contains.
     pub async fn receive(&mut self, bytes: usize) {

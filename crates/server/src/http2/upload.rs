@@ -31,7 +31,7 @@ use parking_lot::Mutex;
 use rendezvous_core::budget::{Budget, Reservation};
 use rendezvous_core::outcome::Fault;
 
-use super::windows::{BodyWindow, Windows};
+use super::windows::{BodyWindow, MIN_WINDOW, Windows};
 
 /// Frames smaller than this are joined into pieces of at most this size, in bytes.
 const JOIN_LIMIT: usize = 4 * 1024;
@@ -199,10 +199,11 @@ impl Incoming {
         }
     }
 
-    /// Reserves memory for the pieces that nobody reads yet.
+    /// Reserves memory for the pieces that nobody reads yet. What is more than the smallest window is in the reservation of the window.
     fn reserve(&mut self) {
         let bytes = self.swept.iter().map(Bytes::len).sum::<usize>() + self.joined.len();
-        self.memory.take_if(|memory| memory.resize(bytes as u64).is_err());
+        let bytes = (bytes as u64).min(MIN_WINDOW.into());
+        self.memory.take_if(|memory| memory.resize(bytes).is_err());
         if self.memory.is_none()
             && let Some(waiter) = self.waiter.take()
         {

@@ -23,6 +23,9 @@
 //! *Bounds.* What windows have in excess of [`MIN_WINDOW`] is reserved in the budget of all connections. There is one window for each request
 //! with a body that h2 has not ended.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::future::pending;
 use std::sync::Arc;
@@ -39,7 +42,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 /// The window of an HTTP/2 stream at its start, in bytes, and that of a stream that waits.
-const MIN_WINDOW: u32 = 64 * 1024 - 1;
+pub(super) const MIN_WINDOW: u32 = 64 * 1024 - 1;
 /// The largest window of an HTTP/2 stream, in bytes. It passes 168 MB/s over a round trip of 50 ms.
 const MAX_WINDOW: u32 = 8 * 1024 * 1024;
 /// The windows that h2 is told to grant: the largest of the protocol (RFC 9113, section 6.9.1).

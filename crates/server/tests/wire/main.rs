@@ -16,6 +16,7 @@ mod browsers;
 mod connections;
 mod creation;
 mod endings;
+mod flow_control;
 mod http2;
 mod limits;
 mod matrix;

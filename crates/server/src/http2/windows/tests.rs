@@ -1,0 +1,212 @@
+use super::*;
+
+const HEADERS: u8 = 0x1;
+const DATA: u8 = 0x0;
+const RST_STREAM: u8 = 0x3;
+const SETTINGS: u8 = 0x4;
+const END_STREAM: u8 = 0x1;
+const ACK: u8 = 0x1;
+
+fn frame(stream: u32, kind: u8, flags: u8, payload: u32) -> Frame {
+    let [_, length @ ..] = payload.to_be_bytes();
+    let header = [&length[..], &[kind, flags], &stream.to_be_bytes()].concat();
+    Frame::of_header(header.first_chunk().unwrap())
+}
+
+fn data(stream: u32, payload: u32) -> Frame {
+    frame(stream, DATA, 0, payload)
+}
+
+/// Windows with this budget. The client has acknowledged the settings, and begun an upload on HTTP/2 stream 1.
+fn open(memory: u64) -> Arc<Windows> {
+    let windows = Windows::new(100, Budget::new(memory));
+    windows.received(frame(0, SETTINGS, ACK, 0)).unwrap();
+    windows.received(frame(1, HEADERS, 0, 9)).unwrap();
+    windows
+}
+
+/// The updates that are due, as pairs of an HTTP/2 stream and an increment.
+fn updates(windows: &Windows) -> Vec<(u32, u32)> {
+    let mut frames = Vec::new();
+    windows.take_updates(&mut frames);
+    let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
+    let update = |frame: &[u8]| {
+        assert_eq!(frame[..5], [0, 0, 4, 8, 0]);
+        (number(&frame[5..9]), number(&frame[9..]))
+    };
+    frames.chunks(13).map(update).collect()
+}
+
+/// Begins to measure a round trip.
+fn begin_probe(windows: &Windows) {
+    for window in windows.state.lock().windows.values_mut() {
+        window.probe = Probe::default();
+    }
+}
+
+fn size(windows: &Windows, stream: u32) -> u32 {
+    windows.state.lock().windows[&stream].size
+}
+
+#[test]
+fn what_the_reader_takes_is_granted_again_from_half_a_window_on() {
+    let windows = open(0);
+    let body = windows.of_body(1);
+    windows.received(data(1, 60_000)).unwrap();
+    assert_eq!(updates(&windows), []);
+    body.taken(32_766);
+    assert_eq!(updates(&windows), []);
+    body.taken(1);
+    assert_eq!(updates(&windows), [(1, 32_767)]);
+    body.taken(60_000 - 32_767);
+    assert_eq!(updates(&windows), []);
+    windows.received(frame(1, DATA, END_STREAM, 5535)).unwrap();
+    body.taken(5535);
+    assert_eq!(updates(&windows), [], "the body has ended");
+}
+
+#[test]
+fn nothing_is_granted_before_the_client_knows_the_settings() {
+    let windows = Windows::new(100, Budget::new(0));
+    windows.received(frame(1, HEADERS, 0, 9)).unwrap();
+    let body = windows.of_body(1);
+    windows.received(data(1, 65_535)).unwrap();
+    body.taken(65_535);
+    assert_eq!(updates(&windows), []);
+    windows.received(frame(0, SETTINGS, ACK, 0)).unwrap();
+    assert_eq!(updates(&windows), [(1, 65_535)]);
+}
+
+#[test]
+fn a_client_may_send_its_window_and_not_a_byte_more() {
+    let windows = open(0);
+    windows.received(data(1, 65_535)).unwrap();
+    windows.received(data(1, 0)).unwrap();
+    assert_eq!(windows.received(data(1, 1)), Err(Exceeded));
+    assert_eq!(windows.received(data(7, 1 << 20)), Ok(()), "h2 judges frames of other HTTP/2 streams");
+}
+
+#[test]
+fn padding_is_granted_again_at_once() {
+    let windows = open(0);
+    windows.received(Frame { padding: 40_000, ..data(1, 50_000) }).unwrap();
+    assert_eq!(updates(&windows), [(1, 40_000)]);
+}
+
+#[test]
+fn a_window_grows_if_its_client_used_it_up_in_a_round_trip_and_its_reader_waited() {
+    for (received, is_awaited, grows) in
+        [(65_535, true, true), (21_845, true, true), (21_844, true, false), (65_535, false, false)]
+    {
+        let windows = open(1 << 30);
+        let body = windows.of_body(1);
+        begin_probe(&windows);
+        windows.received(data(1, received)).unwrap();
+        body.taken(received as usize);
+        if is_awaited {
+            body.awaited();
+        }
+        assert_eq!(windows.measured(), grows, "{received} {is_awaited}");
+        assert_eq!(size(&windows, 1), if grows { 4 * MIN_WINDOW } else { MIN_WINDOW });
+        if grows {
+            assert_eq!(updates(&windows), [(1, 3 * MIN_WINDOW + received)]);
+        }
+    }
+}
+
+/// Measures round trips in which the window of HTTP/2 stream `stream` is the limit, until it does not grow any more.
+fn grow(windows: &Windows, body: &BodyWindow) {
+    loop {
+        begin_probe(windows);
+        let left = windows.state.lock().windows[&body.stream].left;
+        windows.received(data(body.stream, left)).unwrap();
+        body.taken(left as usize);
+        body.awaited();
+        let has_grown = windows.measured();
+        windows.take_updates(&mut Vec::new());
+        if !has_grown {
+            return;
+        }
+    }
+}
+
+#[test]
+fn windows_grow_to_8_mib_and_leave_memory_for_others() {
+    let memory = Budget::new(256 << 20);
+    let windows = Windows::new(100, Arc::clone(&memory));
+    windows.received(frame(0, SETTINGS, ACK, 0)).unwrap();
+    let mut bodies = Vec::new();
+    for stream in (1..200).step_by(2) {
+        windows.received(frame(stream, HEADERS, 0, 9)).unwrap();
+        let body = windows.of_body(stream);
+        grow(&windows, &body);
+        bodies.push(body);
+    }
+    assert_eq!(size(&windows, 1), MAX_WINDOW);
+    assert_eq!(size(&windows, 15), MAX_WINDOW, "eight at once");
+    assert!(size(&windows, 199) < MAX_WINDOW);
+    let half = memory.reserve(128 << 20).unwrap();
+    drop((bodies, half));
+    assert!(memory.reserve(256 << 20).is_ok(), "all is given back");
+}
+
+#[test]
+fn a_probe_is_useful_once_half_of_a_window_was_received_and_the_reader_waits() {
+    let windows = open(1 << 30);
+    let body = windows.of_body(1);
+    let is_useful = || futures_util::FutureExt::now_or_never(windows.probe_is_useful.notified()).is_some();
+    windows.received(data(1, 32_766)).unwrap();
+    body.awaited();
+    assert!(!is_useful());
+    windows.received(data(1, 1)).unwrap();
+    body.awaited();
+    assert!(is_useful());
+}
+
+#[test]
+fn a_request_that_is_never_accepted_is_forgotten_and_their_number_is_bounded() {
+    let count = |windows: &Windows| windows.state.lock().windows.len();
+    for ending in [frame(1, RST_STREAM, 0, 4), frame(1, HEADERS, END_STREAM, 9)] {
+        let windows = open(0);
+        assert_eq!(count(&windows), 1);
+        windows.sent(ending);
+        assert_eq!(count(&windows), 0);
+    }
+    let windows = open(0);
+    windows.received(frame(1, RST_STREAM, 0, 4)).unwrap();
+    windows.received(frame(3, HEADERS, END_STREAM, 9)).unwrap();
+    assert_eq!(count(&windows), 0);
+
+    let windows = open(0);
+    let body = windows.of_body(1);
+    windows.sent(frame(1, HEADERS, END_STREAM, 9));
+    assert_eq!(count(&windows), 1, "a request may be answered before its body has arrived");
+    drop(body);
+    assert_eq!(count(&windows), 0);
+    for stream in (3..10_000).step_by(2) {
+        windows.received(frame(stream, HEADERS, 0, 9)).unwrap();
+    }
+    assert_eq!(count(&windows), 400);
+}
+
+#[test]
+fn the_client_is_told_the_real_initial_window_and_no_update_of_h2() {
+    let settings = [0, 0, 12, SETTINGS, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100, 0, 4, 0x7f, 0xff, 0xff, 0xff];
+    let told = [0, 0, 12, SETTINGS, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100, 0, 4, 0, 0, 0xff, 0xff];
+    let mut frames = Vec::new();
+    substitute(&settings, &mut frames);
+    assert_eq!(frames, told);
+    frames.clear();
+    substitute(&[0, 0, 4, 8, 0, 0, 0, 0, 1, 0, 0, 1, 0], &mut frames);
+    assert!(frames.is_empty());
+
+    for (frame, is_substituted) in [
+        (frame(0, SETTINGS, 0, 12), true),
+        (frame(0, SETTINGS, ACK, 0), false),
+        (frame(1, 8, 0, 4), true),
+        (frame(0, 8, 0, 4), false),
+        (frame(1, DATA, 0, 4), false),
+    ] {
+        assert_eq!(Windows::is_substituted(frame), is_substituted, "{frame:?}");
+    }
+}
