@@ -78,7 +78,7 @@ pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Opt
 
     let max_requests = REQUESTS_PER_STREAM * app.max_streams_per_connection as usize;
     let mut requests = FuturesUnordered::new();
-    let mut probe = pin!(windows.probe(ping_pong, || traffic.expect_pong()));
+    let mut measuring = pin!(windows.measure(ping_pong, || traffic.expect_pong()));
     let mut idle = pin!(sleep(app.request_timeout));
     let mut unresponsive = pin!(connection.socket().unresponsive());
     let (mut is_draining, mut is_violated, mut is_closing) = (refusal.is_some(), false, refusal.is_some());
@@ -102,7 +102,7 @@ pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Opt
                 is_violated = true;
                 h2.abrupt_shutdown(reason);
             }
-            () = &mut probe => {}
+            () = &mut measuring => {}
             // The return drops all requests of the connection.
             () = &mut unresponsive => return connection.socket().arm_reset(),
             () = &mut idle, if requests.is_empty() => {

@@ -9,12 +9,12 @@
 //!   client ── DATA ──► Traffic ────► h2 ────► Upload ──► reader
 //!      ▲                  │ received              │ taken, awaited
 //!      │                  ▼                       ▼
-//!      └─ WINDOW_UPDATE ─ Io ◄── due ──────── Windows ◄── probe: PING, and its acknowledgement
+//!      └─ WINDOW_UPDATE ─ Io ◄── due ──────── Windows ◄── round trip of a PING
 //! ```
 //!
-//! A window starts with [`MIN_WINDOW`]. A *probe* measures one round trip. If the client has used up a good part of a window in that time, and
-//! the reader has waited for more, then the window was the limit, and grows to [`MAX_WINDOW`] at most. So neither a slow source nor a slow
-//! destination earns a large one. The window of the connection stays as large as possible: no HTTP/2 stream can use up that of another.
+//! A window starts with [`MIN_WINDOW`]. If half of it has arrived within two round trips, and the reader waits for more, then the window may be the
+//! limit, and grows, to [`MAX_WINDOW`] at most. So neither a slow source nor a slow destination earns a large one. The window of the
+//! connection stays as large as possible: no HTTP/2 stream can use up that of another.
 //!
 //! *Invariant.* A body never has more bytes here and under way than its window. A client that sends more breaks its connection.
 //!
@@ -39,7 +39,7 @@ use parking_lot::Mutex;
 use rendezvous_codec::frames::{Frame, FrameKind, HEADER_BYTES};
 use rendezvous_core::budget::{Budget, Reservation};
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 /// The window of an HTTP/2 stream at its start, in bytes, and that of a stream that waits.
 pub(super) const MIN_WINDOW: u32 = 64 * 1024 - 1;
@@ -49,11 +49,15 @@ const MAX_WINDOW: u32 = 8 * 1024 * 1024;
 pub(super) const UNLIMITED: u32 = (1 << 31) - 1;
 /// A window grows by this factor. Two would not keep up with the slow start of TCP, which doubles in each round trip.
 const GROWTH: u32 = 4;
+/// Half of a window must arrive within this number of round trips, or the window is not the limit.
+const ROUND_TRIPS: u32 = 2;
+/// Longer round trips count as this one: a client could delay its answer to a PING.
+const MAX_ROUND_TRIP: Duration = Duration::from_secs(1);
+/// The least time between two PINGs.
+const PING_PAUSE: Duration = Duration::from_secs(10);
 /// Bytes that a window is short of when the client is told to send more. Half a small window, as usual; of a large one a small part, because
 /// the rest of the window is all that can be under way.
 const LARGEST_SHORTAGE: u32 = 256 * 1024;
-/// After a round trip in which no window was the limit, none is measured for this time.
-const PROBE_PAUSE: Duration = Duration::from_millis(100);
 /// The identifier of `SETTINGS_INITIAL_WINDOW_SIZE` (RFC 9113, section 6.5.2).
 const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
 
@@ -66,7 +70,8 @@ pub(super) struct Windows {
     memory: Arc<Budget>,
     /// The task of the connection, which writes updates.
     writer: AtomicWaker,
-    probe_is_useful: Notify,
+    /// Asks for a PING, because the round trip is unknown or may have become longer.
+    ping_is_useful: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +82,8 @@ struct State {
     last_stream: u32,
     /// Before the client has acknowledged the first settings, h2 itself holds it to [`MIN_WINDOW`], so that nothing can be granted.
     is_open: bool,
+    /// The last round trip that was measured.
+    round_trip: Option<Duration>,
     /// The windows that an update is due for.
     due: Vec<u32>,
 }
@@ -106,17 +113,12 @@ struct Window {
     is_due: bool,
     /// A request reads it, or waits to.
     is_accepted: bool,
-    probe: Probe,
+    /// Since when `received` is counted.
+    counted_since: Instant,
+    /// Bytes received, with padding.
+    received: u32,
     /// For the part of `size` in excess of [`MIN_WINDOW`].
     memory: Reservation,
-}
-
-/// What has happened since the last round trip began that was measured.
-#[derive(Debug, Default)]
-struct Probe {
-    received: u32,
-    /// The reader has waited for bytes.
-    was_awaited: bool,
 }
 
 impl Window {
@@ -128,7 +130,8 @@ impl Window {
             has_ended: false,
             is_due: false,
             is_accepted: false,
-            probe: Probe::default(),
+            counted_since: Instant::now(),
+            received: 0,
             memory,
         }
     }
@@ -139,7 +142,7 @@ impl Window {
         self.left = self.left.checked_sub(payload).ok_or(Exceeded)?;
         // Nobody takes padding.
         self.held += payload - padding;
-        self.probe.received = self.probe.received.saturating_add(payload);
+        self.received = self.received.saturating_add(payload);
         self.has_ended |= frame.ends_stream();
         Ok(())
     }
@@ -154,22 +157,22 @@ impl Window {
         is_due && !std::mem::replace(&mut self.is_due, true)
     }
 
-    /// Whether a round trip should be measured, to find out whether the window is the limit.
-    fn may_be_the_limit(&self) -> bool {
-        self.size < MAX_WINDOW && self.probe.was_awaited && self.probe.received >= self.size / 2
+    /// Once half of the window has arrived, returns how long that took, and counts anew. `None` before, and for the largest window.
+    fn time_of_half(&mut self) -> Option<Duration> {
+        if self.size == MAX_WINDOW || self.received < self.size / 2 {
+            return None;
+        }
+        self.received = 0;
+        let now = Instant::now();
+        Some(now - std::mem::replace(&mut self.counted_since, now))
     }
 
-    /// Evaluates a round trip. Returns whether the window has grown.
-    fn measured(&mut self) -> bool {
-        let was_the_limit = self.probe.was_awaited && self.probe.received >= self.size / 3;
+    /// Grows, if there is memory for it.
+    fn grow(&mut self) {
         let size = (self.size * GROWTH).min(MAX_WINDOW);
-        let has_grown = was_the_limit
-            && size > self.size
-            && self.memory.grow_optionally(u64::from(size - MIN_WINDOW)).is_ok();
-        if has_grown {
+        if self.memory.grow_optionally(u64::from(size - MIN_WINDOW)).is_ok() {
             self.size = size;
         }
-        has_grown
     }
 }
 
@@ -181,7 +184,7 @@ impl Windows {
             max_windows: 4 * max_streams as usize,
             memory,
             writer: AtomicWaker::new(),
-            probe_is_useful: Notify::new(),
+            ping_is_useful: Notify::new(),
         })
     }
 
@@ -268,36 +271,19 @@ impl Windows {
         }
     }
 
-    /// Measures round trips while that may let a window grow. Never completes.
-    pub(super) async fn probe(&self, mut ping_pong: PingPong, expect_pong: impl Fn()) {
+    /// Measures round trips when that is useful. Never completes. `expect_pong` is called before each PING.
+    pub(super) async fn measure(&self, mut ping_pong: PingPong, expect_pong: impl Fn()) {
         loop {
-            self.probe_is_useful.notified().await;
-            for window in self.state.lock().windows.values_mut() {
-                window.probe = Probe::default();
-            }
+            self.ping_is_useful.notified().await;
             expect_pong();
+            let sent = Instant::now();
             if ping_pong.ping(Ping::opaque()).await.is_err() {
                 // The connection has ended.
                 return pending().await;
             }
-            if !self.measured() {
-                sleep(PROBE_PAUSE).await;
-            }
+            self.state.lock().round_trip = Some(sent.elapsed().min(MAX_ROUND_TRIP));
+            sleep(PING_PAUSE).await;
         }
-    }
-
-    /// Evaluates a round trip. Returns whether a window has grown.
-    fn measured(&self) -> bool {
-        let state = &mut *self.state.lock();
-        let grown: Vec<_> = state
-            .windows
-            .iter_mut()
-            .filter_map(|(stream, window)| window.measured().then_some(*stream))
-            .collect();
-        for stream in &grown {
-            self.update_if_due(state, *stream);
-        }
-        !grown.is_empty()
     }
 
     fn update_if_due(&self, state: &mut State, stream: u32) {
@@ -329,11 +315,14 @@ impl BodyWindow {
 
     /// Records that the reader waits for more.
     pub(super) fn awaited(&self) {
-        let mut state = self.windows.state.lock();
+        let state = &mut *self.windows.state.lock();
         let Some(window) = state.windows.get_mut(&self.stream) else { return };
-        window.probe.was_awaited = true;
-        if window.may_be_the_limit() {
-            self.windows.probe_is_useful.notify_one();
+        let Some(time) = window.time_of_half() else { return };
+        if state.round_trip.is_some_and(|round_trip| time <= ROUND_TRIPS * round_trip) {
+            window.grow();
+            self.windows.update_if_due(state, self.stream);
+        } else {
+            self.windows.ping_is_useful.notify_one();
         }
     }
 }

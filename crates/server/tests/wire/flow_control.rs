@@ -115,12 +115,8 @@ async fn the_window_of_an_upload_grows_to_8_mib_while_it_is_what_limits_it_and_n
         while size < LARGEST {
             let received = source.next().await.unwrap();
             if received.kind == PING && received.flags & ACK == 0 {
-                // Far away: much of what the window allows arrives before the acknowledgement.
-                let before = sent;
-                while sent - before < size / 2 {
-                    source.next().await.unwrap();
-                    sent += source.fill(1).await;
-                }
+                // Far away.
+                tokio::time::sleep(Duration::from_millis(500)).await;
                 source.client.send(frame(0, PING, ACK, &received.payload)).await;
             }
             let granted = source.fill(1).await;

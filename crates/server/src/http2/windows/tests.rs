@@ -1,3 +1,6 @@
+use futures_util::FutureExt;
+use tokio::time::advance;
+
 use super::*;
 
 const HEADERS: u8 = 0x1;
@@ -35,13 +38,6 @@ fn updates(windows: &Windows) -> Vec<(u32, u32)> {
         (number(&frame[5..9]), number(&frame[9..]))
     };
     frames.chunks(13).map(update).collect()
-}
-
-/// Begins to measure a round trip.
-fn begin_probe(windows: &Windows) {
-    for window in windows.state.lock().windows.values_mut() {
-        window.probe = Probe::default();
-    }
 }
 
 fn size(windows: &Windows, stream: u32) -> u32 {
@@ -93,48 +89,92 @@ fn padding_is_granted_again_at_once() {
     assert_eq!(updates(&windows), [(1, 40_000)]);
 }
 
-#[test]
-fn a_window_grows_if_its_client_used_it_up_in_a_round_trip_and_its_reader_waited() {
-    for (received, is_awaited, grows) in
-        [(65_535, true, true), (21_845, true, true), (21_844, true, false), (65_535, false, false)]
+/// Lets bytes arrive for a reader that takes them and waits for more, after this number of milliseconds.
+async fn pass(windows: &Windows, body: &BodyWindow, bytes: u32, milliseconds: u64) {
+    advance(Duration::from_millis(milliseconds)).await;
+    windows.received(data(body.stream, bytes)).unwrap();
+    body.taken(bytes as usize);
+    body.awaited();
+}
+
+fn set_round_trip(windows: &Windows, milliseconds: u64) {
+    windows.state.lock().round_trip = Some(Duration::from_millis(milliseconds));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_grows_if_half_of_it_arrives_within_two_round_trips() {
+    for (bytes, milliseconds, grows) in
+        [(65_535, 50, true), (32_767, 100, true), (32_766, 50, false), (65_535, 101, false)]
     {
         let windows = open(1 << 30);
+        set_round_trip(&windows, 50);
         let body = windows.of_body(1);
-        begin_probe(&windows);
-        windows.received(data(1, received)).unwrap();
-        body.taken(received as usize);
-        if is_awaited {
-            body.awaited();
-        }
-        assert_eq!(windows.measured(), grows, "{received} {is_awaited}");
-        assert_eq!(size(&windows, 1), if grows { 4 * MIN_WINDOW } else { MIN_WINDOW });
+        pass(&windows, &body, bytes, milliseconds).await;
+        assert_eq!(
+            size(&windows, 1),
+            if grows { 4 * MIN_WINDOW } else { MIN_WINDOW },
+            "{bytes} {milliseconds}"
+        );
         if grows {
-            assert_eq!(updates(&windows), [(1, 3 * MIN_WINDOW + received)]);
+            assert_eq!(updates(&windows), [(1, 3 * MIN_WINDOW + bytes)]);
         }
     }
 }
 
-/// Measures round trips in which the window of HTTP/2 stream `stream` is the limit, until it does not grow any more.
+#[tokio::test(start_paused = true)]
+async fn the_window_of_a_slow_destination_does_not_grow() {
+    let windows = open(1 << 30);
+    set_round_trip(&windows, 50);
+    let body = windows.of_body(1);
+    for _ in 0..100 {
+        windows.received(data(1, 32_767)).unwrap();
+        body.taken(32_767);
+        updates(&windows);
+        advance(Duration::from_millis(10)).await;
+    }
+    body.awaited();
+    assert_eq!(size(&windows, 1), MIN_WINDOW);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_is_useful_while_the_round_trip_is_unknown_or_may_have_become_longer() {
+    let is_useful = |windows: &Windows| windows.ping_is_useful.notified().now_or_never().is_some();
+    let windows = open(1 << 30);
+    let body = windows.of_body(1);
+    pass(&windows, &body, 32_766, 10).await;
+    assert!(!is_useful(&windows), "not half of a window");
+    pass(&windows, &body, 1, 10).await;
+    assert!(is_useful(&windows), "unknown");
+    set_round_trip(&windows, 50);
+    updates(&windows);
+    pass(&windows, &body, 32_767, 10).await;
+    assert!(!is_useful(&windows), "the window has grown");
+    updates(&windows);
+    pass(&windows, &body, 4 * 32_768, 101).await;
+    assert!(is_useful(&windows), "too slow for the last one");
+}
+
+/// Lets a body pass whose window is its limit, until the window does not grow any more.
 fn grow(windows: &Windows, body: &BodyWindow) {
     loop {
-        begin_probe(windows);
+        let before = size(windows, body.stream);
         let left = windows.state.lock().windows[&body.stream].left;
         windows.received(data(body.stream, left)).unwrap();
         body.taken(left as usize);
         body.awaited();
-        let has_grown = windows.measured();
         windows.take_updates(&mut Vec::new());
-        if !has_grown {
+        if size(windows, body.stream) == before {
             return;
         }
     }
 }
 
-#[test]
-fn windows_grow_to_8_mib_and_leave_memory_for_others() {
+#[tokio::test(start_paused = true)]
+async fn windows_grow_to_8_mib_and_leave_memory_for_others() {
     let memory = Budget::new(256 << 20);
     let windows = Windows::new(100, Arc::clone(&memory));
     windows.received(frame(0, SETTINGS, ACK, 0)).unwrap();
+    set_round_trip(&windows, 50);
     let mut bodies = Vec::new();
     for stream in (1..200).step_by(2) {
         windows.received(frame(stream, HEADERS, 0, 9)).unwrap();
@@ -148,19 +188,6 @@ fn windows_grow_to_8_mib_and_leave_memory_for_others() {
     let half = memory.reserve(128 << 20).unwrap();
     drop((bodies, half));
     assert!(memory.reserve(256 << 20).is_ok(), "all is given back");
-}
-
-#[test]
-fn a_probe_is_useful_once_half_of_a_window_was_received_and_the_reader_waits() {
-    let windows = open(1 << 30);
-    let body = windows.of_body(1);
-    let is_useful = || futures_util::FutureExt::now_or_never(windows.probe_is_useful.notified()).is_some();
-    windows.received(data(1, 32_766)).unwrap();
-    body.awaited();
-    assert!(!is_useful());
-    windows.received(data(1, 1)).unwrap();
-    body.awaited();
-    assert!(is_useful());
 }
 
 #[test]
