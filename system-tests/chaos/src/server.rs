@@ -18,6 +18,7 @@ use anyhow::{Context, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 pub(crate) use self::hoard::be_hoarder;
@@ -52,6 +53,8 @@ pub(crate) struct Server {
     fresh: Footprint,
     /// Holds the pipes that its user must lack.
     _hoarder: Option<Child>,
+    /// Reads what it prints, which would count as bytes left in a pipe.
+    _reader: JoinSet<()>,
 }
 
 impl Server {
@@ -70,11 +73,11 @@ impl Server {
             _ => None,
         };
         let mut attempts = 0;
-        let (child, ports) = loop {
+        let (child, reader, ports) = loop {
             attempts += 1;
             let ports = before.map_or_else(|| workshop.free_ports(), |before| before.ports);
             match launch(workshop, episode, ports, &log).await {
-                Ok(child) => break (child, ports),
+                Ok((child, reader)) => break (child, reader, ports),
                 // Another program uses the ports.
                 Err(_) if attempts < ATTEMPTS => sleep(Duration::from_millis(100)).await,
                 Err(error) => return Err(error),
@@ -85,7 +88,7 @@ impl Server {
         // The first request allocates what later ones reuse.
         Asker::new(dial.server.plain).ask("GET", "/ping", "").await?;
         let fresh = Footprint::of(pid)?;
-        Ok(Self { child, pid, ports, dial, log, fresh, _hoarder: hoarder })
+        Ok(Self { child, pid, ports, dial, log, fresh, _hoarder: hoarder, _reader: reader })
     }
 
     /// Sends it a signal.
@@ -152,7 +155,12 @@ impl Server {
 }
 
 /// Starts the process, and waits until it listens.
-async fn launch(workshop: &Workshop, episode: &Episode, ports: Ports, log: &Path) -> anyhow::Result<Child> {
+async fn launch(
+    workshop: &Workshop,
+    episode: &Episode,
+    ports: Ports,
+    log: &Path,
+) -> anyhow::Result<(Child, JoinSet<()>)> {
     let stderr = fs::File::options().create(true).append(true).open(log)?;
     let mut command = command(workshop, episode, ports);
     let mut child = command.stdout(Stdio::piped()).stderr(stderr).kill_on_drop(true).spawn()?;
@@ -160,9 +168,9 @@ async fn launch(workshop: &Workshop, episode: &Episode, ports: Ports, log: &Path
     let mut lines = BufReader::new(stdout).lines();
     let listens = timeout(STARTS_WITHIN, until_it_listens(&mut lines)).await?;
     listens.with_context(|| fs::read_to_string(log).unwrap_or_default())?;
-    // What it prints after that would count as bytes left in a pipe.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    Ok(child)
+    let mut reader = JoinSet::new();
+    reader.spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    Ok((child, reader))
 }
 
 fn command(workshop: &Workshop, episode: &Episode, ports: Ports) -> Command {

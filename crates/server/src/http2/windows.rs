@@ -66,7 +66,7 @@ const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
 pub(super) struct Windows {
     state: Mutex<State>,
     /// The most windows at a time. Requests that h2 has refused without a frame would accumulate.
-    max_windows: usize,
+    limit: usize,
     memory: Arc<Budget>,
     /// The task of the connection, which writes updates.
     writer: AtomicWaker,
@@ -181,7 +181,7 @@ impl Windows {
     pub(super) fn new(max_streams: u32, memory: Arc<Budget>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
-            max_windows: 4 * max_streams as usize,
+            limit: 4 * max_streams as usize,
             memory,
             writer: AtomicWaker::new(),
             ping_is_useful: Notify::new(),
@@ -197,7 +197,7 @@ impl Windows {
         match frame.kind {
             FrameKind::Headers if frame.stream > state.last_stream => {
                 state.last_stream = frame.stream;
-                if !frame.ends_stream() && state.windows.len() < self.max_windows {
+                if !frame.ends_stream() && state.windows.len() < self.limit {
                     state.windows.insert(frame.stream, Window::new(self.memory.nothing()));
                 }
             }
