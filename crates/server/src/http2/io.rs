@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use rendezvous_codec::frames::{Frame, HEADER_BYTES, Position};
 
 use super::traffic::Traffic;
-use super::windows::{Windows, substitute};
+use super::windows::{Windows, is_substituted, substitute};
 use crate::wire::Wire;
 
 pub(super) struct Io {
@@ -52,25 +52,33 @@ impl Io {
         Poll::Ready(Ok(()))
     }
 
-    /// Returns how many of h2's next bytes, which begin with `bytes`, can be written before a frame that must be substituted, and the length
-    /// of that frame if it is the next one. h2 writes such frames as a whole from one buffer.
-    fn next_substituted(&self, bytes: &[u8]) -> (usize, usize) {
+    /// Returns what to do with h2's next bytes. They begin with `bytes`, which has the whole of each frame that is substituted.
+    fn next_step(&self, bytes: &[u8]) -> Step {
         let mut at = match self.traffic.position() {
             Position::Boundary => 0,
             // What follows is known once this is written.
-            Position::Header(missing) => return (missing, 0),
+            Position::Header(missing) => return Step::WriteSome(missing),
             Position::Payload(missing) => missing,
         };
         while let Some(header) = bytes.get(at..).and_then(|rest| rest.first_chunk()) {
             let frame = Frame::of_header(header);
             let length = HEADER_BYTES + frame.payload;
-            if Windows::is_substituted(frame) {
-                return (at, length);
+            if is_substituted(frame) {
+                return if at == 0 { Step::Substitute(length) } else { Step::WriteSome(at) };
             }
             at += length;
         }
-        (usize::MAX, 0)
+        Step::WriteAll
     }
+}
+
+/// What to do with h2's next bytes.
+enum Step {
+    WriteAll,
+    /// Write this many bytes: then comes a frame that is substituted, or what comes is not known yet.
+    WriteSome(usize),
+    /// Substitute the next frame, of this length.
+    Substitute(usize),
 }
 
 /// Returns the first `limit` bytes of `buffers`.
@@ -130,13 +138,13 @@ impl AsyncWrite for Io {
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_write_own(cx))?;
         let first = buffers.iter().find(|buffer| !buffer.is_empty()).map_or(&[][..], |buffer| buffer);
-        let written = match self.next_substituted(first) {
-            (0, length) => {
+        let written = match self.next_step(first) {
+            Step::WriteAll => ready!(self.wire.socket().poll_write(cx, buffers))?,
+            Step::WriteSome(limit) => ready!(self.wire.socket().poll_write(cx, &limited(buffers, limit)))?,
+            Step::Substitute(length) => {
                 substitute(first.get(..length).unwrap_or_default(), &mut self.own);
                 length.min(first.len())
             }
-            (usize::MAX, _) => ready!(self.wire.socket().poll_write(cx, buffers))?,
-            (limit, _) => ready!(self.wire.socket().poll_write(cx, &limited(buffers, limit)))?,
         };
         self.traffic.wrote(buffers, written);
         Poll::Ready(Ok(written))

@@ -2,8 +2,8 @@
 //!
 //! A body that waits for its destination needs a small window, because all of it stays in memory. A body that is passed on needs a window as
 //! large as what is under way over its distance. h2 has one size for all HTTP/2 streams of a connection. So h2 is told to grant the largest
-//! windows of the protocol ([`UNLIMITED`]), and its frames that grant them never reach the client: [`super::io`] asks
-//! [`Windows::substitute`] about each, and writes the frames of [`Windows::take_updates`] in between.
+//! windows of the protocol ([`UNLIMITED`]), and its frames that grant them never reach the client: [`super::io`] sends
+//! what [`substitute`] makes of them, and the frames of [`Windows::take_updates`] in between.
 //!
 //! ```text
 //!   client ── DATA ──► Traffic ────► h2 ────► Upload ──► reader
@@ -261,16 +261,6 @@ impl Windows {
         self.writer.register(waker);
     }
 
-    /// Whether h2's frame with this header must not be sent as it is: see [`substitute`].
-    pub(super) fn is_substituted(frame: Frame) -> bool {
-        match frame.kind {
-            FrameKind::Settings => !frame.is_acknowledgement(),
-            // The window of the connection is h2's.
-            FrameKind::WindowUpdate => frame.stream != 0,
-            _ => false,
-        }
-    }
-
     /// Measures round trips when that is useful. Never completes. `expect_pong` is called before each PING.
     pub(super) async fn measure(&self, mut ping_pong: PingPong, expect_pong: impl Fn()) {
         loop {
@@ -333,8 +323,18 @@ impl Drop for BodyWindow {
     }
 }
 
-/// Appends what is sent instead of a whole frame of h2 for which [`Windows::is_substituted`]: settings with the real initial window, and
-/// nothing for an update of a window.
+/// Whether this frame of h2 must not be sent as it is: see [`substitute`].
+pub(super) fn is_substituted(frame: Frame) -> bool {
+    match frame.kind {
+        FrameKind::Settings => !frame.is_acknowledgement(),
+        // The window of the connection is h2's.
+        FrameKind::WindowUpdate => frame.stream != 0,
+        _ => false,
+    }
+}
+
+/// Appends what is sent instead of a whole frame of h2 that [`is_substituted`]: settings with the real initial window, and nothing for an
+/// update of a window.
 pub(super) fn substitute(frame: &[u8], substitute: &mut Vec<u8>) {
     let Some((header, settings)) = frame.split_first_chunk::<HEADER_BYTES>() else { return };
     if Frame::of_header(header).kind != FrameKind::Settings {

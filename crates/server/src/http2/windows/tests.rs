@@ -227,13 +227,13 @@ fn the_client_is_told_the_real_initial_window_and_no_update_of_h2() {
     substitute(&[0, 0, 4, 8, 0, 0, 0, 0, 1, 0, 0, 1, 0], &mut frames);
     assert!(frames.is_empty());
 
-    for (frame, is_substituted) in [
+    for (frame, expected) in [
         (frame(0, SETTINGS, 0, 12), true),
         (frame(0, SETTINGS, ACK, 0), false),
         (frame(1, 8, 0, 4), true),
         (frame(0, 8, 0, 4), false),
         (frame(1, DATA, 0, 4), false),
     ] {
-        assert_eq!(Windows::is_substituted(frame), is_substituted, "{frame:?}");
+        assert_eq!(is_substituted(frame), expected, "{frame:?}");
     }
 }
