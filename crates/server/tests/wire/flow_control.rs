@@ -226,8 +226,8 @@ async fn a_source_that_waits_gets_503_when_no_memory_is_left_and_its_seat_is_fre
     let client = Http2::connect(&server).await;
     let [kept, refused] = [client.create().await, client.create().await];
     let body = pattern(WAITING);
-    let (kept_upload, mut send) = client.put(&kept).await;
-    send_all(&mut send, &body, true).await;
+    let (kept_upload, mut kept_send) = client.put(&kept).await;
+    send_all(&mut kept_send, &body, false).await;
     server.until(&kept, "SRC_CONNECTED").await;
     // The first body is held by now: a request on the same connection was answered behind it.
     client.ask("GET", "/ping").await;
@@ -239,12 +239,18 @@ async fn a_source_that_waits_gets_503_when_no_memory_is_left_and_its_seat_is_fre
     assert!(answer.json()["message"].as_str().unwrap().contains("--max-http2-body-bytes"));
     assert_eq!(server.status(&refused).await["state"], "CREATED");
 
-    assert!(server.get(&kept).await.response().await.body == body);
-    assert_eq!(response(kept_upload).await.status, 200);
+    // What was read takes no memory any more.
+    let mut destination = server.get(&kept).await;
+    server.until_passed_on(&kept, body.len()).await;
     let (upload, mut send) = client.put(&refused).await;
     send_all(&mut send, &body, true).await;
-    assert!(server.get(&refused).await.response().await.body == body, "the memory was given back");
+    server.until(&refused, "SRC_CONNECTED").await;
+    client.ask("GET", "/ping").await;
+    assert!(server.get(&refused).await.response().await.body == body);
     assert_eq!(response(upload).await.status, 200);
+    send_all(&mut kept_send, b"", true).await;
+    assert!(destination.response().await.body == body);
+    assert_eq!(response(kept_upload).await.status, 200);
 }
 
 #[tokio::test]
