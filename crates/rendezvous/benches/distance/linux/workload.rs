@@ -161,9 +161,13 @@ impl Workload {
         match self.extent {
             Extent::Bytes(bytes) => Amount::Exactly(bytes / u64::from(self.at_once)),
             Extent::RoundTrips(round_trips) => {
-                let in_flight = limits.in_flight.map_or(u64::MAX, |bytes| bytes.get().into());
-                let carried = in_flight.saturating_mul(round_trips.into());
-                Amount::Within(self.round_trip * round_trips, carried / u64::from(self.at_once))
+                let duration = self.round_trip * round_trips;
+                let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+                let by_rate =
+                    limits.rate.map(|rate| u64::from(rate.get()).saturating_mul(milliseconds) / 1000);
+                let by_room = limits.in_flight.map(|bytes| u64::from(bytes.get()) * u64::from(round_trips));
+                let carried = by_rate.into_iter().chain(by_room).min().unwrap_or(u64::MAX);
+                Amount::Within(duration, carried / u64::from(self.at_once))
             }
         }
     }
