@@ -184,7 +184,7 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use tokio::io::duplex;
-    use tokio::time::sleep;
+    use tokio::time::{sleep, timeout};
 
     use super::*;
 
@@ -237,7 +237,9 @@ mod tests {
             stream.write_all(&pattern(MANY / 2)).await.unwrap();
             request
         };
-        let (answer, request) = tokio::join!(near, far);
+        let both = async { tokio::join!(near, far) };
+        let (answer, request) =
+            timeout(Duration::from_secs(20), both).await.expect("the end is not passed on");
         assert!(request == pattern(MANY));
         assert!(answer == pattern(MANY / 2));
     }
