@@ -2,16 +2,22 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// The timeout for the first output of a program.
 const FIRST_OUTPUT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The timeout for the end of a program.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause between two looks at whether a program has ended.
+const END_POLL: Duration = Duration::from_millis(10);
 /// The unit of times in `/proc/PID/stat`: `USER_HZ`, which is 100 on all architectures that Rust supports.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// The position of `utime`, before `stime`, in `/proc/PID/stat`, counted after the program's name.
@@ -111,13 +117,30 @@ impl Process {
     /// # Errors
     /// If the process has ended.
     pub fn fine_cpu(&self) -> anyhow::Result<u64> {
-        let threads = fs::read_dir(self.file("task"))?;
-        let on_cpu = threads.map(|thread| {
-            let text = fs::read_to_string(thread?.path().join("schedstat"))?;
-            let nanoseconds = text.split(' ').next().context("schedstat is empty")?;
-            anyhow::Ok(nanoseconds.parse::<u64>()?)
-        });
-        on_cpu.sum()
+        fine_cpu(self.0.id())
+    }
+
+    /// Returns the [`Process::fine_cpu`] of its child processes that were started by its main thread, such as the workers of nginx.
+    ///
+    /// # Errors
+    /// If the process or one of them has ended.
+    pub fn fine_cpu_of_children(&self) -> anyhow::Result<u64> {
+        let children = fs::read_to_string(self.file(&format!("task/{}/children", self.0.id())))?;
+        children.split_whitespace().map(|id| fine_cpu(id.parse()?)).sum()
+    }
+
+    /// Asks the process to end, by SIGTERM, and waits until it has, for at most 10 s.
+    ///
+    /// # Errors
+    /// If it has not ended by then.
+    pub fn terminate(&mut self) -> anyhow::Result<()> {
+        kill_process(Pid::from_child(&self.0), Signal::TERM)?;
+        let deadline = Instant::now() + END_TIMEOUT;
+        while self.0.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "the process does not end");
+            thread::sleep(END_POLL);
+        }
+        Ok(())
     }
 
     /// Returns the resident memory, in KiB.
@@ -178,6 +201,22 @@ impl Process {
         }
         Ok(before)
     }
+}
+
+/// The CPU time of the current threads of a process, in nanoseconds.
+fn fine_cpu(id: u32) -> anyhow::Result<u64> {
+    let threads = fs::read_dir(format!("/proc/{id}/task"))?;
+    let on_cpu = threads.map(|thread| {
+        let text = fs::read_to_string(thread?.path().join("schedstat"))?;
+        let nanoseconds = text.split(' ').next().context("schedstat is empty")?;
+        anyhow::Ok(nanoseconds.parse::<u64>()?)
+    });
+    on_cpu.sum()
+}
+
+/// Returns the IPv4 addresses that a server prints when it has started, such as `Listening on http://127.0.0.1:9999`.
+pub fn addresses(greeting: &str) -> impl Iterator<Item = SocketAddrV4> {
+    greeting.split([' ', '/', '\n']).filter_map(|word| word.parse().ok())
 }
 
 impl Drop for Process {

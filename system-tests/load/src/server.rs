@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::{Context, bail, ensure};
-use measure::process::Process;
+use measure::process::{Process, addresses};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
@@ -93,11 +93,6 @@ impl Server {
         };
         states.iter().map(count).sum()
     }
-}
-
-/// The addresses in a greeting.
-fn addresses(greeting: &str) -> impl Iterator<Item = SocketAddrV4> {
-    greeting.split([' ', '/', '\n']).filter_map(|word| word.parse().ok())
 }
 
 /// All states of a stream.

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use measure::process::Process;
+use measure::process::{Process, addresses};
+use measure::settings::find_program;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use super::client::{Client, Protocol};
@@ -65,7 +66,7 @@ pub(crate) fn all(baseline: Option<&Path>) -> anyhow::Result<Vec<Contender>> {
     if let Some(program) = baseline {
         all.push(contender("baseline", Kind::Baseline, program, &[]));
     }
-    match find("piping-server") {
+    match find_program("piping-server", "node_modules/.bin") {
         Some(program) => all.push(contender("piping-server", Kind::Peer, &program, &[])),
         None => eprintln!("SKIPPED: piping-server is not installed (`npm install --no-save piping-server`)"),
     }
@@ -76,14 +77,6 @@ fn has_data_paths(server: &Path) -> anyhow::Result<bool> {
     let help =
         Command::new(server).args(["serve", "--help"]).output().context("the server does not start")?;
     Ok(String::from_utf8_lossy(&help.stdout).contains(DATA_PATH_FLAG))
-}
-
-/// Finds a program that npm has installed in this repository, or that is on the PATH.
-fn find(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let local = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../node_modules/.bin");
-    let folders = [local].into_iter().chain(env::split_paths(&path));
-    folders.map(|folder| folder.join(name)).find(|program| program.is_file())
 }
 
 impl Contender {
@@ -114,8 +107,7 @@ fn start_floor(command: &mut Command) -> anyhow::Result<Running> {
 fn start_greeting(command: &mut Command, protocol: Protocol) -> anyhow::Result<Running> {
     let mut process = Process::start(command)?;
     let greeting = process.greeting(1)?;
-    let address = greeting.trim_end().rsplit([' ', '/']).next().and_then(|address| address.parse().ok());
-    let address = address.with_context(|| format!("no address in {greeting:?}"))?;
+    let address = addresses(&greeting).next().with_context(|| format!("no address in {greeting:?}"))?;
     Ok(Running { process, client: Client { address, protocol } })
 }
 

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use measure::figures::quantile;
+use measure::results::{Figure, Measure};
 
 use super::contender::{Contender, Kind, Running};
 use super::load::{self, Transfers, Waiting};
-use super::results::{Figure, Measure};
 use super::transfer::Body;
 
 const KIB: usize = 1 << 10;
