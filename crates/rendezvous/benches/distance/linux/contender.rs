@@ -113,6 +113,9 @@ impl Contender {
 
     /// Whether it runs this workload.
     pub(crate) fn takes_part(&self, workload: &Workload) -> bool {
+        if workload.waiting > 0 {
+            return self.protocol == Protocol::Http2Tls && matches!(self.relay.kind, Kind::Rendezvous { .. });
+        }
         match self.relay.kind {
             Kind::Rendezvous { is_baseline: false, .. } => true,
             Kind::Rendezvous { .. } => self.protocol == Protocol::Http2Tls || !workload.is_distant(),

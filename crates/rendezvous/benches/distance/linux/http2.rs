@@ -60,6 +60,20 @@ pub(crate) async fn put(requests: SendRequest<Bytes>, path: &str, amount: Amount
     Ok(sent)
 }
 
+/// An upload that has not ended. Dropping it resets it.
+pub(crate) type Unfinished = (ResponseFuture, SendStream<Bytes>);
+
+/// Begins an upload, and sends as much as a window has room for whose upload waits.
+pub(crate) async fn fill(requests: SendRequest<Bytes>, path: &str) -> anyhow::Result<Unfinished> {
+    const WINDOW: u64 = 65_535;
+    let (response, mut body) = requests.ready().await?.send_request(request("PUT", path)?, false)?;
+    let mut left = WINDOW;
+    while left > 0 {
+        left -= send_piece(&mut body, left).await?;
+    }
+    Ok((response, body))
+}
+
 /// Sends as much of a piece as the window has room for, at most `limit` bytes.
 async fn send_piece(body: &mut SendStream<Bytes>, limit: u64) -> anyhow::Result<u64> {
     let wanted = PIECE.len().min(usize::try_from(limit).unwrap_or(usize::MAX));

@@ -65,7 +65,7 @@ impl Report {
     /// Returns the chart of the throughput.
     pub(crate) fn svg(&self, footer: &str) -> String {
         // Those with several transfers are in the panel of the one with a single transfer.
-        let panels = self.workloads.iter().filter(|workload| workload.at_once == 1);
+        let panels = self.workloads.iter().filter(|workload| workload.at_once == 1 && workload.waiting == 0);
         let panels = panels.map(|workload| self.panel(workload)).collect();
         let title = "Throughput of http-rendezvous over a distance, by protocol";
         Chart { title, styles: STYLES, names: NAMES, panels, footer }.draw()
@@ -82,9 +82,10 @@ impl Report {
             columns.into_iter().filter_map(|(protocol, is_baseline, class, name)| {
                 let (measure, column) = (Measure::MegabytesPerSecond, column(protocol, is_baseline));
                 let value = self.over_distance.results.median(&workload.to_string(), &column, measure)?;
-                let name = match workload.at_once {
-                    1 => name.to_owned(),
-                    at_once => format!("{at_once} × {name}"),
+                let name = match (workload.at_once, workload.waiting) {
+                    (1, 0) => name.to_owned(),
+                    (1, waiting) => format!("{name}, {waiting} wait"),
+                    (at_once, _) => format!("{at_once} × {name}"),
                 };
                 Some(Bar { name, class, value, label: measure.format(value) })
             })

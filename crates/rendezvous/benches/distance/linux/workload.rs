@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::certificate::Certificate;
 use super::contender::{Contender, Kind, Protocol, Relay};
+use super::http2::{self, Unfinished};
 use super::side::{self, Amount, Side};
 
 const GIB: f64 = (1_u64 << 30) as f64;
@@ -24,6 +25,8 @@ const LEAST_MILLISECONDS: u32 = 500;
 const LEAST_ROUND_TRIPS: u32 = 16;
 /// Numbers of transfers at once.
 const AT_ONCE: [u32; 2] = [1, 8];
+/// Uploads that wait for their destinations beside a single one, on the same connection: with it, all that a client may open by default.
+const WAITING: u32 = 99;
 /// The timeout of a run.
 const TIMEOUT: Duration = Duration::from_mins(2);
 /// The pause after the last transfer, so that the CPU time includes the closing of connections.
@@ -44,6 +47,8 @@ pub(crate) struct Workload {
     direction: Direction,
     round_trip: Duration,
     pub(crate) at_once: u32,
+    /// Uploads that have filled their windows and wait, on the same connection.
+    pub(crate) waiting: u32,
     extent: Extent,
 }
 
@@ -72,20 +77,19 @@ type Work = Pin<Box<dyn Future<Output = anyhow::Result<u64>> + Send>>;
 pub(crate) fn all(quick: bool) -> Vec<Workload> {
     let mut all = Vec::new();
     for round_trip in ROUND_TRIPS {
-        for at_once in AT_ONCE {
-            for direction in [Direction::Upload, Direction::Download] {
-                let extent = match (round_trip, quick) {
-                    (0, false) => Extent::Bytes(512 << 20),
-                    (0, true) => Extent::Bytes(64 << 20),
-                    // Enough to see windows grow.
-                    (_, false) => {
-                        Extent::RoundTrips((LEAST_MILLISECONDS / round_trip).max(LEAST_ROUND_TRIPS))
-                    }
-                    (_, true) => Extent::RoundTrips(2),
-                };
-                let round_trip = Duration::from_millis(round_trip.into());
-                all.push(Workload { direction, round_trip, at_once, extent });
-            }
+        let pairs = AT_ONCE
+            .into_iter()
+            .flat_map(|at_once| [(Direction::Upload, at_once, 0), (Direction::Download, at_once, 0)]);
+        for (direction, at_once, waiting) in pairs.chain([(Direction::Upload, 1, WAITING)]) {
+            let extent = match (round_trip, quick) {
+                (0, false) => Extent::Bytes(512 << 20),
+                (0, true) => Extent::Bytes(64 << 20),
+                // Enough to see windows grow.
+                (_, false) => Extent::RoundTrips((LEAST_MILLISECONDS / round_trip).max(LEAST_ROUND_TRIPS)),
+                (_, true) => Extent::RoundTrips(2),
+            };
+            let round_trip = Duration::from_millis(round_trip.into());
+            all.push(Workload { direction, round_trip, at_once, waiting, extent });
         }
     }
     all
@@ -127,6 +131,7 @@ impl Workload {
             address = forwarder.address;
         }
         let distant = Side::connect(*protocol, address, self.at_once, certificate).await?;
+        let _waiting = self.fill(relay, &distant).await?;
         let cpu = relay.cpu()?;
         let amount = self.amount(limits);
         let (sources, destinations) = self.prepare(relay, distant, amount).await?;
@@ -146,6 +151,17 @@ impl Workload {
             (Measure::MegabytesPerSecond, bytes / 1e6 / seconds),
             (Measure::CpuPerGib, cpu / bytes * GIB),
         ])
+    }
+
+    /// Begins the uploads that wait.
+    async fn fill(&self, relay: &Relay, distant: &[Side]) -> anyhow::Result<Vec<Unfinished>> {
+        let mut waiting = Vec::new();
+        if let ([Side::Http2(requests)], Kind::Rendezvous { plain, .. }) = (distant, &relay.kind) {
+            for _ in 0..self.waiting {
+                waiting.push(http2::fill(requests.clone(), &side::new_path(*plain).await?).await?);
+            }
+        }
+        Ok(waiting)
     }
 
     /// The path of each connection of the distant side, if it is distant.
@@ -230,6 +246,9 @@ impl fmt::Display for Workload {
         match self.at_once {
             1 => write!(f, "{direction}")?,
             at_once => write!(f, "{at_once} {direction}s")?,
+        }
+        if self.waiting > 0 {
+            write!(f, " beside {} that wait", self.waiting)?;
         }
         write!(f, " at {} ms", self.round_trip.as_millis())
     }
