@@ -9,7 +9,7 @@
 //!   client ── DATA ──► Traffic ────► h2 ────► Upload ──► reader
 //!      ▲                  │ received              │ taken, awaited
 //!      │                  ▼                       ▼
-//!      └─ WINDOW_UPDATE ─ Io ◄── due ──────── Windows ◄── round trip of a PING
+//!      └─ WINDOW_UPDATE ─ Io ◄── due ──────── Windows ◄── round trips of the settings and of PINGs
 //! ```
 //!
 //! A window starts with [`MIN_WINDOW`]. If half of it has arrived within two round trips, and the reader waits for more, then the window may be the
@@ -51,7 +51,7 @@ pub(super) const UNLIMITED: u32 = (1 << 31) - 1;
 const GROWTH: u32 = 4;
 /// Half of a window must arrive within this number of round trips, or the window is not the limit.
 const ROUND_TRIPS: u32 = 2;
-/// Longer round trips count as this one: a client could delay its answer to a PING.
+/// Longer round trips count as this one: a client could delay its acknowledgement.
 const MAX_ROUND_TRIP: Duration = Duration::from_secs(1);
 /// The least time between two PINGs.
 const PING_PAUSE: Duration = Duration::from_secs(10);
@@ -70,7 +70,7 @@ pub(super) struct Windows {
     memory: Arc<Budget>,
     /// The task of the connection, which writes updates.
     writer: AtomicWaker,
-    /// Asks for a PING, because the round trip is unknown or may have become longer.
+    /// Asks for a PING, because the round trip may have become longer.
     ping_is_useful: Notify,
 }
 
@@ -80,12 +80,20 @@ struct State {
     windows: HashMap<u32, Window>,
     /// The HTTP/2 stream that the client has begun last.
     last_stream: u32,
-    /// Before the client has acknowledged the first settings, h2 itself holds it to [`MIN_WINDOW`], so that nothing can be granted.
-    is_open: bool,
+    settings: Settings,
     /// The last round trip that was measured.
     round_trip: Option<Duration>,
     /// The windows that an update is due for.
     due: Vec<u32>,
+}
+
+/// The settings of this side. Before the client has acknowledged them, h2 itself holds it to [`MIN_WINDOW`], so that nothing can be granted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Settings {
+    #[default]
+    Unsent,
+    Sent(Instant),
+    Acknowledged,
 }
 
 /// The window of one request body. Dropping it ends flow control for its HTTP/2 stream.
@@ -215,7 +223,9 @@ impl Windows {
                 }
             }
             FrameKind::Settings if frame.is_acknowledgement() => {
-                state.is_open = true;
+                if let Settings::Sent(sent) = std::mem::replace(&mut state.settings, Settings::Acknowledged) {
+                    state.set_round_trip(sent.elapsed());
+                }
                 let streams: Vec<_> = state.windows.keys().copied().collect();
                 for stream in streams {
                     self.update_if_due(state, stream);
@@ -229,8 +239,12 @@ impl Windows {
 
     /// Records a frame from h2 to the client.
     pub(super) fn sent(&self, frame: Frame) {
-        if frame.ends_stream() || frame.kind == FrameKind::Reset {
-            self.state.lock().ended(frame.stream);
+        match frame.kind {
+            FrameKind::Settings if !frame.is_acknowledgement() => {
+                self.state.lock().settings = Settings::Sent(Instant::now());
+            }
+            kind if kind == FrameKind::Reset || frame.ends_stream() => self.state.lock().ended(frame.stream),
+            _ => {}
         }
     }
 
@@ -271,13 +285,15 @@ impl Windows {
                 // The connection has ended.
                 return pending().await;
             }
-            self.state.lock().round_trip = Some(sent.elapsed().min(MAX_ROUND_TRIP));
+            self.state.lock().set_round_trip(sent.elapsed());
             sleep(PING_PAUSE).await;
         }
     }
 
     fn update_if_due(&self, state: &mut State, stream: u32) {
-        if state.is_open && state.windows.get_mut(&stream).is_some_and(Window::becomes_due) {
+        if state.settings == Settings::Acknowledged
+            && state.windows.get_mut(&stream).is_some_and(Window::becomes_due)
+        {
             state.due.push(stream);
             self.writer.wake();
         }
@@ -285,6 +301,10 @@ impl Windows {
 }
 
 impl State {
+    fn set_round_trip(&mut self, measured: Duration) {
+        self.round_trip = Some(measured.min(MAX_ROUND_TRIP));
+    }
+
     /// Forgets an HTTP/2 stream that ends without having become a request.
     fn ended(&mut self, stream: u32) {
         if self.windows.get(&stream).is_some_and(|window| !window.is_accepted) {

@@ -89,6 +89,17 @@ fn padding_is_granted_again_at_once() {
     assert_eq!(updates(&windows), [(1, 40_000)]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_first_round_trip_is_that_of_the_settings() {
+    let windows = Windows::new(100, Budget::new(0));
+    for (milliseconds, round_trip) in [(70, 70), (5000, 1000)] {
+        windows.sent(frame(0, SETTINGS, 0, 12));
+        advance(Duration::from_millis(milliseconds)).await;
+        windows.received(frame(0, SETTINGS, ACK, 0)).unwrap();
+        assert_eq!(windows.state.lock().round_trip, Some(Duration::from_millis(round_trip)));
+    }
+}
+
 /// Lets bytes arrive for a reader that takes them and waits for more, after this number of milliseconds.
 async fn pass(windows: &Windows, body: &BodyWindow, bytes: u32, milliseconds: u64) {
     advance(Duration::from_millis(milliseconds)).await;
@@ -138,6 +149,7 @@ async fn the_window_of_a_slow_destination_does_not_grow() {
 
 #[tokio::test(start_paused = true)]
 async fn a_ping_is_useful_while_the_round_trip_is_unknown_or_may_have_become_longer() {
+    // Without settings that were sent, none is known.
     let is_useful = |windows: &Windows| windows.ping_is_useful.notified().now_or_never().is_some();
     let windows = open(1 << 30);
     let body = windows.of_body(1);
