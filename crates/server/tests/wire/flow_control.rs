@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use rendezvous_server::config::Size;
 use rendezvous_server::internal::HTTP2_PREFACE;
+use socket2::SockRef;
 use testkit::client::{Client, End, with_timeout};
 use testkit::messages::pattern;
 use testkit::server::{TestServer, get};
+use tokio::net::TcpSocket;
 
 use crate::http2::{
     ACK, DATA, END_STREAM, GOAWAY, Http2, PADDED, PING, SETTINGS, WINDOW_UPDATE, frame, head, response,
@@ -180,24 +182,35 @@ async fn padding_does_not_use_a_window_up() {
 
 #[tokio::test]
 async fn uploads_and_downloads_share_a_connection_without_a_wrong_byte() {
-    let server = TestServer::start().await;
-    let client = Http2::connect(&server).await;
-    let body = pattern(4 << 20);
-    let mut transfers = Vec::new();
-    for _ in 0..8 {
-        let id = server.create().await;
-        let download = client.get(&id).await;
-        let (upload, mut send) = client.put(&id).await;
-        let body = body.clone();
-        transfers.push(tokio::spawn(async move {
-            let (seen, ()) = tokio::join!(response(download), send_all(&mut send, &body, true));
-            assert_eq!(seen.cut, None);
-            assert!(seen.body == body);
-            assert_eq!(response(upload).await.status, 200);
-        }));
-    }
-    for transfer in transfers {
-        tokio::time::timeout(WITHIN, transfer).await.unwrap().unwrap();
+    // With small buffers of the kernels and large windows, the server writes parts of frames.
+    for (has_small_buffers, length) in [(false, 4 << 20), (true, 1 << 20)] {
+        let server = TestServer::start().await;
+        let socket = TcpSocket::new_v4().unwrap();
+        if has_small_buffers {
+            socket.set_recv_buffer_size(4096).unwrap();
+            SockRef::from(&socket).set_tcp_mss(1400).unwrap();
+        }
+        let stream = socket.connect(server.address()).await.unwrap();
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(1 << 24).initial_connection_window_size(1 << 28);
+        let client = Http2::over(stream, &mut builder).await;
+        let body = pattern(length);
+        let mut transfers = Vec::new();
+        for _ in 0..8 {
+            let id = server.create().await;
+            let download = client.get(&id).await;
+            let (upload, mut send) = client.put(&id).await;
+            let body = body.clone();
+            transfers.push(tokio::spawn(async move {
+                let (seen, ()) = tokio::join!(response(download), send_all(&mut send, &body, true));
+                assert_eq!(seen.cut, None);
+                assert!(seen.body == body);
+                assert_eq!(response(upload).await.status, 200);
+            }));
+        }
+        for transfer in transfers {
+            tokio::time::timeout(WITHIN, transfer).await.unwrap().unwrap();
+        }
     }
 }
 

@@ -49,12 +49,16 @@ impl Http2 {
     }
 
     pub(crate) async fn connect_with(server: &TestServer, builder: &mut h2::client::Builder) -> Self {
+        Self::over(TcpStream::connect(server.address()).await.unwrap(), builder).await
+    }
+
+    /// Uses a TCP connection, over TLS if [`is_tls`].
+    pub(crate) async fn over(stream: TcpStream, builder: &mut h2::client::Builder) -> Self {
+        stream.set_nodelay(true).unwrap();
         if is_tls() {
-            let stream = CERTIFICATE.connect(server.address(), &["h2"]).await.unwrap();
+            let stream = CERTIFICATE.secure(stream, &["h2"]).await.unwrap();
             Self::begin(builder.handshake(stream).await.unwrap())
         } else {
-            let stream = TcpStream::connect(server.address()).await.unwrap();
-            stream.set_nodelay(true).unwrap();
             Self::begin(builder.handshake(stream).await.unwrap())
         }
     }
