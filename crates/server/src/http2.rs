@@ -118,6 +118,7 @@ pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Opt
     // These end the waits of the requests, but not those for the acknowledgement of bytes in the kernel, nor the delivery of a body that
     // has arrived whole.
     drop(h2);
+    session.uploads.sweep_all();
     traffic.end();
     while requests.next().await.is_some() {}
     match ended {
@@ -164,11 +165,10 @@ async fn accept(
     });
     poll_fn(|cx| {
         windows.set_writer(cx.waker());
-        if session.traffic.is_turn_over() {
-            session.uploads.sweep();
-            session.traffic.begin_turn();
-        }
-        accepting.as_mut().poll(cx)
+        session.traffic.begin_turn();
+        let accepted = accepting.as_mut().poll(cx);
+        session.uploads.sweep_arrived();
+        accepted
     })
     .await
 }

@@ -35,6 +35,8 @@ const SMALL_FRAME: usize = 256;
 /// Bytes of other frames in one turn: h2 reads them into the same buffers as DATA frames, which keep those buffers
 /// allocated.
 const OTHER_BYTES_PER_TURN: usize = 16 * 1024;
+/// Bytes of bodies in one turn. Their readers wait until it ends.
+const BODY_BYTES_PER_TURN: usize = 256 * 1024;
 /// Small DATA frames in one turn.
 const SMALL_FRAMES_PER_TURN: usize = 64;
 
@@ -69,6 +71,7 @@ struct State {
 /// What h2 was given since the last sweep of the request bodies.
 #[derive(Debug, Default)]
 struct Turn {
+    body_bytes: usize,
     small_frames: usize,
     other_bytes: usize,
     /// Set by the last frame of a body: h2 forgets that a body is complete when the connection ends or the HTTP/2 stream is reset after it.
@@ -78,6 +81,7 @@ struct Turn {
 impl Turn {
     fn is_over(&self) -> bool {
         self.has_body_end
+            || self.body_bytes >= BODY_BYTES_PER_TURN
             || self.small_frames >= SMALL_FRAMES_PER_TURN
             || self.other_bytes >= OTHER_BYTES_PER_TURN
     }
@@ -212,6 +216,7 @@ impl Traffic {
         match frame.kind {
             FrameKind::Data => {
                 state.turn.has_body_end |= frame.ends_stream();
+                state.turn.body_bytes += frame.payload;
                 state.turn.small_frames += usize::from(frame.payload < SMALL_FRAME);
             }
             FrameKind::Ping if frame.is_acknowledgement() && state.pings > 0 => state.pings -= 1,

@@ -1,24 +1,23 @@
 //! The body of an HTTP/2 request, between h2 and its reader.
 //!
 //! ```text
-//!   h2 ── one frame for each read ─────────────────► Upload ──► relay, or a JSON handler
-//!    └── all frames, at the end of a turn ─ sweep ──┘
+//!   h2 ── sweep, behind each poll of h2 ──► Upload ──► relay, or a JSON handler
 //! ```
 //!
-//! A reader takes frames directly from h2. But a request may wait for long, and h2 keeps an entry of about 250 bytes for each DATA frame
-//! that was not taken, however small the frame is. It also forgets that a body was complete if the client then resets the HTTP/2 stream or
-//! disconnects. So a turn ([`super::traffic`]) has few small frames and at most one end of a body, and after it [`Uploads::sweep`] takes
-//! the frames out of h2 and joins small ones.
+//! The task of the connection alone takes the frames of bodies out of h2, all that have arrived at once. So a reader is woken once for
+//! many frames, and h2 holds few: it keeps an entry of about 250 bytes for each DATA frame that was not taken, however small the frame
+//! is. It also forgets that a body was complete if the client then resets the HTTP/2 stream or disconnects. So a turn ([`super::traffic`]) has few
+//! small frames and at most one end of a body.
 //!
 //! *Invariant.* The flow-control window is returned to the client only for bytes that the reader has taken.
 //!
 //! *Concurrency.* An [`Upload`] is shared by the task that reads it and the task of its connection. Its lock is taken before
-//! the locks of h2 and of [`Windows`].
+//! the locks of h2 and of [`Windows`]. A reader never takes that of h2.
 //!
 //! *Bounds.* The window of the HTTP/2 stream limits the bytes, and [`JOIN_LIMIT`] the unused capacity of buffers. What bodies hold that nobody
 //! reads yet is reserved in the budget of all connections; a body for which nothing is left is refused.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -42,7 +41,8 @@ pub(super) struct Uploads {
     windows: Arc<Windows>,
     /// For bodies that nobody reads yet.
     memory: Arc<Budget>,
-    all: Mutex<Vec<Weak<Mutex<Incoming>>>>,
+    /// By HTTP/2 stream.
+    all: Mutex<HashMap<u32, Weak<Mutex<Incoming>>>>,
 }
 
 /// A request body. Clones share it; only one of them may read.
@@ -59,6 +59,10 @@ struct Incoming {
     joined: BytesMut,
     /// The end of the body, once it was received.
     end: Option<Result<(), Fault>>,
+    /// Somebody reads it: it does not wait for long any more.
+    is_read: bool,
+    /// Bytes that the reader has taken and h2 counts as held.
+    unreleased: usize,
     /// The task that waits for more.
     reader: Option<Waker>,
     /// For the pieces that nobody reads yet. `None` once the budget is exhausted.
@@ -75,26 +79,43 @@ impl Uploads {
 
     /// Adds `body`, to be swept until it is dropped.
     pub(super) fn add(&self, body: RecvStream) -> Upload {
-        let incoming = Incoming {
-            window: self.windows.of_body(body.stream_id().as_u32()),
+        let stream = body.stream_id().as_u32();
+        let mut incoming = Incoming {
+            window: self.windows.of_body(stream),
             body,
             swept: VecDeque::new(),
             joined: BytesMut::new(),
             end: None,
+            is_read: false,
+            unreleased: 0,
             reader: None,
             memory: Some(self.memory.nothing()),
             waiter: None,
         };
+        incoming.sweep();
         let upload = Arc::new(Mutex::new(incoming));
-        let uploads = &mut *self.all.lock();
-        uploads.retain(|upload| upload.strong_count() > 0);
-        uploads.push(Arc::downgrade(&upload));
+        let all = &mut *self.all.lock();
+        all.retain(|_, upload| upload.strong_count() > 0);
+        all.insert(stream, Arc::downgrade(&upload));
         Upload(upload)
     }
 
-    /// Takes the buffered frames of all bodies out of h2.
-    pub(super) fn sweep(&self) {
-        for upload in self.all.lock().iter().filter_map(Weak::upgrade) {
+    /// Takes the frames out of h2 that have arrived for bodies since the last call.
+    pub(super) fn sweep_arrived(&self) {
+        let arrived = self.windows.take_arrived();
+        if !arrived.is_empty() {
+            let all = self.all.lock();
+            self.sweep(arrived.iter().filter_map(|stream| all.get(stream)));
+        }
+    }
+
+    /// Takes the frames of all bodies out of h2, and their ends with the connection.
+    pub(super) fn sweep_all(&self) {
+        self.sweep(self.all.lock().values());
+    }
+
+    fn sweep<'a>(&self, uploads: impl Iterator<Item = &'a Weak<Mutex<Incoming>>>) {
+        for upload in uploads.filter_map(Weak::upgrade) {
             upload.lock().sweep();
         }
     }
@@ -130,72 +151,50 @@ impl Upload {
 impl Incoming {
     /// Returns the next bytes of the body; `None` at its end.
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
-        let taken = match self.take_swept() {
-            Some(data) => Some(Ok(data)),
-            None => match &self.end {
-                Some(end) => end.clone().err().map(Err),
-                None => match self.poll_h2(cx) {
-                    Poll::Ready(taken) => taken,
-                    Poll::Pending => {
-                        self.window.awaited();
-                        if !self.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
-                            self.reader = Some(cx.waker().clone());
-                        }
-                        return Poll::Pending;
-                    }
-                },
-            },
-        };
-        if let Some(Ok(data)) = &taken {
-            // Fails only for more than was received, which does not happen, or after the end of the HTTP/2 stream.
-            let _ = self.body.flow_control().release_capacity(data.len());
+        self.is_read = true;
+        if let Some(data) = self.take_swept() {
+            self.unreleased += data.len();
             self.window.taken(data.len());
+            return Poll::Ready(Some(Ok(data)));
         }
-        Poll::Ready(taken)
+        if let Some(end) = &self.end {
+            return Poll::Ready(end.clone().err().map(Err));
+        }
+        self.window.awaited();
+        if !self.reader.as_ref().is_some_and(|reader| reader.will_wake(cx.waker())) {
+            self.reader = Some(cx.waker().clone());
+        }
+        Poll::Pending
     }
 
-    fn poll_h2(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
-        self.body.poll_data(cx).map(|taken| {
-            let taken = taken.map(|taken| {
-                taken.map_err(|error| {
-                    if error.is_library() {
-                        Fault::SourceBroke(error.to_string())
-                    } else {
-                        Fault::SourceDisconnected
-                    }
-                })
-            });
-            match &taken {
-                Some(Ok(_)) => {}
-                Some(Err(fault)) => self.end = Some(Err(fault.clone())),
+    /// Takes the frames out of h2 that have arrived, and wakes the reader.
+    fn sweep(&mut self) {
+        // Fails only for more than was received, which does not happen, or after the end of the HTTP/2 stream.
+        let _ = self.body.flow_control().release_capacity(std::mem::take(&mut self.unreleased));
+        // The connection's task sweeps behind each poll of h2, so h2 has nobody to wake.
+        let cx = &mut Context::from_waker(Waker::noop());
+        let mut has_progress = false;
+        while self.end.is_none()
+            && let Poll::Ready(taken) = self.body.poll_data(cx)
+        {
+            has_progress = true;
+            match taken {
+                Some(Ok(data)) => self.join(data),
+                Some(Err(error)) if error.is_library() => {
+                    self.end = Some(Err(Fault::SourceBroke(error.to_string())));
+                }
+                Some(Err(_)) => self.end = Some(Err(Fault::SourceDisconnected)),
                 // Trailers are not passed on.
                 None => self.end = Some(Ok(())),
             }
-            taken
-        })
-    }
-
-    fn sweep(&mut self) {
-        let reader = self.reader.take();
-        // A body that is not being read may wait for long: it must not keep h2's read buffers allocated.
-        let is_waiting = reader.is_none();
-        let mut has_progress = false;
-        // h2 wakes the task that polled last, which must remain the reader.
-        let cx = &mut Context::from_waker(reader.as_ref().unwrap_or(Waker::noop()));
-        while self.end.is_none()
-            && let Poll::Ready(taken) = self.poll_h2(cx)
-        {
-            has_progress = true;
-            if let Some(Ok(data)) = taken {
-                self.join(data, is_waiting);
+        }
+        if has_progress {
+            if let Some(reader) = self.reader.take() {
+                reader.wake();
             }
-        }
-        match reader {
-            Some(reader) if has_progress => reader.wake(),
-            reader => self.reader = reader,
-        }
-        if is_waiting && has_progress {
-            self.reserve();
+            if !self.is_read {
+                self.reserve();
+            }
         }
     }
 
@@ -211,14 +210,17 @@ impl Incoming {
         }
     }
 
-    fn join(&mut self, data: Bytes, is_copied: bool) {
+    fn join(&mut self, data: Bytes) {
         if self.joined.len() + data.len() > JOIN_LIMIT {
             self.close_joined();
         }
         if data.len() < JOIN_LIMIT {
             self.joined.extend_from_slice(&data);
+        } else if self.is_read {
+            self.swept.push_back(data);
         } else {
-            self.swept.push_back(if is_copied { Bytes::copy_from_slice(&data) } else { data });
+            // A body that waits for long must not keep h2's read buffers allocated.
+            self.swept.push_back(Bytes::copy_from_slice(&data));
         }
     }
 

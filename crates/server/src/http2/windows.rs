@@ -85,6 +85,8 @@ struct State {
     round_trip: Option<Duration>,
     /// The windows that an update is due for.
     due: Vec<u32>,
+    /// The HTTP/2 streams with a body for which a frame has arrived.
+    arrived: Vec<u32>,
 }
 
 /// The settings of this side. Before the client has acknowledged them, h2 itself holds it to [`MIN_WINDOW`], so that nothing can be granted.
@@ -119,6 +121,8 @@ struct Window {
     has_ended: bool,
     /// It is in [`State::due`].
     is_due: bool,
+    /// It is in [`State::arrived`].
+    has_arrived: bool,
     /// A request reads it, or waits to.
     is_accepted: bool,
     /// Since when `received` is counted.
@@ -137,6 +141,7 @@ impl Window {
             held: 0,
             has_ended: false,
             is_due: false,
+            has_arrived: false,
             is_accepted: false,
             counted_since: Instant::now(),
             received: 0,
@@ -202,6 +207,11 @@ impl Windows {
     /// If it has more bytes than its window.
     pub(super) fn received(&self, frame: Frame) -> Result<(), Exceeded> {
         let state = &mut *self.state.lock();
+        if let Some(window) = state.windows.get_mut(&frame.stream)
+            && !std::mem::replace(&mut window.has_arrived, true)
+        {
+            state.arrived.push(frame.stream);
+        }
         match frame.kind {
             FrameKind::Headers if frame.stream > state.last_stream => {
                 state.last_stream = frame.stream;
@@ -254,6 +264,17 @@ impl Windows {
             window.is_accepted = true;
         }
         BodyWindow { windows: Arc::clone(self), stream }
+    }
+
+    /// Returns the HTTP/2 streams with a body for which a frame has arrived since the last call.
+    pub(super) fn take_arrived(&self) -> Vec<u32> {
+        let State { windows, arrived, .. } = &mut *self.state.lock();
+        for stream in arrived.iter() {
+            if let Some(window) = windows.get_mut(stream) {
+                window.has_arrived = false;
+            }
+        }
+        std::mem::take(arrived)
     }
 
     /// Appends the updates that are due.

@@ -83,6 +83,21 @@ fn a_client_may_send_its_window_and_not_a_byte_more() {
 }
 
 #[test]
+fn bodies_for_which_a_frame_has_arrived_are_told_once() {
+    let windows = open(0);
+    assert!(windows.take_arrived().is_empty());
+    for _ in 0..2 {
+        windows.received(data(1, 10)).unwrap();
+        windows.received(data(1, 10)).unwrap();
+        windows.received(data(3, 10)).unwrap();
+        assert_eq!(windows.take_arrived(), [1]);
+    }
+    let continuation = 0x9;
+    windows.received(frame(1, continuation, 0, 9)).unwrap();
+    assert_eq!(windows.take_arrived(), [1], "trailers may end with it");
+}
+
+#[test]
 fn padding_is_granted_again_at_once() {
     let windows = open(0);
     windows.received(Frame { padding: 40_000, ..data(1, 50_000) }).unwrap();
