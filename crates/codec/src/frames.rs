@@ -35,6 +35,8 @@ pub enum FrameKind {
     Ping,
     /// `WINDOW_UPDATE`.
     WindowUpdate,
+    /// `CONTINUATION`: the next part of the header block of a `HEADERS`.
+    Continuation,
     /// Any other type.
     Other,
 }
@@ -49,6 +51,7 @@ impl FrameKind {
             0x4 => Self::Settings,
             0x6 => Self::Ping,
             0x8 => Self::WindowUpdate,
+            0x9 => Self::Continuation,
             _ => Self::Other,
         }
     }
@@ -70,6 +73,13 @@ impl Frame {
         matches!(self.kind, FrameKind::Settings | FrameKind::Ping) && self.flags & ACK != 0
     }
 
+    /// Returns whether the next frame must be a `CONTINUATION` (RFC 9113, section 4.3).
+    #[must_use]
+    pub fn is_continued(&self) -> bool {
+        const END_HEADERS: u8 = 0x4;
+        matches!(self.kind, FrameKind::Headers | FrameKind::Continuation) && self.flags & END_HEADERS == 0
+    }
+
     /// Returns the frame that begins with `header`, as far as the header describes it: without padding.
     #[must_use]
     pub fn of_header(header: &[u8; HEADER_BYTES]) -> Self {
@@ -88,8 +98,10 @@ impl Frame {
 /// Where one direction of a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Position {
-    /// Between two frames.
+    /// Between two frames, where any other frame may come.
     Boundary,
+    /// Between two frames of a header block, where no other frame may come.
+    HeaderBlock,
     /// In a frame header, of which this many bytes are missing.
     Header(usize),
     /// In a payload, of which this many bytes are missing.
@@ -106,6 +118,8 @@ pub struct FrameScanner {
     left: usize,
     /// The first byte of the payload, once it was received.
     first: Option<u8>,
+    /// The last frame was a part of a header block that goes on.
+    is_in_header_block: bool,
 }
 
 impl FrameScanner {
@@ -143,7 +157,9 @@ impl FrameScanner {
             }
             if self.known == HEADER_BYTES && self.left == 0 {
                 self.known = 0;
-                return (at, Some(self.frame()));
+                let frame = self.frame();
+                self.is_in_header_block = frame.is_continued();
+                return (at, Some(frame));
             }
         }
         (at, None)
@@ -153,6 +169,7 @@ impl FrameScanner {
     #[must_use]
     pub fn position(&self) -> Position {
         match self.known {
+            0 if self.is_in_header_block => Position::HeaderBlock,
             0 => Position::Boundary,
             HEADER_BYTES => Position::Payload(self.left),
             known => Position::Header(HEADER_BYTES - known),
@@ -239,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_position_is_known_between_frames_in_a_header_and_in_a_payload() {
+    fn the_position_is_known_between_frames_in_header_blocks_headers_and_payloads() {
         let mut scanner = FrameScanner::default();
         assert_eq!(scanner.position(), Position::Boundary);
         scanner.scan(&[0, 0, 2, 6], |_| {});
@@ -250,5 +267,15 @@ mod tests {
         assert_eq!(scanner.position(), Position::Payload(1));
         scanner.scan(&[1], |_| {});
         assert_eq!(scanner.position(), Position::Boundary);
+        for (kind, flags, position) in [
+            (1, 0x1, Position::HeaderBlock),
+            (9, 0x0, Position::HeaderBlock),
+            (9, 0x4, Position::Boundary),
+            (1, 0x4, Position::Boundary),
+            (0, 0x0, Position::Boundary),
+        ] {
+            scanner.scan(&[0, 0, 0, kind, flags, 0, 0, 0, 1], |_| {});
+            assert_eq!(scanner.position(), position, "{kind} {flags}");
+        }
     }
 }

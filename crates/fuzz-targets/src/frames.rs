@@ -35,6 +35,7 @@ fn read(data: &[u8]) -> Vec<(usize, Frame)> {
             4 => FrameKind::Settings,
             6 => FrameKind::Ping,
             8 => FrameKind::WindowUpdate,
+            9 => FrameKind::Continuation,
             _ => FrameKind::Other,
         };
         let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);

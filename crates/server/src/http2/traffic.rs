@@ -30,7 +30,7 @@ const MAX_IDLE_FRAMES: u32 = 1000;
 const MAX_IDLE_FRAMES_OF_PROXY: u32 = 50 * MAX_IDLE_FRAMES;
 /// After this time the count of idle frames starts again at zero.
 const IDLE_FRAME_PERIOD: Duration = Duration::from_secs(10);
-/// Payload of a DATA frame, in bytes, below which h2's bookkeeping takes more memory than the data.
+/// Payload of a DATA frame without padding, in bytes, below which h2's bookkeeping takes more memory than the data.
 const SMALL_FRAME: usize = 256;
 /// Bytes of other frames in one turn: h2 reads them into the same buffers as DATA frames, which keep those buffers
 /// allocated.
@@ -210,14 +210,14 @@ impl Traffic {
         if frame.kind != FrameKind::Data {
             state.turn.other_bytes += frame.payload;
         }
-        if self.windows.received(frame).is_err() {
-            self.violate(Reason::FLOW_CONTROL_ERROR);
+        match self.windows.received(frame) {
+            Ok(ends_body) => state.turn.has_body_end |= ends_body,
+            Err(reason) => self.violate(reason),
         }
         match frame.kind {
             FrameKind::Data => {
-                state.turn.has_body_end |= frame.ends_stream();
                 state.turn.body_bytes += frame.payload;
-                state.turn.small_frames += usize::from(frame.payload < SMALL_FRAME);
+                state.turn.small_frames += usize::from(frame.payload - frame.padding < SMALL_FRAME);
             }
             FrameKind::Ping if frame.is_acknowledgement() && state.pings > 0 => state.pings -= 1,
             FrameKind::Priority | FrameKind::Settings | FrameKind::Ping => self.count_idle_frame(state),
@@ -228,7 +228,7 @@ impl Traffic {
                 }
                 None => self.count_idle_frame(state),
             },
-            FrameKind::Headers | FrameKind::WindowUpdate | FrameKind::Other => {}
+            FrameKind::Headers | FrameKind::Continuation | FrameKind::WindowUpdate | FrameKind::Other => {}
         }
     }
 
@@ -263,12 +263,12 @@ impl Traffic {
         self.state.lock().turn = Turn::default();
     }
 
-    /// Whether the client has sent too many idle frames, or more of a body than its window.
+    /// Whether the client has sent too many idle frames, requests or bytes of a body.
     pub(super) fn is_violated(&self) -> bool {
         self.violation.get().is_some()
     }
 
-    /// Waits until the client has sent too many idle frames, or more of a body than its window. Returns the error code for it.
+    /// Waits until the client has sent too many idle frames, requests or bytes of a body. Returns the error code for it.
     pub(super) async fn violated(&self) -> Reason {
         *self.violation.wait().await
     }

@@ -14,8 +14,8 @@
 //! *Concurrency.* An [`Upload`] is shared by the task that reads it and the task of its connection. Its lock is taken before
 //! the locks of h2 and of [`Windows`]. A reader never takes that of h2.
 //!
-//! *Bounds.* The window of the HTTP/2 stream limits the bytes, and [`JOIN_LIMIT`] the unused capacity of buffers. What bodies hold that nobody
-//! reads yet is reserved in the budget of all connections; a body for which nothing is left is refused.
+//! *Bounds.* The window of the HTTP/2 stream limits the bytes, and [`JOIN_LIMIT`] and [`BACKLOG`] the unused capacity of buffers. What bodies
+//! hold that nobody reads yet is reserved in the budget of all connections; a body for which nothing is left is refused.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
@@ -34,6 +34,8 @@ use super::windows::{BodyWindow, MIN_WINDOW, Windows};
 
 /// Frames smaller than this are joined into pieces of at most this size, in bytes.
 const JOIN_LIMIT: usize = 4 * 1024;
+/// Bytes from which on a body waits for its reader. Its pieces are then copied, because each would keep a read buffer of h2 allocated.
+const BACKLOG: usize = 256 * 1024;
 
 /// The bodies of all requests of a connection.
 #[derive(Debug)]
@@ -57,6 +59,8 @@ struct Incoming {
     swept: VecDeque<Bytes>,
     /// Small frames that may still be joined with the next one.
     joined: BytesMut,
+    /// Bytes of `swept` and `joined`.
+    held: usize,
     /// The end of the body, once it was received.
     end: Option<Result<(), Fault>>,
     /// Somebody reads it: it does not wait for long any more.
@@ -85,6 +89,7 @@ impl Uploads {
             body,
             swept: VecDeque::new(),
             joined: BytesMut::new(),
+            held: 0,
             end: None,
             is_read: false,
             unreleased: 0,
@@ -200,8 +205,7 @@ impl Incoming {
 
     /// Reserves memory for the pieces that nobody reads yet. What is more than the smallest window is in the reservation of the window.
     fn reserve(&mut self) {
-        let bytes = self.swept.iter().map(Bytes::len).sum::<usize>() + self.joined.len();
-        let bytes = (bytes as u64).min(MIN_WINDOW.into());
+        let bytes = (self.held as u64).min(MIN_WINDOW.into());
         self.memory.take_if(|memory| memory.resize(bytes).is_err());
         if self.memory.is_none()
             && let Some(waiter) = self.waiter.take()
@@ -211,15 +215,15 @@ impl Incoming {
     }
 
     fn join(&mut self, data: Bytes) {
+        self.held += data.len();
         if self.joined.len() + data.len() > JOIN_LIMIT {
             self.close_joined();
         }
         if data.len() < JOIN_LIMIT {
             self.joined.extend_from_slice(&data);
-        } else if self.is_read {
+        } else if self.is_read && self.held < BACKLOG {
             self.swept.push_back(data);
         } else {
-            // A body that waits for long must not keep h2's read buffers allocated.
             self.swept.push_back(Bytes::copy_from_slice(&data));
         }
     }
@@ -235,8 +239,8 @@ impl Incoming {
             self.close_joined();
         }
         let taken = self.swept.pop_front();
-        if let Some(memory) = self.memory.as_mut().filter(|_| self.swept.is_empty() && self.joined.is_empty())
-        {
+        self.held -= taken.as_ref().map_or(0, Bytes::len);
+        if let Some(memory) = self.memory.as_mut().filter(|_| self.held == 0) {
             // It shrinks, which always succeeds.
             let _ = memory.resize(0);
         }

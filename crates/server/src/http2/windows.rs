@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use bytes::BufMut;
 use futures_util::task::AtomicWaker;
-use h2::{Ping, PingPong};
+use h2::{Ping, PingPong, Reason};
 use parking_lot::Mutex;
 use rendezvous_codec::frames::{Frame, FrameKind, HEADER_BYTES};
 use rendezvous_core::budget::{Budget, Reservation};
@@ -65,7 +65,8 @@ const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
 #[derive(Debug)]
 pub(super) struct Windows {
     state: Mutex<State>,
-    /// The most windows at a time. Requests that h2 has refused without a frame would accumulate.
+    /// The most windows at a time: more than h2 accepts, because requests that it refuses count until their reset is written. A client with
+    /// more breaks its connection.
     limit: usize,
     memory: Arc<Budget>,
     /// The task of the connection, which writes updates.
@@ -104,10 +105,6 @@ pub(super) struct BodyWindow {
     windows: Arc<Windows>,
     stream: u32,
 }
-
-/// The client has sent more than its window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Exceeded;
 
 #[derive(Debug)]
 struct Window {
@@ -149,10 +146,10 @@ impl Window {
         }
     }
 
-    fn receive(&mut self, frame: Frame) -> Result<(), Exceeded> {
+    fn receive(&mut self, frame: Frame) -> Result<(), Reason> {
         let [payload, padding] =
             [frame.payload, frame.padding].map(|bytes| u32::try_from(bytes).unwrap_or(u32::MAX));
-        self.left = self.left.checked_sub(payload).ok_or(Exceeded)?;
+        self.left = self.left.checked_sub(payload).ok_or(Reason::FLOW_CONTROL_ERROR)?;
         // Nobody takes padding.
         self.held += payload - padding;
         self.received = self.received.saturating_add(payload);
@@ -201,11 +198,11 @@ impl Windows {
         })
     }
 
-    /// Records a frame from the client.
+    /// Records a frame from the client. Returns whether it ends a body.
     ///
     /// # Errors
-    /// If it has more bytes than its window.
-    pub(super) fn received(&self, frame: Frame) -> Result<(), Exceeded> {
+    /// The error code with which the connection ends, if it has more bytes than its window, or there are too many windows.
+    pub(super) fn received(&self, frame: Frame) -> Result<bool, Reason> {
         let state = &mut *self.state.lock();
         if let Some(window) = state.windows.get_mut(&frame.stream)
             && !std::mem::replace(&mut window.has_arrived, true)
@@ -215,7 +212,10 @@ impl Windows {
         match frame.kind {
             FrameKind::Headers if frame.stream > state.last_stream => {
                 state.last_stream = frame.stream;
-                if !frame.ends_stream() && state.windows.len() < self.limit {
+                if !frame.ends_stream() {
+                    if state.windows.len() >= self.limit {
+                        return Err(Reason::ENHANCE_YOUR_CALM);
+                    }
                     state.windows.insert(frame.stream, Window::new(self.memory.nothing()));
                 }
             }
@@ -244,7 +244,8 @@ impl Windows {
             FrameKind::Reset => state.ended(frame.stream),
             _ => {}
         }
-        Ok(())
+        let has_ended = |window: &Window| window.has_ended && frame.ends_stream();
+        Ok(state.windows.get(&frame.stream).is_some_and(has_ended))
     }
 
     /// Records a frame from h2 to the client.
@@ -360,7 +361,10 @@ impl BodyWindow {
 
 impl Drop for BodyWindow {
     fn drop(&mut self) {
-        self.windows.state.lock().windows.remove(&self.stream);
+        let State { windows, due, .. } = &mut *self.windows.state.lock();
+        if windows.remove(&self.stream).is_some_and(|window| window.is_due) {
+            due.retain(|stream| *stream != self.stream);
+        }
     }
 }
 

@@ -246,7 +246,7 @@ async fn a_source_that_waits_gets_503_when_no_memory_is_left_and_its_seat_is_fre
     client.ask("GET", "/ping").await;
 
     let (upload, mut send) = client.put(&refused).await;
-    send_all(&mut send, &body, true).await;
+    send_all(&mut send, &body, false).await;
     let answer = response(upload).await;
     assert_eq!(answer.error(), "503 ServerBusyError");
     assert!(answer.json()["message"].as_str().unwrap().contains("--max-http2-body-bytes"));

@@ -78,8 +78,8 @@ fn a_client_may_send_its_window_and_not_a_byte_more() {
     let windows = open(0);
     windows.received(data(1, 65_535)).unwrap();
     windows.received(data(1, 0)).unwrap();
-    assert_eq!(windows.received(data(1, 1)), Err(Exceeded));
-    assert_eq!(windows.received(data(7, 1 << 20)), Ok(()), "h2 judges frames of other HTTP/2 streams");
+    assert_eq!(windows.received(data(1, 1)), Err(Reason::FLOW_CONTROL_ERROR));
+    assert_eq!(windows.received(data(7, 1 << 20)), Ok(false), "h2 judges frames of other HTTP/2 streams");
 }
 
 #[test]
@@ -95,6 +95,16 @@ fn bodies_for_which_a_frame_has_arrived_are_told_once() {
     let continuation = 0x9;
     windows.received(frame(1, continuation, 0, 9)).unwrap();
     assert_eq!(windows.take_arrived(), [1], "trailers may end with it");
+}
+
+#[test]
+fn a_body_ends_with_its_last_data_or_with_trailers() {
+    for last in [frame(1, DATA, END_STREAM, 0), frame(1, HEADERS, END_STREAM, 9)] {
+        let windows = open(0);
+        assert_eq!(windows.received(data(1, 10)), Ok(false));
+        assert_eq!(windows.received(last), Ok(true));
+    }
+    assert_eq!(open(0).received(frame(3, HEADERS, END_STREAM, 9)), Ok(false), "a request without a body");
 }
 
 #[test]
@@ -237,9 +247,11 @@ fn a_request_that_is_never_accepted_is_forgotten_and_their_number_is_bounded() {
     assert_eq!(count(&windows), 1, "a request may be answered before its body has arrived");
     drop(body);
     assert_eq!(count(&windows), 0);
-    for stream in (3..10_000).step_by(2) {
+    for stream in (3..803).step_by(2) {
         windows.received(frame(stream, HEADERS, 0, 9)).unwrap();
     }
+    assert_eq!(windows.received(frame(803, HEADERS, 0, 9)), Err(Reason::ENHANCE_YOUR_CALM));
+    assert_eq!(windows.received(frame(805, HEADERS, END_STREAM, 9)), Ok(false));
     assert_eq!(count(&windows), 400);
 }
 
