@@ -29,7 +29,6 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use h2::Reason;
 use h2::server::Handshake;
-use rendezvous_codec::head::MAX_HEAD_BYTES;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
@@ -62,7 +61,7 @@ pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Opt
     let (app, draining) = (&shared.app, &shared.draining);
     let traffic = Traffic::new(if connection.info.is_proxy { Tolerance::Proxy } else { Tolerance::Client });
     // Boxed, because it is needed only here and the future of the connection would reserve space for it.
-    let handshake = Box::pin(handshake(connection, &traffic));
+    let handshake = Box::pin(handshake(connection, app.max_head_bytes, &traffic));
     let Ok(Ok(mut h2)) = timeout(app.request_timeout, handshake).await else { return };
     if refusal.is_some() {
         h2.graceful_shutdown();
@@ -117,14 +116,14 @@ pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Opt
 }
 
 /// Configures h2 and begins the handshake.
-fn handshake(connection: &Connection, traffic: &Arc<Traffic>) -> Handshake<Io, Bytes> {
+fn handshake(connection: &Connection, max_head_bytes: usize, traffic: &Arc<Traffic>) -> Handshake<Io, Bytes> {
     h2::server::Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .max_pending_accept_reset_streams(MAX_RESET_PENDING)
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(MAX_STREAMS * STREAM_WINDOW)
         .data_frame_budget(DATA_FRAME_BUDGET)
-        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(max_head_bytes).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
         .handshake(Io::new(Arc::clone(&connection.wire), Arc::clone(traffic)))
 }

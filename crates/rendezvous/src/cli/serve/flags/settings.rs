@@ -34,6 +34,7 @@ impl ServeArguments {
             peer_timeout: timeouts.peer_timeout,
             max_streams: server.max_streams,
             max_metadata_bytes: server.max_metadata_bytes,
+            max_head_bytes: server.max_head_bytes,
             max_connections: server.max_connections,
             descriptors,
             clients: ClientLimits {
