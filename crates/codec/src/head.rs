@@ -14,8 +14,6 @@ use http::{Method, Uri, Version};
 use super::body::Framing;
 pub use scanner::HeadScanner;
 
-/// Limit on the bytes of a head, with empty lines before it, and with the empty line that ends it.
-pub const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// Limit on the fields of a head.
 pub const MAX_HEAD_FIELDS: usize = 100;
 
@@ -44,9 +42,9 @@ pub enum HeadError {
     /// The head is not HTTP/1, or its framing is ambiguous. The text describes the violation.
     #[error("The request head cannot be understood: {0}")]
     Malformed(String),
-    /// The head has more than [`MAX_HEAD_BYTES`] bytes.
-    #[error("The request head is over the limit of {MAX_HEAD_BYTES} bytes")]
-    TooLong,
+    /// The head has more than this number of bytes.
+    #[error("The request head is over the limit of {0} bytes")]
+    TooLong(usize),
     /// The head has more than [`MAX_HEAD_FIELDS`] fields.
     #[error("The request head is over the limit of {MAX_HEAD_FIELDS} fields")]
     TooManyFields,
@@ -190,8 +188,10 @@ mod tests {
 
     use super::*;
 
+    const LIMIT: usize = 16 * 1024;
+
     fn read<T>(bytes: &[u8], visit: impl FnOnce(&Head<'_>) -> T) -> Result<Option<T>, HeadError> {
-        let length = HeadScanner::default().scan(bytes)?;
+        let length = HeadScanner::default().scan(bytes, LIMIT)?;
         length.map(|length| parse(&bytes[..length], visit)).transpose()
     }
 
@@ -273,10 +273,10 @@ mod tests {
     fn an_incomplete_head_needs_more_bytes_and_empty_lines_before_it_are_skipped() {
         let head = b"\r\n\r\nGET /ping HTTP/1.1\r\nHost: a\r\n\r\n";
         for end in 0..head.len() {
-            assert_eq!(HeadScanner::default().scan(&head[..end]), Ok(None), "{end} bytes");
+            assert_eq!(HeadScanner::default().scan(&head[..end], LIMIT), Ok(None), "{end} bytes");
         }
         let followed = [head, &b"PUT"[..]].concat();
-        assert_eq!(HeadScanner::default().scan(&followed), Ok(Some(head.len())));
+        assert_eq!(HeadScanner::default().scan(&followed, LIMIT), Ok(Some(head.len())));
         let seen = read(&followed, |head| (head.method.clone(), head.target.path().to_owned(), head.version));
         assert_eq!(seen, Ok(Some((Method::GET, "/ping".to_owned(), Version::HTTP_11))));
     }
@@ -287,9 +287,9 @@ mod tests {
             |fields: &str| read(format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes(), |_| ());
         let padded = |bytes: usize| with(&format!("X: {}\r\n", "a".repeat(bytes)));
         let around = "GET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n".len();
-        assert!(padded(MAX_HEAD_BYTES - around).unwrap().is_some());
-        assert_eq!(padded(MAX_HEAD_BYTES - around + 1), Err(HeadError::TooLong));
-        assert_eq!(read(&[b'A'; MAX_HEAD_BYTES], |_| ()), Err(HeadError::TooLong));
+        assert!(padded(LIMIT - around).unwrap().is_some());
+        assert_eq!(padded(LIMIT - around + 1), Err(HeadError::TooLong(LIMIT)));
+        assert_eq!(read(&[b'A'; LIMIT], |_| ()), Err(HeadError::TooLong(LIMIT)));
         assert!(with(&"a: 1\r\n".repeat(MAX_HEAD_FIELDS - 1)).unwrap().is_some());
         assert_eq!(with(&"a: 1\r\n".repeat(MAX_HEAD_FIELDS)), Err(HeadError::TooManyFields));
     }
@@ -329,12 +329,12 @@ mod tests {
             cuts in prop::collection::vec(0usize..200, 0..6),
         ) {
             let bytes = [b"GET / HTTP/1.1\r\nHost: a\r\n".as_slice(), &bytes, b"\r\n\r\n"].concat();
-            let at_once = HeadScanner::default().scan(&bytes);
+            let at_once = HeadScanner::default().scan(&bytes, LIMIT);
             let mut scanner = HeadScanner::default();
             let mut cuts: Vec<_> = cuts.into_iter().filter(|cut| *cut < bytes.len()).collect();
             cuts.push(bytes.len());
             cuts.sort_unstable();
-            let piecewise = cuts.iter().map(|cut| scanner.scan(&bytes[..*cut])).find(|seen| seen != &Ok(None));
+            let piecewise = cuts.iter().map(|cut| scanner.scan(&bytes[..*cut], LIMIT)).find(|seen| seen != &Ok(None));
             prop_assert_eq!(piecewise.unwrap_or(Ok(None)), at_once);
         }
     }

@@ -9,7 +9,7 @@
 //!
 //! *Concurrency.* None: each parser belongs to one direction of one connection.
 //!
-//! *Bounds.* [`head::MAX_HEAD_BYTES`] and [`head::MAX_HEAD_FIELDS`]; 16 KiB for the size line of a chunk, and 16 KiB and
+//! *Bounds.* The limit that [`head::HeadScanner::scan`] is given, and [`head::MAX_HEAD_FIELDS`]; 16 KiB for the size line of a chunk, and 16 KiB and
 //! 100 fields for all trailers. No parser copies the body.
 
 #![forbid(unsafe_code)]

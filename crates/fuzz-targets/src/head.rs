@@ -2,10 +2,12 @@
 
 use http::Version;
 use rendezvous_codec::body::Framing;
-use rendezvous_codec::head::{Head, HeadError, HeadScanner, MAX_HEAD_BYTES, MAX_HEAD_FIELDS, parse};
+use rendezvous_codec::head::{Head, HeadError, HeadScanner, MAX_HEAD_FIELDS, parse};
 
 use super::hyper_reads;
 
+/// The limit on the bytes of a head.
+pub(crate) const MAX_HEAD_BYTES: usize = 16 * 1024;
 /// The longest body that hyper can count, in bytes.
 const MAX_LENGTH_OF_HYPER: u64 = u64::MAX - 2;
 
@@ -13,9 +15,11 @@ const MAX_LENGTH_OF_HYPER: u64 = u64::MAX - 2;
 pub fn check(data: &[u8]) {
     // A connection buffers no more.
     let data = &data[..data.len().min(MAX_HEAD_BYTES)];
-    let at_once = HeadScanner::default().scan(data);
+    let at_once = HeadScanner::default().scan(data, MAX_HEAD_BYTES);
     let mut scanner = HeadScanner::default();
-    let bytewise = (0..=data.len()).map(|end| scanner.scan(&data[..end])).find(|result| *result != Ok(None));
+    let bytewise = (0..=data.len())
+        .map(|end| scanner.scan(&data[..end], MAX_HEAD_BYTES))
+        .find(|result| *result != Ok(None));
     assert_eq!(bytewise.unwrap_or(Ok(None)), at_once, "the result depends on how the bytes are split");
 
     if let Ok(Some(length)) = at_once {
@@ -115,7 +119,7 @@ fn assert_like_hyper(head: &Head<'_>, bytes: &[u8], naive: &NaiveHead<'_>) {
 fn assert_limits(bytes: &[u8], naive: &NaiveHead<'_>) {
     let read_with = |more: &[u8]| {
         let filled = [&bytes[..bytes.len() - 2], more, b"\r\n"].concat();
-        let length = HeadScanner::default().scan(&filled)?;
+        let length = HeadScanner::default().scan(&filled, MAX_HEAD_BYTES)?;
         assert!(length.is_none_or(|length| length == filled.len()));
         parse(&filled, |_| ())
     };
@@ -131,7 +135,7 @@ fn assert_limits(bytes: &[u8], naive: &NaiveHead<'_>) {
     if length + 4 <= MAX_HEAD_BYTES && naive.fields.len() < MAX_HEAD_FIELDS {
         let value = "a".repeat(MAX_HEAD_BYTES - length - 4);
         assert_eq!(read_with(format!("X:{value}\r\n").as_bytes()), Ok(()));
-        assert_eq!(read_with(format!("X:{value}a\r\n").as_bytes()), Err(HeadError::TooLong));
+        assert_eq!(read_with(format!("X:{value}a\r\n").as_bytes()), Err(HeadError::TooLong(MAX_HEAD_BYTES)));
     }
 }
 

@@ -69,6 +69,8 @@ pub(crate) struct App {
     pub pipes: Option<Arc<Pipes>>,
     /// The timeout for a TLS handshake, a request head, a JSON body, and a client that reads nothing of a response.
     pub request_timeout: Duration,
+    /// The limit on the bytes of a request head.
+    pub max_head_bytes: usize,
     /// The timeout of an idle connection between two requests.
     pub keep_alive: Duration,
     /// The timeout after which a client whose kernel acknowledges nothing counts as disconnected.

@@ -48,6 +48,9 @@ pub struct Config {
     /// The maximum number of requests of an HTTP/2 connection at a time; 100 by default. The client opens no more. One less of them may
     /// wait for another side; a further one gets 503.
     pub max_streams_per_connection: StreamsPerConnection,
+    /// The maximum length of a request head in bytes; 16 KiB by default. Longer heads get 431. A connection holds so much memory only while
+    /// such a head arrives.
+    pub max_head_bytes: HeadLimit,
     /// The maximum number of open connections of clients, at least 1; 210 000 by default: both sides of `max_streams`, and 10 000 more.
     /// Further ones get 503.
     pub max_connections: usize,
@@ -225,6 +228,7 @@ impl Default for Config {
             max_metadata_bytes: Size::bytes(64 << 20),
             max_http2_body_bytes: Size::bytes(256 << 20),
             max_streams_per_connection: StreamsPerConnection::default(),
+            max_head_bytes: HeadLimit::default(),
             // Both sides of every stream, and some other requests.
             max_connections: 2 * 100_000 + 10_000,
             descriptors: None,
@@ -351,6 +355,53 @@ impl fmt::Display for PeerTimeout {
     }
 }
 
+/// A limit on the bytes of a request head, from 4 KiB to 1 MiB. The default is 16 KiB, which is that of most proxies and of Node.js.
+///
+/// ```
+/// use rendezvous_server::config::HeadLimit;
+///
+/// assert_eq!("64k".parse::<HeadLimit>()?.get(), 65_536);
+/// assert!("2m".parse::<HeadLimit>().is_err());
+/// # Ok::<_, rendezvous_server::config::BadHeadLimit>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HeadLimit(usize);
+
+/// A text that is not a [`HeadLimit`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a limit on request heads: give a number of bytes from 4k to 1m, such as 16k or 64k")]
+pub struct BadHeadLimit(String);
+
+impl HeadLimit {
+    /// Heads of honest clients reach 4 KiB: a token and the cookies of a site. A connection reads as much at a time.
+    const MIN: usize = 4 << 10;
+    /// The default of Go. Heads are read within the head timeout and held in memory, so many at once must remain bearable.
+    const MAX: usize = 1 << 20;
+
+    /// Returns the limit in bytes.
+    #[must_use]
+    pub fn get(self) -> usize {
+        self.0
+    }
+}
+
+impl Default for HeadLimit {
+    fn default() -> Self {
+        Self(16 << 10)
+    }
+}
+
+impl FromStr for HeadLimit {
+    type Err = BadHeadLimit;
+
+    fn from_str(text: &str) -> Result<Self, BadHeadLimit> {
+        let size: Option<Size> = text.parse().ok();
+        let bytes = size.and_then(|size| usize::try_from(size.get()).ok());
+        let bytes = bytes.filter(|bytes| (Self::MIN..=Self::MAX).contains(bytes));
+        bytes.map(Self).ok_or_else(|| BadHeadLimit(text.to_owned()))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -452,6 +503,17 @@ mod tests {
         for text in ["2.999s", "0", "43201s", "1d", "", "soon"] {
             let error = text.parse::<PeerTimeout>().unwrap_err().to_string();
             assert!(error.starts_with(&format!("{text:?} is not a timeout for clients: give")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_limit_on_heads_is_from_4_kib_to_1_mib() {
+        for (text, bytes) in [("4k", 4096), ("4096", 4096), ("16K", 16_384), ("1m", 1 << 20)] {
+            assert_eq!(text.parse::<HeadLimit>().unwrap().get(), bytes);
+        }
+        for text in ["4095", "1048577", "2m", "0", "", "-1", "1t"] {
+            let error = text.parse::<HeadLimit>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{text:?} is not a limit on request heads: give")), "{error}");
         }
     }
 }

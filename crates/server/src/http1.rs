@@ -133,7 +133,7 @@ async fn next_request(
                 return NextRequest::Refused(refusal.clone());
             }
         }
-        match poll_fn(|cx| wire.input().lock().poll_head(socket, cx)).await {
+        match poll_fn(|cx| wire.input().lock().poll_head(socket, app.max_head_bytes, cx)).await {
             Ok(Ok(head)) => NextRequest::Head(head),
             Ok(Err(error)) => NextRequest::Refused(error.into()),
             Err(_) => NextRequest::Closed,

@@ -29,7 +29,6 @@ use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use h2::server::Handshake;
-use rendezvous_codec::head::MAX_HEAD_BYTES;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
@@ -138,7 +137,7 @@ fn handshake(session: &Session<'_>, windows: &Arc<Windows>) -> Handshake<Io, Byt
         .initial_window_size(windows::UNLIMITED)
         .initial_connection_window_size(windows::UNLIMITED)
         .data_frame_budget(DATA_FRAME_BUDGET)
-        .max_header_list_size(u32::try_from(MAX_HEAD_BYTES).unwrap_or(u32::MAX))
+        .max_header_list_size(u32::try_from(session.app.max_head_bytes).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
         .handshake(Io::new(wire, Arc::clone(&session.traffic), Arc::clone(windows)))
 }

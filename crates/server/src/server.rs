@@ -119,6 +119,7 @@ impl Server {
             metrics,
             pipes: (config.data_path == DataPath::Splice).then(|| Arc::new(Pipes::new(descriptors.pipes))),
             request_timeout: config.head_timeout.get(),
+            max_head_bytes: config.max_head_bytes.get(),
             keep_alive: config.keep_alive.get(),
             peer_timeout: config.peer_timeout.get(),
             access,

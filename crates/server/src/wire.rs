@@ -234,7 +234,7 @@ mod tests {
         client.write_all(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
         client.write_all(body).await.unwrap();
         client.shutdown().await.unwrap();
-        poll_fn(|cx| wire.input().lock().poll_head(wire.socket(), cx)).await.unwrap().unwrap();
+        poll_fn(|cx| wire.input().lock().poll_head(wire.socket(), 16 * 1024, cx)).await.unwrap().unwrap();
         wire.input().lock().begin_body(Framing::Chunked, true);
         assert_eq!(wire.socket().departed().await, Departure::Closed);
         (wire, client, shared)
@@ -274,7 +274,7 @@ mod tests {
         let minute = Duration::from_mins(1);
         let wire = Wire::new(Socket::new(TcpStream::from_std(accepted).unwrap(), minute));
         client.write_all(b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
-        poll_fn(|cx| wire.input().lock().poll_head(wire.socket(), cx)).await.unwrap().unwrap();
+        poll_fn(|cx| wire.input().lock().poll_head(wire.socket(), 16 * 1024, cx)).await.unwrap().unwrap();
         wire.input().lock().begin_body(Framing::Chunked, true);
         // A read that finds nothing clears tokio's readiness until the next poll.
         assert_eq!(wire.input().lock().holds_whole_body(wire.socket()), Some(false));

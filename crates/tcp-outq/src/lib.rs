@@ -1,4 +1,4 @@
-//! Safe wrappers for two queries of a TCP socket on Linux that rustix, nix and socket2 do not offer: `SIOCOUTQ` and
+//! Safe wrappers for queries of a TCP socket on Linux that rustix, nix and socket2 do not offer: `SIOCOUTQ`, `SIOCOUTQNSD` and
 //! `TCP_INFO` of tcp(7).
 //!
 //! *Invariant.* The only unsafe blocks of the project are here, so that every other crate can forbid unsafe code.
@@ -19,6 +19,8 @@ use rustix::ioctl::{Getter, Opcode, ioctl};
 
 /// `SIOCOUTQ` of `linux/sockios.h`, which has the value of `TIOCOUTQ`.
 const SIOCOUTQ: Opcode = 0x5411;
+/// `SIOCOUTQNSD` of `linux/sockios.h`.
+const SIOCOUTQNSD: Opcode = 0x894B;
 
 /// Returns how many bytes were written to the socket and not acknowledged by the peer's kernel. A FIN counts as one.
 ///
@@ -27,10 +29,34 @@ const SIOCOUTQ: Opcode = 0x5411;
 /// # Errors
 /// Those of ioctl(2): `EINVAL` for a listening socket, `ENOTTY` for a descriptor that is not a socket.
 pub fn unacknowledged(socket: impl AsFd) -> io::Result<usize> {
-    // SAFETY: SIOCOUTQ writes one c_int through its argument, for every kind of descriptor that supports it, and has no
+    queued::<SIOCOUTQ>(socket)
+}
+
+/// Returns how many bytes were written to the socket and not sent to the peer: they wait for its receive window, for the congestion
+/// window, or for more bytes. A FIN counts as one.
+///
+/// # Errors
+/// Those of ioctl(2): `EINVAL` for a listening socket, `ENOTTY` for a descriptor that is not a socket.
+pub fn unsent(socket: impl AsFd) -> io::Result<usize> {
+    queued::<SIOCOUTQNSD>(socket)
+}
+
+/// `OPCODE` is [`SIOCOUTQ`] or [`SIOCOUTQNSD`].
+fn queued<const OPCODE: Opcode>(socket: impl AsFd) -> io::Result<usize> {
+    // SAFETY: both write one c_int through their argument, for every kind of descriptor that supports them, and have no
     // other effect.
-    let bytes = unsafe { ioctl(socket, Getter::<SIOCOUTQ, c_int>::new()) }?;
+    let bytes = unsafe { ioctl(socket, Getter::<OPCODE, c_int>::new()) }?;
     Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Returns the shortest round trip that the kernel has measured on this connection, by default within five minutes. `None` before the
+/// first measurement.
+///
+/// # Errors
+/// Those of getsockopt(2), and `Unsupported` from a kernel before Linux 5.4.
+pub fn shortest_round_trip(socket: impl AsFd) -> io::Result<Option<Duration>> {
+    let microseconds = tcp_info(socket)?.tcpi_min_rtt;
+    Ok((microseconds != u32::MAX).then(|| Duration::from_micros(microseconds.into())))
 }
 
 /// The state of a socket with unsent data whose peer has closed its receive window (RFC 9293, section 3.8.6.1).
@@ -110,10 +136,26 @@ mod tests {
         }
         let queued = unacknowledged(&near).unwrap();
         assert!(queued > 0 && queued <= written, "{queued} of {written}");
+        let unsent_bytes = unsent(&near).unwrap();
+        assert!(
+            unsent_bytes > 0 && unsent_bytes <= queued,
+            "{unsent_bytes} of {queued}: the window is closed"
+        );
         far.read_exact(&mut vec![0; written]).unwrap();
         while unacknowledged(&near).unwrap() > 0 {
             std::thread::yield_now();
         }
+        assert_eq!(unsent(&near).unwrap(), 0);
+    }
+
+    #[test]
+    fn the_handshake_measures_the_round_trip() {
+        let (near, far) = pair();
+        for end in [near, far] {
+            let round_trip = shortest_round_trip(&end).unwrap().unwrap();
+            assert!(round_trip < Duration::from_secs(1), "{round_trip:?} on loopback");
+        }
+        assert!(shortest_round_trip(std::io::stdin()).is_err());
     }
 
     #[test]

@@ -4,8 +4,10 @@
 //! that of the server's threads. A small size takes several rounds, so that of each size as many sides have waited.
 //!
 //! Over HTTP/2 all sizes have the same number of connections, so that the cost of a stream does not depend on how many others arrive in
-//! the same segment. Nor may it depend on delayed acknowledgements, which the server polls for: by default the clients' kernel
-//! acknowledges at once, because otherwise it delays more acknowledgements the more sides share a connection.
+//! the same segment. By default the clients' kernel acknowledges at once, because otherwise it delays more acknowledgements the more
+//! sides share a connection. A pairing then takes longer, and with as many at the same time there are fewer a second. A server that
+//! has less to do needs more CPU for each pairing, because fewer events share a wake-up. So compare at a number of pairings at the same
+//! time that keeps the server busy.
 
 mod plan;
 mod report;
@@ -13,6 +15,7 @@ mod sides;
 mod way;
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,7 +31,7 @@ use report::{Figures, Round, Spent};
 use sides::{Sides, Waiting};
 use way::{Acks, Over};
 
-/// Pairings and other requests at the same time.
+/// Requests other than pairings at the same time.
 const AT_ONCE: usize = 64;
 /// Sides per connection that connect before the next wave. For a larger burst an HTTP/2 connection would allocate memory that it keeps,
 /// which is not a cost of waiting.
@@ -55,6 +58,9 @@ pub(crate) struct Arguments {
     /// When the clients' kernel acknowledges bytes of HTTP/2 connections
     #[arg(long, default_value = "at-once")]
     acks: Acks,
+    /// Pairings at the same time
+    #[arg(long, value_name = "COUNT", default_value = "64")]
+    pairings: NonZeroUsize,
     /// Additional streams without sides, which use no descriptors
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     beside: usize,
@@ -69,7 +75,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let Arguments { over, waiting, acks, beside, .. } = arguments;
+    let Arguments { over, waiting, acks, pairings, beside, .. } = arguments;
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
     let most = *arguments.sides.iter().max().context("--sides names none")?;
     let connections = over.connections(most);
@@ -88,7 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     });
     let measured = measured.collect::<Result<Vec<_>, _>>()?;
     println!(
-        "{machine}; over {over}; ACKs: {acks}; waiting: {waiting}; streams beside: {beside}; seed {seed}\n\n{}",
+        "{machine}; over {over}; ACKs: {acks}; pairings at the same time: {pairings}; waiting: {waiting}; streams beside: {beside}; seed {seed}\n\n{}",
         report::table(&measured)
     );
     if let Some(file) = &arguments.json {
@@ -146,11 +152,11 @@ impl Stage {
 
     async fn play(&self, arguments: &Arguments, connections: usize, plan: &Plan) -> anyhow::Result<Round> {
         let (server, sides) = (&self.server, plan.exchanges.len());
-        let Arguments { over, acks, beside, .. } = *arguments;
+        let Arguments { over, acks, pairings, beside, .. } = *arguments;
         // Memory that the first request allocates once is not a cost of a side.
-        Sides::open(server, over, acks, 1).await?.warm_up().await?;
+        Sides::open(server, over, acks, 1, pairings).await?.warm_up().await?;
         let before = server.process.settled()?;
-        let clients = Sides::open(server, over, acks, connections).await?;
+        let clients = Sides::open(server, over, acks, connections, pairings).await?;
         clients.create(beside).await?;
         let (connected, kernel) = (server.process.settled()?, machine::kernel_memory()?);
 
@@ -166,7 +172,7 @@ impl Stage {
 
         let meter = Meter::start(server)?;
         let begun = Instant::now();
-        let latencies = pair(&clients, seated, plan).await?;
+        let latencies = pair(&clients, seated, plan, pairings).await?;
         let seconds = begun.elapsed().as_secs_f64();
         let pairing = meter.spent()?;
         Ok(Round { before, connected, waiting, kernel, create, wait, pairing, latencies, seconds })
@@ -214,13 +220,18 @@ async fn seat(
 }
 
 /// Pairs all waiting sides, in the order of the plan. Returns the milliseconds of each pairing without a planned failure.
-async fn pair(clients: &Sides<'_>, seated: Vec<Waiting>, plan: &Plan) -> anyhow::Result<Vec<f64>> {
+async fn pair(
+    clients: &Sides<'_>,
+    seated: Vec<Waiting>,
+    plan: &Plan,
+    pairings: NonZeroUsize,
+) -> anyhow::Result<Vec<f64>> {
     let mut seated: Vec<_> = seated.into_iter().map(Some).collect();
     let mut in_order = plan.order.iter().filter_map(|index| seated.get_mut(*index)?.take());
     let in_order: Vec<_> = in_order.by_ref().collect();
     let latencies: Vec<Option<f64>> = stream::iter(in_order)
         .map(|waiting| clients.meet(waiting))
-        .buffer_unordered(AT_ONCE)
+        .buffer_unordered(pairings.get())
         .try_collect()
         .await?;
     Ok(latencies.into_iter().flatten().collect())

@@ -1,6 +1,6 @@
 //! Finds the end of a request head in the bytes received so far.
 
-use super::{HeadError, MAX_HEAD_BYTES, malformed};
+use super::{HeadError, malformed};
 use crate::token::is_token_byte;
 
 /// Finds the end of a head in a growing buffer. Each byte is examined once, so the cost does not depend on the number of
@@ -11,11 +11,12 @@ use crate::token::is_token_byte;
 ///
 /// let received = b"GET /ping HTTP/1.1\r\nHost: a\r\n\r\nGET /next";
 /// let mut scanner = HeadScanner::default();
-/// assert_eq!(scanner.scan(&received[..20]), Ok(None));
-/// assert_eq!(scanner.scan(received), Ok(Some(31)));
+/// assert_eq!(scanner.scan(&received[..20], 1000), Ok(None));
+/// assert_eq!(scanner.scan(received, 1000), Ok(Some(31)));
+/// assert!(HeadScanner::default().scan(received, 30).is_err());
 ///
 /// // A line feed without a carriage return is an error as soon as it is received.
-/// assert!(HeadScanner::default().scan(b"GET / HTTP/1.1\n").is_err());
+/// assert!(HeadScanner::default().scan(b"GET / HTTP/1.1\n", 1000).is_err());
 /// ```
 #[derive(Debug, Default)]
 pub struct HeadScanner {
@@ -26,15 +27,16 @@ pub struct HeadScanner {
 
 impl HeadScanner {
     /// Returns the length in bytes of the head at the start of `buffer`, including empty lines before it (RFC 9112,
-    /// section 2.2). `None` if it is not complete yet: call again with the same bytes and more after them.
+    /// section 2.2), and the empty line that ends it. It may be at most `limit`. `None` if the head is not complete yet: call again with
+    /// the same bytes and more after them.
     ///
     /// # Errors
     /// [`HeadError::Malformed`] or [`HeadError::TooLong`].
-    pub fn scan(&mut self, buffer: &[u8]) -> Result<Option<usize>, HeadError> {
+    pub fn scan(&mut self, buffer: &[u8], limit: usize) -> Result<Option<usize>, HeadError> {
         match self.find_end(buffer)? {
-            Some(length) if length <= MAX_HEAD_BYTES => Ok(Some(length)),
-            None if buffer.len() < MAX_HEAD_BYTES => Ok(None),
-            _ => Err(HeadError::TooLong),
+            Some(length) if length <= limit => Ok(Some(length)),
+            None if buffer.len() < limit => Ok(None),
+            _ => Err(HeadError::TooLong(limit)),
         }
     }
 

@@ -5,6 +5,7 @@ use rendezvous_codec::body::Framing;
 use rendezvous_codec::head::{HeadScanner, parse};
 
 use super::super::chunked::{Body, End};
+use super::super::head::MAX_HEAD_BYTES;
 
 /// A request whose head is complete.
 #[derive(Debug)]
@@ -20,7 +21,7 @@ pub(super) struct Request {
 /// The requests in `output`, up to the first that is refused or incomplete.
 pub(super) fn requests(output: &[u8]) -> Vec<Request> {
     let (mut requests, mut at) = (Vec::new(), 0);
-    while let Ok(Some(length)) = HeadScanner::default().scan(&output[at..]) {
+    while let Ok(Some(length)) = HeadScanner::default().scan(&output[at..], MAX_HEAD_BYTES) {
         let Ok((method, framing)) =
             parse(&output[at..at + length], |head| (head.method.clone(), head.framing))
         else {

@@ -1,7 +1,10 @@
 //! The end of a connection: confirming that the peer's kernel has acknowledged what was written, closing after that, or
 //! aborting in a way that the peer can detect.
 
+mod schedule;
+
 use std::io::{self, IoSlice};
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
@@ -9,14 +12,11 @@ use std::time::Duration;
 use bytes::BytesMut;
 use rustix::net::sockopt;
 use tokio::task::consume_budget;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{Departure, Socket, poll_once};
+use super::{Departure, Socket, poll_once, system};
+use schedule::Schedule;
 
-/// Shortest interval between two checks of the unacknowledged bytes; it doubles with each check.
-const MIN_ACK_INTERVAL: Duration = Duration::from_millis(1);
-/// Longest interval between two checks of the unacknowledged bytes.
-const MAX_ACK_INTERVAL: Duration = Duration::from_millis(64);
 /// How long a client has to read what its kernel has acknowledged, before an undecryptable record is sent.
 const READ_GRACE: Duration = Duration::from_millis(200);
 /// A record of application data (RFC 8446, section 5.1) with a payload that no key decrypts.
@@ -29,66 +29,85 @@ const DISCARD_BUFFER: usize = 16 * 1024;
 
 impl Socket {
     /// Closes the sending side, and waits until the peer's kernel has acknowledged every byte before the FIN. Returns false if the
-    /// connection breaks first. Calls `on_progress` whenever bytes have been acknowledged.
+    /// connection breaks first. Calls `on_progress` whenever bytes have been acknowledged. `written` is the time of the last write.
     ///
     /// The FIN is not waited for: a kernel may delay the acknowledgement of a lone FIN by 40 ms. `close_notify` is sent only once
     /// everything else is acknowledged: a peer that closes without reading it answers with a reset, after which it would be
     /// unknown whether the earlier bytes had arrived.
-    pub async fn deliver(&self, on_progress: impl Fn()) -> bool {
+    pub async fn deliver(&self, written: Instant, on_progress: impl Fn()) -> bool {
         if !self.is_plain() {
-            let delivered = self.acknowledged_up_to(self.sent(), on_progress).await;
+            let delivered = self.acknowledged_since(written, self.sent(), on_progress).await;
             self.shutdown_write().await;
             return delivered;
         }
         // A queued FIN counts as one unacknowledged byte, the last; on a broken connection there is none.
         let fin = u64::from(self.shutdown_write().await);
-        let remaining = || (self.unacknowledged() as u64).saturating_sub(fin);
         // Nothing else uses the connection meanwhile, so no read or write can consume the error of a reset.
-        self.until_acknowledged(remaining, || false, on_progress).await
+        self.until_acknowledged(written, || fin, || false, on_progress).await
     }
 
     /// Waits until the peer's kernel has acknowledged the first `sent` bytes, as [`Socket::sent`] counts them. Returns false if the
-    /// connection breaks first. Calls `on_progress` whenever bytes have been acknowledged.
+    /// connection breaks first. Calls `on_progress` whenever bytes have been acknowledged. Should be called right after
+    /// the last of these bytes was written, because the intervals between its checks count from then.
     pub async fn acknowledged_up_to(&self, sent: u64, on_progress: impl Fn()) -> bool {
-        let is_reset = || self.departure() == Some(Departure::Reset);
-        self.until_acknowledged(|| self.unacknowledged_of(sent), is_reset, on_progress).await
+        self.acknowledged_since(Instant::now(), sent, on_progress).await
     }
 
     /// Returns whether the peer's kernel has acknowledged the first `sent` bytes, as [`Socket::sent`] counts them.
     #[must_use]
     pub fn is_acknowledged(&self, sent: u64) -> bool {
-        self.unacknowledged_of(sent) == 0
+        self.unacknowledged_before(|| self.sent() - sent) == 0
     }
 
-    fn unacknowledged_of(&self, sent: u64) -> u64 {
-        // In this order, bytes that are sent in between count as part of `sent`: the result is never too small.
-        let sent_later = self.sent() - sent;
-        (self.unacknowledged() as u64).saturating_sub(sent_later)
+    async fn acknowledged_since(&self, written: Instant, sent: u64, on_progress: impl Fn()) -> bool {
+        let is_reset = || self.departure() == Some(Departure::Reset);
+        self.until_acknowledged(written, || self.sent() - sent, is_reset, on_progress).await
+    }
+
+    /// Returns how many bytes are not acknowledged, without the last `behind`.
+    fn unacknowledged_before(&self, behind: impl Fn() -> u64) -> u64 {
+        // In this order, bytes that are sent in between are counted: the result is never too small.
+        let behind = behind();
+        (self.unacknowledged() as u64).saturating_sub(behind)
     }
 
     async fn until_acknowledged(
         &self,
-        remaining: impl Fn() -> u64,
+        written: Instant,
+        behind: impl Fn() -> u64,
         is_reset: impl Fn() -> bool,
         on_progress: impl Fn(),
     ) -> bool {
+        let remaining = || self.unacknowledged_before(&behind);
+        // In this order, bytes that are sent in between do not count, which would delay the next look.
+        let has_unsent = || system::unsent(self.tcp.stream()) as u64 > behind();
         let mut before = remaining();
-        let mut interval = MIN_ACK_INTERVAL;
-        while before > 0 {
+        if before == 0 {
+            return true;
+        }
+        let round_trip = system::shortest_round_trip(self.tcp.stream());
+        let mut schedule = Schedule::new(written.elapsed(), before, round_trip);
+        let mut look = pin!(sleep_until(written + schedule.due()));
+        let mut reset = pin!(self.reset_by_peer());
+        loop {
             let is_broken = tokio::select! {
-                () = self.reset_by_peer() => true,
-                () = sleep(interval) => is_reset(),
+                () = &mut reset => true,
+                () = &mut look => false,
             };
             let now = remaining();
-            if now > 0 && is_broken {
-                return false;
+            if now == 0 {
+                return true;
+            }
+            if is_broken || is_reset() {
+                // The last bytes may have been acknowledged before the reset, but after they were counted.
+                return remaining() == 0;
             }
             if std::mem::replace(&mut before, now) > now {
                 on_progress();
             }
-            interval = (interval * 2).min(MAX_ACK_INTERVAL);
+            schedule.looked(written.elapsed(), now, has_unsent);
+            look.as_mut().reset(written + schedule.due());
         }
-        true
     }
 
     /// Makes every later end of this connection an RST, even after a crash of the server: a body that ends with the

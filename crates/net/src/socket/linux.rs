@@ -1,4 +1,5 @@
-//! The interfaces that only Linux has: RDHUP, `MSG_MORE`, `TCP_USER_TIMEOUT`, `SIOCOUTQ` and the zero-window state.
+//! The interfaces that only Linux has: RDHUP, `MSG_MORE`, `TCP_USER_TIMEOUT`, `SIOCOUTQ`, round trips and
+//! the zero-window state.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -51,6 +52,18 @@ pub(super) fn write_more(socket: BorrowedFd<'_>, buffers: &[IoSlice<'_>]) -> io:
 
 pub(super) fn unacknowledged(stream: &TcpStream) -> usize {
     tcp_outq::unacknowledged(stream).unwrap_or(0)
+}
+
+/// Returns how many bytes were written and not sent, because the peer's window or the network's capacity is used up.
+pub(super) fn unsent(stream: &TcpStream) -> usize {
+    tcp_outq::unsent(stream).unwrap_or(0)
+}
+
+/// Returns the shortest round trip of the last five minutes; zero if that is unknown.
+///
+/// The smoothed round trip would be too long: it contains the time for which the peer delays acknowledgements.
+pub(super) fn shortest_round_trip(stream: &TcpStream) -> Duration {
+    tcp_outq::shortest_round_trip(stream).ok().flatten().unwrap_or_default()
 }
 
 /// Limits how long bytes may be unacknowledged, whether they are in flight or wait for the peer's window; `None` is no limit.

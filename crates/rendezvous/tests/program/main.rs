@@ -255,6 +255,11 @@ fn a_bad_value_is_refused_with_a_description_of_valid_ones() {
         ("--drain-timeout", "1 week", "is not a duration"),
         ("--peer-timeout", "2s", "\"2s\" is not a timeout for clients: give a period from 3s to 12h"),
         ("--peer-timeout", "1d", "from 3s to 12h"),
+        (
+            "--max-head-bytes",
+            "4095",
+            "\"4095\" is not a limit on request heads: give a number of bytes from 4k to 1m",
+        ),
         ("--port", "65536", "65536 is not in 0..=65535"),
         ("--max-streams", "0", "give a whole number from 1 to"),
         ("--max-connections", "many", "give a whole number from 1 to"),

@@ -44,7 +44,7 @@ pub(super) fn refusal_parts(refusal: &Refusal) -> (StatusCode, ErrorBody) {
 fn refusal_kind(refusal: &Refusal) -> Option<ErrorKind> {
     Some(match refusal {
         Refusal::Head(HeadError::Malformed(_)) | Refusal::BadRequest(_) => ErrorKind::BadRequest,
-        Refusal::Head(HeadError::TooLong | HeadError::TooManyFields) => ErrorKind::HeadTooLarge,
+        Refusal::Head(HeadError::TooLong(_) | HeadError::TooManyFields) => ErrorKind::HeadTooLarge,
         Refusal::Head(HeadError::TimedOut(_)) => ErrorKind::RequestTimeout,
         Refusal::Auth(AuthError::Unauthorized) => ErrorKind::Unauthorized,
         Refusal::Auth(AuthError::Forbidden(_)) => ErrorKind::Forbidden,

@@ -150,7 +150,7 @@ impl Responder<'_> {
             Ok(is_acknowledged) => is_acknowledged,
             Err(_) if closes => {
                 socket.disarm_reset();
-                socket.deliver(touch).await
+                socket.deliver(written, touch).await
             }
             Err(_) => acknowledging.await,
         };

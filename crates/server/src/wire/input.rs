@@ -11,14 +11,15 @@
 //!
 //! *Concurrency.* Locked by one task at a time. In `Taken`, the reader of the body owns the buffer.
 //!
-//! *Bounds.* The buffer holds one head and the bytes read after it, or 64 KiB of the body of a waiting source.
+//! *Bounds.* The buffer holds one head and the bytes read after it, or 64 KiB of the body of a waiting source. It grows as bytes arrive,
+//! so a large limit on heads costs memory only for large heads.
 
 use std::io;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use rendezvous_codec::body::{Arrival, BodyDecoder, Framing};
-use rendezvous_codec::head::{HeadError, HeadScanner, MAX_HEAD_BYTES};
+use rendezvous_codec::head::{HeadError, HeadScanner};
 use rendezvous_net::socket::Socket;
 
 /// The connection preface of HTTP/2 (RFC 9113, section 3.4).
@@ -27,6 +28,10 @@ pub const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const MAX_READ_AHEAD: usize = 64 * 1024;
 /// Bytes read from the socket at a time.
 const READ_SIZE: usize = 4 * 1024;
+/// The empty lines before a head after which it counts as begun, in bytes.
+const MAX_EMPTY_LINES: usize = 4 * 1024;
+/// The bytes after a body that are discarded to detect a FIN after them.
+const MAX_TRAILING_BYTES: usize = 16 * 1024;
 
 /// The input of one connection.
 #[derive(Debug)]
@@ -86,13 +91,13 @@ impl Input {
         !self.read_ahead.is_empty() || socket.is_plain() && socket.unread() > 0
     }
 
-    /// Waits for the first byte of a head after any empty lines (RFC 9112, section 2.2). Returns false at the end of the connection.
+    /// Waits for the first byte of a head after empty lines (RFC 9112, section 2.2), or for too many of these. Returns false at the end of the connection.
     pub(crate) fn poll_head_start(
         &mut self,
         socket: &Socket,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<bool>> {
-        while self.read_ahead.len() < MAX_HEAD_BYTES
+        while self.read_ahead.len() < MAX_EMPTY_LINES
             && self.read_ahead.chunks(2).all(|line| b"\r\n".starts_with(line))
         {
             if ready!(poll_fill(&mut self.read_ahead, socket, cx))? == 0 {
@@ -112,10 +117,11 @@ impl Input {
         Poll::Ready(Ok(self.read_ahead.starts_with(HTTP2_PREFACE)))
     }
 
-    /// Takes the next head, complete but not parsed. [`Input::begin_body`] must follow.
+    /// Takes the next head of at most `limit` bytes, complete but not parsed. [`Input::begin_body`] must follow.
     pub(crate) fn poll_head(
         &mut self,
         socket: &Socket,
+        limit: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Result<Bytes, HeadError>>> {
         if self.is_between_requests() && !matches!(self.stage, Stage::Head(_)) {
@@ -125,7 +131,7 @@ impl Input {
             return Poll::Ready(Err(io::ErrorKind::InvalidInput.into()));
         };
         loop {
-            match scanner.scan(&self.read_ahead) {
+            match scanner.scan(&self.read_ahead, limit) {
                 Ok(Some(length)) => {
                     let head = self.read_ahead.split_to(length).freeze();
                     // Copied, so that a waiting side does not keep the buffer of its head allocated.
@@ -225,10 +231,11 @@ impl Input {
     }
 
     /// Discards the bytes after a body that was read to its end, so that a FIN after them can be detected. Keeps the first one, because the
-    /// connection must close after such bytes. Returns false if they are more than [`MAX_HEAD_BYTES`], and may still hide a FIN.
+    /// connection must close after such bytes. Returns false if they are more than 16 KiB, and may still hide a FIN.
     pub(crate) fn discard_trailing_bytes(&mut self, socket: &Socket) -> bool {
-        let (mut discarded, mut scratch) = (self.read_ahead.len(), BytesMut::with_capacity(MAX_HEAD_BYTES));
-        while discarded <= MAX_HEAD_BYTES {
+        let (mut discarded, mut scratch) =
+            (self.read_ahead.len(), BytesMut::with_capacity(MAX_TRAILING_BYTES));
+        while discarded <= MAX_TRAILING_BYTES {
             scratch.clear();
             match socket.try_read(&mut scratch) {
                 Ok(count @ 1..) => discarded += count,
@@ -254,7 +261,6 @@ fn fill_read_ahead(read_ahead: &mut BytesMut, socket: &Socket) -> bool {
 }
 
 fn poll_fill(read_ahead: &mut BytesMut, socket: &Socket, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    let size = READ_SIZE.min(MAX_HEAD_BYTES.saturating_sub(read_ahead.len()).max(1));
-    read_ahead.reserve(size);
-    socket.poll_read_buf(cx, &mut read_ahead.limit(size))
+    read_ahead.reserve(READ_SIZE);
+    socket.poll_read_buf(cx, &mut read_ahead.limit(READ_SIZE))
 }

@@ -6,6 +6,8 @@ use testkit::server::{TestServer, get, post, put_head};
 use testkit::settings::with_admin_listener;
 use testkit::sides::Departure;
 
+use crate::http2::{Http2, response};
+
 #[tokio::test]
 async fn responses_keep_the_connection_open_and_pipelined_requests_are_answered_in_order() {
     let server = TestServer::start().await;
@@ -114,11 +116,68 @@ async fn a_head_over_the_limits_is_431() {
         assert_eq!(refused.error(), "431 BadRequestError");
         assert!(refused.closes());
     }
-    let around = head("X: \r\n".into()).len();
-    for (bytes, status) in [(16 * 1024, 200), (16 * 1024 + 1, 431)] {
-        let request = head(format!("X: {}\r\n", "a".repeat(bytes - around)));
-        assert_eq!((request.len(), server.ask(request).await.status), (bytes, status));
+}
+
+/// The configured limits on request heads, and their bytes. `None` is the default.
+const HEAD_LIMITS: [(Option<&str>, usize); 4] =
+    [(None, 16 << 10), (Some("4k"), 4 << 10), (Some("20000"), 20_000), (Some("1m"), 1 << 20)];
+
+async fn server_with_head_limit(limit: Option<&str>) -> TestServer {
+    TestServer::start_with(|config| {
+        if let Some(limit) = limit {
+            config.max_head_bytes = limit.parse().unwrap();
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_head_is_served_up_to_the_limit_and_refused_above_it() {
+    for (limit, bytes) in HEAD_LIMITS {
+        let server = server_with_head_limit(limit).await;
+        for (version, host) in [("1.1", "Host: a\r\n"), ("1.0", "")] {
+            let head = |value: &str| format!("GET /ping HTTP/{version}\r\n{host}X: {value}\r\n\r\n");
+            let around = head("").len();
+            let longest = head(&"a".repeat(bytes - around));
+            assert_eq!(server.ask(&longest).await.status, 200, "{limit:?}, HTTP/{version}");
+            let longer = head(&"a".repeat(bytes - around + 1));
+            let mut client = server.connect().await;
+            client.push(longer.as_bytes()).await;
+            let refused = client.response().await;
+            assert_eq!(refused.error(), "431 BadRequestError", "{limit:?}, HTTP/{version}");
+            assert!(refused.message().contains(&format!(" {bytes} bytes")), "{}", refused.message());
+            assert!(refused.closes());
+        }
     }
+}
+
+/// A list of fields counts their names and values, and 32 bytes for each (RFC 9113, section 6.5.2). h2 serves lists below the limit.
+#[tokio::test]
+async fn a_head_over_http2_is_served_below_the_limit_and_refused_above_it() {
+    for (limit, bytes) in HEAD_LIMITS {
+        let server = server_with_head_limit(limit).await;
+        let client = Http2::connect(&server).await;
+        let pseudo = [(":method", "GET"), (":scheme", "http"), (":authority", "test"), (":path", "/ping")];
+        let size = |(name, value): (&str, &str)| name.len() + value.len() + 32;
+        let around = pseudo.map(size).iter().sum::<usize>() + size(("x", ""));
+        for (length, status) in [(bytes - 1, 200), (bytes + 1, 431)] {
+            let value = "a".repeat(length - around);
+            let (future, _) = client.request("GET", "/ping", &[("x", &value)], true).await;
+            assert_eq!(response(future).await.status.as_u16(), status, "{limit:?}: {length} bytes");
+        }
+        assert_eq!(client.ask("GET", "/ping").await.status.as_u16(), 200, "the connection is kept");
+    }
+}
+
+/// While only empty lines have arrived, each read examines all of them.
+#[tokio::test]
+async fn empty_lines_count_as_part_of_a_head() {
+    let server = server_with_head_limit(Some("1m")).await;
+    let lines = "\r\n".repeat(100_000);
+    assert_eq!(server.ask(lines.clone() + &get("/ping")).await.status, 200);
+    let mut client = server.connect().await;
+    client.push(lines.repeat(6).as_bytes()).await;
+    assert_eq!(client.response().await.error(), "431 BadRequestError");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The sides: how each waits, pairs and ends.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -36,14 +37,15 @@ pub(super) struct Waiting {
 }
 
 impl<'a> Sides<'a> {
-    /// Opens the shared connections: over HTTP/2 this number for the waiting sides.
+    /// Opens the shared connections: over HTTP/2 `connections` for the waiting sides, and one for each of the pairings at the same time.
     pub(super) async fn open(
         server: &'a Server,
         over: Over,
         acks: Acks,
         connections: usize,
+        pairings: NonZeroUsize,
     ) -> anyhow::Result<Self> {
-        Ok(Self { server, way: Way::open(server, over, acks, connections).await? })
+        Ok(Self { server, way: Way::open(server, over, acks, connections, pairings.get()).await? })
     }
 
     /// A first exchange of each kind.

@@ -110,18 +110,19 @@ pub(super) enum Asked {
 }
 
 impl<'a> Way<'a> {
-    /// Opens the shared connections: `connections` for the waiting sides, and as many as run at the same time for the others.
+    /// Opens the shared connections: `waiting` for the waiting sides, and `coming` for the others.
     pub(super) async fn open(
         server: &'a Server,
         over: Over,
         acks: Acks,
-        connections: usize,
+        waiting: usize,
+        coming: usize,
     ) -> anyhow::Result<Self> {
         Ok(match over {
             Over::H1 => Self::Http1(server),
             Over::H2 => Self::Http2 {
-                waiting: Pool::open(server, acks, connections).await?,
-                coming: Pool::open(server, acks, AT_ONCE).await?,
+                waiting: Pool::open(server, acks, waiting).await?,
+                coming: Pool::open(server, acks, coming).await?,
             },
         })
     }

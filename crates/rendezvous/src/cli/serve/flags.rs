@@ -12,7 +12,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use rendezvous_server::config::{CorsOrigin, HostName, PeerTimeout, Period, Size, StreamsPerConnection};
+use rendezvous_server::config::{
+    CorsOrigin, HeadLimit, HostName, PeerTimeout, Period, Size, StreamsPerConnection,
+};
 use rendezvous_server::proxies::Network;
 
 use self::values::{DataPathName, TokenFile, address, count, threads, token_file};
@@ -273,6 +275,18 @@ struct ServerLimits {
         verbatim_doc_comment
     )]
     max_metadata_bytes: Size,
+    /// Bytes of a request head: 4k to 1m; more get 431
+    ///
+    /// Over HTTP/2 each field counts 32 bytes more (RFC 9113, section 6.5.2). A connection holds so
+    /// much memory only while such a head arrives.
+    #[arg(
+        long,
+        env = "RENDEZVOUS_MAX_HEAD_BYTES",
+        value_name = "BYTES",
+        default_value = "16k",
+        verbatim_doc_comment
+    )]
+    max_head_bytes: HeadLimit,
     /// Connections of clients; more get 503
     #[arg(long, env = "RENDEZVOUS_MAX_CONNECTIONS", value_name = "COUNT", default_value = "210000", value_parser = count)]
     max_connections: usize,

@@ -35,6 +35,7 @@ impl ServeArguments {
             max_streams: server.max_streams,
             max_metadata_bytes: server.max_metadata_bytes,
             max_http2_body_bytes: server.max_http2_body_bytes,
+            max_head_bytes: server.max_head_bytes,
             max_connections: server.max_connections,
             max_streams_per_connection: server.max_streams_per_connection,
             descriptors,
