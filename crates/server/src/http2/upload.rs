@@ -110,19 +110,19 @@ impl Uploads {
         let arrived = self.windows.take_arrived();
         if !arrived.is_empty() {
             let all = self.all.lock();
-            self.sweep(arrived.iter().filter_map(|stream| all.get(stream)));
+            sweep(arrived.iter().filter_map(|stream| all.get(stream)));
         }
     }
 
     /// Takes the frames of all bodies out of h2, and their ends with the connection.
     pub(super) fn sweep_all(&self) {
-        self.sweep(self.all.lock().values());
+        sweep(self.all.lock().values());
     }
+}
 
-    fn sweep<'a>(&self, uploads: impl Iterator<Item = &'a Weak<Mutex<Incoming>>>) {
-        for upload in uploads.filter_map(Weak::upgrade) {
-            upload.lock().sweep();
-        }
+fn sweep<'a>(uploads: impl Iterator<Item = &'a Weak<Mutex<Incoming>>>) {
+    for upload in uploads.filter_map(Weak::upgrade) {
+        upload.lock().sweep();
     }
 }
 

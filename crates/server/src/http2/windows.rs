@@ -26,7 +26,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::pending;
 use std::sync::Arc;
 use std::task::Waker;
@@ -85,9 +85,9 @@ struct State {
     /// The last round trip that was measured.
     round_trip: Option<Duration>,
     /// The windows that an update is due for.
-    due: Vec<u32>,
+    due: BTreeSet<u32>,
     /// The HTTP/2 streams with a body for which a frame has arrived.
-    arrived: Vec<u32>,
+    arrived: BTreeSet<u32>,
 }
 
 /// The settings of this side. Before the client has acknowledged them, h2 itself holds it to [`MIN_WINDOW`], so that nothing can be granted.
@@ -116,10 +116,6 @@ struct Window {
     held: u32,
     /// The client has sent its last byte.
     has_ended: bool,
-    /// It is in [`State::due`].
-    is_due: bool,
-    /// It is in [`State::arrived`].
-    has_arrived: bool,
     /// A request reads it, or waits to.
     is_accepted: bool,
     /// Since when `received` is counted.
@@ -137,8 +133,6 @@ impl Window {
             left: MIN_WINDOW,
             held: 0,
             has_ended: false,
-            is_due: false,
-            has_arrived: false,
             is_accepted: false,
             counted_since: Instant::now(),
             received: 0,
@@ -162,9 +156,9 @@ impl Window {
         if self.has_ended { 0 } else { self.size.saturating_sub(self.left + self.held) }
     }
 
-    fn becomes_due(&mut self) -> bool {
-        let is_due = self.shortage() >= (self.size / 2).min(LARGEST_SHORTAGE);
-        is_due && !std::mem::replace(&mut self.is_due, true)
+    /// Whether the client must be told to send more.
+    fn is_due(&self) -> bool {
+        self.shortage() >= (self.size / 2).min(LARGEST_SHORTAGE)
     }
 
     /// Once half of the window has arrived, returns how long that took, and counts anew. `None` before, and for the largest window.
@@ -204,10 +198,8 @@ impl Windows {
     /// The error code with which the connection ends, if it has more bytes than its window, or there are too many windows.
     pub(super) fn received(&self, frame: Frame) -> Result<bool, Reason> {
         let state = &mut *self.state.lock();
-        if let Some(window) = state.windows.get_mut(&frame.stream)
-            && !std::mem::replace(&mut window.has_arrived, true)
-        {
-            state.arrived.push(frame.stream);
+        if state.windows.contains_key(&frame.stream) {
+            state.arrived.insert(frame.stream);
         }
         match frame.kind {
             FrameKind::Headers if frame.stream > state.last_stream => {
@@ -268,22 +260,15 @@ impl Windows {
     }
 
     /// Returns the HTTP/2 streams with a body for which a frame has arrived since the last call.
-    pub(super) fn take_arrived(&self) -> Vec<u32> {
-        let State { windows, arrived, .. } = &mut *self.state.lock();
-        for stream in arrived.iter() {
-            if let Some(window) = windows.get_mut(stream) {
-                window.has_arrived = false;
-            }
-        }
-        std::mem::take(arrived)
+    pub(super) fn take_arrived(&self) -> BTreeSet<u32> {
+        std::mem::take(&mut self.state.lock().arrived)
     }
 
     /// Appends the updates that are due.
     pub(super) fn take_updates(&self, frames: &mut Vec<u8>) {
         let State { windows, due, .. } = &mut *self.state.lock();
-        for stream in due.drain(..) {
+        for stream in std::mem::take(due) {
             let Some(window) = windows.get_mut(&stream) else { continue };
-            window.is_due = false;
             let increment = window.shortage();
             if increment > 0 {
                 window.left += increment;
@@ -314,9 +299,9 @@ impl Windows {
 
     fn update_if_due(&self, state: &mut State, stream: u32) {
         if state.settings == Settings::Acknowledged
-            && state.windows.get_mut(&stream).is_some_and(Window::becomes_due)
+            && state.windows.get(&stream).is_some_and(Window::is_due)
+            && state.due.insert(stream)
         {
-            state.due.push(stream);
             self.writer.wake();
         }
     }
@@ -362,9 +347,8 @@ impl BodyWindow {
 impl Drop for BodyWindow {
     fn drop(&mut self) {
         let State { windows, due, .. } = &mut *self.windows.state.lock();
-        if windows.remove(&self.stream).is_some_and(|window| window.is_due) {
-            due.retain(|stream| *stream != self.stream);
-        }
+        windows.remove(&self.stream);
+        due.remove(&self.stream);
     }
 }
 
