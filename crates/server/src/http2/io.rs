@@ -196,7 +196,7 @@ mod tests {
     async fn connected() -> (Io, BodyWindow, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let socket = Socket::new(listener.accept().await.unwrap().0, Duration::from_secs(60));
+        let socket = Socket::new(listener.accept().await.unwrap().0, Duration::from_mins(1));
         let windows = Windows::new(100, Budget::new(0));
         let of = |header: &[u8]| Frame::of_header(header.first_chunk().unwrap());
         windows.received(of(&frame(0, SETTINGS, ACK, 0))).unwrap();
