@@ -63,7 +63,7 @@ pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Opt
         traffic: Traffic::new(tolerance, Arc::clone(&windows)),
         uploads: Uploads::new(Arc::clone(&windows), Arc::clone(&app.upload_memory)),
         // One is left for a side that another one waits for.
-        places: Semaphore::new(app.max_streams_per_connection as usize - 1),
+        places_to_wait: Semaphore::new(app.max_streams_per_connection as usize - 1),
     };
     let traffic = &session.traffic;
     // Boxed, because it is needed only here and the future of the connection would reserve space for it.

@@ -44,7 +44,7 @@ use crate::connection::Connection;
 use crate::request_body::{Pairing, RequestBody};
 
 /// Why a side may not wait although its seat is free. If all requests of a connection waited, none could be the other side.
-const NO_PLACE_TO_WAIT: &str = "All other requests that this connection may have at a time are sides of streams, so none could be the other side: use another connection (--max-streams-per-connection)";
+const NO_PLACE_TO_WAIT: &str = "All other requests that this connection may have at a time wait, so none could be the other side: use another connection (--max-streams-per-connection)";
 /// Why a source may not wait any longer.
 const MEMORY_EXHAUSTED: &str = "The server's memory for HTTP/2 uploads that wait is exhausted (--max-http2-body-bytes): try again later, or over HTTP/1.1";
 
@@ -120,8 +120,8 @@ pub(super) struct Session<'a> {
     pub(super) app: &'a App,
     pub(super) traffic: Arc<Traffic>,
     pub(super) uploads: Uploads,
-    /// One permit for each side of a stream, but one: a side without a permit may not wait.
-    pub(super) places: Semaphore,
+    /// One permit for each side that may wait.
+    pub(super) places_to_wait: Semaphore,
 }
 
 /// A request that is being served.
@@ -175,8 +175,7 @@ pub(super) fn serve<'a>(
 async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionState {
     match action {
         Action::Source(mut seat) => {
-            let place = exchange.session.places.try_acquire();
-            let Some(paired) = exchange.wait(seat.paired(), place.is_ok()).await else {
+            let Some(paired) = exchange.wait(seat.paired()).await else {
                 return ConnectionState::Reusable;
             };
             // Frees the seat of a side that is refused, before its response.
@@ -184,8 +183,7 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
             Box::pin(exchange.send_outcome(paired)).await
         }
         Action::Destination(mut seat) => {
-            let place = exchange.session.places.try_acquire();
-            let Some(paired) = exchange.wait(seat.paired(), place.is_ok()).await else {
+            let Some(paired) = exchange.wait(seat.paired()).await else {
                 return ConnectionState::Reusable;
             };
             drop(seat);
@@ -202,15 +200,14 @@ impl Exchange<'_> {
     async fn wait<M>(
         &mut self,
         paired: impl Future<Output = Result<M, SeatError>>,
-        may_wait: bool,
     ) -> Option<Result<M, Refusal>> {
         let mut paired = pin!(paired);
         if let Some(paired) = paired.as_mut().now_or_never() {
             return Some(paired.map_err(Refusal::from));
         }
-        if !may_wait {
+        let Ok(_place) = self.session.places_to_wait.try_acquire() else {
             return Some(Err(Refusal::Busy(NO_PLACE_TO_WAIT)));
-        }
+        };
         tokio::select! {
             biased;
             paired = paired => Some(paired.map_err(Refusal::from)),
