@@ -101,7 +101,7 @@ pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Opt
                 is_violated = true;
                 h2.abrupt_shutdown(reason);
             }
-            () = &mut measuring => {}
+            never = &mut measuring => match never {},
             // The return drops all requests of the connection.
             () = &mut unresponsive => return connection.socket().arm_reset(),
             () = &mut idle, if requests.is_empty() => {
@@ -132,8 +132,8 @@ fn handshake(session: &Session<'_>, windows: &Arc<Windows>) -> Handshake<Io, Byt
     let wire = Arc::clone(&session.connection.wire);
     h2::server::Builder::new()
         .max_concurrent_streams(max_streams)
-        // As many requests may be reset before they are accepted.
-        .max_pending_accept_reset_streams(max_streams as usize)
+        // As many requests may be reset before they are accepted; at least the default of h2.
+        .max_pending_accept_reset_streams((max_streams as usize).max(20))
         .initial_window_size(windows::UNLIMITED)
         .initial_connection_window_size(windows::UNLIMITED)
         .data_frame_budget(DATA_FRAME_BUDGET)
@@ -166,7 +166,7 @@ async fn accept(
         windows.set_writer(cx.waker());
         session.traffic.begin_turn();
         let accepted = accepting.as_mut().poll(cx);
-        session.uploads.sweep_arrived();
+        session.uploads.sweep_arrived(session.traffic.is_decoded());
         accepted
     })
     .await

@@ -1,7 +1,7 @@
 //! The transport that h2 reads from and writes to. It passes every byte to [`Traffic`], and replaces h2's flow control of bodies by that of
 //! [`Windows`].
 //!
-//! *Invariant.* h2 gets no bytes beyond the current turn, and none at all once the client has violated a limit. Frames that h2 has not
+//! *Invariant.* h2 gets no bytes beyond the current turn, and none behind the frame with which the client violates a limit. Frames that h2 has not
 //! written come between those of h2, but not inside a header block.
 //!
 //! *Bounds.* The read-ahead buffer holds the bytes read to detect the version of HTTP, or the rest of one read of h2. Frames of our own are one
@@ -97,6 +97,7 @@ impl AsyncRead for Io {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.traffic.asked();
         if self.traffic.is_violated() {
             return Poll::Pending;
         }

@@ -55,6 +55,8 @@ struct State {
     /// Bytes of the preface that were not received.
     preface_left: usize,
     incoming: FrameScanner,
+    /// h2 has decoded all that it was given. It has not while it waits to write an answer to a frame before.
+    is_decoded: bool,
     idle_frames: u32,
     counted_since: Instant,
     /// PINGs that the client has not acknowledged. Their acknowledgements are no idle frames.
@@ -121,6 +123,7 @@ impl Traffic {
             state: Mutex::new(State {
                 preface_left: HTTP2_PREFACE.len(),
                 incoming: FrameScanner::default(),
+                is_decoded: true,
                 idle_frames: 0,
                 counted_since: Instant::now(),
                 pings: 0,
@@ -194,7 +197,7 @@ impl Traffic {
         let preface = bytes.len().min(state.preface_left);
         state.preface_left -= preface;
         let mut passed = preface;
-        while !state.turn.is_over() {
+        while !state.turn.is_over() && !self.is_violated() {
             let frames = bytes.get(passed..).unwrap_or_default();
             let (count, frame) = state.incoming.scan_one(frames);
             passed += count;
@@ -203,7 +206,18 @@ impl Traffic {
                 None => break,
             }
         }
+        state.is_decoded &= passed == 0;
         passed
+    }
+
+    /// Records that h2 asks for more bytes, so that it has decoded all that it was given.
+    pub(super) fn asked(&self) {
+        self.state.lock().is_decoded = true;
+    }
+
+    /// Whether h2 has decoded all that it was given.
+    pub(super) fn is_decoded(&self) -> bool {
+        self.state.lock().is_decoded
     }
 
     fn count(&self, state: &mut State, frame: Frame) {
@@ -258,9 +272,12 @@ impl Traffic {
         self.state.lock().turn.is_over()
     }
 
-    /// Begins a turn, after the request bodies were swept.
+    /// Begins a turn, after the request bodies were swept, unless h2 still has frames of the last one.
     pub(super) fn begin_turn(&self) {
-        self.state.lock().turn = Turn::default();
+        let state = &mut *self.state.lock();
+        if state.is_decoded {
+            state.turn = Turn::default();
+        }
     }
 
     /// Whether the client has sent too many idle frames, requests or bytes of a body.
@@ -368,7 +385,9 @@ mod tests {
         let passed = traffic.received(&bytes);
         assert_eq!(passed, small.len() * SMALL_FRAMES_PER_TURN);
         assert_eq!(traffic.received(&bytes[passed..]), 0);
-        assert!(traffic.is_turn_over());
+        traffic.begin_turn();
+        assert!(traffic.is_turn_over(), "h2 may have frames of this turn");
+        traffic.asked();
         traffic.begin_turn();
         assert!(!traffic.is_turn_over());
         assert_eq!(traffic.received(&bytes[passed..]), bytes.len() - passed);

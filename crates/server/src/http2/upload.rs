@@ -43,8 +43,7 @@ pub(super) struct Uploads {
     windows: Arc<Windows>,
     /// For bodies that nobody reads yet.
     memory: Arc<Budget>,
-    /// By HTTP/2 stream.
-    all: Mutex<HashMap<u32, Weak<Mutex<Incoming>>>>,
+    by_stream: Mutex<HashMap<u32, Weak<Mutex<Incoming>>>>,
 }
 
 /// A request body. Clones share it; only one of them may read.
@@ -63,7 +62,7 @@ struct Incoming {
     held: usize,
     /// The end of the body, once it was received.
     end: Option<Result<(), Fault>>,
-    /// Somebody reads it: it does not wait for long any more.
+    /// Somebody reads it, so that it is about to get shorter.
     is_read: bool,
     /// Bytes that the reader has taken and h2 counts as held.
     unreleased: usize,
@@ -78,7 +77,7 @@ struct Incoming {
 impl Uploads {
     /// `memory` is the budget of all connections for bodies that nobody reads yet.
     pub(super) fn new(windows: Arc<Windows>, memory: Arc<Budget>) -> Self {
-        Self { windows, memory, all: Mutex::default() }
+        Self { windows, memory, by_stream: Mutex::default() }
     }
 
     /// Adds `body`, to be swept until it is dropped.
@@ -99,24 +98,26 @@ impl Uploads {
         };
         incoming.sweep();
         let upload = Arc::new(Mutex::new(incoming));
-        let all = &mut *self.all.lock();
-        all.retain(|_, upload| upload.strong_count() > 0);
-        all.insert(stream, Arc::downgrade(&upload));
+        let by_stream = &mut *self.by_stream.lock();
+        if by_stream.len() == by_stream.capacity() {
+            by_stream.retain(|_, upload| upload.strong_count() > 0);
+        }
+        by_stream.insert(stream, Arc::downgrade(&upload));
         Upload(upload)
     }
 
-    /// Takes the frames out of h2 that have arrived for bodies since the last call.
-    pub(super) fn sweep_arrived(&self) {
-        let arrived = self.windows.take_arrived();
+    /// Takes the frames out of h2 that have arrived for bodies since the last call, as far as h2 has decoded them.
+    pub(super) fn sweep_arrived(&self, is_decoded: bool) {
+        let arrived = self.windows.take_arrived(is_decoded);
         if !arrived.is_empty() {
-            let all = self.all.lock();
-            sweep(arrived.iter().filter_map(|stream| all.get(stream)));
+            let by_stream = self.by_stream.lock();
+            sweep(arrived.iter().filter_map(|stream| by_stream.get(stream)));
         }
     }
 
     /// Takes the frames of all bodies out of h2, and their ends with the connection.
     pub(super) fn sweep_all(&self) {
-        sweep(self.all.lock().values());
+        sweep(self.by_stream.lock().values());
     }
 }
 

@@ -1,8 +1,8 @@
 //! Flow control of request bodies: how much each client may send before a reader takes it (RFC 9113, section 5.2).
 //!
 //! A body that waits for its destination needs a small window, because all of it stays in memory. A body that is passed on needs a window as
-//! large as what is under way over its distance. h2 has one size for all HTTP/2 streams of a connection. So h2 is told to grant the largest
-//! windows of the protocol ([`UNLIMITED`]), and its frames that grant them never reach the client: [`super::io`] sends
+//! large as what is under way over its distance. h2 has one size for all HTTP/2 streams of a connection. So h2 is configured to grant the
+//! largest windows of the protocol ([`UNLIMITED`]), and its frames that grant them never reach the client: [`super::io`] sends
 //! what [`substitute`] makes of them, and the frames of [`Windows::take_updates`] in between.
 //!
 //! ```text
@@ -27,6 +27,7 @@
 mod tests;
 
 use std::collections::{BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
 use std::task::Waker;
@@ -45,7 +46,7 @@ use tokio::time::{Instant, sleep};
 pub(super) const MIN_WINDOW: u32 = 64 * 1024 - 1;
 /// The largest window of an HTTP/2 stream, in bytes. It passes 168 MB/s over a round trip of 50 ms.
 const MAX_WINDOW: u32 = 8 * 1024 * 1024;
-/// The windows that h2 is told to grant: the largest of the protocol (RFC 9113, section 6.9.1).
+/// The windows that h2 is configured to grant: the largest of the protocol (RFC 9113, section 6.9.1).
 pub(super) const UNLIMITED: u32 = (1 << 31) - 1;
 /// A window grows by this factor. Two would not keep up with the slow start of TCP, which doubles in each round trip.
 const GROWTH: u32 = 4;
@@ -55,9 +56,15 @@ const ROUND_TRIPS: u32 = 2;
 const MAX_ROUND_TRIP: Duration = Duration::from_secs(1);
 /// The least time between two PINGs.
 const PING_PAUSE: Duration = Duration::from_secs(10);
-/// Bytes that a window is short of when the client is told to send more. Half a small window, as usual; of a large one a small part, because
-/// the rest of the window is all that can be under way.
-const LARGEST_SHORTAGE: u32 = 256 * 1024;
+/// Bytes that may be granted before a WINDOW_UPDATE is sent: half of a small window, as usual; of a large one this many, because the rest of
+/// the window is all that can be under way.
+const MAX_UPDATE_THRESHOLD: u32 = 256 * 1024;
+/// The most windows of a connection, for each concurrent HTTP/2 stream, and at least [`MIN_LIMIT`]. h2 accepts fewer.
+const WINDOWS_PER_STREAM: usize = 4;
+/// A client may begin many requests before it knows how many it may have.
+const MIN_LIMIT: usize = 1024;
+/// The most bytes of all windows of a connection: a quarter of the connection's own window, so that no HTTP/2 stream has to wait for it.
+const MAX_WINDOWS: u64 = 1 << 29;
 /// The identifier of `SETTINGS_INITIAL_WINDOW_SIZE` (RFC 9113, section 6.5.2).
 const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
 
@@ -152,13 +159,13 @@ impl Window {
     }
 
     /// Bytes that may be granted.
-    fn shortage(&self) -> u32 {
+    fn grantable(&self) -> u32 {
         if self.has_ended { 0 } else { self.size.saturating_sub(self.left + self.held) }
     }
 
-    /// Whether the client must be told to send more.
+    /// Whether a WINDOW_UPDATE is due.
     fn is_due(&self) -> bool {
-        self.shortage() >= (self.size / 2).min(LARGEST_SHORTAGE)
+        self.grantable() >= (self.size / 2).min(MAX_UPDATE_THRESHOLD)
     }
 
     /// Once half of the window has arrived, returns how long that took, and counts anew. `None` before, and for the largest window.
@@ -185,7 +192,7 @@ impl Windows {
     pub(super) fn new(max_streams: u32, memory: Arc<Budget>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::default(),
-            limit: 4 * max_streams as usize,
+            limit: (WINDOWS_PER_STREAM * max_streams as usize).max(MIN_LIMIT),
             memory,
             writer: AtomicWaker::new(),
             ping_is_useful: Notify::new(),
@@ -233,7 +240,7 @@ impl Windows {
                     self.update_if_due(state, stream);
                 }
             }
-            FrameKind::Reset => state.ended(frame.stream),
+            FrameKind::Reset => state.reset(frame.stream),
             _ => {}
         }
         let has_ended = |window: &Window| window.has_ended && frame.ends_stream();
@@ -246,7 +253,8 @@ impl Windows {
             FrameKind::Settings if !frame.is_acknowledgement() => {
                 self.state.lock().settings = Settings::Sent(Instant::now());
             }
-            kind if kind == FrameKind::Reset || frame.ends_stream() => self.state.lock().ended(frame.stream),
+            FrameKind::Reset => self.state.lock().reset(frame.stream),
+            _ if frame.ends_stream() => self.state.lock().answered(frame.stream),
             _ => {}
         }
     }
@@ -259,9 +267,11 @@ impl Windows {
         BodyWindow { windows: Arc::clone(self), stream }
     }
 
-    /// Returns the HTTP/2 streams with a body for which a frame has arrived since the last call.
-    pub(super) fn take_arrived(&self) -> BTreeSet<u32> {
-        std::mem::take(&mut self.state.lock().arrived)
+    /// Returns the HTTP/2 streams with a body for which a frame has arrived since the last call. If h2 may not have decoded all of them, they
+    /// are returned again by the next call.
+    pub(super) fn take_arrived(&self, is_decoded: bool) -> BTreeSet<u32> {
+        let arrived = &mut self.state.lock().arrived;
+        if is_decoded { std::mem::take(arrived) } else { arrived.clone() }
     }
 
     /// Appends the updates that are due.
@@ -269,7 +279,7 @@ impl Windows {
         let State { windows, due, .. } = &mut *self.state.lock();
         for stream in std::mem::take(due) {
             let Some(window) = windows.get_mut(&stream) else { continue };
-            let increment = window.shortage();
+            let increment = window.grantable();
             if increment > 0 {
                 window.left += increment;
                 put_window_update(frames, stream, increment);
@@ -283,7 +293,7 @@ impl Windows {
     }
 
     /// Measures round trips when that is useful. Never completes. `expect_pong` is called before each PING.
-    pub(super) async fn measure(&self, mut ping_pong: PingPong, expect_pong: impl Fn()) {
+    pub(super) async fn measure(&self, mut ping_pong: PingPong, expect_pong: impl Fn()) -> Infallible {
         loop {
             self.ping_is_useful.notified().await;
             expect_pong();
@@ -312,10 +322,19 @@ impl State {
         self.round_trip = Some(measured.min(MAX_ROUND_TRIP));
     }
 
-    /// Forgets an HTTP/2 stream that ends without having become a request.
-    fn ended(&mut self, stream: u32) {
+    /// Forgets the window of a request that h2 has answered and never accepted.
+    fn answered(&mut self, stream: u32) {
         if self.windows.get(&stream).is_some_and(|window| !window.is_accepted) {
             self.windows.remove(&stream);
+        }
+    }
+
+    /// Ends the window of an HTTP/2 stream that was reset: no frame may be sent on it any more (RFC 9113, section 5.1).
+    fn reset(&mut self, stream: u32) {
+        self.answered(stream);
+        self.due.remove(&stream);
+        if let Some(window) = self.windows.get_mut(&stream) {
+            window.has_ended = true;
         }
     }
 }
@@ -336,7 +355,12 @@ impl BodyWindow {
         let Some(window) = state.windows.get_mut(&self.stream) else { return };
         let Some(time) = window.time_of_half() else { return };
         if state.round_trip.is_some_and(|round_trip| time <= ROUND_TRIPS * round_trip) {
-            window.grow();
+            let all: u64 = state.windows.values().map(|window| u64::from(window.size)).sum();
+            if let Some(window) = state.windows.get_mut(&self.stream)
+                && all + u64::from(MAX_WINDOW) <= MAX_WINDOWS
+            {
+                window.grow();
+            }
             self.windows.update_if_due(state, self.stream);
         } else {
             self.windows.ping_is_useful.notify_one();

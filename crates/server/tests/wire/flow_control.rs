@@ -36,6 +36,7 @@ struct Frames {
 
 /// A frame of the server.
 struct Received {
+    stream: u32,
     kind: u8,
     flags: u8,
     payload: Vec<u8>,
@@ -43,8 +44,12 @@ struct Received {
 
 impl Frames {
     async fn connect(server: &TestServer) -> Self {
-        let mut client = server.connect().await;
-        client.send([HTTP2_PREFACE, &frame(0, SETTINGS, 0, &[])].concat()).await;
+        Self::begin(server.connect().await, &[]).await
+    }
+
+    /// Begins HTTP/2 with the settings in `settings`.
+    async fn begin(mut client: Client, settings: &[u8]) -> Self {
+        client.send([HTTP2_PREFACE, &frame(0, SETTINGS, 0, settings)].concat()).await;
         let mut frames = Self { client, settings: HashMap::new(), windows: HashMap::new() };
         while frames.settings.is_empty() {
             frames.next().await.unwrap();
@@ -69,7 +74,7 @@ impl Frames {
             WINDOW_UPDATE if stream != 0 => *self.windows.get_mut(&stream).unwrap() += number(&payload),
             _ => {}
         }
-        Ok(Received { kind: header[3], flags: header[4], payload })
+        Ok(Received { stream, kind: header[3], flags: header[4], payload })
     }
 
     /// Begins an upload.
@@ -212,6 +217,35 @@ async fn uploads_and_downloads_share_a_connection_without_a_wrong_byte() {
             tokio::time::timeout(WITHIN, transfer).await.unwrap().unwrap();
         }
     }
+}
+
+/// While a download fills the connection, h2 cannot write the answer to the PING, and does not decode what comes after it.
+#[tokio::test]
+async fn a_body_behind_a_ping_arrives_though_a_download_blocks_the_connection() {
+    let server = TestServer::start().await;
+    let [stalled, id] = [server.create().await, server.create().await];
+    let largest_window = [0, 4, 0x7f, 0xff, 0xff, 0xff];
+    let client = Client::connect_with_small_buffers(server.address()).await;
+    let mut client = Frames::begin(client, &largest_window).await;
+    client.client.send(frame(0, WINDOW_UPDATE, 0, &(1_u32 << 30).to_be_bytes())).await;
+    client.client.send(head(1, END_STREAM, "GET", &format!("/stream/{stalled}"))).await;
+    let mut source = server.put(&stalled, "Content-Length: 67108864\r\n").await;
+    let filling = tokio::spawn(async move { source.push(&vec![7; 64 << 20]).await });
+    let (mut before, mut now) = (0, 1);
+    while before != now || now == 0 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        before =
+            std::mem::replace(&mut now, server.status(&stalled).await["bytes_transferred"].as_u64().unwrap());
+    }
+
+    let mut destination = server.get(&id).await;
+    client.put(3, &id).await;
+    server.until(&id, "STREAMING").await;
+    client.client.send([frame(0, PING, 0, b"blocking"), frame(3, DATA, END_STREAM, b"body")].concat()).await;
+    let answered = async { while client.next().await.unwrap().stream != 3 {} };
+    let (download, ()) = with_timeout(async { tokio::join!(destination.response(), answered) }).await;
+    assert_eq!(download.body, b"body");
+    filling.abort();
 }
 
 #[tokio::test]

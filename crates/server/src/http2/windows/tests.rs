@@ -83,18 +83,22 @@ fn a_client_may_send_its_window_and_not_a_byte_more() {
 }
 
 #[test]
-fn bodies_for_which_a_frame_has_arrived_are_told_once() {
+fn a_body_with_new_frames_is_returned_until_they_are_decoded() {
     let windows = open(0);
-    assert!(windows.take_arrived().is_empty());
+    assert!(windows.take_arrived(true).is_empty());
     for _ in 0..2 {
         windows.received(data(1, 10)).unwrap();
         windows.received(data(1, 10)).unwrap();
         windows.received(data(3, 10)).unwrap();
-        assert_eq!(windows.take_arrived(), BTreeSet::from([1]));
+        assert_eq!(windows.take_arrived(true), BTreeSet::from([1]));
     }
+    windows.received(data(1, 10)).unwrap();
+    assert_eq!(windows.take_arrived(false), BTreeSet::from([1]));
+    assert_eq!(windows.take_arrived(true), BTreeSet::from([1]));
+    assert!(windows.take_arrived(true).is_empty());
     let continuation = 0x9;
     windows.received(frame(1, continuation, 0, 9)).unwrap();
-    assert_eq!(windows.take_arrived(), BTreeSet::from([1]), "trailers may end with it");
+    assert_eq!(windows.take_arrived(true), BTreeSet::from([1]), "trailers may end with it");
 }
 
 #[test]
@@ -105,6 +109,24 @@ fn a_body_ends_with_its_last_data_or_with_trailers() {
         assert_eq!(windows.received(last), Ok(true));
     }
     assert_eq!(open(0).received(frame(3, HEADERS, END_STREAM, 9)), Ok(false), "a request without a body");
+}
+
+#[test]
+fn nothing_is_granted_on_an_http2_stream_that_was_reset() {
+    for is_by_client in [false, true] {
+        let windows = open(0);
+        let body = windows.of_body(1);
+        windows.received(data(1, 65_535)).unwrap();
+        body.taken(40_000);
+        let reset = frame(1, RST_STREAM, 0, 4);
+        if is_by_client {
+            windows.received(reset).unwrap();
+        } else {
+            windows.sent(reset);
+        }
+        body.taken(25_535);
+        assert_eq!(updates(&windows), [], "{is_by_client}");
+    }
 }
 
 #[test]
@@ -247,21 +269,21 @@ fn a_request_that_is_never_accepted_is_forgotten_and_their_number_is_bounded() {
     assert_eq!(count(&windows), 1, "a request may be answered before its body has arrived");
     drop(body);
     assert_eq!(count(&windows), 0);
-    for stream in (3..803).step_by(2) {
+    for stream in (3..2051).step_by(2) {
         windows.received(frame(stream, HEADERS, 0, 9)).unwrap();
     }
-    assert_eq!(windows.received(frame(803, HEADERS, 0, 9)), Err(Reason::ENHANCE_YOUR_CALM));
-    assert_eq!(windows.received(frame(805, HEADERS, END_STREAM, 9)), Ok(false));
-    assert_eq!(count(&windows), 400);
+    assert_eq!(windows.received(frame(2051, HEADERS, 0, 9)), Err(Reason::ENHANCE_YOUR_CALM));
+    assert_eq!(windows.received(frame(2053, HEADERS, END_STREAM, 9)), Ok(false));
+    assert_eq!(count(&windows), 1024);
 }
 
 #[test]
-fn the_client_is_told_the_real_initial_window_and_no_update_of_h2() {
+fn the_client_receives_the_real_initial_window_and_no_update_of_h2() {
     let settings = [0, 0, 12, SETTINGS, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100, 0, 4, 0x7f, 0xff, 0xff, 0xff];
-    let told = [0, 0, 12, SETTINGS, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100, 0, 4, 0, 0, 0xff, 0xff];
+    let expected = [0, 0, 12, SETTINGS, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100, 0, 4, 0, 0, 0xff, 0xff];
     let mut frames = Vec::new();
     substitute(&settings, &mut frames);
-    assert_eq!(frames, told);
+    assert_eq!(frames, expected);
     frames.clear();
     substitute(&[0, 0, 4, 8, 0, 0, 0, 0, 1, 0, 0, 1, 0], &mut frames);
     assert!(frames.is_empty());
