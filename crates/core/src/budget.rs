@@ -35,7 +35,7 @@ impl Budget {
 
     /// Returns a reservation of 0 bytes, which can grow.
     #[must_use]
-    pub fn nothing(self: &Arc<Self>) -> Reservation {
+    pub fn empty_reservation(self: &Arc<Self>) -> Reservation {
         Reservation { budget: Arc::clone(self), bytes: 0 }
     }
 
@@ -103,8 +103,9 @@ impl Reservation {
         Ok(())
     }
 
-    /// Grows the reservation to `bytes` for memory that is useful and not needed. All such memory is at most half of the
-    /// budget, and each growth at most an eighth of what is left of that half, so that those who come later get some too.
+    /// Grows the reservation to `bytes` for memory that is useful but not needed. Fails if all reservations together would
+    /// exceed half of the budget, or if the growth exceeds an eighth of what is left of that half, so that those who come
+    /// later get some too.
     ///
     /// # Errors
     /// [`Exhausted`] if too little is left. The reservation is then unchanged.
@@ -139,7 +140,7 @@ mod tests {
         let budget = Budget::new(10);
         let (first, second) = (budget.reserve(4).unwrap(), budget.reserve(6).unwrap());
         assert_eq!(budget.reserve(1).unwrap_err(), Exhausted);
-        drop(budget.nothing());
+        drop(budget.empty_reservation());
         drop(first);
         assert_eq!(budget.reserve(5).unwrap_err(), Exhausted);
         let third = budget.reserve(4).unwrap();
@@ -150,7 +151,7 @@ mod tests {
     #[test]
     fn a_reservation_grows_within_the_limit_and_is_unchanged_by_a_refusal() {
         let budget = Budget::new(10);
-        let mut one = budget.nothing();
+        let mut one = budget.empty_reservation();
         for (bytes, granted) in [(8, true), (10, true), (11, false), (3, true), (3, true), (0, true)] {
             assert_eq!(one.resize(bytes).is_ok(), granted, "{bytes}");
             let expected = if granted { bytes } else { 10 };
@@ -163,7 +164,7 @@ mod tests {
     #[test]
     fn optional_growth_leaves_half_of_the_budget_and_something_for_the_next() {
         let budget = Budget::new(1600);
-        let mut grown: Vec<_> = std::iter::repeat_with(|| budget.nothing()).take(100).collect();
+        let mut grown: Vec<_> = std::iter::repeat_with(|| budget.empty_reservation()).take(100).collect();
         for reservation in &mut grown {
             for bytes in (1..=100).rev() {
                 if reservation.grow_optionally(bytes).is_ok() {

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
+use h2::PingPong;
 use h2::server::Handshake;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
@@ -39,6 +40,7 @@ use self::traffic::{Tolerance, Traffic};
 use self::upload::Uploads;
 use self::windows::Windows;
 use super::connection::{Connection, LINGER, Shared};
+use crate::api::App;
 use crate::api::refusal::Refusal;
 use crate::metrics::Protocol;
 
@@ -48,7 +50,7 @@ const REQUESTS_PER_STREAM: usize = 2;
 /// Bytes of a response that an HTTP/2 stream may buffer while its client does not read them.
 const SEND_BUFFER: usize = 256 * 1024;
 /// h2's budget for buffered DATA frames: a frame of fewer than 256 bytes costs the difference. Enough for 4000 frames of
-/// one byte; [`Io`] gives h2 far fewer before each [`Uploads::sweep`].
+/// one byte; [`Io`] gives h2 far fewer before each [`Uploads::sweep_arrived`].
 const DATA_FRAME_BUDGET: usize = 1024 * 1024;
 
 /// Serves the connection until it ends. Its preface must still be in the read-ahead buffer. A `refusal` is the response to every request.
@@ -56,21 +58,10 @@ pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Opt
     connection.open.set_protocol(Protocol::Http2);
     let (app, draining) = (&shared.app, &shared.draining);
     let windows = Windows::new(app.max_streams_per_connection, Arc::clone(&app.upload_memory));
-    let tolerance = if connection.info.is_proxy { Tolerance::Proxy } else { Tolerance::Client };
-    let session = Session {
-        connection,
-        app,
-        traffic: Traffic::new(tolerance, Arc::clone(&windows)),
-        uploads: Uploads::new(Arc::clone(&windows), Arc::clone(&app.upload_memory)),
-        // One is left for a side that another one waits for.
-        places_to_wait: Semaphore::new(app.max_streams_per_connection as usize - 1),
-    };
+    let session = begin(connection, app, &windows);
     let traffic = &session.traffic;
     // Boxed, because it is needed only here and the future of the connection would reserve space for it.
-    let handshake = Box::pin(handshake(&session, &windows));
-    let Ok(Ok(mut h2)) = timeout(app.request_timeout, handshake).await else { return };
-    // `None` only for a second call.
-    let Some(ping_pong) = h2.ping_pong() else { return };
+    let Some((mut h2, ping_pong)) = Box::pin(handshake(&session, &windows)).await else { return };
     if refusal.is_some() {
         h2.graceful_shutdown();
     }
@@ -120,14 +111,42 @@ pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Opt
     session.uploads.sweep_all();
     traffic.end();
     while requests.next().await.is_some() {}
+    finish(connection, ended).await;
+}
+
+/// Closes a connection that h2 has ended.
+async fn finish(connection: &Connection, ended: Result<(), h2::Error>) {
     match ended {
         Ok(()) => Box::pin(connection.socket().linger(LINGER)).await,
         Err(error) => debug!(%error, "HTTP/2 connection failed"),
     }
 }
 
+/// Creates what all requests of the connection share.
+fn begin<'a>(connection: &'a Connection, app: &'a App, windows: &Arc<Windows>) -> Session<'a> {
+    let tolerance = if connection.info.is_proxy { Tolerance::Proxy } else { Tolerance::Client };
+    Session {
+        connection,
+        app,
+        traffic: Traffic::new(tolerance, Arc::clone(windows)),
+        uploads: Uploads::new(Arc::clone(windows), Arc::clone(&app.upload_memory)),
+        // One is left for a side that another one waits for.
+        places_to_wait: Semaphore::new(app.max_streams_per_connection as usize - 1),
+    }
+}
+
+/// Performs the handshake. `None` if it fails, or takes longer than the request timeout.
+async fn handshake(
+    session: &Session<'_>,
+    windows: &Arc<Windows>,
+) -> Option<(h2::server::Connection<Io, Bytes>, PingPong)> {
+    let mut h2 = timeout(session.app.request_timeout, begin_handshake(session, windows)).await.ok()?.ok()?;
+    let ping_pong = h2.ping_pong()?;
+    Some((h2, ping_pong))
+}
+
 /// Configures h2 and begins the handshake.
-fn handshake(session: &Session<'_>, windows: &Arc<Windows>) -> Handshake<Io, Bytes> {
+fn begin_handshake(session: &Session<'_>, windows: &Arc<Windows>) -> Handshake<Io, Bytes> {
     let max_streams = session.app.max_streams_per_connection;
     let wire = Arc::clone(&session.connection.wire);
     h2::server::Builder::new()

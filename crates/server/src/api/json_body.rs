@@ -63,7 +63,7 @@ pub(crate) async fn read(
     if length.is_some_and(|length| length > MAX_BODY_BYTES) {
         return Err(BodyError::TooLarge);
     }
-    let mut json = JsonBody { bytes: Vec::new(), reserved: Some(budget.nothing()) };
+    let mut json = JsonBody { bytes: Vec::new(), reserved: Some(budget.empty_reservation()) };
     let reading = async {
         while let Some(data) = poll_fn(|cx| body.poll_data(cx)).await {
             json.extend(&data.map_err(|_| BodyError::Incomplete)?)?;

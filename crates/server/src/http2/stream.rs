@@ -44,7 +44,7 @@ use crate::connection::Connection;
 use crate::request_body::{Pairing, RequestBody};
 
 /// Why a side may not wait although its seat is free. If all requests of a connection waited, none could be the other side.
-const NO_PLACE_TO_WAIT: &str = "All other requests that this connection may have at a time wait, so none could be the other side: use another connection (--max-streams-per-connection)";
+const NO_PLACE_TO_WAIT: &str = "All other requests that this connection may have are waiting: open another connection for this one (--max-streams-per-connection)";
 /// Why a source may not wait any longer.
 const MEMORY_EXHAUSTED: &str = "The server's memory for HTTP/2 uploads that wait is exhausted (--max-http2-body-bytes): try again later, or over HTTP/1.1";
 

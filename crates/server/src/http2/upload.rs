@@ -93,7 +93,7 @@ impl Uploads {
             is_read: false,
             unreleased: 0,
             reader: None,
-            memory: Some(self.memory.nothing()),
+            memory: Some(self.memory.empty_reservation()),
             waiter: None,
         };
         incoming.sweep();

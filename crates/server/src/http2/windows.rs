@@ -23,6 +23,7 @@
 //! *Bounds.* What windows have in excess of [`MIN_WINDOW`] is reserved in the budget of all connections. There is one window for each request
 //! with a body that h2 has not ended.
 
+mod frames;
 #[cfg(test)]
 mod tests;
 
@@ -33,14 +34,16 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use bytes::BufMut;
 use futures_util::task::AtomicWaker;
 use h2::{Ping, PingPong, Reason};
 use parking_lot::Mutex;
-use rendezvous_codec::frames::{Frame, FrameKind, HEADER_BYTES};
+use rendezvous_codec::frames::{Frame, FrameKind};
 use rendezvous_core::budget::{Budget, Reservation};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
+
+use self::frames::put_window_update;
+pub(super) use self::frames::{is_substituted, substitute};
 
 /// The window of an HTTP/2 stream at its start, in bytes, and that of a stream that waits.
 pub(super) const MIN_WINDOW: u32 = 64 * 1024 - 1;
@@ -56,7 +59,7 @@ const ROUND_TRIPS: u32 = 2;
 const MAX_ROUND_TRIP: Duration = Duration::from_secs(1);
 /// The least time between two PINGs.
 const PING_PAUSE: Duration = Duration::from_secs(10);
-/// Bytes that may be granted before a WINDOW_UPDATE is sent: half of a small window, as usual; of a large one this many, because the rest of
+/// Bytes that may be granted before a `WINDOW_UPDATE` is sent: half of a small window, as usual; of a large one this many, because the rest of
 /// the window is all that can be under way.
 const MAX_UPDATE_THRESHOLD: u32 = 256 * 1024;
 /// The most windows of a connection, for each concurrent HTTP/2 stream, and at least [`MIN_LIMIT`]. h2 accepts fewer.
@@ -65,8 +68,6 @@ const WINDOWS_PER_STREAM: usize = 4;
 const MIN_LIMIT: usize = 1024;
 /// The most bytes of all windows of a connection: a quarter of the connection's own window, so that no HTTP/2 stream has to wait for it.
 const MAX_WINDOWS: u64 = 1 << 29;
-/// The identifier of `SETTINGS_INITIAL_WINDOW_SIZE` (RFC 9113, section 6.5.2).
-const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
 
 /// The windows of all request bodies of a connection.
 #[derive(Debug)]
@@ -163,7 +164,7 @@ impl Window {
         if self.has_ended { 0 } else { self.size.saturating_sub(self.left + self.held) }
     }
 
-    /// Whether a WINDOW_UPDATE is due.
+    /// Whether a `WINDOW_UPDATE` is due.
     fn is_due(&self) -> bool {
         self.grantable() >= (self.size / 2).min(MAX_UPDATE_THRESHOLD)
     }
@@ -215,7 +216,7 @@ impl Windows {
                     if state.windows.len() >= self.limit {
                         return Err(Reason::ENHANCE_YOUR_CALM);
                     }
-                    state.windows.insert(frame.stream, Window::new(self.memory.nothing()));
+                    state.windows.insert(frame.stream, Window::new(self.memory.empty_reservation()));
                 }
             }
             // Trailers.
@@ -374,40 +375,4 @@ impl Drop for BodyWindow {
         windows.remove(&self.stream);
         due.remove(&self.stream);
     }
-}
-
-/// Whether this frame of h2 must not be sent as it is: see [`substitute`].
-pub(super) fn is_substituted(frame: Frame) -> bool {
-    match frame.kind {
-        FrameKind::Settings => !frame.is_acknowledgement(),
-        // The window of the connection is h2's.
-        FrameKind::WindowUpdate => frame.stream != 0,
-        _ => false,
-    }
-}
-
-/// Appends what is sent instead of a whole frame of h2 that [`is_substituted`]: settings with the real initial window, and nothing for an
-/// update of a window.
-pub(super) fn substitute(frame: &[u8], substitute: &mut Vec<u8>) {
-    let Some((header, settings)) = frame.split_first_chunk::<HEADER_BYTES>() else { return };
-    if Frame::of_header(header).kind != FrameKind::Settings {
-        return;
-    }
-    substitute.extend_from_slice(header);
-    for setting in settings.chunks(6) {
-        if setting.starts_with(&INITIAL_WINDOW_SIZE) {
-            substitute.extend_from_slice(&INITIAL_WINDOW_SIZE);
-            substitute.put_u32(MIN_WINDOW);
-        } else {
-            substitute.extend_from_slice(setting);
-        }
-    }
-}
-
-/// Appends a `WINDOW_UPDATE` (RFC 9113, section 6.9).
-fn put_window_update(frames: &mut Vec<u8>, stream: u32, increment: u32) {
-    const WINDOW_UPDATE: u8 = 0x8;
-    frames.extend_from_slice(&[0, 0, 4, WINDOW_UPDATE, 0]);
-    frames.put_u32(stream);
-    frames.put_u32(increment);
 }

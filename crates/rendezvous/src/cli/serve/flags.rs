@@ -4,6 +4,7 @@
 
 #![allow(clippy::struct_field_names, reason = "a field has the name of its flag")]
 
+mod limits;
 mod settings;
 mod values;
 
@@ -12,11 +13,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use rendezvous_server::config::{
-    CorsOrigin, HeadLimit, HostName, PeerTimeout, Period, Size, StreamsPerConnection,
-};
+use rendezvous_server::config::{CorsOrigin, HostName, PeerTimeout, Period, Size};
 use rendezvous_server::proxies::Network;
 
+use self::limits::ServerLimits;
 use self::values::{DataPathName, TokenFile, address, count, threads, token_file};
 use crate::cli::log;
 
@@ -256,65 +256,6 @@ struct Timeouts {
         verbatim_doc_comment
     )]
     peer_timeout: PeerTimeout,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Limits of the server")]
-struct ServerLimits {
-    /// Streams that have not ended; more get 503
-    #[arg(long, env = "RENDEZVOUS_MAX_STREAMS", value_name = "COUNT", default_value = "100000", value_parser = count)]
-    max_streams: usize,
-    /// Memory for header sets, error reports and JSON bodies
-    ///
-    /// For all streams together. Requests that need more get 503. As much again is for large responses.
-    #[arg(
-        long,
-        env = "RENDEZVOUS_MAX_METADATA_BYTES",
-        value_name = "BYTES",
-        default_value = "64m",
-        verbatim_doc_comment
-    )]
-    max_metadata_bytes: Size,
-    /// Bytes of a request head: 4k to 1m; more get 431
-    ///
-    /// Over HTTP/2 each field counts 32 bytes more (RFC 9113, section 6.5.2). A connection holds so
-    /// much memory only while such a head arrives.
-    #[arg(
-        long,
-        env = "RENDEZVOUS_MAX_HEAD_BYTES",
-        value_name = "BYTES",
-        default_value = "16k",
-        verbatim_doc_comment
-    )]
-    max_head_bytes: HeadLimit,
-    /// Connections of clients; more get 503
-    #[arg(long, env = "RENDEZVOUS_MAX_CONNECTIONS", value_name = "COUNT", default_value = "210000", value_parser = count)]
-    max_connections: usize,
-    /// Requests of an HTTP/2 connection at a time: 2 to 10000
-    ///
-    /// The client opens no more. One less may wait for their other side, because otherwise none could be
-    /// that side; a further one gets 503.
-    #[arg(
-        long,
-        env = "RENDEZVOUS_MAX_STREAMS_PER_CONNECTION",
-        value_name = "COUNT",
-        default_value = "100",
-        verbatim_doc_comment
-    )]
-    max_streams_per_connection: StreamsPerConnection,
-    /// Memory for the bodies of HTTP/2 uploads
-    ///
-    /// For all connections together. Of an upload that waits for its destination, at most 64 KiB are
-    /// held; one for which no memory is left gets 503. At most half is for uploads that are passed on
-    /// over a long distance, of which up to 8 MiB may be under way.
-    #[arg(
-        long,
-        env = "RENDEZVOUS_MAX_HTTP2_BODY_BYTES",
-        value_name = "BYTES",
-        default_value = "256m",
-        verbatim_doc_comment
-    )]
-    max_http2_body_bytes: Size,
 }
 
 #[derive(Debug, Args)]
