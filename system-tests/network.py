@@ -104,6 +104,7 @@ def call(function: str, *arguments: int) -> None:
 
 def become_a_host() -> None:
     """Moves this process into a new network namespace, which is the server's host."""
+    global HOME, HOME_HANDLE
     user, group = os.geteuid(), os.getegid()
     if user == 0:
         call("unshare", CLONE_NEWNET)
@@ -111,6 +112,7 @@ def become_a_host() -> None:
         call("unshare", CLONE_NEWUSER | CLONE_NEWNET)
         for file, line in (("setgroups", "deny"), ("uid_map", f"0 {user} 1"), ("gid_map", f"0 {group} 1")):
             Path("/proc/self", file).write_text(line)
+    HOME, HOME_HANDLE = os.readlink("/proc/self/ns/net"), os.open("/proc/self/ns/net", os.O_RDONLY)
     ip("link set lo up")
     # With the defaults of some machines the server's kernel would buffer everything that is sent here.
     Path("/proc/sys/net/ipv4/tcp_rmem").write_text(f"4096 131072 {6 * MIB}")
@@ -292,10 +294,15 @@ class LossyCables:
         if self._chance.random() < LOSS:
             self.lost += 1
             return
+        self._carry(end, packet, self._chance.uniform(*DELAY))
+
+    def _carry(self, end: int, packet: bytes, delay: float) -> float:
+        """Carries a packet that came from `end`. Returns when it arrives."""
         self.carried += 1
-        due = max(self._last[end], time.monotonic() + self._chance.uniform(*DELAY))
+        due = max(self._last[end], time.monotonic() + delay)
         self._last[end] = due
         heapq.heappush(self._late, (due, self.carried, self._other[end], packet))
+        return due
 
 
 # ---------------------------------------------------------------------------------------------- clients
@@ -1025,7 +1032,6 @@ def skip(options: argparse.Namespace, reason: str, tally: Tally | None = None) -
 
 
 def main() -> int:
-    global HOME, HOME_HANDLE
     parser = new_parser(__doc__, TESTS)
     parser.add_argument("--quick", action="store_true", help="use fewer variants")
     parser.add_argument("--must-run", action="store_true", help="a skipped test is a failure")
@@ -1034,7 +1040,6 @@ def main() -> int:
         become_a_host()
     except OSError as error:
         skip(options, f"all of it: this machine allows no network namespaces here ({error})")
-    HOME, HOME_HANDLE = os.readlink("/proc/self/ns/net"), os.open("/proc/self/ns/net", os.O_RDONLY)
     print(f"in time means within {BOUND:.1f} s, with --peer-timeout {PEER_TIMEOUT:.0f}s", flush=True)
     return run_all(parser, TESTS, "ip", "curl", "openssl", "unshare")
 
