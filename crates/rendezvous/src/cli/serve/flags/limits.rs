@@ -24,8 +24,9 @@ pub(super) struct ServerLimits {
     pub(super) max_metadata_bytes: Size,
     /// Bytes of a request head: 4k to 1m; more get 431
     ///
-    /// Over HTTP/2 each field counts 32 bytes more (RFC 9113, section 6.5.2). A connection
-    /// uses this much memory only while it receives a head of that size.
+    /// Over HTTP/2 each field counts 32 bytes more (RFC 9113, section 6.5.2), and a head of just as many
+    /// bytes gets 431 too. A connection uses this much memory only while it receives a head of that
+    /// size.
     #[arg(
         long,
         env = "RENDEZVOUS_MAX_HEAD_BYTES",
@@ -52,9 +53,9 @@ pub(super) struct ServerLimits {
     pub(super) max_streams_per_connection: StreamsPerConnection,
     /// Memory for the bodies of HTTP/2 uploads
     ///
-    /// For all connections together. Of an upload that waits for its destination, at most 64 KiB are
-    /// held; one for which no memory is left gets 503. At most half is for uploads that are passed on
-    /// over a long distance, of which up to 8 MiB may be under way. Their first 64 KiB do not count.
+    /// For all connections together. An upload that waits for its destination takes up to 64 KiB of it;
+    /// if none is left, it gets 503. A running upload takes what its window has grown beyond 64 KiB, up
+    /// to 8 MiB for a long distance, and all of them at most half; if none is left, it is only slower.
     #[arg(
         long,
         env = "RENDEZVOUS_MAX_HTTP2_BODY_BYTES",
