@@ -108,7 +108,6 @@ pub(super) async fn serve(connection: &Connection, shared: &Shared, refusal: Opt
     // These end the waits of the requests, but not those for the acknowledgement of bytes in the kernel, nor the delivery of a body that
     // has arrived whole.
     drop(h2);
-    session.uploads.sweep_all();
     traffic.end();
     while requests.next().await.is_some() {}
     finish(connection, ended).await;

@@ -109,21 +109,10 @@ impl Uploads {
     /// Takes the frames out of h2 that have arrived for bodies since the last call, as far as h2 has decoded them.
     pub(super) fn sweep_arrived(&self, is_decoded: bool) {
         let arrived = self.windows.take_arrived(is_decoded);
-        if !arrived.is_empty() {
-            let by_stream = self.by_stream.lock();
-            sweep(arrived.iter().filter_map(|stream| by_stream.get(stream)));
+        let by_stream = self.by_stream.lock();
+        for upload in arrived.iter().filter_map(|stream| by_stream.get(stream)?.upgrade()) {
+            upload.lock().sweep();
         }
-    }
-
-    /// Takes the frames of all bodies out of h2, and their ends with the connection.
-    pub(super) fn sweep_all(&self) {
-        sweep(self.by_stream.lock().values());
-    }
-}
-
-fn sweep<'a>(uploads: impl Iterator<Item = &'a Weak<Mutex<Incoming>>>) {
-    for upload in uploads.filter_map(Weak::upgrade) {
-        upload.lock().sweep();
     }
 }
 
