@@ -165,7 +165,8 @@ async fn an_upload_that_waits_has_a_window_of_64_kib_and_one_byte_more_ends_the_
 
 #[tokio::test]
 async fn padding_does_not_use_a_window_up() {
-    let server = TestServer::start().await;
+    // Without memory for a larger window.
+    let server = TestServer::start_with(|config| config.max_http2_body_bytes = Size::bytes(1)).await;
     let id = server.create().await;
     let destination = read_all(server.get(&id).await);
     let mut source = Frames::connect(&server).await;
