@@ -81,7 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let connections = over.connections(most);
     // A server reserves some of its descriptors for pipes and for refusals.
     allow_descriptors((connections + connections / 10 + SPARE) as u64).with_context(|| {
-        format!("{most} sides over {over}; over HTTP/2 (--over h2) a hundred share a descriptor")
+        format!("{most} sides over {over}; over HTTP/2 (--over h2) 99 share a descriptor")
     })?;
     let machine = machine::description();
     // One thread, which leaves the other core to the server.

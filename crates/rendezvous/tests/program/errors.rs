@@ -9,7 +9,8 @@ use std::process::Command;
 use rustix::process::Signal;
 
 use crate::certificates::Pair;
-use crate::{Program, refused, rendezvous};
+use crate::flags::refused;
+use crate::{Program, rendezvous};
 
 /// Asserts that no part of an error occurs twice.
 fn assert_each_cause_occurs_once(error: &str) {

@@ -23,15 +23,15 @@ use super::AT_ONCE;
 use crate::answer::Answer;
 use crate::server::{Server, connect, head};
 
-/// The HTTP/2 streams that the server allows on a connection at the same time.
-const STREAMS: usize = 100;
+/// The sides that may wait on an HTTP/2 connection at the same time: all but one of the requests that the server allows by default.
+const WAITING: usize = 99;
 
 /// The HTTP version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Over {
     /// HTTP/1: each side uses a descriptor here and one in the server
     H1,
-    /// HTTP/2 without TLS: a hundred sides share these descriptors
+    /// HTTP/2 without TLS: 99 sides share these descriptors
     H2,
 }
 
@@ -40,7 +40,7 @@ impl Over {
     pub(super) fn connections(self, sides: usize) -> usize {
         match self {
             Self::H1 => sides,
-            Self::H2 => sides.div_ceil(STREAMS),
+            Self::H2 => sides.div_ceil(WAITING),
         }
     }
 }

@@ -1,0 +1,63 @@
+//! Signals: the drain, and the end without one.
+
+use std::io::{ErrorKind, Read, Write};
+
+use rustix::process::Signal;
+
+use crate::{Program, curl, spawn, until, until_state};
+
+#[test]
+fn a_signal_drains_the_server_and_a_second_one_ends_it_at_once() {
+    for signal in [Signal::INT, Signal::TERM] {
+        for again in [false, true] {
+            let mut program = Program::start(&[]);
+            let stream = program.create();
+            let path = stream.strip_prefix(&program.base).unwrap();
+            let mut destination = program.send(&format!("GET {path} HTTP/1.0\r\n\r\n"));
+            until_state(&stream, "DST_CONNECTED");
+            let mut source = program.send(&format!(
+                "PUT {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+            ));
+            until(&stream, |status| status["bytes_transferred"] == 5);
+            program.process.signal(signal);
+            let ready = format!("{}/readyz", program.base);
+            while curl(&[&ready]).output().unwrap().status.success() {}
+
+            let mut download = Vec::new();
+            if again {
+                program.process.signal(signal);
+                let end = destination.read_to_end(&mut download);
+                assert_eq!(
+                    end.unwrap_err().kind(),
+                    ErrorKind::ConnectionReset,
+                    "a cut download does not look whole"
+                );
+                assert_eq!(program.process.wait().code(), Some(1));
+            } else {
+                source.write_all(b"0\r\n\r\n").unwrap();
+                destination.read_to_end(&mut download).unwrap();
+                assert!(download.ends_with(b"hello"));
+                let mut upload = String::new();
+                source.read_to_string(&mut upload).unwrap();
+                assert!(upload.starts_with("HTTP/1.1 200 "), "{upload}");
+                assert_eq!(program.process.wait().code(), Some(0));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_killed_leaves_no_download_that_looks_whole() {
+    let mut program = Program::start(&[]);
+    let stream = program.create();
+    let mut download = spawn(&mut curl(&["-0", &stream]));
+    until_state(&stream, "DST_CONNECTED");
+    let path = stream.strip_prefix(&program.base).unwrap();
+    let _source = program.send(&format!(
+        "PUT {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"
+    ));
+    until(&stream, |status| status["bytes_transferred"] == 5);
+    program.process.signal(Signal::KILL);
+    program.process.wait();
+    assert_eq!(download.wait().code(), Some(56), "curl: failure in receiving network data");
+}
