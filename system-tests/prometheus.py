@@ -90,7 +90,7 @@ def opened(protocol: str, count: int, tls: str = "no") -> Load:
 
 
 def ended(outcome: str) -> str:
-    return sample("streams_ended_total", outcome=outcome)
+    return sample("streams_ended_total", outcome=outcome, kind="stream")
 
 
 def refused(error: str) -> str:

@@ -5,6 +5,7 @@
 //! - [`transfer`]: one paired stream, from the pairing to its [`outcome`].
 //! - [`snapshot`]: the visible state of a stream at one moment.
 //! - [`events`]: each change of a stream, published to subscribers such as the log and the metrics.
+//! - [`feed`]: the same changes, kept for clients that watch a stream, each at its own speed.
 //! - [`clients`], [`budget`]: quotas of each client, and memory limits that many requests share.
 //! - [`token`], [`header_set`]: the options of a new stream.
 //!
@@ -24,6 +25,7 @@
 pub mod budget;
 pub mod clients;
 pub mod events;
+pub mod feed;
 pub mod header_set;
 pub mod outcome;
 mod rate;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use rendezvous_protocol::Side;
 
 use crate::budget::allocated;
+use crate::token::AuthError;
 
 /// An error that a client reported with `POST /stream/:id/error`, for the side that waits or connects next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +99,15 @@ pub enum SeatError {
     /// The time to live passed before both sides connected.
     #[error("The specified session expired before both sides connected")]
     Expired,
+    /// The time for which the side had asked to wait passed before the other side connected.
+    #[error("The other side did not connect within {seconds} s: send the request again to wait on")]
+    PeerNotConnected {
+        /// That time, in seconds.
+        seconds: u64,
+    },
+    /// The first side of a path makes it, and this one may not.
+    #[error(transparent)]
+    MayNotCreate(#[from] AuthError),
     /// A client reported an error instead of connecting. The message is the client's.
     #[error("{}", .0.message)]
     Reported(Arc<Report>),

@@ -14,7 +14,9 @@
 
 mod admission;
 mod census;
+mod changes;
 mod deadlines;
+mod entry;
 #[cfg(all(test, shuttle))]
 mod interleavings;
 mod seats;
@@ -27,28 +29,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rendezvous_protocol::StreamId;
+use rendezvous_protocol::{StreamId, StreamName};
 use tokio::sync::Notify;
 
-use self::admission::AdmissionState;
-pub use self::census::Census;
-pub use self::seats::Seat;
-use self::table::{Changes, Table};
+pub use self::census::{Census, Censuses};
+use self::changes::Changes;
+use self::entry::{Entry, Number};
+pub use self::seats::{Seat, SeatRequest};
+use self::table::Table;
 pub use self::waiting::Presence;
 use self::waiting::refuse;
 use crate::budget::Reservation;
 use crate::clients::Permit;
 use crate::events::{Change, Subscriber};
+use crate::feed::Wakes;
 use crate::header_set::StreamHeaders;
 use crate::outcome::{Outcome, Report, SeatError, TooMany};
 use crate::slot::Phase;
 use crate::token::{AuthError, Credential, RequiredToken, Tokens};
-use crate::transfer::{self, DestinationHalf, Offer, SourceHalf, Transfer};
+use crate::transfer::{self, DestinationHalf, Observer, Offer, SourceHalf, Transfer};
 
 /// The limits of a rendezvous.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// How long a stream waits for both sides, counted from its creation; and how long it stays visible after its end.
+    /// How long a stream waits for both sides by default, counted from its creation; and how long each stays visible after its end.
     pub ttl: Duration,
     /// The limits of each transfer.
     pub transfer: transfer::Limits,
@@ -70,6 +74,8 @@ pub struct Rendezvous<B> {
     earlier_deadline: Notify,
     /// Wakes [`Rendezvous::wait_until`] when a stream has ended or a side has left.
     counts_decreased: Notify,
+    /// Wakes subscribers of feeds.
+    wakes: Wakes,
 }
 
 /// The value that a destination receives when the sides have paired.
@@ -91,6 +97,8 @@ pub struct NewStream {
     pub tokens: Option<Tokens>,
     /// The memory of the header sets, held until the stream is forgotten.
     pub reserved: Option<Reservation>,
+    /// How long it waits for both sides, counted from now. Default: [`Limits::ttl`].
+    pub ttl: Option<Duration>,
 }
 
 impl<B: Send + 'static> Rendezvous<B> {
@@ -105,6 +113,7 @@ impl<B: Send + 'static> Rendezvous<B> {
             body_bytes: Arc::default(),
             earlier_deadline: Notify::new(),
             counts_decreased: Notify::new(),
+            wakes: Wakes::default(),
         })
     }
 
@@ -124,17 +133,8 @@ impl<B: Send + 'static> Rendezvous<B> {
         let id = StreamId::mint();
         let headers = std::mem::take(&mut new.headers);
         let headers = if headers.memory() == 0 { Arc::clone(&self.no_headers) } else { Arc::new(headers) };
-        self.change(|table, changes| {
-            if table.admission != AdmissionState::Open {
-                return Err(SeatError::ShuttingDown);
-            }
-            if table.census.alive() >= self.limits.max_streams {
-                return Err(SeatError::TooManyStreams);
-            }
-            let permit = permit()?;
-            table.insert(&id, headers, new, permit, changes);
-            Ok(())
-        })?;
+        let name = StreamName::Id(id.clone());
+        self.change(|table, changes| table.create(name, headers, new, permit, changes))?;
         Ok(id)
     }
 
@@ -150,7 +150,7 @@ impl<B: Send + 'static> Rendezvous<B> {
         credential: Option<Credential<'_>>,
     ) -> Result<(), AuthError> {
         let table = self.table.lock();
-        let tokens = table.entry(id).and_then(table::Entry::tokens);
+        let tokens = table.find(&StreamName::Id(id.clone())).and_then(Entry::tokens);
         tokens.map_or(Ok(()), |tokens| tokens.check(required, credential))
     }
 
@@ -168,14 +168,15 @@ impl<B: Send + 'static> Rendezvous<B> {
     ) -> Result<(), SeatError> {
         let report = Arc::new(report);
         let waiter = self.change(|table, changes| {
-            Self::check_reportable_in(table, id)?;
-            let Some((entry, reported)) = table.update(id, |slot| slot.report(Arc::clone(&report))) else {
+            let stream = Self::find_reportable(table, id)?;
+            let Some((entry, reported)) = table.update(stream, |slot| slot.report(Arc::clone(&report)))
+            else {
                 return Err(SeatError::NotFound);
             };
             let waiter = reported?;
             entry.set_reported(reserved);
             if waiter.is_some() {
-                table.retain(id, changes);
+                table.retain(stream, changes);
             } else {
                 changes.push(entry, Change::Reported { status: report.status });
             }
@@ -193,14 +194,15 @@ impl<B: Send + 'static> Rendezvous<B> {
     /// # Errors
     /// As [`Rendezvous::report`].
     pub fn check_reportable(&self, id: &StreamId) -> Result<(), SeatError> {
-        Self::check_reportable_in(&self.table.lock(), id)
+        Self::find_reportable(&self.table.lock(), id).map(drop)
     }
 
-    fn check_reportable_in(table: &Table<B>, id: &StreamId) -> Result<(), SeatError> {
-        match table.entry(id).map(|entry| entry.slot.phase()) {
-            None | Some(Phase::Ended(Outcome::Expired { .. })) => Err(SeatError::NotFound),
-            Some(Phase::Created | Phase::Waiting(_)) => Ok(()),
-            Some(_) => Err(SeatError::AlreadyStarted),
+    fn find_reportable(table: &Table<B>, id: &StreamId) -> Result<Number, SeatError> {
+        let entry = table.find(&StreamName::Id(id.clone())).ok_or(SeatError::NotFound)?;
+        match entry.slot.phase() {
+            Phase::Ended(Outcome::Expired { .. }) => Err(SeatError::NotFound),
+            Phase::Created | Phase::Waiting(_) => Ok(entry.number),
+            Phase::Streaming | Phase::Reported(_) | Phase::Ended(_) => Err(SeatError::AlreadyStarted),
         }
     }
 
@@ -210,39 +212,48 @@ impl<B: Send + 'static> Rendezvous<B> {
         self.body_bytes.load(Ordering::Relaxed)
     }
 
+    /// Starts the transfer of a stream. A path is free again once the body was read, before the destination can have its last byte.
     fn start_transfer(
         self: &Arc<Self>,
-        id: &StreamId,
+        stream: Number,
         headers: Arc<StreamHeaders>,
+        is_path: bool,
     ) -> (SourceHalf, DestinationHalf) {
-        let (rendezvous, id) = (Arc::clone(self), id.clone());
-        let on_end = Box::new(move |outcome: &Outcome| rendezvous.settle(&id, outcome));
-        Transfer::start(headers, self.limits.transfer, Arc::clone(&self.body_bytes), on_end)
+        let rendezvous = Arc::clone(self);
+        let on_body_read = is_path.then(|| {
+            let rendezvous = Arc::clone(self);
+            Box::new(move || rendezvous.change(|table, _| table.release(stream))) as _
+        });
+        let on_end = Box::new(move |outcome: &Outcome| rendezvous.settle(stream, outcome));
+        let observer = Observer { on_body_read, on_end };
+        Transfer::start(headers, self.limits.transfer, Arc::clone(&self.body_bytes), observer)
     }
 
-    fn settle(&self, id: &StreamId, outcome: &Outcome) {
+    fn settle(&self, stream: Number, outcome: &Outcome) {
         self.change(|table, changes| {
-            if let Some((_, true)) = table.update(id, |slot| slot.settle(outcome.clone())) {
-                table.retain(id, changes);
+            if let Some((_, true)) = table.update(stream, |slot| slot.settle(outcome.clone())) {
+                table.retain(stream, changes);
             }
         });
         self.counts_decreased.notify_one();
     }
 
-    /// Changes the table under its lock, and publishes the changes after the lock is released.
+    /// Changes the table under its lock. Publishes the changes and wakes the subscribers of feeds after the lock is released.
     fn change<T>(&self, change: impl FnOnce(&mut Table<B>, &mut Changes) -> T) -> T {
-        let mut changes = Changes::new(!self.subscribers.is_empty());
-        let (result, is_earlier) = {
+        let (result, is_earlier, changes) = {
             let mut table = self.table.lock();
+            let mut changes = Changes::new(!self.subscribers.is_empty(), table.feed_of_all());
             let before = table.next_deadline();
             let result = change(&mut table, &mut changes);
             let after = table.next_deadline();
-            (result, after.is_some_and(|after| before.is_none_or(|before| after < before)))
+            (result, after.is_some_and(|after| before.is_none_or(|before| after < before)), changes)
         };
         if is_earlier {
             self.earlier_deadline.notify_one();
         }
-        for event in changes.into_events() {
+        let (events, wakers) = changes.into_parts();
+        self.wakes.wake(wakers);
+        for event in events {
             for subscriber in &self.subscribers {
                 subscriber.publish(&event);
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rendezvous_protocol::{Side, StreamId};
+use rendezvous_protocol::{Side, StreamName};
 
 use crate::header_set::StreamHeaders;
 use crate::outcome::Outcome;
@@ -11,8 +11,10 @@ use crate::outcome::Outcome;
 /// The visible state of a stream at one moment.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// The id of the stream.
-    pub id: StreamId,
+    /// The name of the stream.
+    pub name: StreamName,
+    /// How often the state has changed, from 1.
+    pub version: u64,
     /// When the stream was created.
     pub created_at: SystemTime,
     /// When the stream ended, or when an error was reported.
@@ -41,10 +43,20 @@ pub enum SnapshotState {
 }
 
 impl Snapshot {
-    /// Returns whether the stream has neither ended nor a report, so that a `HEAD` gets 200 and not 404.
+    /// Returns whether the stream has ended, or has a report that no side has received yet. Its state then stays.
     #[must_use]
-    pub fn is_connectable(&self) -> bool {
-        !matches!(self.state, SnapshotState::Ended(_))
+    pub fn is_final(&self) -> bool {
+        matches!(self.state, SnapshotState::Ended(_))
+    }
+
+    /// Returns an upper bound of the memory of its header sets and its report in bytes.
+    #[must_use]
+    pub(crate) fn memory(&self) -> u64 {
+        let report = match &self.state {
+            SnapshotState::Ended(Outcome::Reported(report)) => report.memory(),
+            _ => 0,
+        };
+        self.headers.memory() + report
     }
 }
 

@@ -70,6 +70,8 @@ pub struct Transfer {
     progress: Mutex<Progress>,
     /// `None` without a minimum upload rate.
     upload: Option<Box<Mutex<UploadMeter>>>,
+    /// `None` once the body was read, and if nobody wants to know.
+    on_body_read: Mutex<Option<OnBodyRead>>,
     /// `None` once the transfer is settled.
     on_end: Mutex<Option<OnEnd>>,
     outcome: SetOnce<Outcome>,
@@ -77,8 +79,16 @@ pub struct Transfer {
     body_bytes: Arc<AtomicU64>,
 }
 
-/// Receives the outcome, once, before any task that waits for it.
-pub(crate) type OnEnd = Box<dyn FnOnce(&Outcome) + Send>;
+/// What the table learns of a transfer.
+pub(crate) struct Observer {
+    /// Called once the whole body was read from the source, before its last byte is passed on. `None` if nobody wants to know.
+    pub(crate) on_body_read: Option<OnBodyRead>,
+    /// Receives the outcome, once, before any task that waits for it.
+    pub(crate) on_end: OnEnd,
+}
+
+type OnBodyRead = Box<dyn FnOnce() + Send>;
+type OnEnd = Box<dyn FnOnce(&Outcome) + Send>;
 
 #[derive(Debug)]
 struct Progress {
@@ -111,13 +121,12 @@ enum Awaited {
 }
 
 impl Transfer {
-    /// Starts a transfer and returns its halves. Bytes passed on are added to `body_bytes` too. `on_end` receives the
-    /// outcome.
+    /// Starts a transfer and returns its halves. Bytes passed on are added to `body_bytes` too.
     pub(crate) fn start(
         headers: Arc<StreamHeaders>,
         limits: Limits,
         body_bytes: Arc<AtomicU64>,
-        on_end: OnEnd,
+        observer: Observer,
     ) -> (SourceHalf, DestinationHalf) {
         let started = Instant::now();
         let progress = Progress {
@@ -134,7 +143,8 @@ impl Transfer {
             started,
             progress: Mutex::new(progress),
             upload: limits.stream.min_upload_rate.map(|_| Box::default()),
-            on_end: Mutex::new(Some(on_end)),
+            on_body_read: Mutex::new(observer.on_body_read),
+            on_end: Mutex::new(Some(observer.on_end)),
             outcome: SetOnce::new(),
             body_bytes,
         });
@@ -210,6 +220,10 @@ impl Transfer {
 
     fn set_source_done(&self) {
         self.progress.lock().is_source_done = true;
+        let on_body_read = self.on_body_read.lock().take();
+        if let Some(on_body_read) = on_body_read {
+            on_body_read();
+        }
     }
 
     /// Records that bytes have moved, so that the idle limit counts from now.

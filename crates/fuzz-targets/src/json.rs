@@ -8,13 +8,16 @@ use rendezvous_codec::body::Framing;
 use rendezvous_core::header_set::{MAX_LINES, MAX_LINES_BYTES, MAX_NAMES, StreamHeaders};
 use rendezvous_core::rendezvous::{Limits, NewStream, Rendezvous};
 use rendezvous_core::transfer;
-use rendezvous_protocol::Side;
+use rendezvous_protocol::{Period, Side};
 use rendezvous_server::config::StreamLimits;
 use rendezvous_server::internal::{self, BodyError, StreamSettings};
 use rendezvous_server::internal::{ResponseHead, status};
 use serde_json::{Map, Value};
 
 use super::head::is_token;
+
+/// The `--max-ttl` of the checks, in seconds.
+const MAX_TTL: u64 = 24 * 60 * 60;
 
 /// Checks a body both of `POST /stream` and of `POST /stream/:id/error`.
 pub fn check(data: &[u8]) {
@@ -74,10 +77,11 @@ fn check_settings(data: &[u8], object: Option<&Map<String, Value>>) {
             Some(_) => false,
         };
         given(object, "access").is_none_or(|access| access == "split")
+            && given(object, "ttl").is_none_or(|value| ttl(value).is_some())
             && is_set("download_headers", Side::Destination)
             && is_set("upload_headers", Side::Source)
     });
-    let settings = match internal::stream_settings(data) {
+    let settings = match internal::stream_settings(data, Period::from_secs(MAX_TTL)) {
         Ok(settings) => settings,
         Err(refusal) => {
             assert!(matches!(refusal, BodyError::Invalid(_)), "{refusal:?}");
@@ -86,8 +90,9 @@ fn check_settings(data: &[u8], object: Option<&Map<String, Value>>) {
     };
     assert!(is_legal, "accepted: {settings:?}");
     let Some(object) = object else { unreachable!("a legal body is an object") };
-    let StreamSettings { headers, is_split } = settings;
+    let StreamSettings { headers, is_split, ttl: given_ttl } = settings;
     assert_eq!(is_split, given(object, "access").is_some());
+    assert_eq!(given_ttl, given(object, "ttl").and_then(ttl));
     for (key, side) in [("download_headers", Side::Destination), ("upload_headers", Side::Source)] {
         let set = given(object, key).and_then(Value::as_object);
         let text = set.map(|set| serde_json::to_string(set).unwrap());
@@ -95,6 +100,16 @@ fn check_settings(data: &[u8], object: Option<&Map<String, Value>>) {
         check_lines(&headers, side, set);
     }
     check_status(&headers, object);
+}
+
+/// The time to live that a value stands for, if it is legal.
+fn ttl(value: &Value) -> Option<Duration> {
+    let ttl = match value {
+        Value::Number(number) => Duration::try_from_secs_f64(number.as_f64()?).ok()?,
+        Value::String(text) => text.parse::<Period>().ok()?.get(),
+        _ => return None,
+    };
+    (Duration::from_millis(1)..=Duration::from_secs(MAX_TTL)).contains(&ttl).then_some(ttl)
 }
 
 /// The value of a key, unless it is absent or null.

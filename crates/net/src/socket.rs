@@ -196,6 +196,13 @@ impl Socket {
         within(limit, poll_fn(|cx| self.poll_flush(cx))).await
     }
 
+    /// Limits the bytes that the kernel holds for a peer that does not read them (`SO_SNDBUF` of socket(7)). The kernel then does not
+    /// adapt them to the distance any more, so the connection becomes slow over a long one.
+    pub fn limit_send_buffer(&self, bytes: usize) {
+        // A limit that the kernel refuses would only let it hold more.
+        let _ = net::sockopt::set_socket_send_buffer_size(self.tcp.stream(), bytes);
+    }
+
     /// Calls `read` on the descriptor when it is readable, until the result is not `WouldBlock`. Bypasses TLS.
     ///
     /// # Errors

@@ -67,6 +67,8 @@ error_kinds! {
     Internal = 500 "InternalError",
     /// The server has reached one of its limits.
     Busy = 503 "ServerBusyError",
+    /// The other side did not connect within the time for which this one had asked to wait.
+    PeerNotConnected = 503 "PeerNotConnectedError",
     /// The server is shutting down.
     ShuttingDown = 503 "ShuttingDownError",
     /// The stream's time to live passed before both sides connected.

@@ -1,4 +1,4 @@
-//! The types that both ends of http-rendezvous share: stream ids, the two sides of a stream, units, error names and
+//! The types that both ends of http-rendezvous share: ids and paths of streams, the two sides of a stream, units, error names and
 //! the JSON of responses.
 //!
 //! *Invariants.* A value is validated when it is constructed: a [`StreamId`] has only the characters of docs/api.md,
@@ -12,12 +12,16 @@
 
 mod error;
 mod id;
+mod name;
+mod path;
 mod side;
 mod status;
 mod units;
 
 pub use error::{ErrorBody, ErrorKind};
 pub use id::{ShortId, StreamId};
+pub use name::{StreamKind, StreamName};
+pub use path::{BadPath, HashedPath, PathName};
 pub use side::Side;
 pub use status::{CreatedStream, StreamStatus, Timestamp};
 pub use units::{BadPeriod, BadSize, Period, Size};

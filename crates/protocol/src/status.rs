@@ -1,5 +1,6 @@
 //! The JSON bodies that describe streams (docs/api.md).
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
@@ -18,6 +19,9 @@ pub struct CreatedStream<'a> {
     /// The token of the destination. Absent without split access.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub download_token: Option<&'a str>,
+    /// When the stream expires if its sides have not paired. Absent unless its creator has set `ttl`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
 }
 
 /// The status object: one stream in the responses of `GET /stream` and `GET /stream/:id/status`.
@@ -26,7 +30,7 @@ pub struct CreatedStream<'a> {
 #[derive(Debug, Serialize)]
 pub struct StreamStatus<'a> {
     /// The id of the stream.
-    pub id: &'a str,
+    pub id: Cow<'a, str>,
     /// When the stream was created.
     pub created_at: Timestamp,
     /// When the stream ended, or when an error was reported. Absent before that.

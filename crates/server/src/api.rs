@@ -15,7 +15,9 @@ pub(crate) mod access;
 pub(crate) mod connection;
 pub(crate) mod cors;
 pub(crate) mod errors;
+pub(crate) mod events;
 mod front;
+pub(crate) mod generated;
 mod handlers;
 pub(crate) mod head;
 pub(crate) mod hosts;
@@ -23,33 +25,36 @@ pub(crate) mod json_body;
 pub(crate) mod listing;
 pub(crate) mod message;
 pub(crate) mod openapi;
+pub(crate) mod preferences;
 pub(crate) mod record;
 pub(crate) mod refusal;
 pub(crate) mod response;
 pub(crate) mod route;
 pub(crate) mod status;
 pub(crate) mod transfer;
+mod watching;
 
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use http::Version;
 use rendezvous_core::budget::Budget;
-use rendezvous_core::clients::Clients;
-use rendezvous_core::rendezvous::Presence;
-use rendezvous_core::token::{AuthError, RequiredToken};
+use rendezvous_core::clients::{Clients, Permit};
+use rendezvous_core::outcome::SeatError;
+use rendezvous_core::rendezvous::{Presence, SeatRequest};
+use rendezvous_core::token::{AuthError, Credential, RequiredToken};
 use rendezvous_core::transfer::SourceHalf;
 use rendezvous_net::splice::Pipes;
-use rendezvous_protocol::Side;
-use rendezvous_protocol::StreamId;
+use rendezvous_protocol::{Period, Side, StreamId, StreamName};
 
 use crate::metrics::{Gauges, Metrics};
 use crate::proxies::TrustedProxies;
 use crate::request_body::{Offer, Pairing, Rendezvous, RequestBody, Seat};
 use access::Access;
-use connection::ConnectionInfo;
+use connection::{Audience, ConnectionInfo, ListenerInfo};
 use cors::{AllowedOrigin, Cors};
 use head::RequestHead;
 use hosts::Hosts;
@@ -57,7 +62,8 @@ use json_body::{BodyError, JsonBody};
 use record::Record;
 use refusal::Refusal;
 use response::{Body, Response};
-use route::Route;
+use route::{Route, RouteError};
+use watching::StatusAnswer;
 
 /// The state and the settings that all requests share.
 pub(crate) struct App {
@@ -69,6 +75,10 @@ pub(crate) struct App {
     pub pipes: Option<Arc<Pipes>>,
     /// The timeout for a TLS handshake, a request head, a JSON body, and a client that reads nothing of a response.
     pub request_timeout: Duration,
+    /// Whether there are named paths.
+    pub has_paths: bool,
+    /// The longest `ttl` that a new stream may ask for.
+    pub max_ttl: Period,
     /// The limit on the bytes of a request head.
     pub max_head_bytes: usize,
     /// The timeout of an idle connection between two requests.
@@ -96,6 +106,16 @@ pub(crate) struct App {
 }
 
 impl App {
+    /// Whether a listener serves named paths.
+    fn serves_paths(&self, listener: ListenerInfo) -> bool {
+        self.has_paths && listener.audience == Audience::Clients
+    }
+
+    /// Whether a listener serves a route.
+    fn serves(&self, listener: ListenerInfo, route: &Route) -> bool {
+        self.access.serves(listener, route) && (self.has_paths || !route.is_named_path())
+    }
+
     /// Checks the `Host`, origin, purpose and token of a request (docs/api.md, section 2, "Rights"). Affects no stream.
     fn authorize(
         &self,
@@ -114,23 +134,43 @@ impl App {
         if route.has_effect() {
             access::check_purpose(head)?;
         }
-        let credential = access::credential(head.values("authorization"), head.query());
+        let credential = credential(head);
         let of_stream = |id, needed| self.rendezvous.authorize(id, needed, credential);
         match route {
             Route::Create => self.access.creation().check(credential),
-            Route::List => self.access.list(listener).check(credential),
+            Route::List | Route::ListEvents => self.access.list(listener).check(credential),
             Route::Metrics => self.access.metrics(listener).check(credential),
-            Route::Source(id) => of_stream(id, RequiredToken::Of(Side::Source)),
-            Route::Destination(id) => of_stream(id, RequiredToken::Of(Side::Destination)),
-            Route::Probe(id) | Route::Report(id) | Route::Status(id) => of_stream(id, RequiredToken::Either),
-            Route::Front | Route::Ping | Route::Health | Route::Ready | Route::OpenApi => Ok(()),
+            Route::Source(StreamName::Id(id)) => of_stream(id, RequiredToken::Of(Side::Source)),
+            Route::Destination(StreamName::Id(id)) => of_stream(id, RequiredToken::Of(Side::Destination)),
+            Route::Probe(StreamName::Id(id)) | Route::Report(id) | Route::Status(id) | Route::Events(id) => {
+                of_stream(id, RequiredToken::Either)
+            }
+            // The first side of a path is checked with the table locked.
+            Route::Source(StreamName::Path(_))
+            | Route::Destination(StreamName::Path(_))
+            | Route::Probe(StreamName::Path(_))
+            | Route::Front
+            | Route::Ping
+            | Route::Health
+            | Route::Ready
+            | Route::OpenApi => Ok(()),
         }
+    }
+
+    /// Checks whether a client may create a stream: by its token, and by its quotas. Counts the stream.
+    fn may_create(
+        &self,
+        client: IpAddr,
+        credential: Option<Credential<'_>>,
+    ) -> Result<Option<Permit>, SeatError> {
+        self.access.creation().check(credential)?;
+        Ok(self.clients.create(client)?)
     }
 
     /// Returns the values that are read at each `GET /metrics`.
     fn gauges(&self) -> Gauges {
         Gauges {
-            streams: self.rendezvous.census(),
+            streams: self.rendezvous.censuses(),
             body_bytes: self.rendezvous.body_bytes(),
             pipes_in_use: self.pipes.as_ref().map_or(0, |pipes| pipes.in_use()),
         }
@@ -152,6 +192,8 @@ pub(crate) enum Action {
     Respond(Box<Response>),
     /// Read the JSON body, then call [`RequestContext::json_response`].
     ReadJson(JsonRoute),
+    /// Wait for the response, as long as the client stays.
+    Wait(BoxFuture<'static, Result<Response, Refusal>>),
     /// Wait for the destination. The destination's task reads the source's body.
     Source(Seat<SourceHalf>),
     /// Wait for the source.
@@ -189,7 +231,7 @@ impl RequestContext {
                     self.record.set_answered();
                 }
             }
-            Body::Listing { rest, .. } => rest.log_with(self.record.take()),
+            Body::Generated(generated) => generated.log_with(self.record.take()),
             Body::Download(_) => {}
         }
     }
@@ -200,6 +242,11 @@ impl RequestContext {
         app.metrics.refused(errors::refusal_name(&refusal));
         self.record.set_refusal(&refusal);
         response::refusal(&refusal)
+    }
+
+    /// Returns the response that was waited for.
+    pub(crate) fn later_response(&mut self, app: &App, response: Result<Response, Refusal>) -> Response {
+        response.unwrap_or_else(|refusal| self.refuse(app, refusal))
     }
 
     /// Returns the response to a request whose JSON body was read.
@@ -257,36 +304,54 @@ fn decide(
     presence: &Arc<impl Presence + 'static>,
     context: &mut RequestContext,
 ) -> Result<Action, Refusal> {
-    let is_served = |route: &Route| app.access.serves(connection.listener, route);
-    let Some(route) = Route::parse(head.method(), head.path()).filter(is_served) else {
-        let is_preflight = context.origin.is_some()
-            && cors::is_preflight(head)
-            && Route::of_path(head.path()).any(|route| is_served(&route));
-        return if is_preflight { Ok(respond(response::preflight(head))) } else { Err(Refusal::BadRoute) };
+    let listener = connection.listener;
+    let is_served = |route: &Route| app.serves(listener, route);
+    let route = match Route::parse(head.method(), head.path()) {
+        Ok(route) if is_served(&route) => route,
+        Err(bad @ RouteError::BadPath(_)) if app.serves_paths(listener) => return Err(bad.into()),
+        _ => {
+            let is_preflight = context.origin.is_some()
+                && cors::is_preflight(head)
+                && Route::of_path(head.path()).any(|route| is_served(&route));
+            return if is_preflight {
+                Ok(respond(response::preflight(head)))
+            } else {
+                Err(RouteError::Unknown.into())
+            };
+        }
     };
     let record = &mut context.record;
     record.set_route(route.name());
-    if let Some(id) = route.stream() {
-        record.set_stream(id);
+    if let Some(name) = route.stream() {
+        record.set_stream(name);
     }
     app.authorize(connection, &route, head)?;
+    if route.is_named_path() {
+        check_count(head)?;
+    }
     Ok(match route {
-        Route::Source(id) => Action::Source(seat_source(app, head, &id, body, presence)?),
+        Route::Source(name) => Action::Source(seat_source(app, connection, head, &name, body, presence)?),
         Route::Destination(_) | Route::Probe(_) if has_body(head) => {
             let message = "A GET of a stream cannot have a body: to send, use PUT";
             return Err(Refusal::BadRequest(message));
         }
-        Route::Destination(id) => {
-            Action::Destination(app.rendezvous.seat_destination(&id, Arc::clone(presence) as _)?)
+        Route::Destination(name) => {
+            let request = seat_request(app, connection, head, &name, presence);
+            Action::Destination(app.rendezvous.seat_destination(request)?)
         }
-        Route::Probe(id) => respond(handlers::probe(app, &id)?),
+        Route::Probe(name) => respond(handlers::probe(app, &name)?),
         Route::Create => read_json(app, head, JsonRoute::Create(app.client(connection, head)), record)?,
         Route::Report(id) => {
             app.rendezvous.check_reportable(&id)?;
             read_json(app, head, JsonRoute::Report(id), record)?
         }
         Route::List => respond(handlers::list(app)?),
-        Route::Status(id) => respond(handlers::status(app, &id)?),
+        Route::ListEvents => respond(watching::all_events(app)),
+        Route::Status(id) => match watching::status(app, head, id)? {
+            StatusAnswer::Now(response) => respond(response),
+            StatusAnswer::Later(response) => Action::Wait(response),
+        },
+        Route::Events(id) => respond(watching::events(app, head, id)?),
         Route::Metrics => respond(handlers::metrics(app, head)),
         Route::Front => respond(front::front(connection, head, app.access.create_token.is_some())),
         Route::Ping => respond(response::text("pong")),
@@ -330,10 +395,27 @@ impl JsonRoute {
     }
 }
 
+/// Returns the request of a side for its seat.
+fn seat_request<'a>(
+    app: &'a App,
+    connection: ConnectionInfo,
+    head: &'a impl RequestHead,
+    name: &'a StreamName,
+    presence: &Arc<impl Presence + 'static>,
+) -> SeatRequest<'a, impl FnOnce() -> Result<Option<Permit>, SeatError>> {
+    SeatRequest {
+        name,
+        presence: Arc::clone(presence) as _,
+        wait: preferences::wait(head),
+        may_create: move || app.may_create(app.client(connection, head), credential(head)),
+    }
+}
+
 fn seat_source(
     app: &App,
+    connection: ConnectionInfo,
     head: &impl RequestHead,
-    id: &StreamId,
+    name: &StreamName,
     body: impl FnOnce() -> RequestBody,
     presence: &Arc<impl Presence + 'static>,
 ) -> Result<Seat<SourceHalf>, Refusal> {
@@ -343,5 +425,21 @@ fn seat_source(
     }
     let length = head.body_length();
     let offer = Offer { body: body(), length, headers: transfer::passed_headers(head) };
-    Ok(app.rendezvous.seat_source(id, Box::new(offer), Arc::clone(presence) as _)?)
+    let request = seat_request(app, connection, head, name, presence);
+    Ok(app.rendezvous.seat_source(request, Box::new(offer))?)
+}
+
+/// Refuses a number of destinations other than one.
+fn check_count(head: &impl RequestHead) -> Result<(), Refusal> {
+    let mut counts = head.query().into_iter().flat_map(|query| query.split('&'));
+    if counts.any(|parameter| parameter == "n" || parameter.starts_with("n=") && parameter != "n=1") {
+        let message = "A path has one destination: send the request without n, or with n=1";
+        return Err(Refusal::BadRequest(message));
+    }
+    Ok(())
+}
+
+/// Returns the credential of a request.
+fn credential(head: &impl RequestHead) -> Option<Credential<'_>> {
+    access::credential(head.values("authorization"), head.query())
 }

@@ -28,6 +28,9 @@ pub struct Config {
     /// How long a stream waits for both sides, from its creation; 60 s by default. Then the waiting side gets 504. A stream that has
     /// ended stays visible for the same time.
     pub ttl: Period,
+    /// The longest time that the creator of a stream may make it wait for both sides, instead of `ttl`; 24 h by default. Never less than
+    /// `ttl`.
+    pub max_ttl: Period,
     /// How long a running transfer may move no byte; 6 h by default. Then the transfer is aborted, and the `PUT` gets 502.
     pub idle_timeout: Period,
     /// How long a TLS handshake, a request head and a JSON body may each take, and how long a client may read nothing of a response;
@@ -42,6 +45,8 @@ pub struct Config {
     pub peer_timeout: PeerTimeout,
     /// The maximum number of streams that have not ended, at least 1; 100 000 by default. `POST /stream` gets 503 beyond it.
     pub max_streams: usize,
+    /// Whether there are no named paths: `/p/…` then gets 404; `false` by default.
+    pub no_paths: bool,
     /// Memory in bytes for all header sets, error reports and JSON bodies together, and again as much for large responses that
     /// describe streams; 64 MiB by default. Requests that need more get 503. Streams without header sets and reports do not count.
     pub max_metadata_bytes: Size,
@@ -223,12 +228,14 @@ impl Default for Config {
             host: "127.0.0.1".into(),
             port: 9999,
             ttl: Period::from_secs(60),
+            max_ttl: Period::from_secs(24 * 60 * 60),
             idle_timeout: Period::from_secs(6 * 60 * 60),
             head_timeout: Period::from_secs(10),
             keep_alive: Period::from_secs(75),
             drain_timeout: Period::from_secs(30),
             peer_timeout: PeerTimeout::default(),
             max_streams: 100_000,
+            no_paths: false,
             max_metadata_bytes: Size::bytes(64 << 20),
             max_http2_body_bytes: Size::bytes(256 << 20),
             max_streams_per_connection: StreamsPerConnection::default(),

@@ -5,6 +5,7 @@
 //!           ▼                                                        │
 //!   idle ──► head ──► route ─┬─► response ───────────────────────────┤
 //!    │         │             ├─► JSON body ──► response ─────────────┤
+//!    │         │             ├─► a change of state ──► response ─────┤
 //!    │         │             ├─► source waits ──► outcome ───────────┤
 //!    │         │             └─► destination waits ──► download ─────┘
 //!    │         └─ refused ──► response ──► closed                │
@@ -275,6 +276,18 @@ impl<'a> Exchange<'a> {
                 .await
             }
             Action::Respond(response) => Box::pin(responder.respond(context, *response)).await,
+            Action::Wait(response) => {
+                Box::pin(async {
+                    let response = tokio::select! {
+                        biased;
+                        response = response => response,
+                        () = connection.wire.destination_left() => return ConnectionOutcome::Closed,
+                    };
+                    let response = context.later_response(&shared.app, response);
+                    responder.respond(context, response).await
+                })
+                .await
+            }
             Action::ReadJson(route) => {
                 Box::pin(async {
                     let read = responder.read_json().await;
@@ -302,7 +315,7 @@ impl Responder<'_> {
         head.closes |= self.must_close() || self.request.closes || self.shared.draining.is_cancelled();
         let outcome = match body {
             Body::Bytes(body) => self.write(&head, &body).await,
-            Body::Listing { first, rest } => self.write_listing(&head, first, *rest).await,
+            Body::Generated(generated) => self.write_generated(&head, *generated).await,
             Body::Download(download) => self.deliver(&head, *download).await,
         };
         match outcome {

@@ -15,7 +15,7 @@ impl Subscriber for Log {
         if !enabled!(target: "access", Level::DEBUG) {
             return;
         }
-        let id = event.stream.id.short();
+        let id = event.stream.name.short();
         match &event.change {
             Change::Created => debug!(target: "access", stream = %id, "created"),
             Change::Waiting(side) => debug!(target: "access", stream = %id, "{side} waits"),

@@ -21,7 +21,8 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use rendezvous_core::events::{Change, Event, Subscriber};
-use rendezvous_core::rendezvous::Census;
+use rendezvous_core::rendezvous::Censuses;
+use rendezvous_protocol::StreamKind;
 
 use self::durations::Durations;
 pub(crate) use self::families::REPORTED;
@@ -58,8 +59,8 @@ pub(crate) struct Metrics {
 /// The values that other modules count, at the time of a scrape.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Gauges {
-    /// The streams by state.
-    pub(crate) streams: Census,
+    /// The streams by kind and state.
+    pub(crate) streams: Censuses,
     /// Body bytes that all transfers have passed on since the start.
     pub(crate) body_bytes: u64,
     /// Pipes that transfers use.
@@ -110,15 +111,17 @@ impl Metrics {
         let Gauges { streams, body_bytes, pipes_in_use } = gauges;
         let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
         let mut now = Registry::with_prefix(PREFIX);
-        let states = Family::<Labels<1>, Gauge>::default();
-        for (state, count) in [
-            ("created", streams.created),
-            ("source_waits", streams.source_waits),
-            ("destination_waits", streams.destination_waits),
-            ("streaming", streams.streaming),
-            ("ended", streams.ended + streams.reported),
-        ] {
-            states.get_or_create(&[("state", state)]).set(gauge(count));
+        let states = Family::<Labels<2>, Gauge>::default();
+        for (kind, streams) in [(StreamKind::Created, streams.created), (StreamKind::Path, streams.paths)] {
+            for (state, count) in [
+                ("created", streams.created),
+                ("source_waits", streams.source_waits),
+                ("destination_waits", streams.destination_waits),
+                ("streaming", streams.streaming),
+                ("ended", streams.ended + streams.reported),
+            ] {
+                states.get_or_create(&[("state", state), ("kind", kind_name(kind))]).set(gauge(count));
+            }
         }
         now.register("streams", "Known streams, including those that have ended", states);
         let pipes = ConstGauge::new(gauge(pipes_in_use));
@@ -161,13 +164,21 @@ impl Subscriber for Metrics {
         match &event.change {
             Change::Paired { wait } => self.pairing_waits.observe(*wait),
             Change::Ended { outcome, duration } => {
-                self.outcomes.count(outcome);
+                self.outcomes.count(event.stream.name.kind(), outcome);
                 if let Some(duration) = duration {
                     self.transfer_durations.observe(*duration);
                 }
             }
             Change::Created | Change::Waiting(_) | Change::Left(_) | Change::Reported { .. } => {}
         }
+    }
+}
+
+/// Returns the value of the label `kind`.
+fn kind_name(kind: StreamKind) -> &'static str {
+    match kind {
+        StreamKind::Created => "stream",
+        StreamKind::Path => "path",
     }
 }
 
@@ -211,7 +222,7 @@ impl Drop for OpenConnection {
 #[cfg(test)]
 mod tests {
     use rendezvous_core::outcome::{Fault, LengthMismatch, Outcome, Report, UploadLength};
-    use rendezvous_protocol::Side;
+    use rendezvous_protocol::{Side, StreamKind};
 
     use super::*;
 
@@ -235,13 +246,14 @@ mod tests {
             [Outcome::Finished, Outcome::Expired { present: None }, Outcome::Reported(Arc::new(report))];
         for outcome in faults.into_iter().map(Outcome::Failed).chain(others) {
             let metrics = Metrics::default();
-            metrics.outcomes.count(&outcome);
+            metrics.outcomes.count(StreamKind::Path, &outcome);
             let text = metrics.text(Gauges::default(), Format::OpenMetrics);
             let counted: Vec<_> = text
                 .lines()
                 .filter(|line| line.starts_with("rendezvous_streams_ended_total") && line.ends_with(" 1"))
                 .collect();
-            let expected = format!("rendezvous_streams_ended_total{{outcome=\"{}\"}} 1", outcome.name());
+            let expected =
+                format!("rendezvous_streams_ended_total{{outcome=\"{}\",kind=\"path\"}} 1", outcome.name());
             assert_eq!(counted, [expected], "{outcome}");
         }
     }

@@ -119,6 +119,8 @@ impl Server {
             metrics,
             pipes: (config.data_path == DataPath::Splice).then(|| Arc::new(Pipes::new(descriptors.pipes))),
             request_timeout: config.head_timeout.get(),
+            has_paths: !config.no_paths,
+            max_ttl: config.max_ttl.max(config.ttl),
             max_head_bytes: config.max_head_bytes.get(),
             keep_alive: config.keep_alive.get(),
             peer_timeout: config.peer_timeout.get(),
@@ -171,6 +173,8 @@ impl Server {
             max_stream_rate = streams.max_rate.map(Size::get),
             min_upload_rate = streams.min_upload_rate.map(Size::get),
             ttl = %self.config.ttl,
+            max_ttl = %self.app().max_ttl,
+            paths = self.app().has_paths,
             idle_timeout = %self.config.idle_timeout,
             drain_timeout = %self.config.drain_timeout,
             "listening"
@@ -219,6 +223,7 @@ impl Server {
         self.listeners.retain(|listener| listener.info.audience == Audience::Operators);
         rendezvous.close();
         let streams = rendezvous.abort_transfers();
+        rendezvous.close_feeds();
         if streams > 0 {
             warn!(streams, "aborted the transfers that were still running");
         }

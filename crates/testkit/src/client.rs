@@ -252,7 +252,7 @@ impl Client {
             match (response.fields("content-length")[..].first(), response.fields("transfer-encoding")) {
                 (Some(length), chunked) if chunked.is_empty() => Framing::Length(length.parse().unwrap()),
                 (None, chunked) if chunked == ["chunked"] => Framing::Chunked,
-                (None, chunked) if chunked.is_empty() && status == 204 => Framing::Length(0),
+                (None, chunked) if chunked.is_empty() && matches!(status, 204 | 304) => Framing::Length(0),
                 (None, chunked) if chunked.is_empty() => Framing::UntilClose,
                 _ => panic!("ambiguous framing: {response:?}"),
             };

@@ -87,9 +87,11 @@ impl Server {
         let answer = self.ask(&head("GET", "/metrics", "Connection: close\r\n")).await?;
         let text = String::from_utf8(answer.expect(200)?.body)?;
         let count = |state: &&str| {
-            let name = format!("rendezvous_streams{{state=\"{state}\"}} ");
-            let value = text.lines().find_map(|line| line.strip_prefix(&name));
-            anyhow::Ok(value.with_context(|| format!("/metrics has no {name}"))?.parse::<usize>()?)
+            let name = format!("rendezvous_streams{{state=\"{state}\",");
+            let kinds = text.lines().filter_map(|line| line.strip_prefix(&name)?.split_once("} "));
+            let counts = kinds.map(|(_, count)| count.parse::<usize>()).collect::<Result<Vec<_>, _>>()?;
+            ensure!(!counts.is_empty(), "/metrics has no {name}");
+            Ok(counts.into_iter().sum::<usize>())
         };
         states.iter().map(count).sum()
     }

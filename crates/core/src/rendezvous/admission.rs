@@ -1,9 +1,7 @@
 //! Graceful shutdown: which requests the table still admits.
 
-use rendezvous_protocol::Side;
-
 use super::waiting::{WaitingSide, refuse};
-use super::{Census, Rendezvous};
+use super::{Census, Censuses, Rendezvous};
 use crate::outcome::{Fault, SeatError};
 
 /// The requests that the table admits.
@@ -33,7 +31,13 @@ impl<B: Send + 'static> Rendezvous<B> {
     /// Returns the number of streams in each state.
     #[must_use]
     pub fn census(&self) -> Census {
-        self.table.lock().census
+        self.censuses().total()
+    }
+
+    /// Returns the number of streams of each kind in each state.
+    #[must_use]
+    pub fn censuses(&self) -> Censuses {
+        self.table.lock().censuses
     }
 
     /// Waits until the census satisfies `condition`, which is checked when a stream ends or a waiting side leaves. Only one
@@ -46,11 +50,11 @@ impl<B: Send + 'static> Rendezvous<B> {
 
     /// Refuses new sides too from now on, and ends the wait of all waiting sides. Transfers continue.
     pub fn close(&self) {
-        let waiters: Vec<WaitingSide<B>> = {
-            let mut table = self.table.lock();
+        let waiters: Vec<WaitingSide<B>> = self.change(|table, changes| {
             table.admission = AdmissionState::Closed;
-            table.update_all(|slot| slot.leave(Side::Source).or_else(|| slot.leave(Side::Destination)))
-        };
+            let streams = table.numbers();
+            streams.into_iter().filter_map(|stream| table.vacate_if(stream, |_| true, changes)).collect()
+        });
         for waiter in waiters {
             refuse(waiter, SeatError::ShuttingDown);
         }
@@ -63,5 +67,14 @@ impl<B: Send + 'static> Rendezvous<B> {
             transfer.fail(Fault::ShutDown);
         }
         transfers.len()
+    }
+
+    /// Ends all subscriptions behind the changes so far.
+    pub fn close_feeds(&self) {
+        let mut wakers = Vec::new();
+        for feed in self.table.lock().feeds() {
+            feed.close(&mut wakers);
+        }
+        self.wakes.wake(wakers);
     }
 }

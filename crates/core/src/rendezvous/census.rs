@@ -1,6 +1,8 @@
 //! The number of streams in each state, kept as running totals so that no caller walks the table.
 
-use rendezvous_protocol::Side;
+use std::ops::Add;
+
+use rendezvous_protocol::{Side, StreamKind};
 
 use crate::slot::Phase;
 
@@ -43,6 +45,45 @@ impl Census {
             Phase::Streaming => &mut self.streaming,
             Phase::Reported(_) => &mut self.reported,
             Phase::Ended(_) => &mut self.ended,
+        }
+    }
+}
+
+impl Add for Census {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            created: self.created + other.created,
+            source_waits: self.source_waits + other.source_waits,
+            destination_waits: self.destination_waits + other.destination_waits,
+            streaming: self.streaming + other.streaming,
+            reported: self.reported + other.reported,
+            ended: self.ended + other.ended,
+        }
+    }
+}
+
+/// The census of each kind of stream.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Censuses {
+    /// Streams created by `POST /stream`.
+    pub created: Census,
+    /// Streams made by the first side of a path.
+    pub paths: Census,
+}
+
+impl Censuses {
+    /// Returns the numbers of all streams.
+    #[must_use]
+    pub fn total(&self) -> Census {
+        self.created + self.paths
+    }
+
+    pub(super) fn of_mut(&mut self, kind: StreamKind) -> &mut Census {
+        match kind {
+            StreamKind::Created => &mut self.created,
+            StreamKind::Path => &mut self.paths,
         }
     }
 }

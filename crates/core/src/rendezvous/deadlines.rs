@@ -1,32 +1,28 @@
-//! Deadlines: when waiting streams expire, and when ended ones are forgotten.
+//! Deadlines: when waits end, when waiting streams expire, and when ended ones are forgotten.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use rendezvous_protocol::StreamId;
 use tokio::time::{Instant, sleep_until};
 
 use super::Rendezvous;
+use super::entry::Number;
 use super::waiting::refuse;
-use crate::outcome::SeatError;
 
-/// A deadline and the number of its stream, which orders streams with equal deadlines by age.
-type Deadline = (Instant, u64);
-
-/// Streams in the order of their deadlines. Insertion and removal cost O(log n).
+/// Streams in the order of their deadlines, and of their age where these are equal. Insertion and removal cost O(log n).
 #[derive(Debug, Default)]
-pub(super) struct Deadlines(BTreeMap<Deadline, StreamId>);
+pub(super) struct Deadlines(BTreeSet<(Instant, Number)>);
 
 impl Deadlines {
-    pub(super) fn insert(&mut self, at: Instant, number: u64, id: StreamId) {
-        self.0.insert((at, number), id);
+    pub(super) fn insert(&mut self, at: Instant, stream: Number) {
+        self.0.insert((at, stream));
     }
 
-    pub(super) fn remove(&mut self, at: Instant, number: u64) {
-        self.0.remove(&(at, number));
+    pub(super) fn remove(&mut self, at: Instant, stream: Number) {
+        self.0.remove(&(at, stream));
     }
 
     pub(super) fn next(&self) -> Option<Instant> {
-        self.0.first_key_value().map(|(&(at, _), _)| at)
+        self.0.first().map(|(at, _)| *at)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -34,19 +30,27 @@ impl Deadlines {
     }
 
     /// Removes and returns the stream with the earliest deadline.
-    pub(super) fn pop(&mut self) -> Option<StreamId> {
-        self.0.pop_first().map(|(_, id)| id)
+    pub(super) fn pop(&mut self) -> Option<Number> {
+        self.0.pop_first().map(|(_, stream)| stream)
     }
 
     /// Removes and returns a stream whose deadline is not after `now`.
-    pub(super) fn pop_due(&mut self, now: Instant) -> Option<StreamId> {
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<Number> {
         if self.next()? <= now { self.pop() } else { None }
     }
 }
 
 impl<B: Send + 'static> Rendezvous<B> {
-    /// Expires and forgets streams at their deadlines. Runs forever; one task must run it.
+    /// Ends waits, expires and forgets streams at their deadlines, and wakes many subscribers one group after another. Runs
+    /// forever; one task must run it.
     pub async fn run_timers(&self) {
+        tokio::select! {
+            () = self.run_deadlines() => {}
+            () = self.wakes.run() => {}
+        }
+    }
+
+    async fn run_deadlines(&self) {
         loop {
             let next = self.table.lock().next_deadline();
             let due = async {
@@ -63,19 +67,19 @@ impl<B: Send + 'static> Rendezvous<B> {
     }
 
     pub(super) fn pass_deadlines(&self, now: Instant) {
-        let waiters = self.change(|table, changes| {
-            let mut waiters = Vec::new();
-            while let Some(id) = table.expiring.pop_due(now) {
-                waiters.extend(table.expire(&id, changes));
+        let refused = self.change(|table, changes| {
+            let mut refused = Vec::new();
+            while let Some(stream) = table.expiring.pop_due(now) {
+                refused.extend(table.end_wait(stream, now, changes));
             }
-            while let Some(id) = table.retained.pop_due(now) {
-                table.forget(&id);
+            while let Some(stream) = table.retained.pop_due(now) {
+                table.forget(stream, changes);
             }
-            waiters
+            refused
         });
         self.counts_decreased.notify_one();
-        for waiter in waiters {
-            refuse(waiter, SeatError::Expired);
+        for (waiter, refusal) in refused {
+            refuse(waiter, refusal);
         }
     }
 }

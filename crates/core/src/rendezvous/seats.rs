@@ -12,22 +12,38 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 
-use rendezvous_protocol::{Side, StreamId};
+use rendezvous_protocol::{Side, StreamKind, StreamName};
 use tokio::sync::oneshot;
 
 use super::admission::AdmissionState;
+use super::changes::Changes;
+use super::entry::Number;
+use super::table::Table;
 use super::waiting::{
-    Presence, Slot, WaitResult, WaitingDestination, WaitingSide, WaitingSource, has_left, is_dropped,
+    Presence, WaitLimit, WaitResult, WaitingDestination, WaitingSide, WaitingSource, has_left, is_dropped,
 };
-use super::{Pairing, Rendezvous};
-use crate::events::Change;
+use super::{NewStream, Pairing, Rendezvous};
+use crate::clients::Permit;
 use crate::outcome::SeatError;
 use crate::slot::Waiter;
 use crate::transfer::{Offer, SourceHalf};
 
+/// A side's request for a seat.
+pub struct SeatRequest<'a, C> {
+    /// The stream.
+    pub name: &'a StreamName,
+    /// The connection of the side.
+    pub presence: Arc<dyn Presence>,
+    /// How long the side is willing to wait, in seconds, at least 1. `None`, or a longer time: until the stream expires.
+    pub wait: Option<u64>,
+    /// Whether the client of the side may create a stream, and its permit for it. Called only for the first side of a path, with
+    /// the table locked.
+    pub may_create: C,
+}
+
 /// A seat that this side holds. Dropping it while it waits frees it. `M` is the value that the side receives when it is paired.
 pub struct Seat<M, B: Send + 'static> {
-    id: StreamId,
+    stream: Number,
     rendezvous: Arc<Rendezvous<B>>,
     /// `None` if the table has removed this side because it has left. The task of the side is about to notice.
     result: Option<oneshot::Receiver<WaitResult<M>>>,
@@ -38,7 +54,7 @@ impl<M, B: Send + 'static> Seat<M, B> {
     /// completes for a side that has left.
     ///
     /// # Errors
-    /// Why the wait ended without a pairing: [`SeatError::Expired`], [`SeatError::Reported`] or
+    /// Why the wait ended without a pairing: [`SeatError::Expired`], [`SeatError::PeerNotConnected`], [`SeatError::Reported`] or
     /// [`SeatError::ShuttingDown`].
     pub fn paired(&mut self) -> impl Future<Output = WaitResult<M>> {
         poll_fn(|cx| {
@@ -58,7 +74,7 @@ impl<M, B: Send + 'static> Drop for Seat<M, B> {
         if let Some(result) = &mut self.result {
             result.close();
         }
-        self.rendezvous.leave(&self.id);
+        self.rendezvous.leave(self.stream);
     }
 }
 
@@ -67,77 +83,74 @@ impl<B: Send + 'static> Rendezvous<B> {
     ///
     /// # Errors
     /// [`SeatError::NotFound`], [`SeatError::AlreadyConnected`], [`SeatError::Reported`], [`SeatError::ShuttingDown`], or
-    /// for the declared length of the body [`SeatError::LengthMismatch`] and [`SeatError::TooLong`]. The offer is dropped.
+    /// for the declared length of the body [`SeatError::LengthMismatch`] and [`SeatError::TooLong`]. For the first side of a
+    /// path also [`SeatError::TooManyStreams`] and the error of [`SeatRequest::may_create`]. The offer is dropped.
     pub fn seat_source(
         self: &Arc<Self>,
-        id: &StreamId,
+        request: SeatRequest<'_, impl FnOnce() -> Result<Option<Permit>, SeatError>>,
         offer: Box<Offer<B>>,
-        presence: Arc<dyn Presence>,
     ) -> Result<Seat<SourceHalf, B>, SeatError> {
         let (sender, receiver) = oneshot::channel();
-        self.seat(id, Waiter::Source(WaitingSource { offer, result: sender, presence }), receiver)
+        let (limit, presence) = (request.limit(), Arc::clone(&request.presence));
+        let source = WaitingSource { offer, limit, result: sender, presence };
+        self.seat(request, Waiter::Source(source), receiver)
     }
 
     /// Connects a destination: takes its seat, and pairs it if the source waits.
     ///
     /// # Errors
-    /// [`SeatError::NotFound`], [`SeatError::AlreadyConnected`], [`SeatError::Reported`] or [`SeatError::ShuttingDown`].
+    /// As [`Rendezvous::seat_source`], except for those of a body.
     pub fn seat_destination(
         self: &Arc<Self>,
-        id: &StreamId,
-        presence: Arc<dyn Presence>,
+        request: SeatRequest<'_, impl FnOnce() -> Result<Option<Permit>, SeatError>>,
     ) -> Result<Seat<Pairing<B>, B>, SeatError> {
         let (sender, receiver) = oneshot::channel();
-        self.seat(id, Waiter::Destination(WaitingDestination { result: sender, presence }), receiver)
+        let (limit, presence) = (request.limit(), Arc::clone(&request.presence));
+        let destination = WaitingDestination { limit, result: sender, presence };
+        self.seat(request, Waiter::Destination(destination), receiver)
     }
 
     fn seat<M>(
         self: &Arc<Self>,
-        id: &StreamId,
+        request: SeatRequest<'_, impl FnOnce() -> Result<Option<Permit>, SeatError>>,
         arriving: WaitingSide<B>,
         receiver: oneshot::Receiver<WaitResult<M>>,
     ) -> Result<Seat<M, B>, SeatError> {
-        let side = arriving.side();
-        let (id, pair) = self.change(|table, changes| {
+        let (side, is_path) = (arriving.side(), request.name.kind() == StreamKind::Path);
+        let (stream, pair) = self.change(|table, changes| {
             if table.admission == AdmissionState::Closed {
                 return Err(SeatError::ShuttingDown);
             }
-            let entry = table.entry(id).ok_or(SeatError::NotFound)?;
-            if entry.has_ended() {
-                return Err(SeatError::NotFound);
-            }
-            // The entry's copy of the id, so that the id parsed from the request can be freed while the side waits.
-            let (id, headers) = (entry.id.clone(), Arc::clone(&entry.headers));
-            table.vacate_if(&id, has_left, changes);
-            let slot = table.entry(&id).map(|entry| &entry.slot);
+            let stream = self.find_or_create(table, request, &arriving, changes)?;
+            let Some(entry) = table.entry(stream) else { return Err(SeatError::NotFound) };
+            let (slot, headers) = (&entry.slot, Arc::clone(&entry.headers));
             // A taken seat and a report come first: they are the same for a body of any length.
-            if slot.is_some_and(|slot| slot.is_free(side)) {
+            if slot.is_free(side) {
                 arriving.check_length(&headers, self.limits.transfer)?;
             }
-            let waiting = slot.and_then(Slot::waiter);
-            if waiting.is_some_and(|waiter| waiter.side() != side) && has_left(arriving.as_ref()) {
+            if slot.waiter().is_some_and(|waiter| waiter.side() != side) && has_left(arriving.as_ref()) {
                 // It takes no seat, so it is never paired. Its task is about to notice the disconnection.
-                return Ok((id, None));
+                return Ok((stream, None));
             }
-            let Some((entry, seated)) = table.update(&id, |slot| arriving.take_seat(slot)) else {
+            let Some((_, seated)) = table.update(stream, |slot| arriving.take_seat(slot)) else {
                 return Err(SeatError::NotFound);
             };
             match seated {
                 Ok(None) => {
-                    changes.push(entry, Change::Waiting(side));
-                    Ok((id, None))
+                    table.waits(stream, changes);
+                    Ok((stream, None))
                 }
                 Ok(Some((source, destination))) => {
                     let source_may_have_left =
                         side == Side::Destination && source.presence.source_may_have_left();
-                    let (source_half, half) = self.start_transfer(&id, headers);
-                    table.pair(&id, half.transfer(), changes);
+                    let (source_half, half) = self.start_transfer(stream, headers, is_path);
+                    table.pair(stream, half.transfer(), changes);
                     let pairing = Pairing { half, offer: source.offer, source_may_have_left };
-                    Ok((id, Some(((source.result, source_half), (destination.result, pairing)))))
+                    Ok((stream, Some(((source.result, source_half), (destination.result, pairing)))))
                 }
                 Err(refusal) => {
                     // The delivery of a report ends the stream. Other refusals change nothing.
-                    table.retain(&id, changes);
+                    table.retain(stream, changes);
                     Err(refusal)
                 }
             }
@@ -147,14 +160,44 @@ impl<B: Send + 'static> Rendezvous<B> {
             let _ = source.send(Ok(half));
             let _ = destination.send(Ok(pairing));
         }
-        Ok(Seat { id, rendezvous: Arc::clone(self), result: Some(receiver) })
+        Ok(Seat { stream, rendezvous: Arc::clone(self), result: Some(receiver) })
+    }
+
+    /// Finds the stream of a request, or creates it for the first side of a path. A waiting side that has left does not count.
+    fn find_or_create(
+        &self,
+        table: &mut Table<B>,
+        request: SeatRequest<'_, impl FnOnce() -> Result<Option<Permit>, SeatError>>,
+        arriving: &WaitingSide<B>,
+        changes: &mut Changes,
+    ) -> Result<Number, SeatError> {
+        let name = request.name;
+        if let Some(stream) = table.find(name).map(|entry| entry.number) {
+            table.vacate_if(stream, has_left, changes);
+        }
+        match (table.find(name), name) {
+            (Some(entry), _) if entry.has_ended() => Err(SeatError::NotFound),
+            (Some(entry), _) => Ok(entry.number),
+            (None, StreamName::Id(_)) => Err(SeatError::NotFound),
+            (None, StreamName::Path(_)) => {
+                arriving.check_length(&self.no_headers, self.limits.transfer)?;
+                let headers = Arc::clone(&self.no_headers);
+                table.create(name.clone(), headers, NewStream::default(), request.may_create, changes)
+            }
+        }
     }
 
     /// Frees the seat of the waiting side, if its [`Seat`] is being dropped.
-    fn leave(&self, id: &StreamId) {
-        let left = self.change(|table, changes| table.vacate_if(id, is_dropped, changes));
+    fn leave(&self, stream: Number) {
+        let left = self.change(|table, changes| table.vacate_if(stream, is_dropped, changes));
         if left.is_some() {
             self.counts_decreased.notify_one();
         }
+    }
+}
+
+impl<C> SeatRequest<'_, C> {
+    fn limit(&self) -> Option<WaitLimit> {
+        self.wait.and_then(WaitLimit::from_now)
     }
 }

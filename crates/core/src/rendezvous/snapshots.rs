@@ -1,25 +1,44 @@
-//! The snapshots of one stream, and of all streams in parts.
+//! The visible state of streams: snapshots of one, of all in parts, and subscriptions to their changes.
 
-use rendezvous_protocol::StreamId;
+use rendezvous_protocol::{StreamId, StreamName};
 
 use super::Rendezvous;
-use super::table::Entry;
+use super::entry::Entry;
+use crate::feed::Subscription;
 use crate::snapshot::{Cursor, Snapshot};
 
 impl<B> Rendezvous<B> {
     /// Returns a snapshot of one stream. `None` if it is unknown or was forgotten after its end.
     #[must_use]
     pub fn snapshot(&self, id: &StreamId) -> Option<Snapshot> {
-        self.table.lock().entry(id).map(Entry::snapshot)
+        self.table.lock().find(&StreamName::Id(id.clone())).map(Entry::snapshot)
     }
 
-    /// Returns snapshots of the first `count` streams after a position, oldest first. Returns fewer at the end of the table,
-    /// and none after it.
+    /// Returns whether a side could find a stream by this name that has neither ended nor a report.
+    #[must_use]
+    pub fn is_connectable(&self, name: &StreamName) -> bool {
+        self.table.lock().find(name).is_some_and(|entry| !entry.is_final())
+    }
+
+    /// Returns snapshots of the first `count` created streams after a position, oldest first. Returns fewer at the end of the
+    /// table, and none after it.
     ///
     /// The table is unlocked between calls, so a list may or may not contain streams that are created or forgotten while
     /// it is built.
     #[must_use]
     pub fn snapshots(&self, after: Cursor, count: usize) -> Vec<Snapshot> {
         self.table.lock().snapshots_after(after).take(count).collect()
+    }
+
+    /// Returns a snapshot of one stream and a subscription to the changes that follow it. `None` if it is unknown.
+    #[must_use]
+    pub fn watch(&self, id: &StreamId) -> Option<(Snapshot, Subscription)> {
+        self.table.lock().watch(&StreamName::Id(id.clone()))
+    }
+
+    /// Returns a subscription to the creation, the pairing and the end of all created streams from now on.
+    #[must_use]
+    pub fn watch_all(&self) -> Subscription {
+        self.table.lock().watch_all()
     }
 }

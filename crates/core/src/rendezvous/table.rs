@@ -1,93 +1,54 @@
-//! The state that the lock of [`Rendezvous`](super::Rendezvous) guards: the streams, their order, deadlines and counts.
+//! The state that the lock of [`Rendezvous`](super::Rendezvous) guards: the streams, their names, deadlines and counts.
+//!
+//! A stream has a number for its whole life. A name leads to at most one number. An id does so until the stream is forgotten, a path only
+//! while a side waits there, or while bytes that the source has sent are not all read. So a path can be used again while the transfer of
+//! its last bytes still goes on.
 //!
 //! *Invariants.* An entry has its deadline in `expiring` until it pairs, in neither while it is streaming, and in `retained`
-//! after its end. The census counts each entry in the phase of its slot.
+//! after its end. The entry of a path has always had a side, and is forgotten with its end. The census counts each entry in the phase of its
+//! slot.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::{Arc, Weak};
 
-use rendezvous_protocol::StreamId;
+use rendezvous_protocol::{StreamKind, StreamName};
 use tokio::time::Instant;
 
 use super::admission::AdmissionState;
+use super::census::{Census, Censuses};
+use super::changes::Changes;
 use super::deadlines::Deadlines;
+use super::entry::{Entry, Number};
 use super::waiting::{Slot, WaitingSide, WaitingSideRef};
-use super::{Census, Limits, NewStream};
-use crate::budget::Reservation;
+use super::{Limits, NewStream};
 use crate::clients::Permit;
-use crate::events::{Change, Event};
+use crate::events::Change;
+use crate::feed::{Capacity, Feed, Subscription};
 use crate::header_set::StreamHeaders;
-use crate::outcome::Outcome;
-use crate::slot::Phase;
-use crate::snapshot::{Cursor, Snapshot, SnapshotState};
-use crate::token::Tokens;
+use crate::outcome::SeatError;
+use crate::snapshot::{Cursor, Snapshot};
 use crate::transfer::Transfer;
+
+/// The changes of all streams that their feed keeps. Of streams that are forgotten, only the feed holds the header sets.
+const FEED_OF_ALL: Capacity = Capacity { snapshots: 1024, bytes: 1 << 20 };
 
 /// The table of streams. The caller holds its lock.
 pub(super) struct Table<B> {
     limits: Limits,
-    /// Boxed, so that the map moves little when it grows and its spare capacity takes little memory.
-    entries: HashMap<StreamId, Box<Entry<B>>>,
-    /// Ids by the number of the stream: the order of creation.
-    by_age: BTreeMap<u64, StreamId>,
-    /// The number of the last stream that was created. The first is 1.
-    created: u64,
+    /// The streams in the order of their creation. Boxed, so that the map moves little.
+    entries: BTreeMap<Number, Box<Entry<B>>>,
+    /// The streams that can be found by their names.
+    names: HashMap<StreamName, Number>,
+    /// The number of the last stream.
+    last: Number,
     /// Streams that have not paired.
     pub(super) expiring: Deadlines,
     /// Streams that have ended.
     pub(super) retained: Deadlines,
-    pub(super) census: Census,
+    pub(super) censuses: Censuses,
     pub(super) admission: AdmissionState,
-}
-
-/// One stream.
-pub(super) struct Entry<B> {
-    pub(super) id: StreamId,
-    pub(super) slot: Slot<B>,
-    pub(super) headers: Arc<StreamHeaders>,
-    pub(super) transfer: Option<Arc<Transfer>>,
-    number: u64,
-    created_at: SystemTime,
-    deactivated_at: Option<SystemTime>,
-    deadline: Option<Instant>,
-    /// Counts the stream against its creator's quota until it ends.
-    permit: Option<Permit>,
-    /// Body bytes of the transfer that has ended.
-    bytes: u64,
-    /// Boxed, because most streams have none of these fields.
-    rare: Option<Box<RareFields>>,
-}
-
-/// The fields of an [`Entry`] that few streams use.
-#[derive(Default)]
-struct RareFields {
-    tokens: Option<Tokens>,
-    /// The memory of the header sets and of a report.
-    reserved: Vec<Reservation>,
-}
-
-/// The changes made while the table is locked, to be published after it is unlocked.
-pub(super) struct Changes {
-    events: Vec<Event>,
-    /// Without subscribers no event is built.
-    has_subscribers: bool,
-}
-
-impl Changes {
-    pub(super) fn new(has_subscribers: bool) -> Self {
-        Self { events: Vec::new(), has_subscribers }
-    }
-
-    pub(super) fn push<B>(&mut self, entry: &Entry<B>, change: Change) {
-        if self.has_subscribers {
-            self.events.push(Event { stream: entry.snapshot(), change });
-        }
-    }
-
-    pub(super) fn into_events(self) -> Vec<Event> {
-        self.events
-    }
+    /// What is made, pairs and ends, for the subscribers to all streams, if there are any. Without paths.
+    all: Weak<Feed>,
 }
 
 /// Changes a slot and moves it to the count of its new phase.
@@ -102,24 +63,30 @@ impl<B> Table<B> {
     pub(super) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            entries: HashMap::new(),
-            by_age: BTreeMap::new(),
-            created: 0,
+            entries: BTreeMap::new(),
+            names: HashMap::new(),
+            last: Number(0),
             expiring: Deadlines::default(),
             retained: Deadlines::default(),
-            census: Census::default(),
+            censuses: Censuses::default(),
             admission: AdmissionState::default(),
+            all: Weak::new(),
         }
     }
 
-    pub(super) fn entry(&self, id: &StreamId) -> Option<&Entry<B>> {
-        self.entries.get(id).map(|entry| &**entry)
+    /// Returns the stream that this name leads to.
+    pub(super) fn find(&self, name: &StreamName) -> Option<&Entry<B>> {
+        self.entry(*self.names.get(name)?)
     }
 
-    /// Returns snapshots of the streams after a position, oldest first.
+    pub(super) fn entry(&self, stream: Number) -> Option<&Entry<B>> {
+        self.entries.get(&stream).map(|entry| &**entry)
+    }
+
+    /// Returns snapshots of the created streams after a position, oldest first.
     pub(super) fn snapshots_after(&self, after: Cursor) -> impl Iterator<Item = Snapshot> {
-        let ids = self.by_age.range(after.0.saturating_add(1)..).map(|(_, id)| id);
-        ids.filter_map(|id| self.entry(id).map(Entry::snapshot))
+        let entries = self.entries.range(Number(after.0.saturating_add(1))..).map(|(_, entry)| entry);
+        entries.filter(|entry| entry.name.kind() == StreamKind::Created).map(|entry| entry.snapshot())
     }
 
     /// Returns all running transfers.
@@ -131,164 +98,196 @@ impl<B> Table<B> {
         self.expiring.next().into_iter().chain(self.retained.next()).min()
     }
 
-    pub(super) fn insert(
-        &mut self,
-        id: &StreamId,
-        headers: Arc<StreamHeaders>,
-        rest: NewStream,
-        permit: Option<Permit>,
-        changes: &mut Changes,
-    ) {
-        self.created += 1;
-        let (number, deadline) = (self.created, Instant::now() + self.limits.ttl);
-        let NewStream { tokens, reserved, .. } = rest;
-        let has_rare = tokens.is_some() || reserved.is_some();
-        let entry = Box::new(Entry {
-            id: id.clone(),
-            slot: Slot::default(),
-            headers,
-            transfer: None,
-            number,
-            created_at: SystemTime::now(),
-            deactivated_at: None,
-            deadline: Some(deadline),
-            permit,
-            bytes: 0,
-            rare: has_rare.then(|| Box::new(RareFields { tokens, reserved: Vec::from_iter(reserved) })),
-        });
-        changes.push(&entry, Change::Created);
-        self.entries.insert(id.clone(), entry);
-        self.by_age.insert(number, id.clone());
-        self.expiring.insert(deadline, number, id.clone());
-        self.census.created += 1;
+    /// Subscribes to the changes of one stream. Returns its snapshot too; `None` if it is unknown.
+    pub(super) fn watch(&mut self, name: &StreamName) -> Option<(Snapshot, Subscription)> {
+        let entry = self.entries.get_mut(self.names.get(name)?)?;
+        let subscription = entry.watch();
+        Some((entry.snapshot(), subscription))
     }
 
-    /// Changes the slot of a stream. Returns the entry and the result of `change`, or `None` if the id is unknown.
+    /// Subscribes to what is made, pairs and ends from now on.
+    pub(super) fn watch_all(&mut self) -> Subscription {
+        let feed = self.all.upgrade().unwrap_or_else(|| Feed::new(FEED_OF_ALL));
+        self.all = Arc::downgrade(&feed);
+        feed.subscribe()
+    }
+
+    /// Returns the feed of all streams, if it has subscribers.
+    pub(super) fn feed_of_all(&self) -> Option<Arc<Feed>> {
+        self.all.upgrade()
+    }
+
+    /// Returns all feeds that have subscribers.
+    pub(super) fn feeds(&self) -> impl Iterator<Item = Arc<Feed>> {
+        self.all.upgrade().into_iter().chain(self.entries.values().filter_map(|entry| entry.feed()))
+    }
+
+    /// Creates a stream. `permit` is called only if there is room for it, so that a refusal does not count against the quotas of its
+    /// creator.
+    ///
+    /// # Errors
+    /// [`SeatError::ShuttingDown`], [`SeatError::TooManyStreams`], or the error of `permit`.
+    pub(super) fn create<E: Into<SeatError>>(
+        &mut self,
+        name: StreamName,
+        headers: Arc<StreamHeaders>,
+        settings: NewStream,
+        permit: impl FnOnce() -> Result<Option<Permit>, E>,
+        changes: &mut Changes,
+    ) -> Result<Number, SeatError> {
+        if self.admission != AdmissionState::Open {
+            return Err(SeatError::ShuttingDown);
+        }
+        if self.censuses.total().alive() >= self.limits.max_streams {
+            return Err(SeatError::TooManyStreams);
+        }
+        let permit = permit().map_err(E::into)?;
+        let number = Number(self.last.0 + 1);
+        self.last = number;
+        let mut entry =
+            Box::new(Entry::new(number, name.clone(), headers, settings, permit, self.limits.ttl));
+        let expires = entry.expires;
+        entry.expire_at(expires, &mut self.expiring);
+        changes.push(&mut entry, Change::Created);
+        self.censuses.of_mut(name.kind()).created += 1;
+        self.names.insert(name, number);
+        self.entries.insert(number, entry);
+        Ok(number)
+    }
+
+    /// Changes the slot of a stream. Returns the entry and the result of `change`, or `None` if the stream is unknown.
     pub(super) fn update<T>(
         &mut self,
-        id: &StreamId,
+        stream: Number,
         change: impl FnOnce(&mut Slot<B>) -> T,
     ) -> Option<(&mut Entry<B>, T)> {
-        let entry = self.entries.get_mut(id)?;
-        let changed = update_slot(&mut self.census, &mut entry.slot, change);
+        let entry = self.entries.get_mut(&stream)?;
+        let changed = update_slot(self.censuses.of_mut(entry.name.kind()), &mut entry.slot, change);
         Some((entry, changed))
     }
 
-    /// Changes the slots of all streams. Returns the results that are not `None`.
-    pub(super) fn update_all<T>(&mut self, change: impl Fn(&mut Slot<B>) -> Option<T>) -> Vec<T> {
-        let slots = self.entries.values_mut().map(|entry| &mut entry.slot);
-        slots.filter_map(|slot| update_slot(&mut self.census, slot, &change)).collect()
+    /// Returns the numbers of all streams.
+    pub(super) fn numbers(&self) -> Vec<Number> {
+        self.entries.keys().copied().collect()
+    }
+
+    /// Records that a side waits, for at most the time that it has asked for.
+    pub(super) fn waits(&mut self, stream: Number, changes: &mut Changes) {
+        let Some(entry) = self.entries.get_mut(&stream) else { return };
+        let Some(waiter) = entry.slot.waiter() else { return };
+        let (side, limit) = (waiter.side(), waiter.limit());
+        changes.push(entry, Change::Waiting(side));
+        if let Some(limit) = limit.filter(|limit| limit.end < entry.expires) {
+            entry.expire_at(limit.end, &mut self.expiring);
+        }
     }
 
     /// Frees the seat of the waiting side if `is_absent`. Returns that side.
     pub(super) fn vacate_if(
         &mut self,
-        id: &StreamId,
+        stream: Number,
         is_absent: impl FnOnce(WaitingSideRef<'_, B>) -> bool,
         changes: &mut Changes,
     ) -> Option<WaitingSide<B>> {
-        let waiter = self.entry(id)?.slot.waiter()?;
+        let waiter = self.entry(stream)?.slot.waiter()?;
         let side = waiter.side();
         if !is_absent(waiter) {
             return None;
         }
-        let (entry, left) = self.update(id, |slot| slot.leave(side))?;
+        let (entry, left) = self.update(stream, |slot| slot.leave(side))?;
         changes.push(entry, Change::Left(side));
+        match entry.name.kind() {
+            // At a path without a side there is nothing.
+            StreamKind::Path => self.forget(stream, changes),
+            StreamKind::Created => self.expire_at(stream, |entry| entry.expires),
+        }
         left
     }
 
-    /// Records the transfer of a stream whose sides have paired, and removes its deadline.
-    pub(super) fn pair(&mut self, id: &StreamId, transfer: &Arc<Transfer>, changes: &mut Changes) {
-        let Some(entry) = self.entries.get_mut(id) else { return };
-        entry.transfer = Some(Arc::clone(transfer));
-        if let Some(deadline) = entry.deadline.take() {
-            self.expiring.remove(deadline, entry.number);
-            let left = deadline.saturating_duration_since(transfer.started());
-            changes.push(entry, Change::Paired { wait: self.limits.ttl.saturating_sub(left) });
+    fn expire_at(&mut self, stream: Number, at: impl FnOnce(&Entry<B>) -> Instant) {
+        if let Some(entry) = self.entries.get_mut(&stream) {
+            let at = at(entry);
+            entry.expire_at(at, &mut self.expiring);
         }
     }
 
-    /// Ends a stream whose time to live has passed. Returns the waiting side, if any.
-    pub(super) fn expire(&mut self, id: &StreamId, changes: &mut Changes) -> Option<WaitingSide<B>> {
-        let (entry, waiter) = self.update(id, Slot::expire)?;
-        entry.deadline = None;
-        self.retain(id, changes);
-        waiter
+    /// Records the transfer of a stream whose sides have paired, and removes its deadline.
+    pub(super) fn pair(&mut self, stream: Number, transfer: &Arc<Transfer>, changes: &mut Changes) {
+        let Some(entry) = self.entries.get_mut(&stream) else { return };
+        entry.transfer = Some(Arc::clone(transfer));
+        if let Some(deadline) = entry.deadline.take() {
+            self.expiring.remove(deadline, stream);
+        }
+        let wait = transfer.started().saturating_duration_since(entry.created);
+        changes.push(entry, Change::Paired { wait });
     }
 
-    /// Keeps a stream that has ended visible for another time to live, and releases its transfer and permit. Over the
-    /// limit, the oldest ended stream is forgotten. Does nothing if the stream has not ended.
-    pub(super) fn retain(&mut self, id: &StreamId, changes: &mut Changes) {
-        let Some(entry) = self.entries.get_mut(id) else { return };
-        let Phase::Ended(outcome) = entry.slot.phase() else { return };
-        let outcome = outcome.clone();
-        let transfer = entry.transfer.take();
-        entry.bytes = transfer.as_ref().map_or(0, |transfer| transfer.bytes());
-        entry.deactivated_at.get_or_insert_with(SystemTime::now);
-        entry.permit = None;
+    /// Ends the wait of a side whose own limit has passed, or a stream whose time to live has passed. Returns the waiting side, if any,
+    /// and why its wait has ended.
+    pub(super) fn end_wait(
+        &mut self,
+        stream: Number,
+        now: Instant,
+        changes: &mut Changes,
+    ) -> Option<(WaitingSide<B>, SeatError)> {
+        let entry = self.entries.get_mut(&stream)?;
+        entry.deadline = None;
+        if entry.expires <= now {
+            let (_, waiter) = self.update(stream, Slot::expire)?;
+            self.retain(stream, changes);
+            return Some((waiter?, SeatError::Expired));
+        }
+        let limit = entry.slot.waiter()?.limit()?;
+        let waiter = self.vacate_if(stream, |_| true, changes)?;
+        Some((waiter, SeatError::PeerNotConnected { seconds: limit.seconds }))
+    }
+
+    /// Releases the transfer and permit of a stream that has ended, and keeps it visible for another time to live, unless it was made by a
+    /// path. Over the limit, the oldest ended stream is forgotten. Does nothing if the stream has not ended.
+    pub(super) fn retain(&mut self, stream: Number, changes: &mut Changes) {
+        let Some(entry) = self.entries.get_mut(&stream) else { return };
+        let Some((outcome, duration)) = entry.end() else { return };
         if let Some(deadline) = entry.deadline.take() {
-            self.expiring.remove(deadline, entry.number);
+            self.expiring.remove(deadline, stream);
+        }
+        changes.push(entry, Change::Ended { outcome, duration });
+        if entry.name.kind() == StreamKind::Path {
+            return self.forget(stream, changes);
         }
         let deadline = Instant::now() + self.limits.ttl;
         entry.deadline = Some(deadline);
-        self.retained.insert(deadline, entry.number, id.clone());
-        let duration = transfer.map(|transfer| transfer.started().elapsed());
-        changes.push(entry, Change::Ended { outcome, duration });
+        self.retained.insert(deadline, stream);
         if self.retained.len() > self.limits.max_streams
             && let Some(oldest) = self.retained.pop()
         {
-            self.forget(&oldest);
+            self.forget(oldest, changes);
         }
     }
 
-    pub(super) fn forget(&mut self, id: &StreamId) {
-        if let Some(entry) = self.entries.remove(id) {
-            self.by_age.remove(&entry.number);
-            *self.census.count_mut(entry.slot.phase()) -= 1;
+    /// Frees the path of a transfer whose body was read. The stream cannot be found by it any more.
+    pub(super) fn release(&mut self, stream: Number) {
+        if let Some(entry) = self.entries.get(&stream)
+            && self.names.get(&entry.name) == Some(&stream)
+        {
+            self.names.remove(&entry.name);
+        }
+    }
+
+    pub(super) fn forget(&mut self, stream: Number, changes: &mut Changes) {
+        self.release(stream);
+        if let Some(entry) = self.entries.remove(&stream) {
+            *self.censuses.of_mut(entry.name.kind()).count_mut(entry.slot.phase()) -= 1;
+            if let Some(deadline) = entry.deadline {
+                self.expiring.remove(deadline, stream);
+            }
+            changes.forgotten(&entry);
         }
     }
 
     /// Returns whether nothing is left, for the checks of the interleaving tests.
     #[cfg(all(test, shuttle))]
     pub(super) fn is_empty(&self) -> bool {
-        let queues = self.expiring.len() + self.retained.len() + self.by_age.len();
-        self.entries.is_empty() && queues == 0 && self.census == Census::default()
-    }
-}
-
-impl<B> Entry<B> {
-    pub(super) fn has_ended(&self) -> bool {
-        matches!(self.slot.phase(), Phase::Ended(_))
-    }
-
-    pub(super) fn tokens(&self) -> Option<&Tokens> {
-        self.rare.as_ref()?.tokens.as_ref()
-    }
-
-    /// Records that an error was reported. `reserved` is its memory.
-    pub(super) fn set_reported(&mut self, reserved: Option<Reservation>) {
-        self.deactivated_at = Some(SystemTime::now());
-        if let Some(reserved) = reserved {
-            self.rare.get_or_insert_default().reserved.push(reserved);
-        }
-    }
-
-    pub(super) fn snapshot(&self) -> Snapshot {
-        let state = match self.slot.phase() {
-            Phase::Created => SnapshotState::Created,
-            Phase::Waiting(side) => SnapshotState::Waiting(side),
-            Phase::Streaming => SnapshotState::Streaming,
-            Phase::Reported(report) => SnapshotState::Ended(Outcome::Reported(Arc::clone(report))),
-            Phase::Ended(outcome) => SnapshotState::Ended(outcome.clone()),
-        };
-        Snapshot {
-            id: self.id.clone(),
-            created_at: self.created_at,
-            deactivated_at: self.deactivated_at,
-            state,
-            headers: Arc::clone(&self.headers),
-            bytes_transferred: self.transfer.as_ref().map_or(self.bytes, |transfer| transfer.bytes()),
-            position: Cursor(self.number),
-        }
+        let queues = self.expiring.len() + self.retained.len() + self.names.len();
+        self.entries.is_empty() && queues == 0 && self.censuses == Censuses::default()
     }
 }

@@ -1,9 +1,11 @@
 //! Waiting sides: what the table holds of a side until it is paired or refused.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rendezvous_protocol::Side;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::Pairing;
 use crate::header_set::StreamHeaders;
@@ -24,13 +26,32 @@ pub trait Presence: Send + Sync {
 /// Sent to a waiting side: its part of the pairing, or why it no longer waits.
 pub(super) type WaitResult<M> = Result<M, SeatError>;
 
+/// How long a side is willing to wait (`Prefer: wait=…`).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WaitLimit {
+    /// What the side has asked for, in seconds.
+    pub(super) seconds: u64,
+    /// When that has passed.
+    pub(super) end: Instant,
+}
+
+impl WaitLimit {
+    /// The limit of a side that connects now. `None` if it is far beyond the life of any stream.
+    pub(super) fn from_now(seconds: u64) -> Option<Self> {
+        let end = Instant::now().checked_add(Duration::from_secs(seconds))?;
+        Some(Self { seconds, end })
+    }
+}
+
 pub(super) struct WaitingSource<B> {
     pub(super) offer: Box<Offer<B>>,
+    pub(super) limit: Option<WaitLimit>,
     pub(super) result: oneshot::Sender<WaitResult<SourceHalf>>,
     pub(super) presence: Arc<dyn Presence>,
 }
 
 pub(super) struct WaitingDestination<B> {
+    pub(super) limit: Option<WaitLimit>,
     pub(super) result: oneshot::Sender<WaitResult<Pairing<B>>>,
     pub(super) presence: Arc<dyn Presence>,
 }
@@ -61,6 +82,16 @@ pub(super) fn is_dropped<B>(waiting: WaitingSideRef<'_, B>) -> bool {
     match waiting {
         Waiter::Source(source) => source.result.is_closed(),
         Waiter::Destination(destination) => destination.result.is_closed(),
+    }
+}
+
+impl<B> WaitingSideRef<'_, B> {
+    /// How long this side is willing to wait.
+    pub(super) fn limit(&self) -> Option<WaitLimit> {
+        match self {
+            Self::Source(source) => source.limit,
+            Self::Destination(destination) => destination.limit,
+        }
     }
 }
 

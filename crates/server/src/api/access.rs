@@ -27,7 +27,8 @@ impl Access {
     /// Whether this listener serves the route.
     #[must_use]
     pub(crate) fn serves(&self, listener: ListenerInfo, route: &Route) -> bool {
-        let is_admin_route = matches!(route, Route::List | Route::Metrics | Route::Health | Route::Ready);
+        let is_admin_route =
+            matches!(route, Route::List | Route::ListEvents | Route::Metrics | Route::Health | Route::Ready);
         match listener.audience {
             Audience::Operators => is_admin_route || matches!(route, Route::Ping | Route::OpenApi),
             Audience::Clients => !(is_admin_route && self.has_admin_listener),
@@ -145,9 +146,13 @@ fn in_query(query: &str) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
-    use rendezvous_protocol::StreamId;
+    use rendezvous_protocol::{PathName, StreamId, StreamName};
 
     use super::*;
+
+    fn path() -> StreamName {
+        StreamName::Path(PathName::parse("a").unwrap())
+    }
 
     fn listeners() -> impl Iterator<Item = ListenerInfo> {
         [Audience::Clients, Audience::Operators]
@@ -213,14 +218,17 @@ mod tests {
     fn admin_routes_move_to_the_admin_listener() {
         let (moved, stayed) = (Access { has_admin_listener: true, ..Access::default() }, Access::default());
         let id = StreamId::parse("a").unwrap();
-        let admin_routes = [Route::List, Route::Metrics, Route::Health, Route::Ready];
+        let name = || StreamName::Id(id.clone());
+        let admin_routes = [Route::List, Route::ListEvents, Route::Metrics, Route::Health, Route::Ready];
         let stream_routes = [
             Route::Create,
-            Route::Source(id.clone()),
-            Route::Destination(id.clone()),
-            Route::Probe(id.clone()),
+            Route::Source(name()),
+            Route::Destination(name()),
+            Route::Probe(name()),
             Route::Report(id.clone()),
-            Route::Status(id),
+            Route::Status(id.clone()),
+            Route::Events(id.clone()),
+            Route::Destination(path()),
         ];
         for listener in listeners() {
             let is_admin = listener.audience == Audience::Operators;

@@ -172,7 +172,7 @@ fn vary_by_origin(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use http::Request;
-    use rendezvous_protocol::StreamId;
+    use rendezvous_protocol::{StreamId, StreamName};
 
     use super::*;
 
@@ -246,7 +246,7 @@ mod tests {
     }
 
     fn get() -> Route {
-        Route::Destination(StreamId::parse("a").unwrap())
+        Route::Destination(StreamName::Id(StreamId::parse("a").unwrap()))
     }
 
     #[test]
@@ -311,14 +311,15 @@ mod tests {
     #[test]
     fn only_get_routes_can_be_navigated_to_from_another_site() {
         let id = || StreamId::parse("a").unwrap();
+        let name = || StreamName::Id(id());
         let link = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")];
         for (route, expected) in [
-            (Route::Destination(id()), true),
+            (Route::Destination(name()), true),
             (Route::Status(id()), true),
             (Route::List, true),
             (Route::Metrics, true),
             (Route::Create, false),
-            (Route::Source(id()), false),
+            (Route::Source(name()), false),
             (Route::Report(id()), false),
         ] {
             assert_eq!(passes(&[], &route, "a", &link), expected, "{route:?}");

@@ -8,6 +8,7 @@ use rendezvous_protocol::{ErrorBody, ErrorKind};
 
 use super::json_body::BodyError;
 use super::refusal::Refusal;
+use super::route::RouteError;
 use crate::metrics::REPORTED;
 
 /// Returns the `error` of the status object; `None` for a finished transfer.
@@ -43,22 +44,25 @@ pub(super) fn refusal_parts(refusal: &Refusal) -> (StatusCode, ErrorBody) {
 /// Returns the kind of a refusal; `None` for an error that a client reported.
 fn refusal_kind(refusal: &Refusal) -> Option<ErrorKind> {
     Some(match refusal {
-        Refusal::Head(HeadError::Malformed(_)) | Refusal::BadRequest(_) => ErrorKind::BadRequest,
+        Refusal::Head(HeadError::Malformed(_))
+        | Refusal::BadRequest(_)
+        | Refusal::Route(RouteError::BadPath(_)) => ErrorKind::BadRequest,
         Refusal::Head(HeadError::TooLong(_) | HeadError::TooManyFields) => ErrorKind::HeadTooLarge,
         Refusal::Head(HeadError::TimedOut(_)) => ErrorKind::RequestTimeout,
-        Refusal::Auth(AuthError::Unauthorized) => ErrorKind::Unauthorized,
-        Refusal::Auth(AuthError::Forbidden(_)) => ErrorKind::Forbidden,
+        Refusal::Auth(error) => auth_kind(error),
         Refusal::Seat(error) => match error {
             SeatError::Reported(_) => return None,
             SeatError::NotFound => ErrorKind::NotFound,
             SeatError::AlreadyConnected(_) => ErrorKind::AlreadyConnected,
             SeatError::AlreadyStarted => ErrorKind::AlreadyStarted,
             SeatError::Expired => ErrorKind::Expired,
+            SeatError::PeerNotConnected { .. } => ErrorKind::PeerNotConnected,
             SeatError::LengthMismatch(_) => ErrorKind::LengthMismatch,
             SeatError::TooLong { .. } => ErrorKind::BodyTooLarge,
             SeatError::TooManyStreams => ErrorKind::Busy,
             SeatError::TooMany(_) => ErrorKind::TooMany,
             SeatError::ShuttingDown => ErrorKind::ShuttingDown,
+            SeatError::MayNotCreate(error) => auth_kind(error),
         },
         Refusal::Body(error) => match error {
             BodyError::Invalid(_) => ErrorKind::InvalidBody,
@@ -67,10 +71,17 @@ fn refusal_kind(refusal: &Refusal) -> Option<ErrorKind> {
             BodyError::TimedOut(_) => ErrorKind::RequestTimeout,
             BodyError::Busy => ErrorKind::Busy,
         },
-        Refusal::BadRoute => ErrorKind::BadRoute,
+        Refusal::Route(RouteError::Unknown) => ErrorKind::BadRoute,
         Refusal::Busy(_) => ErrorKind::Busy,
         Refusal::Internal => ErrorKind::Internal,
     })
+}
+
+fn auth_kind(error: &AuthError) -> ErrorKind {
+    match error {
+        AuthError::Unauthorized => ErrorKind::Unauthorized,
+        AuthError::Forbidden(_) => ErrorKind::Forbidden,
+    }
 }
 
 /// Returns the code, or 500 for a number that is no status.

@@ -1,14 +1,14 @@
 //! The handlers of the routes that respond without waiting for the other side.
 
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use http::StatusCode;
 use http::header::ACCEPT;
 use rendezvous_core::outcome::SeatError;
 use rendezvous_core::rendezvous::NewStream;
 use rendezvous_core::token::Tokens;
-use rendezvous_protocol::CreatedStream;
-use rendezvous_protocol::StreamId;
+use rendezvous_protocol::{CreatedStream, StreamId, StreamName, Timestamp};
 
 use super::App;
 use super::head::RequestHead;
@@ -17,7 +17,6 @@ use super::listing::{self, Listing};
 use super::record::Record;
 use super::refusal::Refusal;
 use super::response::{self, Response};
-use super::status::status as status_of;
 use crate::metrics::Format;
 
 /// Handles `POST /stream`.
@@ -27,16 +26,18 @@ pub(super) fn create(
     body: JsonBody,
     record: &mut Record,
 ) -> Result<Response, Refusal> {
-    let settings = json_body::stream_settings(&body.bytes)?;
+    let settings = json_body::stream_settings(&body.bytes, app.max_ttl)?;
     let reserved = body.into_reservation(settings.headers.memory())?;
     let tokens = settings.is_split.then(Tokens::mint);
-    let new = NewStream { headers: settings.headers, tokens: tokens.clone(), reserved };
+    let new = NewStream { headers: settings.headers, tokens: tokens.clone(), reserved, ttl: settings.ttl };
+    let expires_at = settings.ttl.map(|ttl| Timestamp(SystemTime::now() + ttl));
     let id = app.rendezvous.create(new, || app.clients.create(client))?;
-    record.set_stream(&id);
+    record.set_stream(StreamName::Id(id.clone()));
     let created = CreatedStream {
         stream: id.as_str(),
         upload_token: tokens.as_ref().map(|tokens| tokens.upload.as_str()),
         download_token: tokens.as_ref().map(|tokens| tokens.download.as_str()),
+        expires_at,
     };
     Ok(response::json(StatusCode::CREATED, &created))
 }
@@ -60,7 +61,7 @@ pub(super) fn list(app: &App) -> Result<Response, Refusal> {
         .response_memory
         .reserve_alone(listing::MEMORY)
         .map_err(|_| response::response_memory_exhausted())?;
-    Ok(response::listing(first, listing.with(reserved)))
+    Ok(response::listing(listing.resumed(first, reserved)))
 }
 
 /// Handles `GET /metrics`.
@@ -79,16 +80,11 @@ pub(super) fn ready(app: &App) -> Result<Response, Refusal> {
     }
 }
 
-/// Handles `GET /stream/:id/status`.
-pub(super) fn status(app: &App, id: &StreamId) -> Result<Response, Refusal> {
-    let snapshot = app.rendezvous.snapshot(id).ok_or(SeatError::NotFound)?;
-    response::large_json(&status_of(&snapshot), &app.response_memory)
-}
-
-/// Handles `HEAD /stream/:id`.
-pub(super) fn probe(app: &App, id: &StreamId) -> Result<Response, Refusal> {
-    match app.rendezvous.snapshot(id) {
-        Some(snapshot) if snapshot.is_connectable() => Ok(response::empty(StatusCode::OK)),
-        _ => Err(SeatError::NotFound.into()),
+/// Handles `HEAD /stream/:id` and `HEAD /p/:path`.
+pub(super) fn probe(app: &App, name: &StreamName) -> Result<Response, Refusal> {
+    if app.rendezvous.is_connectable(name) {
+        Ok(response::empty(StatusCode::OK))
+    } else {
+        Err(SeatError::NotFound.into())
     }
 }

@@ -11,7 +11,7 @@ use rendezvous_core::budget::{Budget, Exhausted, Reservation};
 use rendezvous_core::header_set::{HeaderSet, InvalidHeaders, StreamHeaders};
 use rendezvous_core::outcome::Report;
 use rendezvous_core::transfer::SourceBody;
-use rendezvous_protocol::Side;
+use rendezvous_protocol::{Period, Side};
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
@@ -120,18 +120,24 @@ pub struct StreamSettings {
     pub headers: StreamHeaders,
     /// Whether each side gets its own token (split access). Default: false.
     pub is_split: bool,
+    /// How long the stream waits for both sides. Default: the `ttl` of the server.
+    pub ttl: Option<Duration>,
 }
 
-/// Parses the body of `POST /stream` (docs/api.md, section 3).
+/// Parses the body of `POST /stream` (docs/api.md, section 3). Its `ttl` is at most `max_ttl`.
 ///
 /// # Errors
 /// [`BodyError::Invalid`], with the reason.
-pub fn stream_settings(body: &[u8]) -> Result<StreamSettings, BodyError> {
+pub fn stream_settings(body: &[u8], max_ttl: Period) -> Result<StreamSettings, BodyError> {
     let mut object = object(body)?.unwrap_or_default();
     let is_split = match object.remove("access") {
         None | Some(Value::Null) => false,
         Some(Value::String(access)) if access == "split" => true,
         Some(_) => return Err(BodyError::Invalid("access must be \"split\" or absent".into())),
+    };
+    let ttl = match object.remove("ttl") {
+        None | Some(Value::Null) => None,
+        Some(value) => Some(ttl(&value, max_ttl)?),
     };
     let mut set = |key: &str, side| match object.remove(key) {
         None | Some(Value::Null) => Ok(None),
@@ -142,7 +148,21 @@ pub fn stream_settings(body: &[u8]) -> Result<StreamSettings, BodyError> {
         download: set("download_headers", Side::Destination)?,
         upload: set("upload_headers", Side::Source)?,
     };
-    Ok(StreamSettings { headers, is_split })
+    Ok(StreamSettings { headers, is_split, ttl })
+}
+
+/// Parses a time to live: seconds, or a text such as `10m`.
+fn ttl(value: &Value, max: Period) -> Result<Duration, BodyError> {
+    let text = match value {
+        Value::Number(seconds) => seconds.as_f64().map(|seconds| seconds.to_string()),
+        Value::String(period) => Some(period.clone()),
+        _ => None,
+    };
+    let period = text.and_then(|text| text.parse().ok()).filter(|period: &Period| *period <= max);
+    period.map(Period::get).ok_or_else(|| {
+        let message = "ttl must be seconds such as 90 or 2.5, or a text such as \"10m\", from 1ms to";
+        BodyError::Invalid(format!("{message} {max} (--max-ttl)"))
+    })
 }
 
 /// Parses the body of `POST /stream/:id/error` (docs/api.md, section 5).
@@ -199,6 +219,10 @@ fn object(body: &[u8]) -> Result<Option<Map<String, Value>>, BodyError> {
 mod tests {
     use super::*;
 
+    fn settings(body: &[u8]) -> Result<StreamSettings, BodyError> {
+        stream_settings(body, Period::from_secs(3600))
+    }
+
     #[test]
     fn absent_properties_of_a_report_have_defaults() {
         let vague = Report {
@@ -251,19 +275,37 @@ mod tests {
     #[test]
     fn a_stream_may_have_header_sets_and_split_access() {
         let access = |body: &str| {
-            stream_settings(body.as_bytes()).map(|settings| (settings.headers.memory(), settings.is_split))
+            settings(body.as_bytes()).map(|settings| (settings.headers.memory(), settings.is_split))
         };
         for body in
             ["", "null", "{}", r#"{"download_headers":null,"upload_headers":null,"__proto__":{"a":1}}"#]
         {
             assert_eq!(access(body), Ok((0, false)), "{body}");
         }
-        let made =
-            stream_settings(br#"{"download_headers":{"Content-Length":5},"upload_headers":{}}"#).unwrap();
+        let made = settings(br#"{"download_headers":{"Content-Length":5},"upload_headers":{}}"#).unwrap();
         assert_eq!(made.headers.promised_length(), Some(5));
         assert!(made.headers.upload.is_some() && !made.is_split);
         assert_eq!(access(r#"{"access":"split"}"#), Ok((0, true)));
         assert_eq!(access(r#"{"access":null}"#), Ok((0, false)));
+    }
+
+    #[test]
+    fn a_stream_may_have_a_time_to_live_of_its_own() {
+        for (body, milliseconds) in [
+            (r#"{"ttl":90}"#, Some(90_000)),
+            (r#"{"ttl":90.0}"#, Some(90_000)),
+            (r#"{"ttl":2.5}"#, Some(2500)),
+            (r#"{"ttl":0.001}"#, Some(1)),
+            (r#"{"ttl":1e2}"#, Some(100_000)),
+            (r#"{"ttl":"90"}"#, Some(90_000)),
+            (r#"{"ttl":"10m"}"#, Some(600_000)),
+            (r#"{"ttl":"1h"}"#, Some(3_600_000)),
+            (r#"{"ttl":null}"#, None),
+            ("{}", None),
+        ] {
+            let ttl = settings(body.as_bytes()).unwrap().ttl;
+            assert_eq!(ttl, milliseconds.map(Duration::from_millis), "{body}");
+        }
     }
 
     #[test]
@@ -281,8 +323,20 @@ mod tests {
             (br#"{"access":true}"#, "access must be \"split\""),
             (br#"{"access":{}}"#, "access must be \"split\""),
             (br#"{"upload_headers":{"Date":"x"}}"#, "The server sets the header Date itself"),
+            (
+                br#"{"ttl":3601}"#,
+                "ttl must be seconds such as 90 or 2.5, or a text such as \"10m\", from 1ms to 1h",
+            ),
+            (br#"{"ttl":0}"#, "ttl must be"),
+            (br#"{"ttl":0.0009}"#, "ttl must be"),
+            (br#"{"ttl":-1}"#, "ttl must be"),
+            (br#"{"ttl":"61m"}"#, "ttl must be"),
+            (br#"{"ttl":"soon"}"#, "ttl must be"),
+            (br#"{"ttl":""}"#, "ttl must be"),
+            (br#"{"ttl":true}"#, "ttl must be"),
+            (br#"{"ttl":[60]}"#, "ttl must be"),
         ] {
-            let message = stream_settings(body).unwrap_err().to_string();
+            let message = settings(body).unwrap_err().to_string();
             assert!(message.starts_with(reason), "{message}");
         }
     }

@@ -11,7 +11,6 @@ use rendezvous_core::budget::Reservation;
 use rendezvous_core::snapshot::Cursor;
 use tokio::task::yield_now;
 
-use super::record::Record;
 use super::status::status;
 use crate::request_body::Rendezvous;
 
@@ -30,8 +29,8 @@ pub(crate) struct Listing {
     cursor: Cursor,
     is_started: bool,
     is_finished: bool,
-    /// The line of the request in the access log, logged when the list is dropped.
-    record: Option<Record>,
+    /// The first part, until it is returned.
+    first: Option<Bytes>,
     _reservation: Option<Reservation>,
 }
 
@@ -43,34 +42,19 @@ impl Listing {
             cursor: Cursor::default(),
             is_started: false,
             is_finished: false,
-            record: None,
+            first: None,
             _reservation: None,
         }
     }
 
-    /// Holds the reservation of its memory until the list is dropped.
-    pub(crate) fn with(self, reserved: Reservation) -> Self {
-        Self { _reservation: Some(reserved), ..self }
-    }
-
-    /// Delays the line in the access log until the list is dropped.
-    pub(crate) fn log_with(&mut self, record: Record) {
-        self.record = Some(record);
+    /// Puts the first part back, and holds the reservation of the memory of the list until it is dropped.
+    pub(crate) fn resumed(self, first: Bytes, reserved: Reservation) -> Self {
+        Self { first: Some(first), _reservation: Some(reserved), ..self }
     }
 
     /// Whether the last part was returned.
     pub(crate) fn is_finished(&self) -> bool {
         self.is_finished
-    }
-
-    /// Records that a part of `bytes` bytes was sent.
-    pub(crate) fn sent(&mut self, bytes: usize, is_last: bool) {
-        if let Some(record) = &mut self.record {
-            record.add_bytes(bytes as u64);
-            if is_last {
-                record.set_answered();
-            }
-        }
     }
 
     /// Returns the first part.
@@ -89,6 +73,9 @@ impl Listing {
     /// # Errors
     /// As [`Listing::first_part`].
     pub(crate) async fn next_part(&mut self) -> serde_json::Result<Bytes> {
+        if let Some(first) = self.first.take() {
+            return Ok(first);
+        }
         let mut part = Vec::with_capacity(PART);
         loop {
             yield_now().await;

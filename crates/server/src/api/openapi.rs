@@ -11,7 +11,7 @@ mod tests {
 
     use http::Method;
     use rendezvous_core::outcome::FAULTS;
-    use rendezvous_protocol::ErrorKind;
+    use rendezvous_protocol::{ErrorKind, StreamName};
     use serde_json::{Map, Value};
 
     use super::super::route::Route;
@@ -35,9 +35,14 @@ mod tests {
     operations! {
         Route::Create => "POST /stream",
         Route::List => "GET /stream",
-        Route::Source(_) => "PUT /stream/{id}",
-        Route::Destination(_) => "GET /stream/{id}",
-        Route::Probe(_) => "HEAD /stream/{id}",
+        Route::ListEvents => "GET /events",
+        Route::Source(StreamName::Id(_)) => "PUT /stream/{id}",
+        Route::Destination(StreamName::Id(_)) => "GET /stream/{id}",
+        Route::Probe(StreamName::Id(_)) => "HEAD /stream/{id}",
+        Route::Source(StreamName::Path(_)) => "PUT /p/{path}",
+        Route::Destination(StreamName::Path(_)) => "GET /p/{path}",
+        Route::Probe(StreamName::Path(_)) => "HEAD /p/{path}",
+        Route::Events(_) => "GET /stream/{id}/events",
         Route::Report(_) => "POST /stream/{id}/error",
         Route::Status(_) => "GET /stream/{id}/status",
         Route::Front => "GET /",
@@ -99,10 +104,10 @@ mod tests {
             assert!(method != "GET" || is_there("HEAD", path), "HEAD {path} is not documented");
         }
         for (method, path, _) in &documented {
-            let route = Route::parse(&method.parse::<Method>().unwrap(), &path.replace("{id}", "a"));
-            let route = route.unwrap_or_else(|| panic!("{method} {path} is no route"));
-            let of_get = operation(&route).replacen("GET", method, 1);
-            assert_eq!(of_get, format!("{method} {path}"));
+            let route = Route::parse(&method.parse::<Method>().unwrap(), &path.replace(['{', '}'], ""));
+            let route = route.unwrap_or_else(|_| panic!("{method} {path} is no route"));
+            let (_, documented) = operation(&route).split_once(' ').unwrap();
+            assert_eq!(documented, path, "{method}");
         }
     }
 
@@ -159,7 +164,8 @@ mod tests {
         let rows = PAGE.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
         let methods = ["GET ", "HEAD ", "PUT ", "POST "];
         let rows = rows.filter(|(first, _)| methods.iter().any(|method| first.starts_with(method)));
-        let found: BTreeSet<_> = rows.map(|(operation, _)| operation.replace(":id", "{id}")).collect();
+        let found: BTreeSet<_> =
+            rows.map(|(operation, _)| operation.replace(":id", "{id}").replace(":path", "{path}")).collect();
         assert_eq!(found, OPERATIONS.iter().map(|operation| (*operation).to_owned()).collect());
     }
 

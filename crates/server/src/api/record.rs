@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{StatusCode, Version};
 use rendezvous_core::outcome::Outcome;
 use rendezvous_core::transfer::{DestinationHalf, Transfer};
-use rendezvous_protocol::StreamId;
+use rendezvous_protocol::StreamName;
 use tokio::time::Instant;
 use tracing::{Level, enabled, info};
 
@@ -21,7 +21,7 @@ pub(crate) struct Record(Option<Box<Line>>);
 
 struct Line {
     request: &'static str,
-    stream: Option<StreamId>,
+    stream: Option<StreamName>,
     client: IpAddr,
     protocol: Version,
     started: Instant,
@@ -57,8 +57,8 @@ impl Record {
     }
 
     /// Sets the stream of the request.
-    pub(crate) fn set_stream(&mut self, stream: &StreamId) {
-        self.update(|line| line.stream = Some(stream.clone()));
+    pub(crate) fn set_stream(&mut self, stream: StreamName) {
+        self.update(|line| line.stream = Some(stream));
     }
 
     /// Sets the outcome of a refused request.

@@ -5,6 +5,7 @@ use rendezvous_core::outcome::{SeatError, TooMany};
 use rendezvous_core::token::AuthError;
 
 use crate::api::json_body::BodyError;
+use crate::api::route::RouteError;
 
 /// The reason why a request is refused. [`super::response`] turns it into a response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -17,13 +18,13 @@ pub(crate) enum Refusal {
     Auth(#[from] AuthError),
     /// The stream or its table refuses the request.
     #[error(transparent)]
-    Seat(#[from] SeatError),
+    Seat(SeatError),
     /// The JSON body is invalid, too large, incomplete or too slow.
     #[error(transparent)]
     Body(#[from] BodyError),
-    /// No route has this method and path.
-    #[error("No endpoint exists for the specified method and/or route")]
-    BadRoute,
+    /// The method and the path are no route.
+    #[error(transparent)]
+    Route(#[from] RouteError),
     /// The request is valid HTTP, but the route does not support it.
     #[error("{0}")]
     BadRequest(&'static str),
@@ -46,6 +47,15 @@ impl Refusal {
                 TooMany::Creations { .. } => "--max-creations-per-minute",
             }),
             _ => None,
+        }
+    }
+}
+
+impl From<SeatError> for Refusal {
+    fn from(error: SeatError) -> Self {
+        match error {
+            SeatError::MayNotCreate(error) => Self::Auth(error),
+            other => Self::Seat(other),
         }
     }
 }

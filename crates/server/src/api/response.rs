@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use rendezvous_core::budget::{Budget, Reservation, allocated};
 use rendezvous_core::header_set::Spellings;
 use rendezvous_core::outcome::{Fault, SeatError, TooMany};
@@ -21,9 +21,12 @@ use serde::Serialize;
 
 use super::cors;
 use super::errors::{refusal_parts, status_code};
+use super::events::Events;
+use super::generated::Generated;
 use super::head::RequestHead;
 use super::json_body::BodyError;
 use super::listing::Listing;
+use super::preferences;
 use super::refusal::Refusal;
 use crate::request_body::Relay;
 
@@ -48,17 +51,19 @@ pub struct ResponseHead {
     pub closes: bool,
 }
 
+impl ResponseHead {
+    /// Whether a response with this status has a body, and so a length (RFC 9110, sections 15.3.5 and 15.4.5).
+    pub(crate) fn may_have_body(&self) -> bool {
+        !matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+    }
+}
+
 /// The body of a response.
 pub(crate) enum Body {
     /// A complete body.
     Bytes(Bytes),
-    /// The list of all streams, in parts.
-    Listing {
-        /// The first part.
-        first: Bytes,
-        /// The remaining parts.
-        rest: Box<Listing>,
-    },
+    /// A body that the server generates in parts.
+    Generated(Box<Generated>),
     /// The body of a transfer.
     Download(Box<Download>),
 }
@@ -146,10 +151,24 @@ pub(super) fn response_memory_exhausted() -> Refusal {
     Refusal::Busy("The memory for large responses is used up (--max-metadata-bytes): try again later")
 }
 
-/// Returns a 200 with the list of all streams: its `first` part, then the parts of `rest`.
-pub(super) fn listing(first: Bytes, rest: Listing) -> Response {
+/// Returns a 200 with the list of all streams, in parts.
+pub(super) fn listing(listing: Listing) -> Response {
     let mut response = json_body(StatusCode::OK, Bytes::new());
-    response.body = Body::Listing { first, rest: Box::new(rest) };
+    response.body = Body::Generated(Box::new(Generated::listing(listing)));
+    response
+}
+
+/// Returns a 200 with events. An HTTP/1 connection closes behind them, because they have reduced its send buffer.
+pub(super) fn events(events: Events) -> Response {
+    let mut response = empty(StatusCode::OK);
+    response.body = Body::Generated(Box::new(Generated::events(events)));
+    response.head.closes = true;
+    response.head.headers.extend([
+        (CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        // nginx buffers other responses.
+        (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+    ]);
     response
 }
 
@@ -205,6 +224,10 @@ pub(crate) fn refusal(refusal: &Refusal) -> Response {
                 TooMany::Connections(_) | TooMany::Streams(_) => RETRY_DELAY.as_secs().into(),
             };
             headers.insert(RETRY_AFTER, u64::try_from(seconds).unwrap_or(u64::MAX).into());
+        }
+        Refusal::Seat(SeatError::PeerNotConnected { seconds }) => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.extend(preferences::applied_wait(*seconds));
         }
         _ => {}
     }

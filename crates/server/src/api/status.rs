@@ -15,7 +15,7 @@ pub fn status(snapshot: &Snapshot) -> StreamStatus<'_> {
         _ => None,
     };
     StreamStatus {
-        id: snapshot.id.as_str(),
+        id: snapshot.name.as_text(),
         created_at: Timestamp(snapshot.created_at),
         deactivated_at: snapshot.deactivated_at.map(Timestamp),
         state: state_name(&snapshot.state),

@@ -1,19 +1,22 @@
 //! Writes the responses whose body the server generates, and frames bodies for [`super::download`].
 //!
-//! *Invariant.* A listing that is not complete ends with a reset.
+//! *Invariant.* A generated body that is not complete ends with a reset.
 //!
-//! *Bounds.* One part of a listing at a time. A write fails if the client reads nothing for the request timeout.
+//! *Bounds.* One part of a generated body at a time. A write of a body that ends fails if the client reads nothing for the request timeout. Of one
+//! that does not, the kernel holds [`ENDLESS_SEND_BUFFER`].
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 
-use bytes::Bytes;
-use http::{Method, StatusCode, Version};
+use http::{Method, Version};
 use rendezvous_codec::body::Framing;
 
 use super::{ConnectionOutcome, Responder};
-use crate::api::listing::Listing;
+use crate::api::generated::Generated;
 use crate::api::message;
 use crate::api::response::ResponseHead;
+
+/// The bytes that the kernel holds at most for a client that reads an endless body slowly. Linux doubles them for its own use.
+const ENDLESS_SEND_BUFFER: usize = 32 * 1024;
 
 impl Responder<'_> {
     /// Writes a response with a complete body.
@@ -21,7 +24,7 @@ impl Responder<'_> {
         let (socket, request) = (self.connection.socket(), &self.request);
         let is_head = request.method == Method::HEAD;
         // For HEAD, an empty body means that the length of the GET's body is not known.
-        let has_length = response.status != StatusCode::NO_CONTENT && !(is_head && body.is_empty());
+        let has_length = response.may_have_body() && !(is_head && body.is_empty());
         let framing = has_length.then_some(Framing::Length(body.len() as u64));
         let head = message::head(response, request.version, framing);
         let body = if is_head { &[][..] } else { body };
@@ -35,37 +38,59 @@ impl Responder<'_> {
         ConnectionOutcome::after(response)
     }
 
-    /// Writes a listing part by part.
-    pub(super) async fn write_listing(
+    /// Writes a generated body part by part, as long as the client stays.
+    pub(super) async fn write_generated(
         &self,
         response: &ResponseHead,
-        first: Bytes,
-        mut rest: Listing,
+        mut body: Generated,
     ) -> ConnectionOutcome {
         let (socket, request) = (self.connection.socket(), &self.request);
+        if request.method == Method::HEAD {
+            body.sent(0, true);
+            return self.write(response, &[]).await;
+        }
         let framing = (request.version != Version::HTTP_10).then_some(Framing::Chunked);
         let mut head = message::head(response, request.version, framing);
-        let mut next = if request.method == Method::HEAD { None } else { Some(Ok(first)) };
+        if body.is_endless() {
+            socket.limit_send_buffer(ENDLESS_SEND_BUFFER);
+        }
         socket.arm_reset();
         loop {
-            let is_last = next.is_none() || rest.is_finished();
-            let Ok(part) = next.take().transpose().map(Option::unwrap_or_default) else {
-                return ConnectionOutcome::Dropped;
+            let part = tokio::select! {
+                biased;
+                part = body.next_part() => part,
+                () = self.connection.wire.destination_left() => return ConnectionOutcome::Dropped,
             };
-            let framing = framing.filter(|_| !part.is_empty());
+            let Ok(part) = part else { return ConnectionOutcome::Dropped };
+            let is_last = body.is_finished();
             let size_line = size_line(part.len());
             let mut buffers = framed(&head, &size_line, [&*part], framing, is_last);
-            let limit = self.shared.app.request_timeout;
-            if socket.write_within(&mut buffers, is_last && response.closes, limit).await.is_err() {
+            let written = tokio::select! {
+                biased;
+                written = self.write_part(&mut buffers, is_last && response.closes, &body) => written,
+                () = socket.unresponsive() => return ConnectionOutcome::Dropped,
+            };
+            if written.is_err() {
                 return ConnectionOutcome::Dropped;
             }
-            rest.sent(part.len(), is_last);
+            body.sent(part.len(), is_last);
             if is_last {
                 socket.disarm_reset();
                 return ConnectionOutcome::after(response);
             }
             head.clear();
-            next = Some(rest.next_part().await);
+        }
+    }
+
+    async fn write_part(
+        &self,
+        buffers: &mut [IoSlice<'_>],
+        closes: bool,
+        body: &Generated,
+    ) -> io::Result<()> {
+        match body.read_timeout(self.shared.app.request_timeout) {
+            Some(limit) => self.connection.socket().write_within(buffers, closes, limit).await,
+            None => self.connection.socket().write_all(buffers).await,
         }
     }
 }

@@ -1,22 +1,22 @@
 //! Sends the response of one HTTP/2 stream.
 //!
-//! *Invariant.* A listing that is not complete ends with a reset of the HTTP/2 stream.
+//! *Invariant.* A generated body that is not complete ends with a reset of the HTTP/2 stream.
 //!
-//! *Bounds.* One part of a listing at a time. The response fails if the client takes nothing within the request timeout.
+//! *Bounds.* One part of a generated body at a time. A response that ends fails if the client takes nothing within the request timeout.
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
+use http::HeaderValue;
 use http::header::{CONTENT_LENGTH, DATE};
-use http::{HeaderValue, StatusCode};
 use tokio::time::timeout;
 
 use super::download;
-use super::send::send_within;
-use super::stream::{ConnectionState, Exchange, Session};
+use super::send::{send_all, send_within};
+use super::stream::{ConnectionState, Exchange, Session, wait_for_reset};
 use super::upload::Upload;
 use crate::api::App;
-use crate::api::listing::Listing;
+use crate::api::generated::Generated;
 use crate::api::message::date;
 use crate::api::response::{Body, Response, ResponseHead};
 use crate::connection::LINGER;
@@ -32,22 +32,24 @@ impl Exchange<'_> {
         if let Ok(date) = HeaderValue::try_from(date()) {
             response.head.headers.insert(DATE, date);
         }
+        let may_have_body = response.head.may_have_body();
         let Response { head: ResponseHead { status, headers, .. }, body } = response;
         let mut head = http::Response::new(());
         (*head.status_mut(), *head.headers_mut()) = (status, headers);
         let written = match body {
             Body::Bytes(body) => {
                 // For HEAD, an empty body means that the length of the GET's body is not known.
-                if status != StatusCode::NO_CONTENT && !(is_head && body.is_empty()) {
+                if may_have_body && !(is_head && body.is_empty()) {
                     declare_length(&mut head, body.len() as u64);
                 }
                 let body = if is_head { Bytes::new() } else { body };
                 write(app, &mut respond, head, body).await
             }
-            Body::Listing { first, rest } => {
-                let first = (!is_head).then_some(first);
-                write_listing(app, &mut respond, head, first, *rest).await
+            Body::Generated(mut body) if is_head => {
+                body.sent(0, true);
+                respond.send_response(head, true).ok()
             }
+            Body::Generated(body) => write_generated(app, &mut respond, head, *body).await,
             Body::Download(download) => {
                 if let Some(length) = download.relay.length() {
                     declare_length(&mut head, length);
@@ -93,35 +95,37 @@ async fn write(
     Some(send)
 }
 
-/// Writes a listing, or only its head without a `first` part. `None` if the client has left.
-async fn write_listing(
+/// Writes a generated body part by part. `None` if the client has left.
+async fn write_generated(
     app: &App,
     respond: &mut SendResponse<Bytes>,
     head: http::Response<()>,
-    first: Option<Bytes>,
-    mut rest: Listing,
+    mut body: Generated,
 ) -> Option<SendStream<Bytes>> {
-    let mut send = respond.send_response(head, first.is_none()).ok()?;
-    if first.is_none() {
-        rest.sent(0, true);
-    }
-    let mut next = first.map(Ok);
-    while let Some(part) = next.take() {
-        let is_last = rest.is_finished();
+    let mut send = respond.send_response(head, false).ok()?;
+    loop {
+        let part = tokio::select! {
+            biased;
+            part = body.next_part() => part,
+            () = wait_for_reset(|cx| send.poll_reset(cx)) => return None,
+        };
         let Ok(part) = part else {
             send.send_reset(Reason::INTERNAL_ERROR);
-            break;
+            return Some(send);
         };
-        let bytes = part.len();
-        let Ok(taken) = send_within(&mut send, part, is_last, app.request_timeout).await else {
+        let (bytes, is_last) = (part.len(), body.is_finished());
+        let taken = match body.read_timeout(app.request_timeout) {
+            Some(limit) => send_within(&mut send, part, is_last, limit).await,
+            None => Ok(send_all(&mut send, part, is_last, || {}).await),
+        };
+        let Ok(taken) = taken else {
             send.send_reset(Reason::CANCEL);
-            break;
+            return Some(send);
         };
         taken?;
-        rest.sent(bytes, is_last);
-        if !is_last {
-            next = Some(rest.next_part().await);
+        body.sent(bytes, is_last);
+        if is_last {
+            return Some(send);
         }
     }
-    Some(send)
 }

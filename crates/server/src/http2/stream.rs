@@ -22,6 +22,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
@@ -190,6 +191,7 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
             Box::pin(exchange.send_download(paired)).await
         }
         Action::Respond(response) => Box::pin(exchange.respond(*response)).await,
+        Action::Wait(response) => Box::pin(exchange.wait_for_response(response)).await,
         Action::ReadJson(route) => Box::pin(exchange.read_json(route)).await,
     }
 }
@@ -251,6 +253,24 @@ impl Exchange<'_> {
             Some(response) => self.respond(response).await,
             None => ConnectionState::Reusable,
         }
+    }
+
+    /// Waits for a response that depends on other clients, as long as this one stays.
+    async fn wait_for_response(
+        mut self,
+        response: BoxFuture<'static, Result<Response, Refusal>>,
+    ) -> ConnectionState {
+        let Ok(_place) = self.session.places_to_wait.try_acquire() else {
+            let refused = self.refuse(Refusal::Busy(NO_PLACE_TO_WAIT));
+            return self.respond(refused).await;
+        };
+        let response = tokio::select! {
+            biased;
+            response = response => response,
+            () = wait_for_reset(|cx| self.respond.poll_reset(cx)) => return ConnectionState::Reusable,
+        };
+        let response = self.context.later_response(self.session.app, response);
+        self.respond(response).await
     }
 
     async fn read_json(mut self, route: JsonRoute) -> ConnectionState {

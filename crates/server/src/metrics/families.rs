@@ -4,9 +4,9 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 use rendezvous_core::outcome::{FAULTS, Outcome};
-use rendezvous_protocol::ErrorKind;
+use rendezvous_protocol::{ErrorKind, StreamKind};
 
-use super::{Labels, Protocol};
+use super::{Labels, Protocol, kind_name};
 
 /// Accepted connections, by protocol. Of each pair, the first counts those without TLS, the second those with it.
 #[derive(Debug)]
@@ -46,12 +46,8 @@ impl Connections {
 struct Counters(Vec<(&'static str, Counter)>);
 
 impl Counters {
-    fn new(
-        family: &Family<Labels<1>, Counter>,
-        label: &'static str,
-        values: impl Iterator<Item = &'static str>,
-    ) -> Self {
-        Self(values.map(|value| (value, family.get_or_create_owned(&[(label, value)]))).collect())
+    fn new(values: impl Iterator<Item = &'static str>, counter: impl Fn(&'static str) -> Counter) -> Self {
+        Self(values.map(|value| (value, counter(value))).collect())
     }
 
     fn count(&self, value: &str) {
@@ -61,22 +57,33 @@ impl Counters {
     }
 }
 
-/// Streams that have ended, by their outcome.
+/// Streams that have ended, by their outcome and their kind.
 #[derive(Debug)]
-pub(super) struct Outcomes(Counters);
+pub(super) struct Outcomes {
+    created: Counters,
+    paths: Counters,
+}
 
 impl Outcomes {
     pub(super) fn new(registry: &mut Registry) -> Self {
-        let family = Family::default();
-        let faults = FAULTS.iter().map(|fault| fault.name);
-        let values = ["finished"].into_iter().chain(faults).chain(["expired", "reported"]);
-        let outcomes = Self(Counters::new(&family, "outcome", values));
+        let family = Family::<Labels<2>, Counter>::default();
+        let counters = |kind| {
+            let faults = FAULTS.iter().map(|fault| fault.name);
+            let values = ["finished"].into_iter().chain(faults).chain(["expired", "reported"]);
+            Counters::new(values, |outcome| {
+                family.get_or_create_owned(&[("outcome", outcome), ("kind", kind_name(kind))])
+            })
+        };
+        let outcomes = Self { created: counters(StreamKind::Created), paths: counters(StreamKind::Path) };
         registry.register("streams_ended", "Streams that have ended, by their outcome", family);
         outcomes
     }
 
-    pub(super) fn count(&self, outcome: &Outcome) {
-        self.0.count(outcome.name());
+    pub(super) fn count(&self, kind: StreamKind, outcome: &Outcome) {
+        match kind {
+            StreamKind::Created => self.created.count(outcome.name()),
+            StreamKind::Path => self.paths.count(outcome.name()),
+        }
     }
 }
 
@@ -89,9 +96,9 @@ pub(super) struct Refusals(Counters);
 
 impl Refusals {
     pub(super) fn new(registry: &mut Registry) -> Self {
-        let family = Family::default();
-        let names = ErrorKind::ALL.iter().map(|kind| kind.name());
-        let refusals = Self(Counters::new(&family, "error", names.chain([REPORTED])));
+        let family = Family::<Labels<1>, Counter>::default();
+        let names = ErrorKind::ALL.iter().map(|kind| kind.name()).chain([REPORTED]);
+        let refusals = Self(Counters::new(names, |error| family.get_or_create_owned(&[("error", error)])));
         registry.register("refusals", "Requests and connections refused, by the name of the error", family);
         refusals
     }

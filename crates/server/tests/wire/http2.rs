@@ -128,6 +128,11 @@ impl Http2Response {
         serde_json::from_slice(&self.body).unwrap()
     }
 
+    /// Returns the value of a field, if there is one.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
     pub(crate) fn error(&self) -> String {
         format!("{} {}", self.status.as_u16(), self.json()["name"].as_str().unwrap())
     }

@@ -48,9 +48,17 @@ impl Exposition {
         Self::parse(std::str::from_utf8(&response.body).unwrap(), format)
     }
 
-    /// The integer value of the sample that has exactly these labels.
+    /// The sum of the integer values of all samples that have these labels.
     pub(crate) fn count(&self, name: &str, labels: &[(&str, &str)]) -> usize {
-        self.value(name, labels).parse().unwrap()
+        let name = format!("rendezvous_{name}");
+        let has = |found: &BTreeMap<String, String>, (label, value): &(&str, &str)| {
+            found.get(*label).is_some_and(|found| found == value)
+        };
+        let samples = self.samples.iter().filter(|((found, _), _)| *found == name);
+        let values = samples.filter(|((_, found), _)| labels.iter().all(|label| has(found, label)));
+        let values: Vec<usize> = values.map(|(_, value)| value.parse().unwrap()).collect();
+        assert!(!values.is_empty(), "no {name} {labels:?}: {self:#?}");
+        values.into_iter().sum()
     }
 
     fn value(&self, name: &str, labels: &[(&str, &str)]) -> &str {
@@ -64,7 +72,9 @@ impl Exposition {
         let name = format!("rendezvous_{name}");
         let samples = self.samples.iter().filter(|((sample, _), value)| *sample == name && *value != "0");
         samples
-            .map(|((_, labels), value)| (labels.values().next().unwrap().clone(), value.parse().unwrap()))
+            .map(|((_, labels), value)| {
+                (labels.values().next_back().unwrap().clone(), value.parse().unwrap())
+            })
             .collect()
     }
 

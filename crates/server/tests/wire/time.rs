@@ -461,7 +461,7 @@ async fn after_the_drain_timeout_waiting_sides_get_503_and_transfers_are_aborted
             assert_eq!(refused.fields("retry-after").len(), 1);
         }
         let metrics = server.ask_admin(get("/metrics")).await.body;
-        let aborted = "rendezvous_streams_ended_total{outcome=\"shut_down\"} 1";
+        let aborted = "rendezvous_streams_ended_total{outcome=\"shut_down\",kind=\"stream\"} 1";
         assert!(String::from_utf8(metrics).unwrap().lines().any(|line| line == aborted));
         // Otherwise the server would read from them for two more seconds.
         source.close();

@@ -93,12 +93,15 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     pub(super) fn parse(text: &str) -> anyhow::Result<Self> {
-        let value = |name: &str| {
+        let value = |name: &str| -> anyhow::Result<u64> {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             line.and_then(|value| value.trim().parse().ok())
                 .with_context(|| format!("/metrics does not tell {name}"))
         };
-        let streams = |state: &str| value(&format!("rendezvous_streams{{state=\"{state}\"}}"));
+        let streams = |state: &str| {
+            let of = |kind| value(&format!("rendezvous_streams{{state=\"{state}\",kind=\"{kind}\"}}"));
+            anyhow::Ok(of("stream")? + of("path")?)
+        };
         Ok(Self {
             open_connections: value("rendezvous_open_connections")?,
             pipes_in_use: value("rendezvous_pipes_in_use")?,
@@ -125,12 +128,16 @@ mod tests {
 
     #[test]
     fn metrics_are_read_and_a_missing_one_is_no_zero() {
-        let text = "rendezvous_open_connections 3\nrendezvous_pipes_in_use 2\n\
-                    rendezvous_streams{state=\"created\"} 1\nrendezvous_streams{state=\"source_waits\"} 1\n\
-                    rendezvous_streams{state=\"destination_waits\"} 1\nrendezvous_streams{state=\"streaming\"} 1\n\
-                    rendezvous_streams{state=\"ended\"} 5\n";
-        let metrics = Metrics { open_connections: 3, pipes_in_use: 2, busy_streams: 3, idle_streams: 6 };
-        assert_eq!(Metrics::parse(text).unwrap(), metrics);
+        let streams =
+            |state, kind, count| format!("rendezvous_streams{{state=\"{state}\",kind=\"{kind}\"}} {count}\n");
+        let mut text = "rendezvous_open_connections 3\nrendezvous_pipes_in_use 2\n".to_owned();
+        for (state, count) in
+            [("created", 1), ("source_waits", 1), ("destination_waits", 1), ("streaming", 1), ("ended", 5)]
+        {
+            text += &(streams(state, "stream", count) + &streams(state, "path", 1));
+        }
+        let metrics = Metrics { open_connections: 3, pipes_in_use: 2, busy_streams: 6, idle_streams: 8 };
+        assert_eq!(Metrics::parse(&text).unwrap(), metrics);
         assert!(Metrics::parse(&text.replace("pipes", "hoses")).is_err());
     }
 

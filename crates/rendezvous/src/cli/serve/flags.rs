@@ -128,7 +128,7 @@ struct Listeners {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Access")]
 struct Access {
-    /// File with the token that POST /stream requires
+    /// File with the token that POST /stream requires, and the first side of a path
     ///
     /// One line of at least 16 visible ASCII characters, read once, at the start. Without this flag
     /// everybody who reaches the server may create streams.
@@ -140,7 +140,10 @@ struct Access {
         verbatim_doc_comment
     )]
     create_token_file: Option<TokenFile>,
-    /// File with the token that GET /stream and GET /metrics require
+    /// Serve no named paths: /p/... then gets 404
+    #[arg(long, env = "RENDEZVOUS_NO_PATHS", value_parser = BoolishValueParser::new())]
+    no_paths: bool,
+    /// File with the token that GET /stream, GET /events and GET /metrics require
     ///
     /// Same format as --create-token-file. Without this flag and --open-list, only loopback listeners
     /// show the list of streams, and only those and --admin-listen show the metrics.
@@ -200,12 +203,23 @@ struct Access {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Timeouts")]
 struct Timeouts {
-    /// How long a stream waits for both sides
+    /// How long a stream or a path waits for both sides
     ///
     /// Then the waiting side gets 504. A stream that has ended stays visible for the same time.
     /// Periods are seconds, or have a unit: 60, 2.5, 500ms, 60s, 10m, 6h, 2d.
     #[arg(long, env = "RENDEZVOUS_TTL", value_name = "PERIOD", default_value = "60s", verbatim_doc_comment)]
     ttl: Period,
+    /// Longest time for which the creator of a stream may make it wait, instead of --ttl
+    ///
+    /// Never less than --ttl.
+    #[arg(
+        long,
+        env = "RENDEZVOUS_MAX_TTL",
+        value_name = "PERIOD",
+        default_value = "24h",
+        verbatim_doc_comment
+    )]
+    max_ttl: Period,
     /// How long a transfer may move no byte before it is aborted
     #[arg(long, env = "RENDEZVOUS_IDLE_TIMEOUT", value_name = "PERIOD", default_value = "6h")]
     idle_timeout: Period,

@@ -1,0 +1,222 @@
+//! Server-sent events (HTML standard, "Server-sent events"): the changes of one stream, or of all, as they happen (docs/api.md, section 11).
+//!
+//! Each event is a whole status, so a client that missed some is right again with the next one.
+//!
+//! *Concurrency.* Runs in the task of its connection, which the feed and two timers wake.
+//!
+//! *Bounds.* A subscriber holds one part, of little more than [`PART`] bytes or of one large status, whose memory is reserved. A subscriber that
+//! reads too slowly holds its part, and not what follows.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::poll_fn;
+use rendezvous_core::budget::{Budget, Exhausted, Reservation, allocated};
+use rendezvous_core::feed::{News, Subscription};
+use rendezvous_core::snapshot::{Snapshot, SnapshotState};
+use rendezvous_protocol::StreamId;
+use tokio::time::{Instant, sleep_until};
+
+use super::status::status;
+use crate::request_body::Rendezvous;
+
+/// The bytes after which no further event is added to a part.
+const PART: usize = 4 * 1024;
+/// How often a comment shows clients and proxies that the connection is alive.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often the bytes of a running transfer are sent, if they have changed.
+const PROGRESS: Duration = Duration::from_secs(1);
+const COMMENT: &[u8] = b":\n\n";
+
+/// The events of one stream or of all streams, for one subscriber.
+pub(crate) struct Events {
+    subject: Subject,
+    subscription: Subscription,
+    memory: Arc<Budget>,
+    next_comment: Instant,
+    /// The memory of the part that is being sent.
+    reserved: Option<Reservation>,
+    is_finished: bool,
+}
+
+enum Subject {
+    Stream(Box<Watched>),
+    All {
+        /// Nothing was sent yet.
+        is_new: bool,
+    },
+}
+
+/// The stream that is watched.
+struct Watched {
+    rendezvous: Arc<Rendezvous>,
+    id: StreamId,
+    /// The state when the subscription began, until it is sent.
+    first: Option<Snapshot>,
+    /// The version and the bytes that were sent.
+    sent: Option<(u64, u64)>,
+    /// When the bytes of a running transfer are sent again.
+    next_progress: Option<Instant>,
+}
+
+/// Why the events end before the stream does.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EventsError {
+    /// A status cannot be serialized, which is a defect.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// The budget of large responses is used up. The client connects again.
+    #[error(transparent)]
+    Memory(#[from] Exhausted),
+}
+
+/// What happens next.
+enum Next {
+    News(News),
+    Progress,
+    Comment,
+}
+
+impl Events {
+    /// The events of one stream, from `first` on.
+    pub(crate) fn of_stream(
+        rendezvous: Arc<Rendezvous>,
+        id: StreamId,
+        first: Snapshot,
+        subscription: Subscription,
+        memory: Arc<Budget>,
+    ) -> Self {
+        let watched = Watched { rendezvous, id, first: Some(first), sent: None, next_progress: None };
+        Self::new(Subject::Stream(Box::new(watched)), subscription, memory)
+    }
+
+    /// The events of all streams.
+    pub(crate) fn of_all(subscription: Subscription, memory: Arc<Budget>) -> Self {
+        Self::new(Subject::All { is_new: true }, subscription, memory)
+    }
+
+    fn new(subject: Subject, subscription: Subscription, memory: Arc<Budget>) -> Self {
+        let next_comment = Instant::now() + KEEP_ALIVE;
+        Self { subject, subscription, memory, next_comment, reserved: None, is_finished: false }
+    }
+
+    /// Whether the last part was returned.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.is_finished
+    }
+
+    /// Waits for the next part.
+    ///
+    /// # Errors
+    /// [`EventsError`]
+    pub(crate) async fn next_part(&mut self) -> Result<Bytes, EventsError> {
+        // The part before was sent.
+        self.reserved = None;
+        let mut part = Vec::new();
+        if self.begin(&mut part)? {
+            return Ok(part.into());
+        }
+        while part.is_empty() && !self.is_finished {
+            let next = self.next().await;
+            self.add(next, &mut part)?;
+        }
+        while part.len() < PART && !self.is_finished {
+            let Some(news) = self.news_at_hand().await else { break };
+            self.add(Next::News(news), &mut part)?;
+        }
+        Ok(part.into())
+    }
+
+    /// Adds what a subscriber gets at once. Returns whether there was something.
+    fn begin(&mut self, part: &mut Vec<u8>) -> Result<bool, EventsError> {
+        match &mut self.subject {
+            Subject::Stream(watched) => match watched.first.take() {
+                Some(first) => self.add_status(&first, part).map(|()| true),
+                None => Ok(false),
+            },
+            Subject::All { is_new } => {
+                // The response begins now, not with the first event.
+                part.extend_from_slice(if *is_new { COMMENT } else { b"" });
+                Ok(std::mem::take(is_new))
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Next {
+        let next_progress = match &self.subject {
+            Subject::Stream(watched) => watched.next_progress,
+            Subject::All { .. } => None,
+        };
+        let wakes_at = next_progress.map_or(self.next_comment, |progress| progress.min(self.next_comment));
+        tokio::select! {
+            biased;
+            news = self.subscription.next() => Next::News(news),
+            () = sleep_until(wakes_at) => if wakes_at == self.next_comment { Next::Comment } else { Next::Progress },
+        }
+    }
+
+    /// Returns the next news if there are any, without waiting.
+    async fn news_at_hand(&mut self) -> Option<News> {
+        poll_fn(|cx| match self.subscription.poll_next(cx) {
+            Poll::Ready(news) => Poll::Ready(Some(news)),
+            Poll::Pending => Poll::Ready(None),
+        })
+        .await
+    }
+
+    fn add(&mut self, next: Next, part: &mut Vec<u8>) -> Result<(), EventsError> {
+        match next {
+            Next::Comment => {
+                self.next_comment = Instant::now() + KEEP_ALIVE;
+                part.extend_from_slice(COMMENT);
+                Ok(())
+            }
+            Next::News(News::Changed(snapshot)) => self.add_status(&snapshot, part),
+            Next::News(News::Missed(count)) => match &self.subject {
+                Subject::Stream(_) => self.add_current(part),
+                Subject::All { .. } => {
+                    part.extend_from_slice(format!("event: lagged\ndata: {count}\n\n").as_bytes());
+                    Ok(())
+                }
+            },
+            Next::News(News::Closed) => {
+                self.is_finished = true;
+                Ok(())
+            }
+            Next::Progress => self.add_current(part),
+        }
+    }
+
+    /// Adds the current status of the stream that is watched.
+    fn add_current(&mut self, part: &mut Vec<u8>) -> Result<(), EventsError> {
+        let Subject::Stream(watched) = &self.subject else { return Ok(()) };
+        let current = watched.rendezvous.snapshot(&watched.id);
+        self.is_finished = current.is_none();
+        current.map_or(Ok(()), |current| self.add_status(&current, part))
+    }
+
+    /// Adds a status, unless this subscriber has it or a later one.
+    fn add_status(&mut self, snapshot: &Snapshot, part: &mut Vec<u8>) -> Result<(), EventsError> {
+        if let Subject::Stream(watched) = &mut self.subject {
+            let is_streaming = snapshot.state == SnapshotState::Streaming;
+            watched.next_progress = is_streaming.then(|| Instant::now() + PROGRESS);
+            let state = (snapshot.version, snapshot.bytes_transferred);
+            if watched.sent.is_some_and(|sent| state <= sent) {
+                return Ok(());
+            }
+            watched.sent = Some(state);
+            self.is_finished = snapshot.is_final();
+        }
+        // Writing to a vector does not fail.
+        let _ = write!(part, "id: {}\nevent: status\ndata: ", snapshot.version);
+        serde_json::to_writer(&mut *part, &status(snapshot))?;
+        part.extend_from_slice(b"\n\n");
+        if part.len() > 2 * PART {
+            self.reserved = Some(self.memory.reserve_alone(allocated(part.capacity()))?);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,77 @@
+//! Bodies that the server generates in parts while the client reads them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::events::{Events, EventsError};
+use super::listing::Listing;
+use super::record::Record;
+
+/// A body that is generated in parts, with the line of its request in the access log, which is logged when it is dropped.
+pub(crate) struct Generated {
+    parts: Parts,
+    record: Option<Record>,
+}
+
+enum Parts {
+    Listing(Listing),
+    Events(Events),
+}
+
+impl Generated {
+    /// The list of all streams.
+    pub(crate) fn listing(listing: Listing) -> Self {
+        Self { parts: Parts::Listing(listing), record: None }
+    }
+
+    /// Events.
+    pub(crate) fn events(events: Events) -> Self {
+        Self { parts: Parts::Events(events), record: None }
+    }
+
+    /// Delays the line in the access log until the body is dropped.
+    pub(crate) fn log_with(&mut self, record: Record) {
+        self.record = Some(record);
+    }
+
+    /// Waits for the next part.
+    ///
+    /// # Errors
+    /// The body cannot be completed.
+    pub(crate) async fn next_part(&mut self) -> Result<Bytes, EventsError> {
+        match &mut self.parts {
+            Parts::Listing(listing) => Ok(listing.next_part().await?),
+            Parts::Events(events) => events.next_part().await,
+        }
+    }
+
+    /// Whether the last part was returned.
+    pub(crate) fn is_finished(&self) -> bool {
+        match &self.parts {
+            Parts::Listing(listing) => listing.is_finished(),
+            Parts::Events(events) => events.is_finished(),
+        }
+    }
+
+    /// Whether the body goes on for as long as the client stays. Such a body waits for a client that reads slowly, and the kernel holds little
+    /// of it.
+    pub(crate) fn is_endless(&self) -> bool {
+        matches!(self.parts, Parts::Events(_))
+    }
+
+    /// How long the client may read nothing of it, if `usual` is the limit for other responses.
+    pub(crate) fn read_timeout(&self, usual: Duration) -> Option<Duration> {
+        (!self.is_endless()).then_some(usual)
+    }
+
+    /// Records that a part of `bytes` bytes was sent.
+    pub(crate) fn sent(&mut self, bytes: usize, is_last: bool) {
+        if let Some(record) = &mut self.record {
+            record.add_bytes(bytes as u64);
+            if is_last {
+                record.set_answered();
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Watching a stream (docs/api.md, section 11): its status, a long poll of the status, and events.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use http::header::{CACHE_CONTROL, ETAG};
+use http::{HeaderValue, StatusCode};
+use rendezvous_core::budget::Budget;
+use rendezvous_core::feed::Subscription;
+use rendezvous_core::outcome::SeatError;
+use rendezvous_core::snapshot::Snapshot;
+use rendezvous_protocol::StreamId;
+use tokio::time::{Instant, timeout_at};
+
+use super::App;
+use super::events::Events;
+use super::head::RequestHead;
+use super::preferences::{self, entity_tag};
+use super::refusal::Refusal;
+use super::response::{self, Response};
+use super::status::status as status_of;
+use crate::request_body::Rendezvous;
+
+/// The response to a request for the status of a stream.
+pub(super) enum StatusAnswer {
+    Now(Response),
+    /// Once the state has changed, or the client has waited for long enough.
+    Later(BoxFuture<'static, Result<Response, Refusal>>),
+}
+
+/// Handles `GET /stream/:id/status`. A client that has the current version and prefers to wait gets the next one.
+///
+/// Without a wait, `If-None-Match` is ignored: browsers send it by themselves, and would show the bytes of a running transfer as they were.
+pub(super) fn status(app: &App, head: &impl RequestHead, id: StreamId) -> Result<StatusAnswer, Refusal> {
+    let Some(wait) = preferences::wait(head) else {
+        let snapshot = app.rendezvous.snapshot(&id).ok_or(SeatError::NotFound)?;
+        return current(&snapshot, &app.response_memory).map(StatusAnswer::Now);
+    };
+    let (snapshot, changes) = app.rendezvous.watch(&id).ok_or(SeatError::NotFound)?;
+    if preferences::has_version(head, snapshot.version) != Some(true) {
+        return current(&snapshot, &app.response_memory).map(StatusAnswer::Now);
+    }
+    let poll = LongPoll {
+        rendezvous: Arc::clone(&app.rendezvous),
+        memory: Arc::clone(&app.response_memory),
+        id,
+        version: snapshot.version,
+        wait,
+        changes,
+    };
+    Ok(StatusAnswer::Later(poll.run().boxed()))
+}
+
+/// A client that waits for the next version of a status.
+struct LongPoll {
+    rendezvous: Arc<Rendezvous>,
+    memory: Arc<Budget>,
+    id: StreamId,
+    /// The version that the client has.
+    version: u64,
+    /// Seconds.
+    wait: u64,
+    changes: Subscription,
+}
+
+impl LongPoll {
+    async fn run(mut self) -> Result<Response, Refusal> {
+        let limit = Instant::now().checked_add(Duration::from_secs(self.wait));
+        let news = self.changes.next();
+        let has_changed = if let Some(limit) = limit {
+            timeout_at(limit, news).await.is_ok()
+        } else {
+            news.await;
+            true
+        };
+        let snapshot = self.rendezvous.snapshot(&self.id).ok_or(SeatError::NotFound)?;
+        let mut response =
+            if has_changed { current(&snapshot, &self.memory)? } else { not_modified(self.version) };
+        response.head.headers.extend(preferences::applied_wait(self.wait));
+        Ok(response)
+    }
+}
+
+/// The response with a status.
+fn current(snapshot: &Snapshot, memory: &Arc<Budget>) -> Result<Response, Refusal> {
+    let mut response = response::large_json(&status_of(snapshot), memory)?;
+    mark(&mut response, snapshot.version);
+    Ok(response)
+}
+
+fn not_modified(version: u64) -> Response {
+    let mut response = response::empty(StatusCode::NOT_MODIFIED);
+    mark(&mut response, version);
+    response
+}
+
+fn mark(response: &mut Response, version: u64) {
+    if let Ok(tag) = HeaderValue::try_from(entity_tag(version)) {
+        response.head.headers.insert(ETAG, tag);
+    }
+    response.head.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+/// Handles `GET /stream/:id/events`. A client that reconnects after the last event gets 204, which ends `EventSource`.
+pub(super) fn events(app: &App, head: &impl RequestHead, id: StreamId) -> Result<Response, Refusal> {
+    let (snapshot, changes) = app.rendezvous.watch(&id).ok_or(SeatError::NotFound)?;
+    if snapshot.is_final() && preferences::last_event_id(head) == Some(snapshot.version) {
+        return Ok(response::empty(StatusCode::NO_CONTENT));
+    }
+    let memory = Arc::clone(&app.response_memory);
+    let events = Events::of_stream(Arc::clone(&app.rendezvous), id, snapshot, changes, memory);
+    Ok(response::events(events))
+}
+
+/// Handles `GET /events`.
+pub(super) fn all_events(app: &App) -> Response {
+    let memory = Arc::clone(&app.response_memory);
+    response::events(Events::of_all(app.rendezvous.watch_all(), memory))
+}
