@@ -1,5 +1,7 @@
 //! Graceful shutdown: which requests the table still admits.
 
+use std::task::Waker;
+
 use super::waiting::{WaitingSide, refuse};
 use super::{Census, Censuses, Rendezvous};
 use crate::outcome::{Fault, SeatError};
@@ -69,12 +71,13 @@ impl<B: Send + 'static> Rendezvous<B> {
         transfers.len()
     }
 
-    /// Ends all subscriptions behind the changes so far.
+    /// Ends all subscriptions behind the changes so far. Wakes all subscribers at once, because the task that wakes them in groups may
+    /// have ended.
     pub fn close_feeds(&self) {
         let mut wakers = Vec::new();
         for feed in self.table.lock().feeds() {
             feed.close(&mut wakers);
         }
-        self.wakes.wake(wakers);
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
