@@ -2,12 +2,12 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::ChildStdout;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::client::{Client, Framing};
-use crate::site::{PATIENCE, Proxy, ProxyListener, Running, Site, spawn};
+use crate::site::{Proxy, ProxyListener, Running, Site, spawn};
 
 /// A subscriber: the real `curl`, which writes what it has at once.
 struct Subscriber {
@@ -51,7 +51,8 @@ impl Subscriber {
     }
 }
 
-/// The next change is made only when the subscribers have the last one, so a proxy that holds an event back stops the test.
+/// The next change is made only when the subscribers have the last one, so a proxy that holds an event back stops the test. Only the
+/// subscribers use the proxy.
 pub fn each_event_arrives_before_the_next_change(proxy: Proxy) {
     let site = Site::start_with(proxy, &["--open-list"]);
     for listener in site.listeners() {
@@ -62,15 +63,15 @@ pub fn each_event_arrives_before_the_next_change(proxy: Proxy) {
         let mut one = Subscriber::to(&listener, &format!("/stream/{id}/events"));
         assert_eq!(one.state(), "CREATED");
 
-        let mut leaving = Client::connect(site.plain);
+        let mut leaving = Client::connect(site.server);
         leaving.get(&id);
         assert_eq!(one.state(), "DST_CONNECTED");
         drop(leaving);
         assert_eq!(one.state(), "CREATED");
-        let mut source = Client::connect(site.plain);
+        let mut source = Client::connect(site.server);
         source.put(&id, Framing::Chunked, 0);
         assert_eq!(one.state(), "SRC_CONNECTED");
-        let mut destination = Client::connect(site.plain);
+        let mut destination = Client::connect(site.server);
         destination.get(&id);
         assert_eq!((one.state(), all.state()), ("STREAMING".into(), "STREAMING".into()));
 
@@ -82,11 +83,12 @@ pub fn each_event_arrives_before_the_next_change(proxy: Proxy) {
     }
 }
 
-/// Otherwise the proxy would keep a connection to the server for each subscriber that has left. A proxy may keep one for the next request.
+/// Otherwise the proxy would keep a connection to the server for each subscriber that has left, until it cannot pass on the next comment.
 pub fn a_subscriber_that_leaves_is_noticed(proxy: Proxy) {
     const SUBSCRIBERS: usize = 10;
-    /// That of this test, which asks for the metric, and one of the proxy.
+    /// That of this test, which asks for the metric, and one that the proxy keeps for the next request.
     const LEFT: u64 = 2;
+    const BEFORE_THE_NEXT_COMMENT: Duration = Duration::from_secs(10);
     let site = Site::start_with(proxy, &["--open-list"]);
     let id = site.create();
     for listener in site.listeners() {
@@ -95,7 +97,7 @@ pub fn a_subscriber_that_leaves_is_noticed(proxy: Proxy) {
                 let mut subscriber = Subscriber::to(&listener, target);
                 assert_ne!(subscriber.block(), Vec::<String>::new(), "{listener:?} {target}");
             }
-            let deadline = Instant::now() + PATIENCE;
+            let deadline = Instant::now() + BEFORE_THE_NEXT_COMMENT;
             loop {
                 let open = site.metric("rendezvous_open_connections");
                 if open <= LEFT {

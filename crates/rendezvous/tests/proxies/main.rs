@@ -390,6 +390,10 @@ through! {
 }
 
 through! {
+    default_nginx: DefaultNginx => [each_event_arrives_before_the_next_change]
+}
+
+through! {
     hasty_nginx: HastyNginx, hasty_haproxy: HastyHaproxy => [
         a_loop_of_bounded_waits_meets_a_late_peer,
         a_wait_without_a_bound_is_cut_by_the_proxy,

@@ -23,6 +23,8 @@ pub enum Proxy {
     Nginx,
     /// nginx without forwarding fields, so that the server cannot recognize the proxy.
     SilentNginx,
+    /// nginx with its defaults: it buffers responses, unless the server asks it not to.
+    DefaultNginx,
     /// nginx that waits for the server for [`HASTE`] only, not for its default of 60 s.
     HastyNginx,
     Haproxy,
@@ -58,6 +60,14 @@ impl Proxy {
                 let line = ("proxy_set_header X-Forwarded-For $remote_addr;", String::new());
                 edited(Self::Nginx.configuration(addresses), &[line])
             }
+            Self::DefaultNginx => format!(
+                "server {{
+                    listen {open}; listen {secure} ssl;
+                    ssl_certificate both.pem; ssl_certificate_key both.pem;
+                    location / {{ proxy_pass http://{}; proxy_set_header Host $http_host; }}
+                }}",
+                addresses.server
+            ),
             Self::HastyNginx => {
                 hasty(Self::Nginx.configuration(addresses), ["proxy_read_timeout", "proxy_send_timeout"])
             }
@@ -98,7 +108,7 @@ impl Proxy {
     /// Returns the command that starts the proxy in the folder with its configuration.
     fn command(self) -> Command {
         let (program, arguments): (_, &[&str]) = match self {
-            Self::Nginx | Self::SilentNginx | Self::HastyNginx => {
+            Self::Nginx | Self::SilentNginx | Self::DefaultNginx | Self::HastyNginx => {
                 ("nginx", &["-e", "stderr", "-p", ".", "-c", "main.conf"])
             }
             Self::Haproxy | Self::HastyHaproxy => ("haproxy", &["-db", "-f", "rendezvous.conf"]),
