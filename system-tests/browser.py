@@ -186,8 +186,7 @@ def sees_every_state(page: Page, server: Server, base: str, source_is_first: boo
     )
     expected = [[at + 1, state] for at, state in enumerate(("CREATED", first, "STREAMING", "FINISHED"))]
     check(subscriber["seen"] == expected, f"{subscriber['seen']} instead of {expected}")
-    statuses = page.statuses(events)
-    check(statuses == [200, 204], f"the responses were {statuses}")
+    wait_until(lambda: page.statuses(events), lambda statuses: statuses == [200, 204], "a response, and one 204")
 
 
 def polls(page: Page, server: Server, base: str) -> None:
@@ -225,7 +224,7 @@ def is_refused_events(page: Page, server: Server, base: str) -> None:
         lambda: page.call("watched", events), lambda seen: seen["readyState"] == CLOSED, "the EventSource is closed"
     )
     check(subscriber["seen"] == [], f"the page has seen {subscriber['seen']}")
-    check(refusals(server) == refused + 1, "the request of the page did not get 403")
+    check(refusals(server) > refused, "the request of the page did not get 403")
 
 
 def uses_no_path_up(page: Page, server: Server, base: str, element: str, attributes: Mapping[str, str]) -> None:
@@ -238,7 +237,7 @@ def uses_no_path_up(page: Page, server: Server, base: str, element: str, attribu
         wait_until(lambda: server.request("HEAD", path)[0], lambda status: status == 200, "the sender waits")
         loaded = page.call("embed", element, {**attributes, attribute: base + path})
         check(loaded == "failed", "the page has loaded it")
-        check(refusals(server) == refused + 1, "the request of the page did not get 403")
+        check(refusals(server) > refused, "the request of the page did not get 403")
         received = server.request("GET", path)
         check(received == (200, BODY), f"the receiver gets {received}")
         answer = sender.recv(64)
@@ -303,7 +302,8 @@ TESTS: dict[str, Test] = {"browser": test_browser}
 
 def main() -> int:
     parser = new_parser(__doc__, TESTS)
-    parser.add_argument("--directory", type=Path, default=ROOT / "target/browser", help="where npm's packages are installed")
+    where = "where npm's packages are installed"
+    parser.add_argument("--directory", type=Path, default=ROOT / "target/browser", help=where)
     add_packages_argument(parser)
     return run_all(parser, TESTS, *TOOLS)
 
