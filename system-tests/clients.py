@@ -61,7 +61,7 @@ from harness import (
     serving,
     wait_until,
 )
-from packages import Packages
+from packages import Packages, install_npm
 from pages import MadePage, add_page_arguments, table
 
 HERE = Path(__file__).resolve().parent / "clients"
@@ -318,11 +318,10 @@ def install(directory: Path, packages: Packages) -> None:
     if not all(map(packages.find, PHP_FILES)):
         # Installed, Debian's PHP would enable a timer of systemd.
         packages.unpack(("php-cli", "php-curl"))
-    wanted = "\n".join((*PYPI, *NPM.values()))
-    stamp = directory / "installed"
+    install_npm(directory / "node", [f"{alias_of(node)}@npm:{package}" for node, package in NPM.items()])
+    wanted, stamp = "\n".join(PYPI), directory / "installed"
     if stamp.is_file() and stamp.read_text() == wanted:
         return
-    directory.mkdir(parents=True, exist_ok=True)
 
     def run(*command: str | Path) -> None:
         done = subprocess.run(command, capture_output=True, check=False)
@@ -330,8 +329,6 @@ def install(directory: Path, packages: Packages) -> None:
 
     run(sys.executable, "-m", "venv", directory / "venv")
     run(directory / "venv/bin/pip", "install", "--quiet", "--disable-pip-version-check", *PYPI)
-    nodes = [f"{alias_of(node)}@npm:{package}" for node, package in NPM.items()]
-    run("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", directory / "node", *nodes)
     stamp.write_text(wanted)
 
 

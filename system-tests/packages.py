@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from harness import ROOT, Violation, check
@@ -104,6 +104,18 @@ def run_apt(*arguments: str) -> str:
     """Runs apt-get and returns the end of its complaint, which is empty if it succeeded."""
     done = subprocess.run(("apt-get", *arguments), capture_output=True, check=False)
     return "" if done.returncode == 0 else f"apt-get: exit {done.returncode}: {done.stderr.decode()[-500:]}"
+
+
+def install_npm(directory: Path, packages: Sequence[str]) -> None:
+    """Installs packages of npm below the directory. A second call does nothing."""
+    wanted, stamp = "\n".join(packages), directory / "installed"
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    npm = ("npm", "install", "--silent", "--no-audit", "--no-fund", "--prefix", str(directory), *packages)
+    done = subprocess.run(npm, capture_output=True, check=False)
+    check(done.returncode == 0, f"npm: exit {done.returncode}: {done.stderr.decode()[-500:]}")
+    stamp.write_text(wanted)
 
 
 def add_packages_argument(parser: argparse.ArgumentParser) -> None:

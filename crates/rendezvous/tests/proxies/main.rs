@@ -16,7 +16,9 @@
 #![allow(clippy::disallowed_methods, reason = "there is no clock to pause across processes")]
 
 mod client;
+mod events;
 mod site;
+mod waits;
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
@@ -25,7 +27,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use client::{Client, Framing};
+use events::{a_subscriber_that_leaves_is_noticed, each_event_arrives_before_the_next_change};
 use site::{Proxy, Site, curl, spawn};
+use waits::{a_loop_of_bounded_waits_meets_a_late_peer, a_wait_without_a_bound_is_cut_by_the_proxy};
 
 /// Both framings of a body.
 const FRAMINGS: [Framing; 2] = [Framing::Length, Framing::Chunked];
@@ -376,9 +380,22 @@ through! {
         a_failed_request_is_not_repeated,
         clients_are_distinguished_by_address,
         large_bodies_arrive_as_they_were_sent,
+        each_event_arrives_before_the_next_change,
+        a_subscriber_that_leaves_is_noticed,
     ]
 }
 
 through! {
     silent_nginx: SilentNginx => [a_waiting_source_with_full_buffers_gets_no_response]
+}
+
+through! {
+    default_nginx: DefaultNginx => [each_event_arrives_before_the_next_change]
+}
+
+through! {
+    hasty_nginx: HastyNginx, hasty_haproxy: HastyHaproxy => [
+        a_loop_of_bounded_waits_meets_a_late_peer,
+        a_wait_without_a_bound_is_cut_by_the_proxy,
+    ]
 }

@@ -15,13 +15,21 @@ use tempfile::TempDir;
 const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../packaging/proxies");
 /// The timeout of every step.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The limits of a hasty proxy.
+pub const HASTE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, Clone, Copy)]
 pub enum Proxy {
     Nginx,
     /// nginx without forwarding fields, so that the server cannot recognize the proxy.
     SilentNginx,
+    /// nginx with its defaults: it buffers responses, unless the server asks it not to.
+    DefaultNginx,
+    /// nginx that waits for the server for [`HASTE`] only, not for its default of 60 s.
+    HastyNginx,
     Haproxy,
+    /// `HAProxy` that waits for [`HASTE`] only, not for the 50 s of Debian's configuration.
+    HastyHaproxy,
     Caddy,
 }
 
@@ -49,10 +57,22 @@ impl Proxy {
         let server = ("127.0.0.1:9999", server.to_string());
         match self {
             Self::SilentNginx => {
-                let configuration = Self::Nginx.configuration(addresses);
-                let line = "proxy_set_header X-Forwarded-For $remote_addr;";
-                assert!(configuration.contains(line), "nginx.conf does not contain {line:?}");
-                configuration.replace(line, "")
+                let line = ("proxy_set_header X-Forwarded-For $remote_addr;", String::new());
+                edited(Self::Nginx.configuration(addresses), &[line])
+            }
+            Self::DefaultNginx => format!(
+                "server {{
+                    listen {open}; listen {secure} ssl;
+                    ssl_certificate both.pem; ssl_certificate_key both.pem;
+                    location / {{ proxy_pass http://{}; proxy_set_header Host $http_host; }}
+                }}",
+                addresses.server
+            ),
+            Self::HastyNginx => {
+                hasty(Self::Nginx.configuration(addresses), ["proxy_read_timeout", "proxy_send_timeout"])
+            }
+            Self::HastyHaproxy => {
+                hasty(Self::Haproxy.configuration(addresses), ["timeout client", "timeout server"])
             }
             Self::Nginx => sample(
                 "nginx.conf",
@@ -88,8 +108,10 @@ impl Proxy {
     /// Returns the command that starts the proxy in the folder with its configuration.
     fn command(self) -> Command {
         let (program, arguments): (_, &[&str]) = match self {
-            Self::Nginx | Self::SilentNginx => ("nginx", &["-e", "stderr", "-p", ".", "-c", "main.conf"]),
-            Self::Haproxy => ("haproxy", &["-db", "-f", "rendezvous.conf"]),
+            Self::Nginx | Self::SilentNginx | Self::DefaultNginx | Self::HastyNginx => {
+                ("nginx", &["-e", "stderr", "-p", ".", "-c", "main.conf"])
+            }
+            Self::Haproxy | Self::HastyHaproxy => ("haproxy", &["-db", "-f", "rendezvous.conf"]),
             Self::Caddy => ("caddy", &["run", "--adapter", "caddyfile", "--config", "rendezvous.conf"]),
         };
         let mut command = Command::new(program);
@@ -116,12 +138,22 @@ impl Proxy {
 
 /// A file of `packaging/proxies`, with replacements: a text of the sample, and the text of this test.
 fn sample(name: &str, replacements: &[(&str, String)]) -> String {
-    let mut text = fs::read_to_string(Path::new(SAMPLES).join(name)).unwrap();
+    edited(fs::read_to_string(Path::new(SAMPLES).join(name)).unwrap(), replacements)
+}
+
+fn edited(mut text: String, replacements: &[(&str, String)]) -> String {
     for (old, new) in replacements {
-        assert!(text.contains(old), "{name} does not contain {old:?}");
+        assert!(text.contains(old), "there is no {old:?} in:\n{text}");
         text = text.replace(old, new);
     }
     text
+}
+
+/// A configuration with short limits instead of those of 7 hours.
+fn hasty(configuration: String, limits: [&str; 2]) -> String {
+    let shorter =
+        |text, limit| edited(text, &[(&format!("{limit} 7h"), format!("{limit} {}s", HASTE.as_secs()))]);
+    limits.into_iter().fold(configuration, shorter)
 }
 
 /// A child process that ends with its test.
@@ -183,8 +215,12 @@ impl ProxyListener {
     }
 
     pub fn url(&self, id: &str) -> String {
+        self.target(&format!("/stream/{id}"))
+    }
+
+    pub fn target(&self, target: &str) -> String {
         let scheme = if self.is_secure { "https" } else { "http" };
-        format!("{scheme}://{}/stream/{id}", self.address)
+        format!("{scheme}://{}{target}", self.address)
     }
 }
 
@@ -268,6 +304,14 @@ impl Site {
     fn ask(&self, arguments: &[&str], path: &str) -> Value {
         let response = curl(arguments).arg(format!("http://{}/stream{path}", self.server)).output().unwrap();
         serde_json::from_slice(&response.stdout).unwrap()
+    }
+
+    /// Returns a metric of the server, or 0 if it has none of that name and labels.
+    pub fn metric(&self, name: &str) -> u64 {
+        let response = curl(&[]).arg(format!("http://{}/metrics", self.server)).output().unwrap();
+        let metrics = String::from_utf8(response.stdout).unwrap();
+        let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0, |value| value.parse().unwrap())
     }
 
     fn until_status(&self, id: &str, reached: impl Fn(&Value) -> bool) {
