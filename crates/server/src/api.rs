@@ -61,9 +61,8 @@ use hosts::Hosts;
 use json_body::{BodyError, JsonBody};
 use record::Record;
 use refusal::Refusal;
-use response::{Body, Response};
+use response::{Body, GeneratedResponse, Response, ResponseHead};
 use route::{Route, RouteError};
-use watching::StatusAnswer;
 
 /// The state and the settings that all requests share.
 pub(crate) struct App {
@@ -190,6 +189,8 @@ impl App {
 pub(crate) enum Action {
     /// Send this response.
     Respond(Box<Response>),
+    /// Send this response part by part, as long as the client stays.
+    Generate(Box<GeneratedResponse>),
     /// Read the JSON body, then call [`RequestContext::json_response`].
     ReadJson(JsonRoute),
     /// Wait for the response, as long as the client stays.
@@ -219,21 +220,26 @@ pub(crate) struct RequestContext {
 impl RequestContext {
     /// Adds the CORS fields to the response and records it for the access log.
     pub(crate) fn finish(&mut self, response: &mut Response) {
-        if let Some(origin) = &self.origin {
-            origin.add_to(&mut response.head.headers);
-        }
-        let status = response.head.status;
-        self.record.set_status(status);
-        match &mut response.body {
-            Body::Bytes(body) => {
-                self.record.add_bytes(body.len() as u64);
-                if status.is_success() {
-                    self.record.set_answered();
-                }
+        self.finish_head(&mut response.head);
+        if let Body::Bytes(body) = &response.body {
+            self.record.add_bytes(body.len() as u64);
+            if response.head.status.is_success() {
+                self.record.set_answered();
             }
-            Body::Generated(generated) => generated.log_with(self.record.take()),
-            Body::Download(_) => {}
         }
+    }
+
+    /// Like [`RequestContext::finish`]. The line in the access log is logged when the body is dropped.
+    pub(crate) fn finish_generated(&mut self, response: &mut GeneratedResponse) {
+        self.finish_head(&mut response.head);
+        response.body.log_with(self.record.take());
+    }
+
+    fn finish_head(&mut self, head: &mut ResponseHead) {
+        if let Some(origin) = &self.origin {
+            origin.add_to(&mut head.headers);
+        }
+        self.record.set_status(head.status);
     }
 
     /// Returns the response to a refused request, and records the refusal in the metrics and the access log.
@@ -345,13 +351,10 @@ fn decide(
             app.rendezvous.check_reportable(&id)?;
             read_json(app, head, JsonRoute::Report(id), record)?
         }
-        Route::List => respond(handlers::list(app)?),
-        Route::ListEvents => respond(watching::all_events(app)),
-        Route::Status(id) => match watching::status(app, head, id)? {
-            StatusAnswer::Now(response) => respond(response),
-            StatusAnswer::Later(response) => Action::Wait(response),
-        },
-        Route::Events(id) => respond(watching::events(app, head, id)?),
+        Route::List => handlers::list(app)?,
+        Route::ListEvents => watching::all_events(app),
+        Route::Status(id) => watching::status(app, head, id)?,
+        Route::Events(id) => watching::events(app, head, id)?,
         Route::Metrics => respond(handlers::metrics(app, head)),
         Route::Front => respond(front::front(connection, head, app.access.create_token.is_some())),
         Route::Ping => respond(response::text("pong")),
@@ -363,6 +366,10 @@ fn decide(
 
 fn respond(response: Response) -> Action {
     Action::Respond(Box::new(response))
+}
+
+fn generate(response: GeneratedResponse) -> Action {
+    Action::Generate(Box::new(response))
 }
 
 /// Whether a request declares a body.

@@ -35,7 +35,7 @@ use tracing::debug;
 use super::connection::{Connection, LINGER, Shared};
 use crate::api::json_body::{self, BodyError, JsonBody};
 use crate::api::refusal::Refusal;
-use crate::api::response::{Body, Response, ResponseHead};
+use crate::api::response::{Body, GeneratedResponse, Response};
 use crate::api::{Action, RequestContext, refuse, route, transfer};
 use crate::metrics::Protocol;
 use crate::request_body::{RequestBody, SocketBody};
@@ -67,9 +67,9 @@ enum ConnectionOutcome {
 }
 
 impl ConnectionOutcome {
-    /// The outcome after `response` was written.
-    fn after(response: &ResponseHead) -> Self {
-        if response.closes { Self::Closed } else { Self::Kept }
+    /// The outcome after a whole response, which may be the last one.
+    fn after(closes: bool) -> Self {
+        if closes { Self::Closed } else { Self::Kept }
     }
 }
 
@@ -276,6 +276,7 @@ impl<'a> Exchange<'a> {
                 .await
             }
             Action::Respond(response) => Box::pin(responder.respond(context, *response)).await,
+            Action::Generate(response) => Box::pin(responder.generate(context, response)).await,
             Action::Wait(response) => {
                 Box::pin(async {
                     let response = tokio::select! {
@@ -312,10 +313,9 @@ impl Responder<'_> {
         context.finish(&mut response);
         drop(context);
         let Response { mut head, body } = response;
-        head.closes |= self.must_close() || self.request.closes || self.shared.draining.is_cancelled();
+        head.closes |= self.must_close();
         let outcome = match body {
             Body::Bytes(body) => self.write(&head, &body).await,
-            Body::Generated(generated) => self.write_generated(&head, *generated).await,
             Body::Download(download) => self.deliver(&head, *download).await,
         };
         match outcome {
@@ -324,9 +324,29 @@ impl Responder<'_> {
         }
     }
 
+    /// Sends a response part by part. A client that subscribes to events waits in this future, so that it is small.
+    async fn generate(
+        &self,
+        mut context: RequestContext,
+        mut response: Box<GeneratedResponse>,
+    ) -> ConnectionOutcome {
+        context.finish_generated(&mut response);
+        drop(context);
+        response.head.closes |= self.must_close();
+        match self.write_generated(response).await {
+            ConnectionOutcome::Kept => Box::pin(self.discard_body()).await,
+            outcome => outcome,
+        }
+    }
+
+    /// Whether the connection closes after the response, whatever that is.
+    fn must_close(&self) -> bool {
+        self.cannot_go_on() || self.request.closes || self.shared.draining.is_cancelled()
+    }
+
     /// Whether the connection cannot take another request: too much of the body has not arrived, or bytes follow an upload. Those
     /// may be excess bytes of the upload or a smuggled request, and the server cannot tell which.
-    fn must_close(&self) -> bool {
+    fn cannot_go_on(&self) -> bool {
         let mut input = self.connection.wire.input().lock();
         let is_at_end =
             input.is_between_requests() || input.is_body_unread() && self.request.has_small_body();

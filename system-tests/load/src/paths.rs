@@ -191,7 +191,7 @@ enum Way {
 /// Measures both ways in turn, and prints the medians.
 async fn compare(server: &Server, rounds: usize) -> anyhow::Result<()> {
     const PAIRS: usize = 8;
-    const EACH: usize = 2500;
+    const EACH: usize = 1000;
     let mut gains = Vec::new();
     let mut text = String::new();
     for round in 0..=rounds {

@@ -10,13 +10,13 @@ use rendezvous_core::rendezvous::NewStream;
 use rendezvous_core::token::Tokens;
 use rendezvous_protocol::{CreatedStream, StreamId, StreamName, Timestamp};
 
-use super::App;
 use super::head::RequestHead;
 use super::json_body::{self, JsonBody};
 use super::listing::{self, Listing};
 use super::record::Record;
 use super::refusal::Refusal;
 use super::response::{self, Response};
+use super::{Action, App, generate, respond};
 use crate::metrics::Format;
 
 /// Handles `POST /stream`.
@@ -51,17 +51,17 @@ pub(super) fn report(app: &App, id: &StreamId, body: JsonBody) -> Result<Respons
 }
 
 /// Handles `GET /stream`. A list of one part is a complete body; a longer one is written in parts and reserves memory.
-pub(super) fn list(app: &App) -> Result<Response, Refusal> {
+pub(super) fn list(app: &App) -> Result<Action, Refusal> {
     let mut listing = Listing::new(&app.rendezvous);
     let first = listing.first_part().map_err(|_| Refusal::Internal)?;
     if listing.is_finished() {
-        return Ok(response::json_body(StatusCode::OK, first));
+        return Ok(respond(response::json_body(StatusCode::OK, first)));
     }
     let reserved = app
         .response_memory
         .reserve_alone(listing::MEMORY)
         .map_err(|_| response::response_memory_exhausted())?;
-    Ok(response::listing(listing.resumed(first, reserved)))
+    Ok(generate(response::listing(listing.resumed(first, reserved))))
 }
 
 /// Handles `GET /metrics`.

@@ -38,6 +38,14 @@ pub(crate) struct Response {
     pub body: Body,
 }
 
+/// A response whose body the server generates in parts while the client reads them.
+pub(crate) struct GeneratedResponse {
+    /// The status and the fields.
+    pub head: ResponseHead,
+    /// The body.
+    pub body: Generated,
+}
+
 /// The head of a response.
 #[derive(Debug, Default)]
 pub struct ResponseHead {
@@ -62,8 +70,6 @@ impl ResponseHead {
 pub(crate) enum Body {
     /// A complete body.
     Bytes(Bytes),
-    /// A body that the server generates in parts.
-    Generated(Box<Generated>),
     /// The body of a transfer.
     Download(Box<Download>),
 }
@@ -152,24 +158,21 @@ pub(super) fn response_memory_exhausted() -> Refusal {
 }
 
 /// Returns a 200 with the list of all streams, in parts.
-pub(super) fn listing(listing: Listing) -> Response {
-    let mut response = json_body(StatusCode::OK, Bytes::new());
-    response.body = Body::Generated(Box::new(Generated::listing(listing)));
-    response
+pub(super) fn listing(listing: Listing) -> GeneratedResponse {
+    let Response { head, .. } = json_body(StatusCode::OK, Bytes::new());
+    GeneratedResponse { head, body: Generated::listing(listing) }
 }
 
 /// Returns a 200 with events. An HTTP/1 connection closes behind them, because they have reduced its send buffer.
-pub(super) fn events(events: Events) -> Response {
-    let mut response = empty(StatusCode::OK);
-    response.body = Body::Generated(Box::new(Generated::events(events)));
-    response.head.closes = true;
-    response.head.headers.extend([
+pub(super) fn events(events: Events) -> GeneratedResponse {
+    let headers = HeaderMap::from_iter([
         (CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
         // nginx buffers other responses.
         (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ]);
-    response
+    let head = ResponseHead { headers, closes: true, ..ResponseHead::default() };
+    GeneratedResponse { head, body: Generated::events(events) }
 }
 
 /// A writer that only counts bytes.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use http::header::{CACHE_CONTROL, ETAG};
 use http::{HeaderValue, StatusCode};
 use rendezvous_core::budget::Budget;
@@ -14,33 +13,26 @@ use rendezvous_core::snapshot::Snapshot;
 use rendezvous_protocol::StreamId;
 use tokio::time::{Instant, timeout_at};
 
-use super::App;
 use super::events::Events;
 use super::head::RequestHead;
 use super::preferences::{self, entity_tag};
 use super::refusal::Refusal;
 use super::response::{self, Response};
 use super::status::status as status_of;
+use super::{Action, App, generate, respond};
 use crate::request_body::Rendezvous;
-
-/// The response to a request for the status of a stream.
-pub(super) enum StatusAnswer {
-    Now(Response),
-    /// Once the state has changed, or the client has waited for long enough.
-    Later(BoxFuture<'static, Result<Response, Refusal>>),
-}
 
 /// Handles `GET /stream/:id/status`. A client that has the current version and prefers to wait gets the next one.
 ///
 /// Without a wait, `If-None-Match` is ignored: browsers send it by themselves, and would show the bytes of a running transfer as they were.
-pub(super) fn status(app: &App, head: &impl RequestHead, id: StreamId) -> Result<StatusAnswer, Refusal> {
+pub(super) fn status(app: &App, head: &impl RequestHead, id: StreamId) -> Result<Action, Refusal> {
     let Some(wait) = preferences::wait(head) else {
         let snapshot = app.rendezvous.snapshot(&id).ok_or(SeatError::NotFound)?;
-        return current(&snapshot, &app.response_memory).map(StatusAnswer::Now);
+        return current(&snapshot, &app.response_memory).map(respond);
     };
     let (snapshot, changes) = app.rendezvous.watch(&id).ok_or(SeatError::NotFound)?;
     if preferences::has_version(head, snapshot.version) != Some(true) {
-        return current(&snapshot, &app.response_memory).map(StatusAnswer::Now);
+        return current(&snapshot, &app.response_memory).map(respond);
     }
     let poll = LongPoll {
         rendezvous: Arc::clone(&app.rendezvous),
@@ -50,7 +42,7 @@ pub(super) fn status(app: &App, head: &impl RequestHead, id: StreamId) -> Result
         wait,
         changes,
     };
-    Ok(StatusAnswer::Later(poll.run().boxed()))
+    Ok(Action::Wait(poll.run().boxed()))
 }
 
 /// A client that waits for the next version of a status.
@@ -104,18 +96,18 @@ fn mark(response: &mut Response, version: u64) {
 }
 
 /// Handles `GET /stream/:id/events`. A client that reconnects after the last event gets 204, which ends `EventSource`.
-pub(super) fn events(app: &App, head: &impl RequestHead, id: StreamId) -> Result<Response, Refusal> {
+pub(super) fn events(app: &App, head: &impl RequestHead, id: StreamId) -> Result<Action, Refusal> {
     let (snapshot, changes) = app.rendezvous.watch(&id).ok_or(SeatError::NotFound)?;
     if snapshot.is_final() && preferences::last_event_id(head) == Some(snapshot.version) {
-        return Ok(response::empty(StatusCode::NO_CONTENT));
+        return Ok(respond(response::empty(StatusCode::NO_CONTENT)));
     }
     let memory = Arc::clone(&app.response_memory);
     let events = Events::of_stream(Arc::clone(&app.rendezvous), id, snapshot, changes, memory);
-    Ok(response::events(events))
+    Ok(generate(response::events(events)))
 }
 
 /// Handles `GET /events`.
-pub(super) fn all_events(app: &App) -> Response {
+pub(super) fn all_events(app: &App) -> Action {
     let memory = Arc::clone(&app.response_memory);
-    response::events(Events::of_all(app.rendezvous.watch_all(), memory))
+    generate(response::events(Events::of_all(app.rendezvous.watch_all(), memory)))
 }

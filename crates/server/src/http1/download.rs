@@ -82,7 +82,7 @@ impl Responder<'_> {
         };
         socket.disarm_reset();
         half.delivered(body);
-        ConnectionOutcome::after(response)
+        ConnectionOutcome::after(response.closes)
     }
 
     /// Writes the head and the body. The transfer fails if the destination leaves meanwhile, even if it only closes its sending side.

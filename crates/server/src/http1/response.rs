@@ -13,7 +13,7 @@ use rendezvous_codec::body::Framing;
 use super::{ConnectionOutcome, Responder};
 use crate::api::generated::Generated;
 use crate::api::message;
-use crate::api::response::ResponseHead;
+use crate::api::response::{GeneratedResponse, ResponseHead};
 
 /// The bytes that the kernel holds at most for a client that reads an endless body slowly. Linux doubles them for its own use.
 const ENDLESS_SEND_BUFFER: usize = 32 * 1024;
@@ -35,22 +35,22 @@ impl Responder<'_> {
             socket.arm_reset();
             return ConnectionOutcome::Dropped;
         }
-        ConnectionOutcome::after(response)
+        ConnectionOutcome::after(response.closes)
     }
 
     /// Writes a generated body part by part, as long as the client stays.
-    pub(super) async fn write_generated(
-        &self,
-        response: &ResponseHead,
-        mut body: Generated,
-    ) -> ConnectionOutcome {
+    pub(super) async fn write_generated(&self, response: Box<GeneratedResponse>) -> ConnectionOutcome {
+        let GeneratedResponse { head: response, mut body } = *response;
         let (socket, request) = (self.connection.socket(), &self.request);
         if request.method == Method::HEAD {
             body.sent(0, true);
-            return self.write(response, &[]).await;
+            return Box::pin(self.write(&response, &[])).await;
         }
         let framing = (request.version != Version::HTTP_10).then_some(Framing::Chunked);
-        let mut head = message::head(response, request.version, framing);
+        let mut head = message::head(&response, request.version, framing);
+        // A subscriber stays for long, and needs nothing else of it.
+        let closes = response.closes;
+        drop(response);
         if body.is_endless() {
             socket.limit_send_buffer(ENDLESS_SEND_BUFFER);
         }
@@ -67,7 +67,7 @@ impl Responder<'_> {
             let mut buffers = framed(&head, &size_line, [&*part], framing, is_last);
             let written = tokio::select! {
                 biased;
-                written = self.write_part(&mut buffers, is_last && response.closes, &body) => written,
+                written = self.write_part(&mut buffers, is_last && closes, &body) => written,
                 () = socket.unresponsive() => return ConnectionOutcome::Dropped,
             };
             if written.is_err() {
@@ -76,9 +76,9 @@ impl Responder<'_> {
             body.sent(part.len(), is_last);
             if is_last {
                 socket.disarm_reset();
-                return ConnectionOutcome::after(response);
+                return ConnectionOutcome::after(closes);
             }
-            head.clear();
+            head = Vec::new();
         }
     }
 

@@ -18,7 +18,7 @@ use super::upload::Upload;
 use crate::api::App;
 use crate::api::generated::Generated;
 use crate::api::message::date;
-use crate::api::response::{Body, Response, ResponseHead};
+use crate::api::response::{Body, GeneratedResponse, Response, ResponseHead};
 use crate::connection::LINGER;
 
 impl Exchange<'_> {
@@ -29,13 +29,9 @@ impl Exchange<'_> {
         context.finish(&mut response);
         drop(context);
         let watch = traffic.watch(respond.stream_id().as_u32());
-        if let Ok(date) = HeaderValue::try_from(date()) {
-            response.head.headers.insert(DATE, date);
-        }
-        let may_have_body = response.head.may_have_body();
-        let Response { head: ResponseHead { status, headers, .. }, body } = response;
-        let mut head = http::Response::new(());
-        (*head.status_mut(), *head.headers_mut()) = (status, headers);
+        let Response { head, body } = response;
+        let may_have_body = head.may_have_body();
+        let mut head = message(head);
         let written = match body {
             Body::Bytes(body) => {
                 // For HEAD, an empty body means that the length of the GET's body is not known.
@@ -45,11 +41,6 @@ impl Exchange<'_> {
                 let body = if is_head { Bytes::new() } else { body };
                 write(app, &mut respond, head, body).await
             }
-            Body::Generated(mut body) if is_head => {
-                body.sent(0, true);
-                respond.send_response(head, true).ok()
-            }
-            Body::Generated(body) => write_generated(app, &mut respond, head, *body).await,
             Body::Download(download) => {
                 if let Some(length) = download.relay.length() {
                     declare_length(&mut head, length);
@@ -63,6 +54,39 @@ impl Exchange<'_> {
             _ => ConnectionState::Reusable,
         }
     }
+
+    /// Sends a response part by part. A client that subscribes to events waits in this future, so that it is small.
+    pub(super) async fn generate(mut self, mut response: Box<GeneratedResponse>) -> ConnectionState {
+        let place = self.session.places_to_wait.try_acquire();
+        if response.body.is_endless() && place.is_err() {
+            return Box::pin(self.respond_busy()).await;
+        }
+        self.context.finish_generated(&mut response);
+        let Self { session, mut respond, upload, is_head, has_body, .. } = self;
+        let GeneratedResponse { head, mut body } = *response;
+        let head = message(head);
+        let written = if is_head {
+            body.sent(0, true);
+            respond.send_response(head, true).ok()
+        } else {
+            write_generated(session.app, &mut respond, head, body).await
+        };
+        match written {
+            Some(send) if has_body => Box::pin(linger(send, upload)).await,
+            _ => ConnectionState::Reusable,
+        }
+    }
+}
+
+/// Returns the head as h2 sends it.
+fn message(response: ResponseHead) -> http::Response<()> {
+    let ResponseHead { status, mut headers, .. } = response;
+    if let Ok(date) = HeaderValue::try_from(date()) {
+        headers.insert(DATE, date);
+    }
+    let mut head = http::Response::new(());
+    (*head.status_mut(), *head.headers_mut()) = (status, headers);
+    head
 }
 
 /// Discards the rest of an upload for at most [`LINGER`], and then asks the client to stop (RFC 9113, section 8.1).

@@ -191,6 +191,7 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
             Box::pin(exchange.send_download(paired)).await
         }
         Action::Respond(response) => Box::pin(exchange.respond(*response)).await,
+        Action::Generate(response) => Box::pin(exchange.generate(response)).await,
         Action::Wait(response) => Box::pin(exchange.wait_for_response(response)).await,
         Action::ReadJson(route) => Box::pin(exchange.read_json(route)).await,
     }
@@ -261,8 +262,7 @@ impl Exchange<'_> {
         response: BoxFuture<'static, Result<Response, Refusal>>,
     ) -> ConnectionState {
         let Ok(_place) = self.session.places_to_wait.try_acquire() else {
-            let refused = self.refuse(Refusal::Busy(NO_PLACE_TO_WAIT));
-            return self.respond(refused).await;
+            return self.respond_busy().await;
         };
         let response = tokio::select! {
             biased;
@@ -271,6 +271,12 @@ impl Exchange<'_> {
         };
         let response = self.context.later_response(self.session.app, response);
         self.respond(response).await
+    }
+
+    /// Refuses a request that would be one too many to wait.
+    pub(super) async fn respond_busy(mut self) -> ConnectionState {
+        let refused = self.refuse(Refusal::Busy(NO_PLACE_TO_WAIT));
+        self.respond(refused).await
     }
 
     async fn read_json(mut self, route: JsonRoute) -> ConnectionState {
