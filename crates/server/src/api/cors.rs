@@ -23,6 +23,11 @@ const SEC_FETCH_SITE: &str = "sec-fetch-site";
 /// The mode of the request. It is `navigate` if the response is shown or saved and not passed to a page.
 const SEC_FETCH_MODE: &str = "sec-fetch-mode";
 
+/// What the response is for.
+const SEC_FETCH_DEST: &str = "sec-fetch-dest";
+/// The destinations that a page loads without its user: they are navigations too, but nobody has followed a link.
+const EMBEDDED: [&[u8]; 5] = [b"iframe", b"frame", b"embed", b"object", b"fencedframe"];
+
 /// The time in seconds for which a browser may cache the response to a preflight. Browsers cache none longer than two hours.
 const MAX_AGE: u64 = 2 * 60 * 60;
 
@@ -92,7 +97,7 @@ impl Cors {
     }
 }
 
-/// Whether `Sec-Fetch-Site` reports a page of another site. A navigation to a `GET` route does not count, because the user follows a link.
+/// Whether `Sec-Fetch-Site` reports a page of another site. A navigation to a `GET` route does not count, because the user follows a link, but that of a frame inside the page does.
 fn is_cross_site(route: &Route, head: &impl RequestHead) -> bool {
     let is_trusted = |site: &[u8]| [&b"same-origin"[..], b"same-site", b"none"].contains(&site);
     if head.values(SEC_FETCH_SITE).all(is_trusted) {
@@ -100,7 +105,8 @@ fn is_cross_site(route: &Route, head: &impl RequestHead) -> bool {
     }
     let mut modes = head.values(SEC_FETCH_MODE).peekable();
     let is_navigation = modes.peek().is_some() && modes.all(|mode| mode == b"navigate");
-    !(is_navigation && route.is_read())
+    let is_embedded = head.values(SEC_FETCH_DEST).any(|destination| EMBEDDED.contains(&destination));
+    !(is_navigation && !is_embedded && route.is_read())
 }
 
 /// Whether the request has an `Origin` that is not the server's own.
@@ -326,6 +332,16 @@ mod tests {
             // Without `navigate` a page gets the response, instead of a user that follows a link.
             assert!(!passes(&[], &route, "a", &[link[0], ("sec-fetch-mode", "no-cors")]), "{route:?}");
             assert!(!passes(&[], &route, "a", &link[..1]), "{route:?}");
+            for (destination, is_frame) in
+                [("document", false), ("empty", false), ("iframe", true), ("object", true)]
+            {
+                let fields = [link[0], link[1], ("sec-fetch-dest", destination)];
+                assert_eq!(
+                    passes(&[], &route, "a", &fields),
+                    expected && !is_frame,
+                    "{route:?} {destination}"
+                );
+            }
             assert!(passes(&["*"], &route, "a", &link[..1]), "{route:?}");
             for site in ["same-origin", "same-site", "none"] {
                 assert!(passes(&[], &route, "a", &[("sec-fetch-site", site)]), "{route:?} {site}");

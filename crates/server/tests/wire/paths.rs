@@ -279,8 +279,9 @@ async fn making_a_path_needs_the_create_token_and_joining_it_does_not() {
     assert_eq!(destination.body_bytes(2).await, b"xy");
     assert_eq!(source.response().await.status, 200);
     assert_eq!(server.ask(get("/p/a")).await.error(), "401 UnauthorizedError");
-    let mut source = server.connect_and_send(put("/p/a?token=create-token-16-bytes", "", "x")).await;
-    drop(source.close());
+    let source = server.connect_and_send(put("/p/a?token=create-token-16-bytes", "", "x")).await;
+    until_taken(&server, "/p/a").await;
+    source.close();
 }
 
 #[tokio::test]
@@ -339,10 +340,15 @@ async fn a_page_of_another_site_and_a_prefetch_cannot_use_a_path_up() {
         config.cors_origins = vec!["https://app.example".parse().unwrap()];
     })
     .await;
+    let frame = "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: iframe\r\n";
     let image = "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n";
-    for fields in
-        [image, "Origin: https://evil.example\r\n", "Sec-Purpose: prefetch\r\n", "Purpose: prefetch\r\n"]
-    {
+    for fields in [
+        image,
+        frame,
+        "Origin: https://evil.example\r\n",
+        "Sec-Purpose: prefetch\r\n",
+        "Purpose: prefetch\r\n",
+    ] {
         assert_eq!(
             server.ask(request("GET", "/p/a", fields)).await.error(),
             "403 ForbiddenError",

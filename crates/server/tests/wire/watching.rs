@@ -40,9 +40,9 @@ fn parse(text: &str) -> (Vec<Event>, usize) {
         let mut event = Event { id: String::new(), name: String::new(), data: String::new() };
         for line in block.split('\n') {
             match line.split_once(": ") {
-                Some(("id", value)) => event.id = value.to_owned(),
-                Some(("event", value)) => event.name = value.to_owned(),
-                Some(("data", value)) => event.data = value.to_owned(),
+                Some(("id", value)) => value.clone_into(&mut event.id),
+                Some(("event", value)) => value.clone_into(&mut event.name),
+                Some(("data", value)) => value.clone_into(&mut event.data),
                 _ if line == ":" => comments += 1,
                 _ => panic!("not a line of an event: {line:?}"),
             }
