@@ -437,13 +437,10 @@ fn seat_source(
 }
 
 /// Refuses a number of destinations other than one.
-fn check_count(head: &impl RequestHead) -> Result<(), Refusal> {
+fn check_count(head: &impl RequestHead) -> Result<(), RouteError> {
     let mut counts = head.query().into_iter().flat_map(|query| query.split('&'));
-    if counts.any(|parameter| parameter == "n" || parameter.starts_with("n=") && parameter != "n=1") {
-        let message = "A path has one destination: send the request without n, or with n=1";
-        return Err(Refusal::BadRequest(message));
-    }
-    Ok(())
+    let is_other = |parameter: &str| parameter == "n" || parameter.starts_with("n=") && parameter != "n=1";
+    if counts.any(is_other) { Err(RouteError::SeveralDestinations) } else { Ok(()) }
 }
 
 /// Returns the credential of a request.

@@ -46,7 +46,7 @@ fn refusal_kind(refusal: &Refusal) -> Option<ErrorKind> {
     Some(match refusal {
         Refusal::Head(HeadError::Malformed(_))
         | Refusal::BadRequest(_)
-        | Refusal::Route(RouteError::BadPath(_)) => ErrorKind::BadRequest,
+        | Refusal::Route(RouteError::BadPath(_) | RouteError::SeveralDestinations) => ErrorKind::BadRequest,
         Refusal::Head(HeadError::TooLong(_) | HeadError::TooManyFields) => ErrorKind::HeadTooLarge,
         Refusal::Head(HeadError::TimedOut(_)) => ErrorKind::RequestTimeout,
         Refusal::Auth(error) => auth_kind(error),

@@ -47,6 +47,9 @@ pub(crate) enum RouteError {
     /// They would be a named path, but its name is invalid.
     #[error(transparent)]
     BadPath(#[from] BadPath),
+    /// They are a named path, but `n` in the query is not 1.
+    #[error("A path has one destination: send the request without n, or with n=1")]
+    SeveralDestinations,
 }
 
 impl Route {
