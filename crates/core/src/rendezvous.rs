@@ -220,12 +220,12 @@ impl<B: Send + 'static> Rendezvous<B> {
         is_path: bool,
     ) -> (SourceHalf, DestinationHalf) {
         let rendezvous = Arc::clone(self);
-        let on_body_read = is_path.then(|| {
+        let on_release = is_path.then(|| {
             let rendezvous = Arc::clone(self);
             Box::new(move || rendezvous.change(|table, _| table.release(stream))) as _
         });
         let on_end = Box::new(move |outcome: &Outcome| rendezvous.settle(stream, outcome));
-        let observer = Observer { on_body_read, on_end };
+        let observer = Observer { on_release, on_end };
         Transfer::start(headers, self.limits.transfer, Arc::clone(&self.body_bytes), observer)
     }
 

@@ -70,8 +70,8 @@ pub struct Transfer {
     progress: Mutex<Progress>,
     /// `None` without a minimum upload rate.
     upload: Option<Box<Mutex<UploadMeter>>>,
-    /// `None` once the body was read, and if nobody wants to know.
-    on_body_read: Mutex<Option<OnBodyRead>>,
+    /// `None` once the path is free, and for a stream without one.
+    on_release: Mutex<Option<OnRelease>>,
     /// `None` once the transfer is settled.
     on_end: Mutex<Option<OnEnd>>,
     outcome: SetOnce<Outcome>,
@@ -81,13 +81,13 @@ pub struct Transfer {
 
 /// What the table learns of a transfer.
 pub(crate) struct Observer {
-    /// Called once the whole body was read from the source, before its last byte is passed on. `None` if nobody wants to know.
-    pub(crate) on_body_read: Option<OnBodyRead>,
+    /// Frees the path, so that the next transfer can begin there. `None` for a stream without a path.
+    pub(crate) on_release: Option<OnRelease>,
     /// Receives the outcome, once, before any task that waits for it.
     pub(crate) on_end: OnEnd,
 }
 
-type OnBodyRead = Box<dyn FnOnce() + Send>;
+type OnRelease = Box<dyn FnOnce() + Send>;
 type OnEnd = Box<dyn FnOnce(&Outcome) + Send>;
 
 #[derive(Debug)]
@@ -143,7 +143,7 @@ impl Transfer {
             started,
             progress: Mutex::new(progress),
             upload: limits.stream.min_upload_rate.map(|_| Box::default()),
-            on_body_read: Mutex::new(observer.on_body_read),
+            on_release: Mutex::new(observer.on_release),
             on_end: Mutex::new(Some(observer.on_end)),
             outcome: SetOnce::new(),
             body_bytes,
@@ -220,10 +220,21 @@ impl Transfer {
 
     fn set_source_done(&self) {
         self.progress.lock().is_source_done = true;
-        let on_body_read = self.on_body_read.lock().take();
-        if let Some(on_body_read) = on_body_read {
-            on_body_read();
+        self.release();
+    }
+
+    /// Frees the path of the transfer: its body was read, or its source has left. Does nothing if it is free already, or the transfer has none.
+    pub fn release(&self) {
+        let on_release = self.on_release.lock().take();
+        if let Some(on_release) = on_release {
+            on_release();
         }
+    }
+
+    /// Returns whether the transfer still occupies a path.
+    #[must_use]
+    pub fn occupies_path(&self) -> bool {
+        self.on_release.lock().is_some()
     }
 
     /// Records that bytes have moved, so that the idle limit counts from now.

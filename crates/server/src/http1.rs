@@ -22,13 +22,13 @@
 mod download;
 mod response;
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Version};
 use rendezvous_codec::head::{self, Head, HeadError};
-use rendezvous_core::transfer::SourceBody;
+use rendezvous_core::transfer::{SourceBody, Transfer};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
@@ -246,7 +246,14 @@ impl<'a> Exchange<'a> {
                 };
                 Box::pin(async {
                     let response = match paired {
-                        Ok(half) => transfer::source_response(half, &mut context.record).await,
+                        Ok(half) => {
+                            let transfer = Arc::clone(half.transfer());
+                            tokio::select! {
+                                biased;
+                                response = transfer::source_response(half, &mut context.record) => response,
+                                response = release_at_reset(connection, &transfer) => response,
+                            }
+                        }
                         Err(refusal) => context.refuse(&shared.app, refusal),
                     };
                     responder.respond(context, response).await
@@ -299,6 +306,15 @@ impl<'a> Exchange<'a> {
             }
         }
     }
+}
+
+/// Frees the path of a transfer whose source resets its connection while the destination holds the body up. Never completes.
+async fn release_at_reset(connection: &Connection, transfer: &Transfer) -> Response {
+    if transfer.occupies_path() {
+        connection.socket().reset_by_peer().await;
+        transfer.release();
+    }
+    pending().await
 }
 
 /// Sends the response to one request.

@@ -16,7 +16,7 @@ impl SourceHalf {
 
     /// Returns the transfer.
     #[must_use]
-    pub fn transfer(&self) -> &Transfer {
+    pub fn transfer(&self) -> &Arc<Transfer> {
         &self.0
     }
 }

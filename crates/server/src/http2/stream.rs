@@ -32,7 +32,7 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use rendezvous_codec::head::{HeadError, MAX_HEAD_FIELDS, expects_continue};
 use rendezvous_core::outcome::SeatError;
-use rendezvous_core::transfer::SourceHalf;
+use rendezvous_core::transfer::{SourceHalf, Transfer};
 use tokio::sync::Semaphore;
 
 use super::traffic::Traffic;
@@ -225,10 +225,11 @@ impl Exchange<'_> {
             Ok(half) => {
                 self.send_continue();
                 let Exchange { respond, upload, context, .. } = &mut self;
+                let transfer = Arc::clone(half.transfer());
                 tokio::select! {
                     biased;
                     response = transfer::source_response(half, &mut context.record) => response,
-                    () = abandoned(respond, upload) => return ConnectionState::Reusable,
+                    () = abandoned(respond, upload, &transfer) => return ConnectionState::Reusable,
                 }
             }
             Err(refusal) => self.refuse(refusal),
@@ -308,10 +309,11 @@ impl Exchange<'_> {
 }
 
 /// Waits until a paired source has left inside its body. If it leaves after its whole body has arrived, the transfer goes on, because the
-/// destination can still get all of it.
-async fn abandoned(respond: &mut SendResponse<Bytes>, upload: &Upload) {
+/// destination can still get all of it. Its path is then free.
+async fn abandoned(respond: &mut SendResponse<Bytes>, upload: &Upload, transfer: &Transfer) {
     wait_for_reset(|cx| respond.poll_reset(cx)).await;
     if upload.has_arrived() {
+        transfer.release();
         pending::<()>().await;
     }
 }

@@ -196,6 +196,27 @@ async fn what_remains_of_a_transfer_cannot_be_joined_and_counts_against_the_quot
     assert_eq!(next.response().await.body, b"next");
 }
 
+/// The destination reads nothing, so the server reads nothing more of the source either.
+#[tokio::test]
+async fn a_source_that_is_reset_behind_a_stalled_destination_frees_the_path() {
+    let server = TestServer::start().await;
+    let mut destination = Client::connect_with_small_receive_buffer(server.address()).await;
+    destination.send(get("/p/a")).await;
+    until_taken(&server, "/p/a").await;
+    let head = request("PUT", "/p/a", "Content-Length: 100000000\r\n");
+    let mut source = server.connect_and_send(head).await;
+    let stalled = async { source.push(&pattern(100_000_000)).await };
+    assert!(tokio::time::timeout(Duration::from_secs(2), stalled).await.is_err(), "the source must stall");
+    assert_eq!(head_of(&server, "/p/a").await, 200);
+    source.reset();
+    until_free(&server, "/p/a").await;
+    let mut next = server.connect_and_send(get("/p/a")).await;
+    until_taken(&server, "/p/a").await;
+    assert_eq!(server.ask(put("/p/a", "", "next")).await.status, 200);
+    assert_eq!(next.response().await.body, b"next");
+    assert_eq!(destination.response().await.end, End::Reset, "the old transfer is cut");
+}
+
 #[tokio::test]
 async fn a_side_that_leaves_while_it_waits_leaves_nothing() {
     let server = TestServer::start().await;
