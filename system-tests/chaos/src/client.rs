@@ -29,8 +29,8 @@ use crate::plan::{Framing, Party, Program, Side, Step};
 
 /// One side of one transfer, for one client.
 pub(crate) struct Errand {
-    /// The stream's path.
-    pub(crate) path: String,
+    /// The target of its request.
+    pub(crate) target: String,
     /// Its side.
     pub(crate) side: Side,
     /// How it behaves.

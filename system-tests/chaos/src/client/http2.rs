@@ -9,7 +9,7 @@ use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONTENT_LENGTH, EXPECT};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -22,6 +22,8 @@ use crate::plan::{Act, Framing, Manner, Side};
 const SMALL_FRAMES: usize = 5 << 19;
 /// The time for the last frames to be sent.
 const LAST_FRAMES: Duration = Duration::from_secs(2);
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// Runs the errand on a connection of its own.
 pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
@@ -183,12 +185,16 @@ async fn ask(
     };
     let mut request = Request::new(());
     *request.method_mut() = method;
-    *request.uri_mut() = format!("http://localhost{}", errand.path).parse().unwrap_or_default();
+    *request.uri_mut() = format!("http://localhost{}", errand.target).parse().unwrap_or_default();
     if errand.side == Side::Source && errand.framing == Framing::Length {
         request.headers_mut().insert(CONTENT_LENGTH, errand.body.size.into());
     }
     if let Some(value) = errand.party.expects {
         request.headers_mut().insert(EXPECT, HeaderValue::from_static(value));
+    }
+    if let Some(seconds) = errand.party.wait {
+        let value = HeaderValue::from_str(&format!("wait={seconds}"));
+        request.headers_mut().extend(value.ok().map(|value| (PREFER, value)));
     }
     requests.send_request(request, is_whole)
 }

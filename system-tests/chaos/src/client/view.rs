@@ -91,6 +91,13 @@ impl View {
         self.ending == Ending::Whole && self.status() == Some(status)
     }
 
+    /// Whether its wait ended without the other side.
+    #[must_use]
+    pub(crate) fn has_waited_in_vain(&self) -> bool {
+        self.is_whole(503)
+            && self.answer.as_ref().is_some_and(|answer| answer.name == "PeerNotConnectedError")
+    }
+
     pub(super) fn answered(&mut self, status: u16, error: &[u8]) {
         #[derive(Deserialize)]
         struct Error {

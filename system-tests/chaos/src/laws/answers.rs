@@ -2,7 +2,7 @@
 
 use super::{Facts, REPORTED};
 use crate::client::{Ending, View};
-use crate::plan::{Act, Fault, Program, Side, Stage};
+use crate::plan::{Act, Address, Fault, Program, Side, Stage};
 
 impl Facts {
     pub(super) fn more_or_less_than_one_answer(&self, view: &View) -> Option<String> {
@@ -59,10 +59,14 @@ impl Facts {
         let is_explained = match (answer.status, answer.name.as_str()) {
             (200, _) => true,
             (400, "BadRequestError") => is_source && self.disturbs(Side::Source),
-            (404, "SessionNotFoundError") => is_told || self.may_have_expired() || !is_steady,
+            (404, "SessionNotFoundError") => {
+                let is_gone = is_told || self.may_have_expired() || !is_steady;
+                is_gone && self.scenario.address != Address::Path
+            }
             (502, "StreamSourceError" | "StreamDestinationError") => {
                 disturbed || self.may_have_stalled() || !is_steady
             }
+            (503, "PeerNotConnectedError") => self.may_have_waited(view.side),
             (503, "ServerBusyError") => self.circumstances.is_crowded,
             (503, "ShuttingDownError") => self.circumstances.has_ended,
             (504, "SessionTimeoutError") => self.may_have_expired(),
@@ -72,7 +76,7 @@ impl Facts {
                 let of_server = matches!(status, 502..=504) && (disturbed || !is_steady);
                 of_request || of_server
             }
-            // 429 among them: each planned side found its seat free.
+            // 429 among them: each planned side found its seat free, also in the next round over a path.
             _ => false,
         };
         (!is_explained).then(|| format!("the {} gets {} {}", view.side, answer.status, answer.name))

@@ -95,6 +95,11 @@ pub(crate) enum Fault {
         /// The other side connects before the server can have noticed.
         at_once: bool,
     },
+    /// The first side waits for a second only, in vain, this many times. Then it connects to stay.
+    Impatient(u64),
+    /// Nothing goes wrong, and the sides repeat the transfer over the same path, this many times in all. Each connects again as soon as it
+    /// has its response.
+    Looped(u64),
     /// This side never connects.
     Absent(Side),
     /// Neither side connects.
@@ -157,6 +162,8 @@ impl fmt::Display for Fault {
                 let next = if *at_once { ", and the other side connects at once" } else { "" };
                 write!(f, "the first leaves while it waits ({manner:?}), for good{next}")
             }
+            Self::Impatient(times) => write!(f, "the first side waits for a second, in vain, {times} times"),
+            Self::Looped(rounds) => write!(f, "nothing goes wrong, {rounds} times over one path"),
             Self::Absent(side) => write!(f, "the {side} never connects"),
             Self::Forgotten => f.write_str("no side connects"),
             Self::Reported(stage) => write!(f, "an error is reported {stage}"),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Act, Drawn, Fault, KIB, Manner, Moment, Party, Side, Step};
+use super::{Act, Address, Drawn, Fault, KIB, Manner, Moment, Party, Side, Step};
 
 /// The least throughput of a transfer on a busy machine through a small window, in bytes per second.
 const SLOWEST: u64 = 128 * KIB;
@@ -11,21 +11,21 @@ const SLOWEST: u64 = 128 * KIB;
 /// full buffer.
 pub(super) const SEEN_TO_CLOSE: u64 = 32 * KIB;
 
-/// One transfer, from the creation of its stream to its end.
+/// One transfer, from the first request to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Scenario {
     /// The seed of the run.
     pub(crate) seed: u64,
     /// Its number in the run.
     pub(crate) number: u64,
+    /// Where the sides meet.
+    pub(crate) address: Address,
     /// The source.
     pub(crate) source: Party,
     /// The destination.
     pub(crate) destination: Party,
     /// How the upload is framed.
     pub(crate) framing: Framing,
-    /// The creator of the stream has declared the length.
-    pub(crate) is_promised: bool,
     /// The length of the body, in bytes.
     pub(crate) size: u64,
     /// The order in which the sides connect.
@@ -124,9 +124,9 @@ impl fmt::Display for Scenario {
             Order::First(side) => format!("the {side} first"),
             Order::Together => "both together".to_owned(),
         };
-        let promise = if self.is_promised { ", promised" } else { "" };
         let pace = self.pace.map_or_else(String::new, |pace| format!(", {pace} bytes a second"));
-        writeln!(f, "  body         {} bytes, {:?}{promise}, {order}{pace}", self.size, self.framing)?;
+        writeln!(f, "  address      {}", self.address)?;
+        writeln!(f, "  body         {} bytes, {:?}, {order}{pace}", self.size, self.framing)?;
         writeln!(f, "  source       {}", self.source)?;
         writeln!(f, "  destination  {}", self.destination)?;
         write!(f, "  fault        {}", self.fault)?;

@@ -6,7 +6,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, split};
 use tokio::time::sleep;
 
 use super::incoming::Incoming;
-use super::version;
+use super::{prefer, version};
 use crate::client::{Connection, Ending, Errand, Interims, Script, Switches, View, until_paired};
 use crate::plan::{Act, Manner};
 
@@ -33,8 +33,8 @@ pub(super) async fn receive(
 }
 
 async fn ask(errand: &Errand, write: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-    let version = version(errand);
-    let request = format!("GET {} HTTP/{version}\r\nHost: localhost\r\n\r\n", errand.path);
+    let (version, prefer) = (version(errand), prefer(errand));
+    let request = format!("GET {} HTTP/{version}\r\nHost: localhost\r\n{prefer}\r\n", errand.target);
     write.write_all(request.as_bytes()).await?;
     write.flush().await
 }
