@@ -135,7 +135,7 @@ impl Stage<'_> {
             Step::Close(role) => self.leaving(*role).close(),
             Step::Reset(role) => self.leaving(*role).reset(),
             Step::Until(state) => {
-                with_timeout(async { while self.state().await["state"] != **state {} }).await
+                with_timeout(async { while self.state().await["state"] != **state {} }).await;
             }
             Step::Passed(bytes) => {
                 with_timeout(async { while self.state().await["bytes_transferred"] != *bytes {} }).await;
