@@ -24,8 +24,10 @@ impl Facts {
         let mut steps = self.scenario.steps(Side::Destination).iter();
         let has_not_read = steps.any(|step| matches!(step.act, Act::Stall(_) | Act::Withhold(_)))
             && self.disturbs(Side::Destination);
-        let may_be_cut =
-            view.status() == Some(200) || has_not_read || self.scenario.destination.transport.is_h2();
+        let may_be_cut = view.status() == Some(200)
+            || view.lost_its_beginning()
+            || has_not_read
+            || self.scenario.destination.transport.is_h2();
         let is_download = view.side == Side::Destination && may_be_cut;
         let half_closes = self.scenario.steps(view.side).iter().any(|step| step.act == Act::HalfClose);
         // A body that exceeds its length is an error of its HTTP/2 stream, which the server resets.
@@ -88,7 +90,7 @@ mod tests {
     use crate::client::{Answer, Ending};
     use crate::laws::examples::{broken, cut, deaf, good};
     use crate::laws::{Facts, Law};
-    use crate::plan::{Proxy, Side};
+    use crate::plan::{Proxy, Side, Transport};
 
     #[test]
     fn an_interim_answer_that_nobody_asked_for_is_seen() {
@@ -116,6 +118,14 @@ mod tests {
         }
         let surplus = broken(good(), |facts| facts.source.as_mut().unwrap().has_surplus = true);
         assert_eq!(surplus, [Law::OneAnswer]);
+        for (how, laws) in [("cannot decrypt peer's message", &[][..]), ("closed", &[Law::OneAnswer])] {
+            let seen = broken(cut(), |facts| {
+                facts.scenario.destination.transport = Transport::Tls;
+                let view = facts.destination.as_mut().unwrap();
+                (view.answer, view.ending, view.bytes) = (None, Ending::NoAnswer(how.into()), 0);
+            });
+            assert_eq!(seen, laws, "{how}");
+        }
     }
 
     #[test]

@@ -81,7 +81,7 @@ impl Facts {
             Received::Whole => self.has_whole_body(),
             Received::Error(error) => is_error(view, error),
             // A reset discards unread bytes, and with them the head.
-            Received::Cut(_) if cell.event.has_unread_body() => {
+            Received::Cut(_) if cell.event.has_unread_body() || view.lost_its_beginning() => {
                 matches!(view.ending, Ending::Cut(_) | Ending::NoAnswer(_))
             }
             Received::Cut(_) => {
