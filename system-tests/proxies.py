@@ -26,11 +26,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
 from functools import partial
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Self
 
@@ -406,12 +407,12 @@ class Sender:
         return sent
 
 
-class Receiver:
-    """A real curl as the destination. It writes each piece to its file at once."""
+class Download:
+    """A real curl. It writes each piece of a response to its file at once."""
 
-    def __init__(self, port: int, stream: str, folder: Path, *more: str) -> None:
-        self.file = folder / f"{stream}-{port}-{random.randrange(10**9)}"
-        url = f"http://{LOOPBACK}:{port}/stream/{stream}"
+    def __init__(self, port: int, path: str, folder: Path, *more: str) -> None:
+        self.file = folder / f"{port}-{random.randrange(10**9)}"
+        url = f"http://{LOOPBACK}:{port}{path}"
         options = ("-N", "-o", str(self.file), "-w", "%{http_code}", *more)
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self.process: Process = subprocess.Popen((*CURL, *options, url), **pipes)  # type: ignore[call-overload]
@@ -446,6 +447,13 @@ class Receiver:
         if status != "200":
             return status if status != "000" else "closed"
         return "whole" if self.process.returncode == 0 else "cut"
+
+
+class Receiver(Download):
+    """The destination of a stream."""
+
+    def __init__(self, port: int, stream: str, folder: Path, *more: str) -> None:
+        super().__init__(port, f"/stream/{stream}", folder, *more)
 
 
 def became(look: Callable[[], bool], within: float) -> float | None:
@@ -724,6 +732,91 @@ def receiver_pauses(behind: Behind, site: Site, bench: Bench) -> str:
         return cut_after(began, sender.answer(LIMIT))
 
 
+def events(site: Site, bench: Bench) -> str:
+    """Whether a subscriber gets each event before the next one happens."""
+    stream = site.new_stream()
+    with Download(site.port, f"/stream/{stream}/events", bench) as subscriber:
+
+        def has(state: str) -> bool:
+            seen = became(lambda: subscriber.file.exists() and state in subscriber.file.read_text(), AT_ONCE)
+            return seen is not None
+
+        in_time = [has("CREATED")]
+        with Receiver(site.server.port, stream, bench), Sender(site.server.port, stream, "length", 5) as sender:
+            in_time.append(has("STREAMING"))
+            sender.send(b"hello")
+            check(sender.answer(SOON) == 200, "the transfer fails")
+            in_time.append(has("FINISHED"))
+        outcome = subscriber.outcome(SOON)
+    check(outcome == "whole", f"the events end as {outcome}")
+    return "live" if all(in_time) else "**held**"
+
+
+def responses(port: int) -> HTTPConnection:
+    return HTTPConnection(LOOPBACK, port, timeout=SOON)
+
+
+def long_poll(site: Site, bench: Bench) -> str:
+    """Asks for the version that the client has, until the wait ends, and again until the state changes."""
+    stream = site.new_stream()
+    path = f"/stream/{stream}/status"
+    with closing(responses(site.port)) as client:
+        client.request("GET", path)
+        first = client.getresponse()
+        first.read()
+        version = first.headers.get("ETag", "")
+        began = time.monotonic()
+        client.request("GET", path, headers={"If-None-Match": version, "Prefer": "wait=1"})
+        unchanged = client.getresponse()
+        unchanged.read()
+        if time.monotonic() - began < 0.9:
+            return f"**{unchanged.status} at once**"
+        client.request("GET", path, headers={"If-None-Match": version, "Prefer": "wait=60"})
+        with Receiver(site.server.port, stream, bench):
+            changed = client.getresponse()
+            status = changed.read().decode()
+    if (unchanged.status, changed.status) != (304, 200):
+        return f"**fails**: {unchanged.status}, {changed.status}"
+    return "works" if '"DST_CONNECTED"' in status else "**the old status**"
+
+
+def wait_ends(site: Site, _: Bench) -> str:
+    """The end of a wait that the client has limited, for each side."""
+    stream = site.new_stream()
+    prefer = "Prefer: wait=1"
+    with closing(responses(site.port)) as client:
+        client.request("GET", f"/stream/{stream}", headers=dict([prefer.split(": ")]))
+        response = client.getresponse()
+        response.read()
+        receiver = f"{response.status}, Retry-After: {response.headers.get('Retry-After')}"
+    freed = [seat_freed(site, stream)]
+    with Sender(site.port, stream, "length", 5, prefer, begin=b"hello") as sender:
+        status = sender.answer(SOON)
+    freed.append(seat_freed(site, stream))
+    check(all(freed), "the seat is not free")
+    saw = (receiver, status)
+    return "503" if saw == ("503, Retry-After: 1", 503) else f"**{saw[0]}**, **{shown(status)}**"
+
+
+def escapes(site: Site, bench: Bench) -> str:
+    """Whether a sender behind the proxy meets a receiver at a path with escapes."""
+    wrong = []
+    for escape in ("%20", "%25", "%2F", "%C3%A9"):
+        path = f"/p/{site.proxy}-{random.randrange(10**9)}/a{escape}b"
+        with Download(site.server.port, path, bench) as receiver, closing(responses(site.port)) as client:
+            wait_until(lambda: site.server.request("HEAD", path)[0], lambda status: status == 200, "it waits")
+            try:
+                client.request("PUT", path, b"hello")
+                status = str(client.getresponse().status)
+            except TimeoutError:
+                status = "another path"
+            if status != "200":
+                wrong.append(f"**{status}** for `{escape}`")
+            else:
+                check(receiver.outcome(SOON) == "whole", "the receiver does not get the body")
+    return ", ".join(wrong) or "kept"
+
+
 TABLES: dict[str, dict[str, Question]] = {
     "live": {
         "upload": in_either(partial(live, Behind.SENDER)),
@@ -743,6 +836,12 @@ TABLES: dict[str, dict[str, Question]] = {
     "seats": {
         "a waiting sender is killed": killed_waiting_sender,
         "a waiting receiver is killed": killed_waiting_receiver,
+    },
+    "watching": {
+        "events": events,
+        "long poll": long_poll,
+        "`Prefer: wait=1` ends": wait_ends,
+        "escapes in a path": escapes,
     },
     "waits": {
         "receiver waits": waiting_receiver,
@@ -871,6 +970,13 @@ KNOWN = (
         NOTHING,
     ),
     Known(
+        ("Apache",),
+        (DEFAULTS,),
+        ("escapes in a path",),
+        "`AllowEncodedSlashes Off`: a path with `%2F` is refused",
+        "`AllowEncodedSlashes NoDecode` and `ProxyPass … nocanon`",
+    ),
+    Known(
         ("Caddy",),
         (DEFAULTS,),
         ("download",),
@@ -919,6 +1025,13 @@ KNOWN = (
         ),
         "the first byte of a body may wait for the second; clients that have gone are not looked for; `first_byte_timeout` and "
         "`between_bytes_timeout` are 60 s, and a sender may pause for 5 s",
+        "do not use Varnish",
+    ),
+    Known(
+        ("Varnish",),
+        (DEFAULTS,),
+        ("long poll",),
+        "it answers `If-None-Match` itself, at once, so a client that polls does so without a pause",
         "do not use Varnish",
     ),
     Known(

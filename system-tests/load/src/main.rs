@@ -1,4 +1,4 @@
-//! The server under load: `cargo run --release -p load -- scale`, and `… soak`.
+//! The server under load: `cargo run --release -p load -- scale`, `… paths`, and `… soak`.
 //!
 //! Each starts servers of its own, prints its figures, and fails on a response against the contract, on growing memory or on a leaked
 //! descriptor.
@@ -11,6 +11,8 @@
 
 #[cfg(target_os = "linux")]
 mod answer;
+#[cfg(target_os = "linux")]
+mod paths;
 #[cfg(target_os = "linux")]
 mod scale;
 #[cfg(target_os = "linux")]
@@ -25,11 +27,13 @@ fn main() -> std::process::ExitCode {
     /// The server under load.
     #[derive(Parser)]
     enum Command {
+        Paths(paths::Arguments),
         Scale(scale::Arguments),
         Soak(soak::Arguments),
     }
 
     let held = match Command::parse() {
+        Command::Paths(arguments) => paths::run(&arguments),
         Command::Scale(arguments) => scale::run(&arguments),
         Command::Soak(arguments) => soak::run(&arguments),
     };

@@ -18,6 +18,7 @@ mod greeting;
 mod log;
 #[cfg(target_os = "linux")]
 mod memory;
+mod patterns;
 mod signals;
 mod with_curl;
 

@@ -83,21 +83,33 @@ fn create_by(control: &mut TcpStream) -> String {
 }
 
 /// Measures all memory for a waiting side: the stream, the connection, its task and the request. A large limit on heads costs nothing.
-#[test]
-fn a_side_that_waits_needs_little_memory() {
+fn waiting_side_kib(head: &str, fields: &str, is_at_path: bool) -> f64 {
     const SIDES: u32 = 2000;
-    for (head, fields, limit) in [("GET", "", 2.6), ("PUT", "Content-Length: 5\r\n", 3.8)] {
-        let program = Program::start(&["--log-level", "warn", "--ttl", "10m", "--max-head-bytes", "1m"]);
-        let mut control = program.connect();
-        let mut wait_for = |count: u32| -> Vec<TcpStream> {
-            let request = |path| format!("{head} {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
-            (0..count).map(|_| program.send(&request(create_by(&mut control)))).collect()
+    let program = Program::start(&["--log-level", "warn", "--ttl", "10m", "--max-head-bytes", "1m"]);
+    let mut control = program.connect();
+    let mut made = 0;
+    let mut wait_for = |count: u32| -> Vec<TcpStream> {
+        let request = |target| format!("{head} {target} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+        let mut target = || {
+            made += 1;
+            // As long as the target of a stream.
+            if is_at_path { format!("/p/{made:040}") } else { create_by(&mut control) }
         };
-        // The first ones also allocate memory that all share.
-        let _first = wait_for(200);
-        let before = program.resident_kib();
-        let _sides = wait_for(SIDES);
-        let each = f64::from(u32::try_from(program.resident_kib() - before).unwrap()) / f64::from(SIDES);
-        assert!(each < limit, "a {head} that waits needs {each:.2} KiB");
+        (0..count).map(|_| program.send(&request(target()))).collect()
+    };
+    // The first ones also allocate memory that all share.
+    let _first = wait_for(200);
+    let before = program.resident_kib();
+    let _sides = wait_for(SIDES);
+    f64::from(u32::try_from(program.resident_kib() - before).unwrap()) / f64::from(SIDES)
+}
+
+#[test]
+fn a_side_that_waits_needs_little_memory_and_at_a_path_no_more() {
+    for (head, fields, limit) in [("GET", "", 2.6), ("PUT", "Content-Length: 5\r\n", 3.8)] {
+        let stream = waiting_side_kib(head, fields, false);
+        let path = waiting_side_kib(head, fields, true);
+        assert!(stream < limit, "a {head} that waits needs {stream:.2} KiB");
+        assert!(path < stream + 0.1, "at a path {path:.3} KiB, and {stream:.3} over a stream");
     }
 }

@@ -47,6 +47,8 @@ async fn creation() {
         r#"{"download_headers":{"X-One":"1"},"upload_headers":null}"#,
         r#"{"access":"split"}"#,
         r#"{"access":"half"}"#,
+        r#"{"ttl":90}"#,
+        r#"{"ttl":"25h"}"#,
         "[]",
         "{",
         "\"text\"",
@@ -117,6 +119,51 @@ async fn transfers() {
         format!("{promise} | {chunked}"),
     ];
     page("transfers", defaults, &scripts).await;
+}
+
+#[tokio::test]
+async fn paths() {
+    let get = "D> GET /p/a/b HTTP/1.1\r\nHost: test\r\n\r\n";
+    let send =
+        |method| format!("S> {method} /p/a%2Fb/ HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\n\r\nhello");
+    let mut scripts =
+        vec![format!("{get} | {} | both", send("PUT")), format!("{} | {get} | both", send("POST"))];
+    for target in ["/p/a//b", "/p/%2e%2e", "/p/a%zz", "/p/%00", "/p/", "/p/a?n=2"] {
+        scripts.push(plain("GET", target));
+    }
+    scripts.extend([plain("HEAD", "/p/a"), plain("DELETE", "/p/a"), plain("GET", "/p")]);
+    page("paths", defaults, &scripts).await;
+    page("paths_turned_off", |config| config.no_paths = true, &[plain("GET", "/p/a"), plain("GET", "/p/")])
+        .await;
+}
+
+#[tokio::test]
+async fn waits() {
+    let scripts = ["GET", "PUT"].map(|method| {
+        let fields = "Host: test\r\nContent-Length: 0\r\nPrefer: wait=1\r\n";
+        ask(&format!("{method} /p/a HTTP/1.1"), fields, "")
+    });
+    page("waits", defaults, &scripts).await;
+}
+
+#[tokio::test]
+async fn watching() {
+    let with = |target: &str, fields: &str| {
+        ask(&format!("GET {target} HTTP/1.1"), &format!("Host: test\r\n{fields}"), "")
+    };
+    let whole = "put | until SRC_CONNECTED | get | both";
+    let scripts = [
+        with("{src}/status", "If-None-Match: W/\"1\"\r\nPrefer: wait=1\r\n"),
+        with("{src}/status", "If-None-Match: W/\"7\"\r\nPrefer: wait=1\r\n"),
+        with("{src}/status", "If-None-Match: W/\"1\"\r\n"),
+        format!("{whole} | {}", plain("GET", "{src}/events")),
+        format!("{whole} | {}", with("{src}/events", "Last-Event-ID: 4\r\n")),
+        format!("{whole} | {}", old("GET", "{src}/events")),
+        plain("HEAD", "{src}/events"),
+        plain("HEAD", "/events"),
+        plain("GET", "/stream/unknown/events"),
+    ];
+    page("watching", defaults, &scripts).await;
 }
 
 #[tokio::test]

@@ -194,7 +194,8 @@ impl Connection {
         let (head, body) = (start + end + 4, &self.input[start + end + 4..]);
         let text = String::from_utf8_lossy(&self.input[start..head]).to_ascii_lowercase();
         let field = |name: &str| Some(text.split_once(name)?.1.split("\r\n").next().unwrap().to_owned());
-        if self.is_head || text.starts_with("http/1.1 204") {
+        if self.is_head || ["204", "304"].iter().any(|status| text.starts_with(&format!("http/1.1 {status}")))
+        {
             return Message::Whole(head);
         }
         if field("\r\ntransfer-encoding: ").is_some() {

@@ -1,6 +1,6 @@
 //! The invariants of a stream, checked after all threads of a case have ended.
 
-use rendezvous_protocol::Side;
+use rendezvous_protocol::{Side, StreamKind};
 
 use super::super::*;
 use super::fixture::{ActionResult, Attempt, BODY, End, Fixture, Published};
@@ -22,11 +22,17 @@ impl Fixture {
         let counted = usize::try_from(self.rendezvous.body_bytes()).unwrap();
         let published = &*self.published;
         let attempts: Vec<_> = results.iter().filter_map(ActionResult::attempt).collect();
-        check_transfer(&attempts, published, counted);
-        check_report(results, &attempts, published);
-        let ends = published.count(|change| matches!(change, Change::Ended { .. }));
-        assert_eq!(ends, 1, "a stream ends once");
-        attempts.iter().fold(0, |all, attempt| all | check_attempt(attempt, &attempts, published))
+        let all = match self.kind() {
+            StreamKind::Created => {
+                check_transfer(&attempts, published, counted);
+                check_report(results, &attempts, published);
+                let ends = published.count(|change| matches!(change, Change::Ended { .. }));
+                assert_eq!(ends, 1, "a stream ends once");
+                0
+            }
+            StreamKind::Path => check_transfers(&attempts, published),
+        };
+        all | attempts.iter().fold(0, |all, attempt| all | check_attempt(attempt, &attempts, published))
     }
 }
 
@@ -77,6 +83,39 @@ fn check_transfer(attempts: &[&Attempt], published: &Published, counted: usize) 
     }
 }
 
+/// Each transfer at a path has one source and one destination, which get the same outcome, and the bytes of the source.
+fn check_transfers(attempts: &[&Attempt], published: &Published) -> u32 {
+    let pairings = published.count(|change| matches!(change, Change::Paired { .. }));
+    let transfers = published.count(|change| matches!(change, Change::Ended { duration: Some(_), .. }));
+    assert_eq!(transfers, pairings, "each transfer ends once");
+    let finished = |side: Side| {
+        let ends = attempts.iter().filter(|attempt| attempt.side == side).map(|attempt| &attempt.end);
+        ends.filter(|end| matches!(end, End::Transferred { outcome: Outcome::Finished, .. })).count()
+    };
+    let count = finished(Side::Destination);
+    assert_eq!(published.ended("finished"), count);
+    // A source may have left behind its body.
+    assert!(finished(Side::Source) <= count);
+    let mut senders = Vec::new();
+    for attempt in attempts {
+        let End::Transferred { outcome, received, whole } = &attempt.end else { continue };
+        assert!(*outcome != Outcome::Finished || attempt.side == Side::Source || *whole);
+        assert!(!whole || received.len() == BODY, "a body is not whole");
+        let Some(tag) = received.first() else { continue };
+        assert!(received.iter().all(|byte| byte == tag), "two bodies were mixed");
+        assert!(!senders.contains(tag), "two destinations have bytes of one source");
+        senders.push(*tag);
+        let is_sender = |other: &&&Attempt| other.side == Side::Source && other.tag == *tag;
+        let sender = attempts.iter().find(is_sender).unwrap();
+        match &sender.end {
+            End::Transferred { outcome: of_sender, .. } => assert_eq!(of_sender, outcome),
+            End::Left { unpaired: false } => {}
+            end => panic!("the bytes are of a source that was not paired: {end:?}"),
+        }
+    }
+    if count > 1 { observed::TWO_FINISHED } else { 0 }
+}
+
 /// At most one report is accepted, and at most one side receives it.
 fn check_report(results: &[ActionResult], attempts: &[&Attempt], published: &Published) {
     let reports = results.iter().filter_map(|result| match result {
@@ -101,8 +140,13 @@ fn check_attempt(attempt: &Attempt, attempts: &[&Attempt], published: &Published
         }
         End::Refused(SeatError::Expired) => {
             assert!(attempt.seated);
-            assert_eq!(published.ended("expired"), 1);
+            assert!(published.ended("expired") >= 1);
             observed::EXPIRED
+        }
+        End::Refused(SeatError::PeerNotConnected { seconds: 1 }) => {
+            assert!(attempt.seated);
+            assert!(published.count(|change| *change == Change::Left(attempt.side)) >= 1);
+            observed::WAIT_ENDED
         }
         End::Refused(SeatError::Reported(_)) => observed::REPORT_RECEIVED,
         End::Refused(SeatError::ShuttingDown) => observed::SHUT_DOWN,

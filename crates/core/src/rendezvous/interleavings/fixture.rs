@@ -1,4 +1,4 @@
-//! One stream in a table, and the sides that connect to it: performs the actions of a case and records their results.
+//! One stream or path in a table, and the sides that connect to it: performs the actions of a case and records their results.
 
 use std::collections::VecDeque;
 use std::future::{pending, poll_fn};
@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
-use rendezvous_protocol::Side;
+use rendezvous_protocol::{PathName, Side, StreamKind};
 use shuttle::rand::Rng;
 use shuttle::sync::atomic::{AtomicBool, AtomicUsize};
 use tokio::time::Instant;
@@ -20,6 +20,8 @@ use crate::transfer::{Departure, Piece, PresenceCheck, Relay, SourceBody, Stream
 
 /// Longer than a case takes on any clock: time passes only by [`Action::Expire`] and at the end of a case.
 const TTL: Duration = Duration::from_hours(1);
+/// The longest wait that a side asks for: see [`Behavior::WaitsBriefly`].
+const BRIEF_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of a whole body, in two frames.
 pub(super) const BODY: usize = 5;
 
@@ -27,7 +29,7 @@ pub(super) const BODY: usize = 5;
 pub(super) struct Fixture {
     pub(super) rendezvous: Arc<Rendezvous<Frames>>,
     pub(super) published: Arc<Published>,
-    id: StreamId,
+    name: StreamName,
     /// The number of holders of each seat, from the seat to the end of the transfer.
     holders: [AtomicUsize; 2],
     /// Shared by all bodies, to detect one that is not dropped.
@@ -192,13 +194,33 @@ fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 impl Fixture {
-    pub(super) fn new() -> Self {
+    /// Creates a table with one stream, or with none for the sides of a path.
+    pub(super) fn new(kind: StreamKind) -> Self {
         let transfer = transfer::Limits { idle: TTL, stream: StreamLimits::default() };
         let published = Arc::new(Published::default());
         let limits = Limits { ttl: TTL, transfer, max_streams: 10 };
         let rendezvous = Rendezvous::new(limits, vec![Arc::clone(&published) as _]);
-        let id = rendezvous.create(NewStream::default(), || Ok(None)).unwrap();
-        Self { rendezvous, published, id, holders: Default::default(), bodies: Arc::default() }
+        let name = match kind {
+            StreamKind::Created => {
+                StreamName::Id(rendezvous.create(NewStream::default(), || Ok(None)).unwrap())
+            }
+            StreamKind::Path => StreamName::Path(PathName::parse("a").unwrap()),
+        };
+        Self { rendezvous, published, name, holders: Default::default(), bodies: Arc::default() }
+    }
+
+    pub(super) fn kind(&self) -> StreamKind {
+        self.name.kind()
+    }
+
+    fn request(
+        &self,
+        behavior: Behavior,
+        connection: &Arc<Connection>,
+    ) -> SeatRequest<'_, impl FnOnce() -> Result<Option<Permit>, SeatError>> {
+        let wait = (behavior == Behavior::WaitsBriefly).then_some(BRIEF_WAIT.as_secs());
+        let presence = Arc::clone(connection) as _;
+        SeatRequest { name: &self.name, presence, wait, may_create: || Ok(None) }
     }
 
     /// Performs an action. The bytes of a source have the value `tag`, or `tag + 100` after it has returned.
@@ -217,10 +239,15 @@ impl Fixture {
             }
             Action::Report => {
                 let report = Report { status: 418, name: "N".into(), message: "M".into() };
-                vec![ActionResult::Reported(self.rendezvous.report(&self.id, report, None))]
+                let StreamName::Id(id) = &self.name else { panic!("no error can be reported at a path") };
+                vec![ActionResult::Reported(self.rendezvous.report(id, report, None))]
             }
             Action::Expire => {
                 self.expire();
+                vec![ActionResult::Nothing]
+            }
+            Action::EndWaits => {
+                self.rendezvous.pass_deadlines(Instant::now() + BRIEF_WAIT);
                 vec![ActionResult::Nothing]
             }
             Action::ShutDown => {
@@ -241,7 +268,7 @@ impl Fixture {
         let body = Frames { remaining, ends, _share: Arc::clone(&self.bodies) };
         let offer = Offer { body, length: None, headers: None };
         let connection = Connection::of(behavior);
-        let seat = self.rendezvous.seat_source(&self.id, Box::new(offer), Arc::clone(&connection) as _);
+        let seat = self.rendezvous.seat_source(self.request(behavior, &connection), Box::new(offer));
         self.attempt(Side::Source, behavior, tag, &connection, seat, |half| {
             if behavior == Behavior::Breaks {
                 return End::Left { unpaired: false };
@@ -253,7 +280,7 @@ impl Fixture {
 
     fn get(&self, behavior: Behavior, tag: u8) -> Attempt {
         let connection = Connection::of(behavior);
-        let seat = self.rendezvous.seat_destination(&self.id, Arc::clone(&connection) as _);
+        let seat = self.rendezvous.seat_destination(self.request(behavior, &connection));
         self.attempt(Side::Destination, behavior, tag, &connection, seat, |pairing| {
             download(pairing, behavior)
         })
@@ -281,12 +308,11 @@ impl Fixture {
             let unpaired = was_closed || self.is_unpaired();
             return Attempt { side, tag, seated: true, end: End::Left { unpaired } };
         }
-        let holders = &self.holders[usize::from(side == Side::Destination)];
-        assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "the {side}'s seat has two holders");
+        let held = self.hold(side, behavior);
         let end = if behavior == Behavior::Leaves {
             // Polled once, to register a waker that no task waits on.
             let _ = pin!(seat.paired()).poll(&mut Context::from_waker(Waker::noop()));
-            holders.fetch_sub(1, Ordering::SeqCst);
+            drop(held);
             drop(seat);
             End::Left { unpaired: self.is_unpaired() }
         } else {
@@ -294,15 +320,37 @@ impl Fixture {
             // The server's handlers drop the seat when the transfer begins.
             drop(seat);
             let end = paired.map_or_else(End::Refused, transfer);
-            holders.fetch_sub(1, Ordering::SeqCst);
+            drop(held);
             end
         };
         Attempt { side, tag, seated: true, end }
     }
 
+    /// Counts a holder of a seat, and asserts that there is no other. `None` if another may take the seat before this task knows that it has
+    /// lost it: at a path, and after a brief wait.
+    fn hold(&self, side: Side, behavior: Behavior) -> Option<Held<'_>> {
+        let is_sure = self.name.kind() == StreamKind::Created && behavior != Behavior::WaitsBriefly;
+        let holders = &self.holders[usize::from(side == Side::Destination)];
+        is_sure.then(|| {
+            assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "the {side}'s seat has two holders");
+            Held(holders)
+        })
+    }
+
     fn is_unpaired(&self) -> bool {
-        let state = self.rendezvous.snapshot(&self.id).map(|snapshot| snapshot.state);
+        // At a path, another transfer may run by now, so it is never certain.
+        let StreamName::Id(id) = &self.name else { return false };
+        let state = self.rendezvous.snapshot(id).map(|snapshot| snapshot.state);
         matches!(state, Some(SnapshotState::Created | SnapshotState::Waiting(_)))
+    }
+}
+
+/// A counted holder of a seat.
+struct Held<'a>(&'a AtomicUsize);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

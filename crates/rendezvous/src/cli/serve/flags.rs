@@ -113,7 +113,7 @@ struct Listeners {
     plain_port: Option<u16>,
     /// Listener for operators, without TLS
     ///
-    /// GET /stream, /metrics, /healthz and /readyz are then served only there. Descriptors are
+    /// GET /stream, /events, /metrics, /healthz and /readyz are then served only there. Descriptors are
     /// reserved for it, so it responds even when the server is full of clients.
     #[arg(
         long,
@@ -209,9 +209,9 @@ struct Timeouts {
     /// Periods are seconds, or have a unit: 60, 2.5, 500ms, 60s, 10m, 6h, 2d.
     #[arg(long, env = "RENDEZVOUS_TTL", value_name = "PERIOD", default_value = "60s", verbatim_doc_comment)]
     ttl: Period,
-    /// Longest time for which the creator of a stream may make it wait, instead of --ttl
+    /// Longest ttl that the creator of a stream may set
     ///
-    /// Never less than --ttl.
+    /// The stream then waits for that time instead of --ttl. The limit is never less than --ttl.
     #[arg(
         long,
         env = "RENDEZVOUS_MAX_TTL",
