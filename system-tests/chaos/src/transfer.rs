@@ -34,7 +34,7 @@ pub(crate) struct Play<'a> {
     place: Place<'a>,
     log: Log,
     progress: watch::Sender<u64>,
-    paired: watch::Sender<bool>,
+    cue: watch::Sender<bool>,
     kept: Kept,
 }
 
@@ -43,8 +43,8 @@ impl<'a> Play<'a> {
     #[must_use]
     pub(crate) fn new(scenario: &'a Scenario, dial: &'a Dial, place: Place<'a>, log: Log) -> Self {
         log.note("place", place.target(Side::Source));
-        let (progress, paired, kept) = (watch::Sender::new(0), watch::Sender::new(false), Kept::default());
-        Self { scenario, dial, place, log, progress, paired, kept }
+        let (progress, cue, kept) = (watch::Sender::new(0), watch::Sender::new(false), Kept::default());
+        Self { scenario, dial, place, log, progress, cue, kept }
     }
 
     /// Plays the scenario to the end. Returns the facts of each round, and only a loop has more than one.
@@ -152,7 +152,11 @@ impl<'a> Play<'a> {
             }
             match side {
                 None => (self.report().await, None),
-                Some(side) => (None, Some(self.intrude(side).await)),
+                Some(side) => {
+                    let view = self.intrude(side).await;
+                    self.cue.send_replace(true);
+                    (None, Some(view))
+                }
             }
         };
         let (views, (report, intruder), ()) = tokio::join!(both, meddle, self.tell_the_pair());
@@ -183,13 +187,17 @@ impl<'a> Play<'a> {
         let steps = [Side::Source, Side::Destination].map(|side| self.scenario.steps(side));
         if steps.concat().iter().any(|step| step.act == Act::AwaitPair) {
             self.place.look_until(TTL * 2, Sight::is_paired).await;
-            self.paired.send_replace(true);
+            self.cue.send_replace(true);
         }
     }
 
     /// Runs a planned side.
     async fn send(&self, side: Side) -> View {
-        self.run_client(self.errand(side, 0, self.scenario.steps(side).to_vec())).await
+        let mut steps = self.scenario.steps(side).to_vec();
+        if let Some(offset) = self.scenario.awaits_intruder_at().filter(|_| side == Side::Source) {
+            steps.push(Step { moment: Moment::Body(offset), act: Act::AwaitIntruder });
+        }
+        self.run_client(self.errand(side, 0, steps)).await
     }
 
     /// Runs another client that tries to take the seat.
@@ -279,7 +287,7 @@ impl<'a> Play<'a> {
             steps,
             waits: Arc::new(Notify::new()),
             progress: self.progress.clone(),
-            paired: self.paired.clone(),
+            cue: self.cue.clone(),
             kept: Arc::clone(&self.kept),
             log: self.log.clone(),
         }

@@ -12,9 +12,7 @@ use http::header::{CONTENT_LENGTH, EXPECT};
 use http::{HeaderName, HeaderValue, Method, Request, Response};
 use tokio::time::{sleep, timeout};
 
-use super::{
-    Connection, Dial, Ending, Errand, Interims, Script, Switches, View, until_paired, until_received,
-};
+use super::{Connection, Dial, Ending, Errand, Interims, Script, Switches, View, until_cue, until_received};
 use crate::plan::{Act, Framing, Manner, Side};
 
 /// The budget for small DATA frames of hyper's clients: half of their connection window of 5 MiB. The default would follow from our
@@ -246,7 +244,7 @@ async fn perform(act: Act, errand: &Errand, send: &mut SendStream<Bytes>, bytes:
         Act::Leave(manner) => return Some(manner),
         Act::Stall(time) => sleep(time).await,
         Act::Await(offset) => until_received(errand, offset).await,
-        Act::AwaitPair => until_paired(errand).await,
+        Act::AwaitPair | Act::AwaitIntruder => until_cue(errand).await,
         Act::Break => {
             // The rest of the body, and a byte more than declared.
             let mut excess = errand.body.piece(bytes, usize::MAX);
@@ -369,7 +367,7 @@ async fn act(errand: &Errand, switches: &Switches, mut due: impl FnMut() -> Opti
                 switches.freeze(false);
             }
             Act::Withhold(time) => sleep(time).await,
-            Act::AwaitPair => until_paired(errand).await,
+            Act::AwaitPair | Act::AwaitIntruder => until_cue(errand).await,
             Act::StopReading => switches.stop_reading(),
             Act::HalfClose | Act::Break | Act::Await(_) => {}
         }

@@ -110,7 +110,7 @@ impl Facts {
                 Act::Stall(time) | Act::Withhold(time) => {
                     self.circumstances.idle.is_some_and(|idle| time >= idle / 2)
                 }
-                Act::Await(_) | Act::AwaitPair => false,
+                Act::Await(_) | Act::AwaitPair | Act::AwaitIntruder => false,
             }),
             Fault::Abandoned { .. } => self.scenario.first() == side,
             Fault::Absent(absent) => *absent == side,

@@ -30,7 +30,8 @@ impl Facts {
 
     fn unfair_intrusion(&self) -> Option<String> {
         let intruder = self.intruder.as_ref()?;
-        // The transfer may be over by then. A path is free again once the server has read the whole body, and the next one waits in vain.
+        // Unless the source waits for it, the transfer may be over by then. A path is free again once the server has read the whole body,
+        // and the next one waits in vain.
         let is_over = match self.scenario.address {
             Address::Stream { .. } => {
                 intruder.status() == Some(404) && self.status().is_none_or(|status| !status.active)
@@ -39,7 +40,8 @@ impl Facts {
                 intruder.has_waited_in_vain() && self.source.as_ref().is_some_and(|view| view.sent_whole)
             }
         };
-        let is_right = intruder.status() == Some(429) || is_over;
+        let may_be_over = self.scenario.awaits_intruder_at().is_none();
+        let is_right = intruder.status() == Some(429) || may_be_over && is_over;
         (!is_right).then(|| format!("a second client gets {:?}", intruder.answer))
     }
 
@@ -96,7 +98,7 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use crate::client::{Answer, Ending, View};
-    use crate::laws::examples::{broken, cut, good, over_path, reported};
+    use crate::laws::examples::{SIZE, broken, cut, good, over_path, reported};
     use crate::laws::{Facts, Law};
     use crate::place::{Sight, Status};
     use crate::plan::{Fault, Side, Stage};
@@ -120,21 +122,23 @@ mod tests {
 
     #[test]
     fn a_second_client_at_a_path_gets_429_or_waits_in_vain_behind_a_whole_body() {
-        let seen = |facts: Facts, status: u16, name: &str| {
+        let seen = |facts: Facts, offset: u64, status: u16, name: &str| {
             let answer = Some(Answer { status, name: name.into() });
             broken(over_path(facts), |facts| {
-                facts.scenario.fault = Fault::Intruder(Side::Source, Stage::Streaming(5));
+                facts.scenario.fault = Fault::Intruder(Side::Source, Stage::Streaming(offset));
                 let view = View { answer, ending: Ending::Whole, ..View::new(Side::Source) };
                 facts.intruder = Some(view);
             })
         };
-        assert_eq!(seen(good(), 429, "AlreadyConnectedError"), []);
-        assert_eq!(seen(good(), 503, "PeerNotConnectedError"), []);
-        assert_eq!(seen(good(), 404, "SessionNotFoundError"), [Law::Seats]);
-        assert_eq!(seen(good(), 200, ""), [Law::Seats]);
+        let last = SIZE - 1;
+        assert_eq!(seen(good(), 5, 429, "AlreadyConnectedError"), []);
+        assert_eq!(seen(good(), last, 503, "PeerNotConnectedError"), []);
+        assert_eq!(seen(good(), 5, 503, "PeerNotConnectedError"), [Law::Seats], "the transfer was running");
+        assert_eq!(seen(good(), last, 404, "SessionNotFoundError"), [Law::Seats]);
+        assert_eq!(seen(good(), last, 200, ""), [Law::Seats]);
         let mut sending = good();
         sending.source.as_mut().unwrap().sent_whole = false;
-        assert!(seen(sending, 503, "PeerNotConnectedError").contains(&Law::Seats));
+        assert!(seen(sending, last, 503, "PeerNotConnectedError").contains(&Law::Seats));
     }
 
     #[test]

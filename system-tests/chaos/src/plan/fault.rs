@@ -50,6 +50,8 @@ pub(crate) enum Act {
     Await(u64),
     /// It waits until both sides have their seats.
     AwaitPair,
+    /// It waits until the third client has its response (source).
+    AwaitIntruder,
     /// It reads nothing more from its connection and goes on writing (HTTP/2).
     StopReading,
 }
@@ -121,6 +123,7 @@ impl fmt::Display for Step {
             Act::Await(u64::MAX) => f.write_str("sends no more")?,
             Act::Await(offset) => write!(f, "waits until byte {offset} has come")?,
             Act::AwaitPair => f.write_str("waits until both have their seats")?,
+            Act::AwaitIntruder => f.write_str("waits until the third client has its response")?,
             Act::StopReading => f.write_str("stops reading")?,
         }
         match self.moment {

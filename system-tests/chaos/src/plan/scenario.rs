@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Act, Address, Drawn, Fault, KIB, Manner, Moment, Party, Side, Step};
+use super::{Act, Address, Drawn, Fault, KIB, Manner, Moment, Party, Program, Side, Stage, Step};
 
 /// The least throughput of a transfer on a busy machine through a small window, in bytes per second.
 const SLOWEST: u64 = 128 * KIB;
@@ -106,6 +106,18 @@ impl Scenario {
             && !self.source.transport.is_h2()
             && (self.source.proxy.is_some() || !is_seen_by_server)
             && self.size > SEEN_TO_CLOSE
+    }
+
+    /// The offset at which the source waits for the response of the third client, so that the transfer is running for certain. None where
+    /// it has sent its last byte by then.
+    #[must_use]
+    pub(crate) fn awaits_intruder_at(&self) -> Option<u64> {
+        match self.fault {
+            Fault::Intruder(_, Stage::Streaming(offset)) if self.source.program == Program::Own => {
+                Some(offset + 1).filter(|offset| *offset < self.size)
+            }
+            _ => None,
+        }
     }
 
     /// The side that connects first. Without an order it is random.

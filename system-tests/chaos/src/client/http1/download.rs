@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::incoming::Incoming;
 use super::{prefer, version};
-use crate::client::{Connection, Ending, Errand, Interims, Script, Switches, View, until_paired};
+use crate::client::{Connection, Ending, Errand, Interims, Script, Switches, View, until_cue};
 use crate::plan::{Act, Manner};
 
 /// `Some` if it left.
@@ -99,7 +99,7 @@ async fn act(
         match act {
             Act::Leave(manner) => return Some(manner),
             Act::Stall(time) | Act::Withhold(time) => sleep(time).await,
-            Act::AwaitPair => until_paired(errand).await,
+            Act::AwaitPair | Act::AwaitIntruder => until_cue(errand).await,
             // A destination has nothing more to send.
             Act::HalfClose | Act::Break => drop(write.shutdown().await),
             Act::Await(_) | Act::StopReading => {}

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 
 use super::incoming::Incoming;
 use super::{leaving, prefer, version};
-use crate::client::{Connection, Errand, Interims, Script, View, until_paired, until_received};
+use crate::client::{Connection, Errand, Interims, Script, View, until_cue, until_received};
 use crate::plan::{Act, Framing, Manner};
 
 /// Bytes that are not HTTP, in place of a chunk's size.
@@ -139,7 +139,7 @@ async fn perform(
         }
         Act::Stall(time) => sleep(time).await,
         Act::Await(offset) => until_received(errand, offset).await,
-        Act::AwaitPair => until_paired(errand).await,
+        Act::AwaitPair | Act::AwaitIntruder => until_cue(errand).await,
         // Only destinations have this step.
         Act::StopReading | Act::Withhold(_) => {}
     }
