@@ -22,7 +22,7 @@ use tokio::time::sleep;
 use crate::snapshot::Snapshot;
 
 /// The number of subscribers that are woken at the same time. Each writes to its connection, and other tasks have to wait for that.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 8;
 /// The pause between two groups of [`AT_ONCE`] subscribers.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -195,5 +195,141 @@ impl Wakes {
                 sleep(PAUSE).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+    use std::time::SystemTime;
+
+    use rendezvous_protocol::{StreamId, StreamName};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::outcome::{Outcome, Report};
+    use crate::snapshot::{Cursor, SnapshotState};
+
+    /// Counts how often it is woken.
+    #[derive(Default)]
+    struct Wakeups(AtomicUsize);
+
+    impl Wake for Wakeups {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn snapshot(version: u64) -> Snapshot {
+        Snapshot {
+            name: StreamName::Id(StreamId::parse("a").unwrap()),
+            version,
+            created_at: SystemTime::UNIX_EPOCH,
+            deactivated_at: None,
+            state: SnapshotState::Created,
+            headers: Arc::default(),
+            bytes_transferred: 0,
+            position: Cursor(1),
+        }
+    }
+
+    fn large_snapshot(version: u64, report: &Arc<Report>) -> Snapshot {
+        Snapshot { state: SnapshotState::Ended(Outcome::Reported(Arc::clone(report))), ..snapshot(version) }
+    }
+
+    fn report(bytes: usize) -> Arc<Report> {
+        Arc::new(Report { status: 400, name: String::new(), message: "m".repeat(bytes) })
+    }
+
+    fn publish(feed: &Feed, snapshots: impl IntoIterator<Item = Snapshot>) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        for snapshot in snapshots {
+            feed.publish(snapshot, &mut wakers);
+        }
+        wakers
+    }
+
+    /// All news at hand: versions, `-n` for n that were missed, and 0 for the end.
+    fn at_hand(subscription: &mut Subscription) -> Vec<i64> {
+        let mut news = Vec::new();
+        while let Poll::Ready(next) = subscription.poll_next(&mut Context::from_waker(Waker::noop())) {
+            news.push(match next {
+                News::Changed(snapshot) => i64::try_from(snapshot.version).unwrap(),
+                News::Missed(count) => -i64::try_from(count).unwrap(),
+                News::Closed => 0,
+            });
+            if news.last() == Some(&0) {
+                break;
+            }
+        }
+        news
+    }
+
+    #[test]
+    fn a_slow_subscriber_learns_what_it_has_missed_and_goes_on_with_the_oldest_that_is_left() {
+        let feed = Feed::new(Capacity { snapshots: 3, bytes: u64::MAX });
+        let (mut slow, mut quick) = (feed.subscribe(), feed.subscribe());
+        publish(&feed, [1, 2].map(snapshot));
+        assert_eq!(at_hand(&mut quick), [1, 2]);
+        publish(&feed, [3, 4, 5].map(snapshot));
+        assert_eq!(at_hand(&mut slow), [-2, 3, 4, 5]);
+        assert_eq!(at_hand(&mut quick), [3, 4, 5]);
+        assert!(at_hand(&mut feed.subscribe()).is_empty(), "a subscription begins with what follows");
+        feed.close(&mut Vec::new());
+        assert_eq!((at_hand(&mut slow), at_hand(&mut feed.subscribe())), (vec![0], vec![0]));
+    }
+
+    #[test]
+    fn a_feed_keeps_as_many_bytes_as_it_may_and_one_snapshot_in_any_case() {
+        let large = report(1000);
+        let feed = Feed::new(Capacity { snapshots: 10, bytes: 3 * large.memory() });
+        let mut subscription = feed.subscribe();
+        publish(&feed, (1..=5).map(|version| large_snapshot(version, &large)));
+        assert_eq!(at_hand(&mut subscription), [-2, 3, 4, 5]);
+        assert_eq!(Arc::strong_count(&large), 4, "what is missed is dropped");
+        publish(&feed, [large_snapshot(6, &report(1 << 20)), snapshot(7)]);
+        assert_eq!(at_hand(&mut subscription), [-1, 7]);
+        assert_eq!(Arc::strong_count(&large), 1);
+    }
+
+    #[test]
+    fn a_feed_of_a_forgotten_stream_ends_and_holds_nothing_of_it() {
+        let held = report(1000);
+        let feed = Feed::new(Capacity { snapshots: 10, bytes: u64::MAX });
+        let mut subscription = feed.subscribe();
+        publish(&feed, [large_snapshot(1, &held)]);
+        let mut wakers = Vec::new();
+        feed.forget(&mut wakers);
+        assert_eq!(Arc::strong_count(&held), 1);
+        assert_eq!(at_hand(&mut subscription), [-1, 0]);
+    }
+
+    #[test]
+    fn a_subscriber_that_waits_is_woken_by_the_next_change_unless_it_has_left() {
+        let feed = Feed::new(Capacity { snapshots: 3, bytes: u64::MAX });
+        let (mut stays, mut leaves) = (feed.subscribe(), feed.subscribe());
+        assert_eq!((at_hand(&mut stays), at_hand(&mut leaves)), (vec![], vec![]));
+        drop(leaves);
+        assert_eq!(publish(&feed, [snapshot(1)]).len(), 1);
+        assert_eq!(publish(&feed, [snapshot(2)]).len(), 0, "it does not wait any more");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_subscribers_are_woken_in_groups_and_each_once() {
+        let (turns, wakeups) = (Wakes::default(), Arc::new(Wakeups::default()));
+        let count = || wakeups.0.load(Ordering::Relaxed);
+        let wakers = |count| vec![Waker::from(Arc::clone(&wakeups)); count];
+        turns.wake(wakers(AT_ONCE));
+        assert_eq!(count(), AT_ONCE, "a few are woken at once");
+        turns.wake(wakers(3 * AT_ONCE));
+        turns.wake(wakers(1));
+        assert_eq!(count(), AT_ONCE, "nobody overtakes those that wait");
+        for groups in [1, 2, 3] {
+            assert!(timeout(Duration::ZERO, turns.run()).await.is_err());
+            assert_eq!(count(), AT_ONCE + groups * AT_ONCE);
+        }
+        assert!(timeout(PAUSE * 10, turns.run()).await.is_err());
+        assert_eq!(count(), 4 * AT_ONCE + 1);
     }
 }

@@ -25,18 +25,22 @@ pub mod frames;
 pub mod head;
 mod hyper_reads;
 pub mod json;
+pub mod path;
+pub mod preferences;
 pub mod slot;
 
 /// The name of a target, and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 9] = [
     ("head", head::check),
     ("chunked", chunked::check),
     ("frames", frames::check),
     ("forwarded", forwarded::check),
     ("json", json::check),
+    ("path", path::check),
+    ("preferences", preferences::check),
     ("slot", slot::check),
     ("connection", connection::check),
 ];

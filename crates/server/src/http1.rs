@@ -36,6 +36,7 @@ use super::connection::{Connection, LINGER, Shared};
 use crate::api::json_body::{self, BodyError, JsonBody};
 use crate::api::refusal::Refusal;
 use crate::api::response::{Body, GeneratedResponse, Response};
+use crate::api::route::is_upload;
 use crate::api::{Action, RequestContext, refuse, route, transfer};
 use crate::metrics::Protocol;
 use crate::request_body::{RequestBody, SocketBody};
@@ -163,6 +164,8 @@ async fn close(connection: &Connection) {
 #[derive(Debug)]
 struct Request {
     method: Method,
+    /// The body is that of a source, also if it gets no seat.
+    is_upload: bool,
     version: Version,
     /// The client wants the connection closed after the response.
     closes: bool,
@@ -176,6 +179,7 @@ impl Request {
     fn refused() -> Self {
         Self {
             method: Method::GET,
+            is_upload: false,
             version: Version::HTTP_11,
             closes: true,
             expects_continue: false,
@@ -186,6 +190,7 @@ impl Request {
     fn of(head: &Head<'_>) -> Self {
         Self {
             method: head.method.clone(),
+            is_upload: is_upload(&head.method, head.target.path()),
             version: head.version,
             closes: head.closes,
             expects_continue: head.expects_continue,
@@ -196,7 +201,7 @@ impl Request {
     /// Whether the body is small and the client sends it without waiting for a `100 Continue`. Such a body is discarded if the response
     /// does not need it, and the connection is kept.
     fn has_small_body(&self) -> bool {
-        self.method != Method::PUT
+        !self.is_upload
             && !self.expects_continue
             && self.length.is_some_and(|length| length > 0 && length <= json_body::MAX_BODY_BYTES)
     }
@@ -366,8 +371,8 @@ impl Responder<'_> {
         let mut input = self.connection.wire.input().lock();
         let is_at_end =
             input.is_between_requests() || input.is_body_unread() && self.request.has_small_body();
-        let is_upload = self.request.method == Method::PUT && self.request.length != Some(0);
-        !is_at_end || is_upload && input.has_trailing_bytes(self.connection.socket())
+        let has_upload = self.request.is_upload && self.request.length != Some(0);
+        !is_at_end || has_upload && input.has_trailing_bytes(self.connection.socket())
     }
 
     async fn read_json(&self) -> Result<JsonBody, BodyError> {

@@ -65,10 +65,24 @@ pub use tls::TlsError;
 /// Items for tests and fuzzing, not part of the public interface.
 #[doc(hidden)]
 pub mod internal {
+    use rendezvous_codec::head::Head;
+
     pub use crate::api::json_body::{BodyError, StreamSettings, report, stream_settings};
     pub use crate::api::message::head;
     pub use crate::api::openapi::DOCUMENT;
     pub use crate::api::response::ResponseHead;
     pub use crate::api::status::status;
     pub use crate::wire::input::HTTP2_PREFACE;
+
+    /// Returns the seconds of the wait that a request prefers.
+    #[must_use]
+    pub fn preferred_wait(head: &Head<'_>) -> Option<u64> {
+        crate::api::preferences::wait(head)
+    }
+
+    /// Returns whether `If-None-Match` lists the entity tag of this version of a status. `None` without that field.
+    #[must_use]
+    pub fn has_version(head: &Head<'_>, version: u64) -> Option<bool> {
+        crate::api::preferences::has_version(head, version)
+    }
 }

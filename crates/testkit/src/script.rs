@@ -1,4 +1,4 @@
-//! Scripts: the actions of the clients of one stream, as a list of steps.
+//! Scripts: the actions of the clients of one stream or path, as a list of steps.
 //!
 //! A script is data, without a connection. `crates/server/tests/scripts` runs each against several servers and compares the results,
 //! `crates/server/tests/transcripts` records the responses, and the fuzz target `connection` generates scripts.
@@ -20,7 +20,7 @@ pub enum Role {
 #[derive(Debug, Clone)]
 pub enum Step {
     /// Sends bytes. Placeholders are replaced: `{src}` and `{dst}` by the request target of the source and the destination ([`Targets`]),
-    /// `{id}` by the id of the stream, `{up}` and `{down}` by its tokens.
+    /// `{id}` by the id of the stream or the name of the path, `{up}` and `{down}` by the tokens of the stream.
     Send(Role, Bytes),
     /// Closes the sending side of the connection.
     HalfClose(Role),
@@ -28,9 +28,9 @@ pub enum Step {
     Close(Role),
     /// Closes the connection with RST.
     Reset(Role),
-    /// Waits for the stream to be in this state.
+    /// Waits for the stream to be in this state, or for the path to be `TAKEN` or `FREE`.
     Until(String),
-    /// Waits until this many bytes of the body were passed on.
+    /// Waits until this many bytes of the body were passed on, which a path does not show.
     Passed(usize),
     /// Reads a `100 Continue`.
     Interim(Role),
@@ -38,26 +38,52 @@ pub enum Step {
     Answer(Role),
 }
 
+/// Where the sides of a script meet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// A stream with this id.
+    Stream(String),
+    /// A path with this name.
+    Path(String),
+}
+
+impl Place {
+    /// Returns its name: the id or the path.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Stream(name) | Self::Path(name) => name,
+        }
+    }
+}
+
 /// The form of the request targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Targets {
     /// Only the path.
     Plain,
-    /// With a query for the source, and in absolute form for the destination (RFC 9112, section 3.2.2).
+    /// With a query for the source, and in absolute form for the destination (RFC 9112, section 3.2.2), which escapes a byte of a path.
     Rare,
 }
 
 impl Targets {
     /// Replaces the placeholders of [`Step::Send`] in `bytes`. `tokens` are those of the source and the destination.
-    pub fn fill(self, bytes: &[u8], id: &str, tokens: &[String; 2]) -> Vec<u8> {
+    pub fn fill(self, bytes: &[u8], place: &Place, tokens: &[String; 2]) -> Vec<u8> {
+        let (plain, escaped) = match place {
+            Place::Stream(id) => (format!("/stream/{id}"), format!("/stream/{id}")),
+            Place::Path(name) => {
+                let (first, rest) = name.split_at(1);
+                (format!("/p/{name}"), format!("/p/%{:02X}{rest}", first.as_bytes()[0]))
+            }
+        };
         let (source, destination) = match self {
-            Self::Plain => (format!("/stream/{id}"), format!("/stream/{id}")),
-            Self::Rare => (format!("/stream/{id}?x"), format!("http://test/stream/{id}")),
+            Self::Plain => (plain.clone(), plain),
+            Self::Rare => (format!("{plain}?x"), format!("http://test{escaped}")),
         };
         let placeholders: [(&[u8], &str); 5] = [
             (b"{src}", &source),
             (b"{dst}", &destination),
-            (b"{id}", id),
+            (b"{id}", place.name()),
             (b"{up}", &tokens[0]),
             (b"{down}", &tokens[1]),
         ];
@@ -73,11 +99,13 @@ pub fn fill(text: &[u8], name: &[u8], value: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The steps of one stream.
+/// The steps at one stream or path.
 #[derive(Debug, Clone, Default)]
 pub struct Script {
     /// The body of `POST /stream`. Default: empty.
     pub create: String,
+    /// Whether the sides meet at a path, which needs no creation. Default: false.
+    pub at_path: bool,
     /// The steps, in order.
     pub steps: Vec<Step>,
     /// Whether bytes race with a failure. Default: false.
@@ -96,7 +124,7 @@ impl Script {
     /// - `S close`, `S reset`, `S half-close`, `S 100`, `S answer`: the other steps of the source; likewise with `D` and `O`
     /// - `both`: reads the response to the destination, then that to the source
     /// - `until STATE`, `passed BYTES`: waits
-    /// - `create JSON`, `racy`: sets the fields of [`Script`]
+    /// - `create JSON`, `path`, `racy`: sets the fields of [`Script`]
     ///
     /// ```
     /// use testkit::script::Script;
@@ -138,6 +166,10 @@ impl Script {
             ("passed", _) if rest.parse::<usize>().is_ok() => vec![Step::Passed(rest.parse().unwrap())],
             ("create", _) => {
                 self.create = rest.into();
+                vec![]
+            }
+            ("path", _) => {
+                self.at_path = true;
                 vec![]
             }
             ("racy", _) => {

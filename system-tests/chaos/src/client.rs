@@ -29,8 +29,8 @@ use crate::plan::{Framing, Party, Program, Side, Step};
 
 /// One side of one transfer, for one client.
 pub(crate) struct Errand {
-    /// The stream's path.
-    pub(crate) path: String,
+    /// The target of its request.
+    pub(crate) target: String,
     /// Its side.
     pub(crate) side: Side,
     /// How it behaves.
@@ -45,8 +45,8 @@ pub(crate) struct Errand {
     pub(crate) waits: Arc<Notify>,
     /// The bytes that the destination of the transfer has received.
     pub(crate) progress: watch::Sender<u64>,
-    /// Whether both sides have their seats, or the stream has ended.
-    pub(crate) paired: watch::Sender<bool>,
+    /// Whether the other event has happened that its steps wait for: both sides have their seats, or the third client has its response.
+    pub(crate) cue: watch::Sender<bool>,
     /// Connections that stay open after the reset of their HTTP/2 stream, until the transfer has ended.
     pub(crate) kept: Kept,
     /// The transcript that it writes to.
@@ -94,8 +94,8 @@ async fn until_received(errand: &Errand, offset: u64) {
     let _ = errand.progress.subscribe().wait_for(|bytes| *bytes >= offset).await;
 }
 
-/// Waits until both sides have their seats.
-async fn until_paired(errand: &Errand) {
+/// Waits until both sides have their seats, or the third client has its response.
+async fn until_cue(errand: &Errand) {
     // Fails only without a sender, which the errand holds.
-    let _ = errand.paired.subscribe().wait_for(|paired| *paired).await;
+    let _ = errand.cue.subscribe().wait_for(|cue| *cue).await;
 }

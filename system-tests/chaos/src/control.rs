@@ -41,7 +41,19 @@ impl Control {
         Ok(answer)
     }
 
-    /// Repeats a request until the response is not that the server has no room. `None` if it is not `expected`, or there is none.
+    /// Repeats a request until the response is not that the server has no room. `None` if there is no such response.
+    pub(crate) async fn persist(&self, method: &str, path: &str, body: &str) -> Option<(u16, Vec<u8>)> {
+        let begun = Instant::now();
+        while begun.elapsed() < INSISTS_FOR {
+            match self.ask(method, path, body).await {
+                Ok((503, _)) | Err(_) => sleep(AGAIN).await,
+                Ok(answer) => return Some(answer),
+            }
+        }
+        None
+    }
+
+    /// As [`Control::persist`]. Returns the body of a response of the `expected` status; `None` for another one.
     pub(crate) async fn insist(
         &self,
         method: &str,
@@ -49,15 +61,8 @@ impl Control {
         body: &str,
         expected: u16,
     ) -> Option<Vec<u8>> {
-        let begun = Instant::now();
-        while begun.elapsed() < INSISTS_FOR {
-            match self.ask(method, path, body).await {
-                Ok((status, answer)) if status == expected => return Some(answer),
-                Ok((503, _)) | Err(_) => sleep(AGAIN).await,
-                Ok(_) => return None,
-            }
-        }
-        None
+        let (status, answer) = self.persist(method, path, body).await?;
+        (status == expected).then_some(answer)
     }
 
     /// Closes the connections.

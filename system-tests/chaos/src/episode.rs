@@ -20,6 +20,7 @@ use crate::client::Dial;
 use crate::control::Control;
 use crate::laws::{Breach, Circumstances, Facts, Law, judge};
 use crate::log::Log;
+use crate::place::Place;
 use crate::plan::{Episode, Mix, Scenario, Trouble};
 use crate::server::{ENDS_WITHIN, MAX_STREAMS, Server, TTL, Workshop, connections};
 use crate::transfer::Play;
@@ -122,25 +123,30 @@ impl Stage {
         loop {
             let Some(number) = self.waiting.lock().pop_front() else { return };
             let scenario = Scenario::new(&self.props.mix, number);
-            self.begun.send_modify(|begun| *begun += 1);
+            let mut turn = 0;
+            self.begun.send_modify(|begun| {
+                *begun += 1;
+                turn = *begun;
+            });
             let log = Log::start();
             // Before the stream is created: the server may end right after it.
             let before = self.upheavals.load(Ordering::SeqCst);
-            let Some(play) = Play::new(&scenario, &self.dial, &self.control, log.clone()).await else {
+            let Some(place) = Place::of(&scenario, &self.control, turn).await else {
                 let how = "no stream can be made".to_owned();
                 self.blame(vec![Breach { law: Law::ServerLives, how }], Some(number), &scenario);
                 continue;
             };
-            let mut facts = play.run().await;
+            let rounds = Play::new(&scenario, &self.dial, place, log.clone()).run().await;
             let has_ended = before % 2 == 1 || self.upheavals.load(Ordering::SeqCst) != before;
             let is_crowded = self.episode.trouble == Trouble::FewDescriptors;
-            facts.circumstances =
-                Circumstances { has_ended, is_crowded, ttl: TTL, idle: self.episode.idle() };
-            let breaches = judge(&facts);
-            if !breaches.is_empty() {
-                self.blame(breaches, Some(number), format_args!("{}\n{log}{}", scenario, Seen(&facts)));
+            let circumstances = Circumstances { has_ended, is_crowded, ttl: TTL, idle: self.episode.idle() };
+            for facts in rounds.into_iter().map(|facts| Facts { circumstances, ..facts }) {
+                let breaches = judge(&facts);
+                if !breaches.is_empty() {
+                    self.blame(breaches, Some(number), format_args!("{}\n{log}{}", scenario, Seen(&facts)));
+                }
+                self.findings.lock().played.push(facts);
             }
-            self.findings.lock().played.push(facts);
         }
     }
 
@@ -274,12 +280,17 @@ struct Seen<'a>(&'a Facts);
 
 impl fmt::Display for Seen<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Facts { source, destination, intruder, report, freed, status, took, circumstances, .. } = self.0;
+        let Facts {
+            source, destination, intruder, in_vain, report, freed, sight, took, circumstances, ..
+        } = self.0;
         let views = [("source", source), ("destination", destination), ("another", intruder)];
         for (who, view) in views.into_iter().filter_map(|(who, view)| Some((who, view.as_ref()?))) {
             writeln!(f, "  {who}: {view:?}")?;
         }
-        writeln!(f, "  report: {report:?}, seats free: {freed:?}, status: {status:?}, took {took:?}")?;
+        for view in in_vain {
+            writeln!(f, "  in vain: {view:?}")?;
+        }
+        writeln!(f, "  report: {report:?}, seats free: {freed:?}, seen last: {sight:?}, took {took:?}")?;
         write!(f, "  {circumstances:?}")
     }
 }

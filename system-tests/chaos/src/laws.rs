@@ -1,7 +1,7 @@
 //! The laws, and the check of a transfer against them. Pure: from the plan and the observations to the broken laws.
 //!
 //! - [`facts`]: the plan and the observations
-//! - [`delivery`], [`answers`], [`stream`], [`table`]: the laws by subject. Each returns a description of its breach
+//! - [`delivery`], [`answers`], [`waits`], [`stream`], [`table`]: the laws by subject. Each returns a description of its breach
 
 mod answers;
 mod delivery;
@@ -10,10 +10,11 @@ mod examples;
 mod facts;
 mod stream;
 mod table;
+mod waits;
 
 use std::fmt;
 
-pub(crate) use self::facts::{Circumstances, Facts, Status};
+pub(crate) use self::facts::{Circumstances, Facts};
 
 /// The status that a report asks for.
 pub(crate) const REPORTED: u16 = 418;
@@ -33,9 +34,11 @@ pub(crate) enum Law {
     OneAnswer,
     /// The events explain each response.
     AnswersAreRight,
+    /// A side that has waited for as long as it preferred gets 503, and nothing was taken from it or given to it.
+    Waits,
     /// A seat has one holder, and becomes free when the holder leaves.
     Seats,
-    /// The status of a stream agrees with the events.
+    /// The status of a stream agrees with the events. Behind its last transfer, nobody is at a path.
     StatusAgrees,
     /// A transfer that is played as the table describes has the outcome of the table.
     AsTheTable,
@@ -67,11 +70,13 @@ pub(crate) fn judge(facts: &Facts) -> Vec<Breach> {
         broken(Law::OneAnswer, facts.more_or_less_than_one_answer(view));
         broken(Law::AnswersAreRight, facts.unasked_interim(view));
     }
-    for view in facts.source.iter().chain(&facts.destination) {
+    for view in facts.planned() {
         broken(Law::AnswersAreRight, facts.unexplained_answer(view));
     }
+    broken(Law::Waits, facts.wait_in_vain_without_503());
+    broken(Law::Waits, facts.gives_up_and_meets());
     broken(Law::Seats, facts.unfair_seat());
-    broken(Law::StatusAgrees, facts.false_status());
+    broken(Law::StatusAgrees, facts.false_sight());
     broken(Law::AsTheTable, facts.unlike_the_table());
     breaches
 }
@@ -85,6 +90,7 @@ impl fmt::Display for Law {
             Self::OnlyDelivered200 => "200-only-when-delivered",
             Self::OneAnswer => "one-answer-or-a-cut",
             Self::AnswersAreRight => "answers-are-right",
+            Self::Waits => "waits",
             Self::Seats => "seats",
             Self::StatusAgrees => "status-agrees",
             Self::AsTheTable => "as-the-table-says",
@@ -102,13 +108,15 @@ impl fmt::Display for Breach {
 
 #[cfg(test)]
 mod tests {
-    use super::examples::{cut, deaf, good, reported};
+    use super::examples::{cut, deaf, good, over_path, reported};
     use super::judge;
 
     #[test]
     fn what_is_right_breaks_no_law() {
-        for (name, facts) in [("good", good()), ("cut", cut()), ("deaf", deaf()), ("reported", reported())] {
+        for (name, facts) in [("good", good()), ("cut", cut()), ("deaf", deaf())] {
             assert_eq!(judge(&facts), [], "{name}");
+            assert_eq!(judge(&over_path(facts)), [], "{name}, over a path");
         }
+        assert_eq!(judge(&reported()), []);
     }
 }

@@ -13,6 +13,7 @@ mod control;
 mod episode;
 mod laws;
 mod log;
+mod place;
 mod plan;
 mod proxy;
 mod server;

@@ -1,12 +1,13 @@
 //! The plan: a seed and a number determine a scenario. Pure, without I/O.
 //!
 //! - [`episode`]: a server, its trouble, rate limit and proxy
-//! - [`scenario`]: one transfer, of two parties ([`party`]) and a fault ([`fault`])
+//! - [`scenario`]: one transfer, of an address ([`address`]), two parties ([`party`]) and a fault ([`fault`])
 //! - [`draw`]: the random choices of a scenario. Its fault is a cell of the table ([`table`]) or drawn freely ([`disturb`])
 //!
 //! A seed repeats only the plan. It cannot repeat how the network and the threads interleave, so a scenario that broke a law once is
 //! repeated some hundred times (`--times`).
 
+mod address;
 mod disturb;
 mod draw;
 mod episode;
@@ -18,6 +19,7 @@ mod table;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+pub(crate) use self::address::Address;
 pub(crate) use self::episode::{EPISODE, Episode, Trouble};
 pub(crate) use self::fault::{Act, Fault, Manner, Moment, Stage, Step};
 pub(crate) use self::party::{Party, Program, Proxy, Side, Transport};

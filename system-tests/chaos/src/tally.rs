@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
+use crate::client::View;
 use crate::episode::Findings;
-use crate::plan::{Act, Drawn, Fault, Party, Program, Scenario, Side, Step};
+use crate::laws::Facts;
+use crate::place::Sight;
+use crate::plan::{Act, Address, Drawn, Fault, Party, Program, Scenario, Side, Step};
 
 /// The counts of a run.
 #[derive(Debug, Default)]
@@ -13,6 +16,8 @@ pub(crate) struct Tally {
     played: u64,
     bytes: u64,
     pairs: BTreeMap<String, u64>,
+    addresses: BTreeMap<String, u64>,
+    waits: BTreeMap<String, u64>,
     proxies: BTreeMap<String, u64>,
     paces: BTreeMap<String, u64>,
     faults: BTreeMap<String, u64>,
@@ -34,10 +39,14 @@ impl Tally {
         for facts in findings.played {
             self.played += 1;
             let scenario = &facts.scenario;
-            let promise = if scenario.is_promised { ", promised" } else { "" };
+            let promise = if scenario.is_promised() { ", promised" } else { "" };
             let [source, destination] = [&scenario.source, &scenario.destination].map(spoken);
             let pair = format!("{source} to {destination}, {:?}{promise}", scenario.framing);
             *self.pairs.entry(pair).or_default() += 1;
+            *self.addresses.entry(address(scenario).to_owned()).or_default() += 1;
+            for wait in waits(&facts) {
+                *self.waits.entry(wait.to_owned()).or_default() += 1;
+            }
             *self.proxies.entry(ways(scenario)).or_default() += 1;
             if let Some(Drawn { cell, is_exact }) = scenario.drawn {
                 *self.events.entry(format!("{:?}, {:?}", cell.event, cell.when)).or_default() += 1;
@@ -54,8 +63,7 @@ impl Tally {
                 scenario.pace.map_or_else(|| "none".to_owned(), |pace| format!("{pace} bytes a second"));
             *self.paces.entry(pace).or_default() += 1;
             *self.faults.entry(kind(scenario).to_owned()).or_default() += 1;
-            let state = facts.status.map_or_else(|| "(no longer known)".to_owned(), |status| status.state);
-            *self.states.entry(state).or_default() += 1;
+            *self.states.entry(last_state(facts.sight)).or_default() += 1;
             self.bytes += facts.destination.map_or(0, |view| view.bytes);
         }
         for breach in findings.broken.into_iter().flat_map(|broken| broken.breaches) {
@@ -69,6 +77,8 @@ impl Tally {
         let mut text = String::new();
         for (title, counts) in [
             ("sides", &self.pairs),
+            ("addresses", &self.addresses),
+            ("waits of the sides", &self.waits),
             ("proxies", &self.proxies),
             ("paces", &self.paces),
             ("faults", &self.faults),
@@ -94,6 +104,39 @@ impl Tally {
             let _ = writeln!(text, "BROKEN {count} times: {law}");
         }
         text
+    }
+}
+
+fn address(scenario: &Scenario) -> &'static str {
+    match (scenario.address, &scenario.fault) {
+        (Address::Path, Fault::Looped(_)) => "path, in a loop",
+        (Address::Path, _) => "path",
+        (Address::Stream { ttl: Some(_), .. }, _) => "stream with its own ttl",
+        (Address::Stream { .. }, _) => "stream",
+    }
+}
+
+/// The wait of each side.
+fn waits(facts: &Facts) -> impl Iterator<Item = &'static str> {
+    let of_view = |view: &View| match facts.scenario.party(view.side).wait {
+        None => "as long as the stream lives",
+        Some(_) if view.has_waited_in_vain() => "some seconds, in vain",
+        Some(_) => "some seconds",
+    };
+    facts
+        .source
+        .iter()
+        .chain(&facts.destination)
+        .map(of_view)
+        .chain(facts.in_vain.iter().map(|_| "a second, in vain"))
+}
+
+fn last_state(sight: Sight) -> String {
+    match sight {
+        Sight::Status(status) => status.state,
+        Sight::Unknown => "(no longer known)".to_owned(),
+        Sight::Taken => "(a path that is taken)".to_owned(),
+        Sight::Free => "(a path that is free)".to_owned(),
     }
 }
 
@@ -141,6 +184,8 @@ fn kind(scenario: &Scenario) -> &'static str {
         Fault::Abandoned { at_once: true, .. } => {
             "leaves while it waits, and the other side connects at once"
         }
+        Fault::Impatient(_) => "waits for a second in vain, and comes again",
+        Fault::Looped(_) => "none, in a loop over one path",
         Fault::Absent(_) => "one side never connects",
         Fault::Forgotten => "no side connects",
         Fault::Reported(_) => "an error is reported",

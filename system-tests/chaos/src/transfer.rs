@@ -4,15 +4,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::body::Body;
 use crate::client::{self, Dial, Errand, Kept, View};
-use crate::control::Control;
-use crate::laws::{Circumstances, Facts, REPORTED, Status};
+use crate::laws::{Circumstances, Facts, REPORTED};
 use crate::log::Log;
+use crate::place::{Place, Sight};
 use crate::plan::{Act, Fault, Manner, Moment, Order, Program, Scenario, Side, Stage, Step};
 use crate::server::{TTL, connections};
 
@@ -27,58 +26,42 @@ const ENDS_WITHIN: Duration = Duration::from_secs(8);
 /// The time after the end of its plan and after the last byte, after which a client without a response hangs. The idle limit does not
 /// hide that: unless it is short, it is 6 h.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// First and longest pause between two looks at a status.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
 
 /// The place and the state of a transfer.
 pub(crate) struct Play<'a> {
     scenario: &'a Scenario,
     dial: &'a Dial,
-    control: &'a Control,
+    place: Place<'a>,
     log: Log,
-    stream: String,
     progress: watch::Sender<u64>,
-    paired: watch::Sender<bool>,
+    cue: watch::Sender<bool>,
     kept: Kept,
 }
 
 impl<'a> Play<'a> {
-    /// Creates the stream. `None` if no server creates it.
-    pub(crate) async fn new(
-        scenario: &'a Scenario,
-        dial: &'a Dial,
-        control: &'a Control,
-        log: Log,
-    ) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Made {
-            stream: String,
-        }
-        let body = if scenario.is_promised {
-            format!(r#"{{"download_headers":{{"Content-Length":{}}}}}"#, scenario.size)
-        } else {
-            String::new()
-        };
-        let made = control.insist("POST", "/stream", &body, 201).await?;
-        let Made { stream } = serde_json::from_slice(&made).ok()?;
-        log.note("stream", &stream);
-        let (progress, paired, kept) = (watch::Sender::new(0), watch::Sender::new(false), Kept::default());
-        Some(Self { scenario, dial, control, log, stream, progress, paired, kept })
+    /// Plays the scenario at this place.
+    #[must_use]
+    pub(crate) fn new(scenario: &'a Scenario, dial: &'a Dial, place: Place<'a>, log: Log) -> Self {
+        log.note("place", place.target(Side::Source));
+        let (progress, cue, kept) = (watch::Sender::new(0), watch::Sender::new(false), Kept::default());
+        Self { scenario, dial, place, log, progress, cue, kept }
     }
 
-    /// Plays the scenario to the end.
-    pub(crate) async fn run(self) -> Facts {
+    /// Plays the scenario to the end. Returns the facts of each round, and only a loop has more than one.
+    pub(crate) async fn run(self) -> Vec<Facts> {
         let mut facts = Facts {
             scenario: self.scenario.clone(),
             circumstances: Circumstances { ttl: TTL, ..Circumstances::default() },
             source: None,
             destination: None,
             intruder: None,
+            in_vain: Vec::new(),
             report: None,
             freed: Vec::new(),
-            status: None,
+            sight: Sight::Unknown,
             took: Duration::ZERO,
         };
+        let mut rounds = Vec::new();
         match &self.scenario.fault {
             Fault::Replaced(manners) => {
                 for (index, manner) in manners.iter().enumerate() {
@@ -96,23 +79,35 @@ impl<'a> Play<'a> {
                 let side = self.scenario.first().other();
                 seen(&mut facts, self.send(side).await);
             }
+            Fault::Impatient(times) => {
+                for attempt in 1..=*times {
+                    facts.in_vain.push(self.wait_in_vain(attempt).await);
+                    // Before the response is sent, the seat is free.
+                    facts.freed.push(self.place.look().await.is_free(self.scenario.first()));
+                }
+                self.meet(&mut facts).await;
+            }
+            Fault::Looped(times) => rounds = self.meet_again_and_again(*times).await,
             Fault::Absent(side) => {
                 let view = self.send(side.other()).await;
                 seen(&mut facts, view);
             }
-            Fault::Forgotten => sleep(TTL).await,
+            Fault::Forgotten => sleep(self.scenario.own_ttl().unwrap_or(TTL)).await,
             Fault::Reported(Stage::Before) => {
                 facts.report = self.report().await;
                 self.meet(&mut facts).await;
             }
             _ => self.meet(&mut facts).await,
         }
-        facts.status = self.last_status().await;
-        if let Some(status) = &facts.status {
-            self.log.note("status", format!("{} after {} bytes", status.state, status.bytes_transferred));
-        }
+        // Not only once: the server may still be about to serve a client that has left, and then notice.
+        facts.sight = self.place.look_until(ENDS_WITHIN, Sight::is_left).await.1;
+        self.log.note("last sight", format!("{:?}", facts.sight));
         facts.took = self.log.elapsed();
-        facts
+        if rounds.is_empty() {
+            return vec![facts];
+        }
+        let of_round = |(source, destination)| Facts { source, destination, ..facts.clone() };
+        rounds.into_iter().map(of_round).collect()
     }
 
     /// Runs both sides in their order, and the third client, if any.
@@ -157,7 +152,11 @@ impl<'a> Play<'a> {
             }
             match side {
                 None => (self.report().await, None),
-                Some(side) => (None, Some(self.intrude(side).await)),
+                Some(side) => {
+                    let view = self.intrude(side).await;
+                    self.cue.send_replace(true);
+                    (None, Some(view))
+                }
             }
         };
         let (views, (report, intruder), ()) = tokio::join!(both, meddle, self.tell_the_pair());
@@ -167,19 +166,38 @@ impl<'a> Play<'a> {
         seen(facts, views.1);
     }
 
+    /// Runs both sides in a loop. Each ends with its first round without a 200: the other must not meet another round of it then.
+    async fn meet_again_and_again(&self, times: u64) -> Vec<(Option<View>, Option<View>)> {
+        let repeat = async |side| {
+            let mut views = Vec::new();
+            let is_good = |view: &View| view.is_whole(200);
+            while views.len() as u64 != times && views.last().is_none_or(is_good) {
+                views.push(self.run_client(self.errand(side, views.len() as u64, Vec::new())).await);
+            }
+            views
+        };
+        let (sources, destinations) = tokio::join!(repeat(Side::Source), repeat(Side::Destination));
+        let (mut sources, mut destinations) = (sources.into_iter(), destinations.into_iter());
+        let rounds = std::iter::repeat_with(|| (sources.next(), destinations.next()));
+        rounds.take_while(|(source, destination)| source.is_some() || destination.is_some()).collect()
+    }
+
     /// Notifies the waiting steps when both sides have their seats, or never will.
     async fn tell_the_pair(&self) {
         let steps = [Side::Source, Side::Destination].map(|side| self.scenario.steps(side));
         if steps.concat().iter().any(|step| step.act == Act::AwaitPair) {
-            let alone = ["CREATED", waiting(Side::Source), waiting(Side::Destination)];
-            self.until(TTL * 2, |status| !alone.contains(&status.state.as_str())).await;
-            self.paired.send_replace(true);
+            self.place.look_until(TTL * 2, Sight::is_paired).await;
+            self.cue.send_replace(true);
         }
     }
 
     /// Runs a planned side.
     async fn send(&self, side: Side) -> View {
-        self.run_client(self.errand(side, 0, self.scenario.steps(side).to_vec())).await
+        let mut steps = self.scenario.steps(side).to_vec();
+        if let Some(offset) = self.scenario.awaits_intruder_at().filter(|_| side == Side::Source) {
+            steps.push(Step { moment: Moment::Body(offset), act: Act::AwaitIntruder });
+        }
+        self.run_client(self.errand(side, 0, steps)).await
     }
 
     /// Runs another client that tries to take the seat.
@@ -187,6 +205,8 @@ impl<'a> Play<'a> {
         self.log.note(side, "another client connects");
         let mut errand = self.errand(side, u64::MAX, Vec::new());
         errand.party.program = Program::Own;
+        // A path may be free again, so that it gets a seat there. A second is enough to see that.
+        errand.party.wait = Some(1);
         // Its bytes are not progress of the transfer.
         errand.progress = watch::Sender::new(0);
         self.run_client(errand).await
@@ -198,7 +218,8 @@ impl<'a> Play<'a> {
         let mut view = View::new(side);
         {
             let mut client = pin!(client::run(errand, self.dial, &mut view));
-            let (mut limit, mut received) = (TTL + self.scenario.takes() + PATIENCE, 0);
+            let ttl = self.scenario.own_ttl().unwrap_or(TTL);
+            let (mut limit, mut received) = (ttl + self.scenario.takes() + PATIENCE, 0);
             while timeout(limit, &mut client).await.is_err() {
                 // On a busy machine a transfer may be slow. One that moves does not hang.
                 let before = std::mem::replace(&mut received, *self.progress.borrow());
@@ -207,7 +228,7 @@ impl<'a> Play<'a> {
                     continue;
                 }
                 // While the client is still connected.
-                self.log.note(side, format!("hangs, and the stream is {}", self.raw_status().await));
+                self.log.note(side, format!("hangs, and third clients see {:?}", self.place.look().await));
                 self.log.note("connections", connections(self.dial.server));
                 break;
             }
@@ -238,10 +259,18 @@ impl<'a> Play<'a> {
         is_seated
     }
 
+    /// Runs a first side that waits for a second only, until it has its response.
+    async fn wait_in_vain(&self, attempt: u64) -> View {
+        let mut errand = self.errand(self.scenario.first(), attempt, Vec::new());
+        errand.party.program = Program::Own;
+        errand.party.wait = Some(1);
+        self.run_client(errand).await
+    }
+
     /// Checks that the seat of the first side becomes free soon.
     async fn is_freed(&self) -> bool {
         let side = self.scenario.first();
-        let (freed, _) = self.until(FREE_WITHIN, |status| status.state != waiting(side)).await;
+        let (freed, _) = self.place.look_until(FREE_WITHIN, |sight| sight.is_free(side)).await;
         self.log.note(side, if freed { "its seat is free" } else { "its seat is not free" });
         freed
     }
@@ -250,7 +279,7 @@ impl<'a> Play<'a> {
         let Scenario { seed, number, size, .. } = *self.scenario;
         let key = seed.rotate_left(32) ^ number ^ attempt.rotate_right(8);
         Errand {
-            path: format!("/stream/{}", self.stream),
+            target: self.place.target(side),
             side,
             party: self.scenario.party(side).clone(),
             framing: self.scenario.framing,
@@ -258,7 +287,7 @@ impl<'a> Play<'a> {
             steps,
             waits: Arc::new(Notify::new()),
             progress: self.progress.clone(),
-            paired: self.paired.clone(),
+            cue: self.cue.clone(),
             kept: Arc::clone(&self.kept),
             log: self.log.clone(),
         }
@@ -266,56 +295,16 @@ impl<'a> Play<'a> {
 
     async fn report(&self) -> Option<u16> {
         let body = format!(r#"{{"http_status":{REPORTED},"name":"ChaosError","message":"chaos"}}"#);
-        let answer = self.control.ask("POST", &format!("/stream/{}/error", self.stream), &body).await;
-        let status = answer.ok().map(|(status, _)| status);
+        let status = self.place.report(&body).await;
         self.log.note("report", format!("answered {status:?}"));
         status
     }
 
     /// Waits until this side waits, or can no longer wait. False if it gets no seat in time.
     async fn until_seated(&self, side: Side) -> bool {
-        let (is_seated, _) = self.until(SEATED_WITHIN, |status| status.state != "CREATED").await;
+        let (is_seated, _) = self.place.look_until(SEATED_WITHIN, Sight::is_seated).await;
         self.log.note(side, if is_seated { "has its seat, or never will" } else { "has no seat yet" });
         is_seated
-    }
-
-    /// Polls the status until `enough`, or the stream is no longer known, or the time is over. Returns whether it was enough, and the
-    /// last status.
-    async fn until(&self, limit: Duration, is_so: impl Fn(&Status) -> bool) -> (bool, Option<Status>) {
-        let begun = Instant::now();
-        let mut pause = PAUSES.0;
-        loop {
-            let status = self.status().await;
-            let is_over = status.as_ref().is_none_or(&is_so);
-            if is_over || begun.elapsed() >= limit {
-                return (is_over, status);
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSES.1);
-        }
-    }
-
-    async fn status(&self) -> Option<Status> {
-        let status = self.control.insist("GET", &self.status_path(), "", 200).await?;
-        serde_json::from_slice(&status).ok()
-    }
-
-    /// The raw status object, for a report.
-    async fn raw_status(&self) -> String {
-        match self.control.ask("GET", &self.status_path(), "").await {
-            Ok((_, status)) => String::from_utf8_lossy(&status).into_owned(),
-            Err(error) => error.to_string(),
-        }
-    }
-
-    fn status_path(&self) -> String {
-        format!("/stream/{}/status", self.stream)
-    }
-
-    /// The last status: the stream has ended, or no side waits on it.
-    async fn last_status(&self) -> Option<Status> {
-        // Not only once: the server may still be about to serve a client that has left, and then notice.
-        self.until(ENDS_WITHIN, |status| !status.active || status.state == "CREATED").await.1
     }
 }
 
@@ -323,12 +312,5 @@ fn seen(facts: &mut Facts, view: View) {
     match view.side {
         Side::Source => facts.source = Some(view),
         Side::Destination => facts.destination = Some(view),
-    }
-}
-
-fn waiting(side: Side) -> &'static str {
-    match side {
-        Side::Source => "SRC_CONNECTED",
-        Side::Destination => "DST_CONNECTED",
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustix::net::sockopt;
 
-use super::requests::requests;
+use super::requests::{Request, requests};
 use super::responses::{End, Response};
 
 pub(super) struct Client {
@@ -44,6 +44,12 @@ impl Client {
 
     pub(super) fn responses(&self) -> Vec<Response> {
         Response::read(&self.input, self.end, &requests(&self.output))
+    }
+
+    /// The requests that have their final response, with it.
+    pub(super) fn exchanges(&self) -> Vec<(Request, Response)> {
+        let finals = self.responses().into_iter().filter(|response| response.status() >= 200);
+        requests(&self.output).into_iter().zip(finals).collect()
     }
 
     pub(super) fn end(&self) -> Option<End> {

@@ -2,6 +2,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use http::Method;
+
 use super::super::chunked;
 use super::requests::Request;
 
@@ -35,7 +37,8 @@ impl Response {
         let (mut responses, mut requests) = (Vec::new(), requests.iter());
         let mut request = requests.next();
         while !bytes.is_empty() {
-            let (response, length) = Self::first(bytes, end, request.is_some_and(|request| request.is_head));
+            let (response, length) =
+                Self::first(bytes, end, request.is_some_and(|request| request.method == Method::HEAD));
             if response.status() >= 200 {
                 request = requests.next();
             }
@@ -59,7 +62,7 @@ impl Response {
     }
 
     fn take_body(&mut self, rest: &[u8], end: Option<End>) -> usize {
-        let bodiless = self.status() < 200 || self.status() == 204;
+        let bodiless = self.status() < 200 || matches!(self.status(), 204 | 304);
         match (self.field("content-length"), self.field("transfer-encoding")) {
             _ if bodiless => 0,
             (Some(length), None) => {
@@ -104,7 +107,7 @@ impl Response {
         format!("{}{body} {:?}", mask.hide(&self.head), self.shape)
     }
 
-    fn status(&self) -> u16 {
+    pub(super) fn status(&self) -> u16 {
         self.head.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_default()
     }
 
@@ -113,10 +116,9 @@ impl Response {
         fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// Whether this is a whole download. Each download has one of these fields, unless the creator overrides both.
-    pub(super) fn is_whole_download(&self) -> bool {
-        let is_download = self.field("accept-ranges").or(self.field("x-accel-buffering")).is_some();
-        self.status() == 200 && is_download && self.shape == Shape::Whole
+    /// Whether this is a whole response of status 200.
+    pub(super) fn is_whole(&self) -> bool {
+        self.status() == 200 && self.shape == Shape::Whole
     }
 }
 

@@ -49,4 +49,4 @@ macro_rules! targets {
     };
 }
 
-targets! { head chunked frames forwarded json slot connection }
+targets! { head chunked frames forwarded json path preferences slot connection }

@@ -43,7 +43,7 @@ pub(super) fn entity_tag(version: u64) -> String {
 }
 
 /// Whether a request has this version of a status: whether `If-None-Match` lists its entity tag, or `*`. `None` without that field.
-pub(super) fn has_version(head: &impl RequestHead, version: u64) -> Option<bool> {
+pub(crate) fn has_version(head: &impl RequestHead, version: u64) -> Option<bool> {
     let own = format!("\"{version}\"");
     let mut tags =
         head.values("if-none-match").flat_map(|value| value.split(|byte| *byte == b',')).peekable();

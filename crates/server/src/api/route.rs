@@ -172,6 +172,12 @@ impl Route {
     }
 }
 
+/// Whether the body of a request is that of a source, also if it gets no seat.
+#[must_use]
+pub(crate) fn is_upload(method: &Method, path: &str) -> bool {
+    *method == Method::PUT || *method == Method::POST && path.starts_with("/p/")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

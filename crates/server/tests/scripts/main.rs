@@ -16,5 +16,6 @@
 
 mod endings;
 mod generated;
+mod paths;
 mod play;
 mod requests;

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::FutureExt;
 use rendezvous_server::config::DataPath;
-use serde_json::Value;
+use serde_json::{Value, json};
 use testkit::client::{Client, End, Response, with_timeout};
-use testkit::script::{Role, Script, Step, Targets};
+use testkit::messages::request;
+use testkit::script::{Place, Role, Script, Step, Targets};
 use testkit::server::{TestServer, get};
 
 /// A server that splices, and one that copies.
@@ -79,13 +81,10 @@ pub(crate) async fn assert_recorded<S: AsRef<str>>(name: &str, scripts: impl Int
 
 /// Returns all that the clients receive, in the order of the script, and the stream's last status.
 async fn play(server: &TestServer, script: &Script, targets: Targets, splits: u64) -> Vec<String> {
-    let created = server.create_response(&script.create).await;
-    let text = |name: &str| created[name].as_str().unwrap_or_default().to_owned();
-    let (id, tokens) = (text("stream"), [text("upload_token"), text("download_token")]);
-    let status_target = format!("/stream/{id}/status?token={}", tokens[0]);
+    let (place, tokens) =
+        if script.at_path { (new_path(), Default::default()) } else { create(server, script).await };
     let (clients, open, seen) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
-    let mut stage =
-        Stage { server, id, tokens, status_target, targets, splits, racy: script.racy, clients, open, seen };
+    let mut stage = Stage { server, place, tokens, targets, splits, racy: script.racy, clients, open, seen };
     let played = async {
         for step in &script.steps {
             stage.take(step).await;
@@ -102,12 +101,23 @@ async fn play(server: &TestServer, script: &Script, targets: Targets, splits: u6
     stage.seen
 }
 
+async fn create(server: &TestServer, script: &Script) -> (Place, [String; 2]) {
+    let created = server.create_response(&script.create).await;
+    let text = |name: &str| created[name].as_str().unwrap_or_default().to_owned();
+    (Place::Stream(text("stream")), [text("upload_token"), text("download_token")])
+}
+
+/// A path that no other script uses: one that failed may leave its clients there.
+fn new_path() -> Place {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    Place::Path(format!("script/{}", COUNT.fetch_add(1, Ordering::Relaxed)))
+}
+
 struct Stage<'a> {
     server: &'a TestServer,
-    id: String,
+    place: Place,
     /// The tokens of source and destination; empty where the stream has none.
     tokens: [String; 2],
-    status_target: String,
     targets: Targets,
     splits: u64,
     racy: bool,
@@ -124,12 +134,11 @@ impl Stage<'_> {
             Step::HalfClose(role) => self.client(*role).half_close().await,
             Step::Close(role) => self.leaving(*role).close(),
             Step::Reset(role) => self.leaving(*role).reset(),
-            Step::Until(state) => drop(self.server.until_at(&self.status_target, state).await),
+            Step::Until(state) => {
+                with_timeout(async { while self.state().await["state"] != **state {} }).await;
+            }
             Step::Passed(bytes) => {
-                with_timeout(async {
-                    while self.server.status_at(&self.status_target).await["bytes_transferred"] != *bytes {}
-                })
-                .await;
+                with_timeout(async { while self.state().await["bytes_transferred"] != *bytes {} }).await;
             }
             Step::Interim(role) => {
                 let head = self.client(*role).head().await;
@@ -149,7 +158,7 @@ impl Stage<'_> {
     }
 
     async fn send(&mut self, role: Role, bytes: &[u8]) {
-        let bytes = self.targets.fill(bytes, &self.id, &self.tokens);
+        let bytes = self.targets.fill(bytes, &self.place, &self.tokens);
         if !self.clients.contains_key(&role) {
             self.clients.insert(role, self.server.connect().await);
         }
@@ -201,14 +210,31 @@ impl Stage<'_> {
         self.seen.push("Destination sees a failure".into());
     }
 
+    /// The status of the stream, or whether somebody is at the path.
+    async fn state(&self) -> Value {
+        match &self.place {
+            Place::Stream(id) => {
+                self.server.status_at(&format!("/stream/{id}/status?token={}", self.tokens[0])).await
+            }
+            Place::Path(name) => {
+                let mut client = self
+                    .server
+                    .connect_and_send(request("HEAD", &format!("/p/{name}"), "Connection: close\r\n"))
+                    .await;
+                let is_taken = client.head().await.unwrap().starts_with("HTTP/1.1 200 ");
+                json!({ "state": if is_taken { "TAKEN" } else { "FREE" } })
+            }
+        }
+    }
+
     async fn status(&self) -> String {
-        let mut status = self.server.status_at(&self.status_target).await;
+        let mut status = self.state().await;
         for name in ["id", "created_at", "deactivated_at"] {
             if let Some(value) = status.get_mut(name) {
                 *value = Value::from("*");
             }
         }
-        if self.racy {
+        if self.racy && status.get("bytes_transferred").is_some() {
             status["bytes_transferred"] = Value::from("*");
         }
         status.to_string()

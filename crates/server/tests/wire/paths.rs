@@ -331,6 +331,25 @@ async fn a_path_counts_against_the_limits_on_streams() {
 }
 
 #[tokio::test]
+async fn a_post_is_an_upload_as_a_put_is() {
+    let server = TestServer::start().await;
+    let waiting = server.connect_and_send(request("PUT", "/p/taken", "Content-Length: 9\r\n")).await;
+    until_taken(&server, "/p/taken").await;
+    for method in ["PUT", "POST"] {
+        let mut destination = server.connect_and_send(get("/p/a")).await;
+        until_taken(&server, "/p/a").await;
+        let upload = request(method, "/p/a", "Content-Length: 2\r\n") + "hi!" + &get("/ping");
+        let outcome = server.ask(upload).await;
+        assert_eq!((outcome.status, outcome.closes()), (200, true), "{method}: no request follows an upload");
+        assert_eq!(destination.response().await.body, b"hi");
+        let refused = server.ask(request(method, "/p/taken", "Content-Length: 5\r\n")).await;
+        assert_eq!(refused.error(), "429 AlreadyConnectedError", "{method}");
+        assert!(refused.closes(), "{method}: the body is not waited for");
+    }
+    waiting.close();
+}
+
+#[tokio::test]
 async fn a_body_over_the_size_limit_makes_no_path() {
     let server =
         TestServer::start_with(|config| config.streams.max_bytes = Some("10".parse().unwrap())).await;

@@ -86,7 +86,7 @@ async fn over_http_2_the_end_of_a_wait_is_the_same() {
 async fn a_wait_beyond_the_rest_of_the_ttl_ends_as_504() {
     let clock = Clock::stopped();
     let server = TestServer::start_with(|config| config.ttl = Period::from_secs(5)).await;
-    for prefer in ["Prefer: wait=5\r\n", "Prefer: wait=99999999999999999999\r\n"] {
+    for prefer in ["Prefer: wait=5\r\n", "Prefer: wait=60\r\n", "Prefer: wait=99999999999999999999\r\n"] {
         let id = server.create().await;
         let mut destination = server.connect_and_send(request("GET", &format!("/stream/{id}"), prefer)).await;
         server.until(&id, "DST_CONNECTED").await;

@@ -80,7 +80,8 @@ fn command(errand: &Errand, dial: &Dial) -> Command {
     };
     let mut command = Command::new("curl");
     command.args(["-q", "-sS", "-N", version, "--noproxy", "*", "-w", "%{stderr}\n%{http_code}"]);
-    command.arg("--cacert").arg(&dial.certificate).arg(format!("{scheme}://{address}{}", errand.path));
+    command.arg("--cacert").arg(&dial.certificate).arg(format!("{scheme}://{address}{}", errand.target));
+    command.args(errand.party.wait.map(|seconds| format!("-HPrefer: wait={seconds}")));
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }

@@ -63,6 +63,11 @@ async fn leaving(departure: impl Future<Output = Manner>, switches: &Switches) -
     manner
 }
 
+/// The field line for the wait of a side, if it prefers one.
+fn prefer(errand: &Errand) -> String {
+    errand.party.wait.map_or_else(String::new, |seconds| format!("Prefer: wait={seconds}\r\n"))
+}
+
 fn version(errand: &Errand) -> &'static str {
     if errand.party.is_old { "1.0" } else { "1.1" }
 }

@@ -9,12 +9,10 @@ use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONTENT_LENGTH, EXPECT};
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
 use tokio::time::{sleep, timeout};
 
-use super::{
-    Connection, Dial, Ending, Errand, Interims, Script, Switches, View, until_paired, until_received,
-};
+use super::{Connection, Dial, Ending, Errand, Interims, Script, Switches, View, until_cue, until_received};
 use crate::plan::{Act, Framing, Manner, Side};
 
 /// The budget for small DATA frames of hyper's clients: half of their connection window of 5 MiB. The default would follow from our
@@ -22,6 +20,8 @@ use crate::plan::{Act, Framing, Manner, Side};
 const SMALL_FRAMES: usize = 5 << 19;
 /// The time for the last frames to be sent.
 const LAST_FRAMES: Duration = Duration::from_secs(2);
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// Runs the errand on a connection of its own.
 pub(super) async fn run(errand: Errand, dial: &Dial, view: &mut View) {
@@ -183,12 +183,16 @@ async fn ask(
     };
     let mut request = Request::new(());
     *request.method_mut() = method;
-    *request.uri_mut() = format!("http://localhost{}", errand.path).parse().unwrap_or_default();
+    *request.uri_mut() = format!("http://localhost{}", errand.target).parse().unwrap_or_default();
     if errand.side == Side::Source && errand.framing == Framing::Length {
         request.headers_mut().insert(CONTENT_LENGTH, errand.body.size.into());
     }
     if let Some(value) = errand.party.expects {
         request.headers_mut().insert(EXPECT, HeaderValue::from_static(value));
+    }
+    if let Some(seconds) = errand.party.wait {
+        let value = HeaderValue::from_str(&format!("wait={seconds}"));
+        request.headers_mut().extend(value.ok().map(|value| (PREFER, value)));
     }
     requests.send_request(request, is_whole)
 }
@@ -240,7 +244,7 @@ async fn perform(act: Act, errand: &Errand, send: &mut SendStream<Bytes>, bytes:
         Act::Leave(manner) => return Some(manner),
         Act::Stall(time) => sleep(time).await,
         Act::Await(offset) => until_received(errand, offset).await,
-        Act::AwaitPair => until_paired(errand).await,
+        Act::AwaitPair | Act::AwaitIntruder => until_cue(errand).await,
         Act::Break => {
             // The rest of the body, and a byte more than declared.
             let mut excess = errand.body.piece(bytes, usize::MAX);
@@ -363,7 +367,7 @@ async fn act(errand: &Errand, switches: &Switches, mut due: impl FnMut() -> Opti
                 switches.freeze(false);
             }
             Act::Withhold(time) => sleep(time).await,
-            Act::AwaitPair => until_paired(errand).await,
+            Act::AwaitPair | Act::AwaitIntruder => until_cue(errand).await,
             Act::StopReading => switches.stop_reading(),
             Act::HalfClose | Act::Break | Act::Await(_) => {}
         }

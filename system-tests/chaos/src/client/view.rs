@@ -91,6 +91,20 @@ impl View {
         self.ending == Ending::Whole && self.status() == Some(status)
     }
 
+    /// Whether the record that cuts a download over TLS has come together with the beginning of the download. The library decrypts both at
+    /// once, and drops what it has read before the record that it cannot decrypt.
+    #[must_use]
+    pub(crate) fn lost_its_beginning(&self) -> bool {
+        matches!(&self.ending, Ending::NoAnswer(how) if how.contains("decrypt"))
+    }
+
+    /// Whether its wait ended without the other side.
+    #[must_use]
+    pub(crate) fn has_waited_in_vain(&self) -> bool {
+        self.is_whole(503)
+            && self.answer.as_ref().is_some_and(|answer| answer.name == "PeerNotConnectedError")
+    }
+
     pub(super) fn answered(&mut self, status: u16, error: &[u8]) {
         #[derive(Deserialize)]
         struct Error {

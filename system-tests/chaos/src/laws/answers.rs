@@ -2,7 +2,7 @@
 
 use super::{Facts, REPORTED};
 use crate::client::{Ending, View};
-use crate::plan::{Act, Fault, Program, Side, Stage};
+use crate::plan::{Act, Address, Fault, Program, Side, Stage};
 
 impl Facts {
     pub(super) fn more_or_less_than_one_answer(&self, view: &View) -> Option<String> {
@@ -24,8 +24,10 @@ impl Facts {
         let mut steps = self.scenario.steps(Side::Destination).iter();
         let has_not_read = steps.any(|step| matches!(step.act, Act::Stall(_) | Act::Withhold(_)))
             && self.disturbs(Side::Destination);
-        let may_be_cut =
-            view.status() == Some(200) || has_not_read || self.scenario.destination.transport.is_h2();
+        let may_be_cut = view.status() == Some(200)
+            || view.lost_its_beginning()
+            || has_not_read
+            || self.scenario.destination.transport.is_h2();
         let is_download = view.side == Side::Destination && may_be_cut;
         let half_closes = self.scenario.steps(view.side).iter().any(|step| step.act == Act::HalfClose);
         // A body that exceeds its length is an error of its HTTP/2 stream, which the server resets.
@@ -59,10 +61,14 @@ impl Facts {
         let is_explained = match (answer.status, answer.name.as_str()) {
             (200, _) => true,
             (400, "BadRequestError") => is_source && self.disturbs(Side::Source),
-            (404, "SessionNotFoundError") => is_told || self.may_have_expired() || !is_steady,
+            (404, "SessionNotFoundError") => {
+                let is_gone = is_told || self.may_have_expired() || !is_steady;
+                is_gone && self.scenario.address != Address::Path
+            }
             (502, "StreamSourceError" | "StreamDestinationError") => {
                 disturbed || self.may_have_stalled() || !is_steady
             }
+            (503, "PeerNotConnectedError") => self.may_have_waited(view.side),
             (503, "ServerBusyError") => self.circumstances.is_crowded,
             (503, "ShuttingDownError") => self.circumstances.has_ended,
             (504, "SessionTimeoutError") => self.may_have_expired(),
@@ -72,7 +78,7 @@ impl Facts {
                 let of_server = matches!(status, 502..=504) && (disturbed || !is_steady);
                 of_request || of_server
             }
-            // 429 among them: each planned side found its seat free.
+            // 429 among them: each planned side found its seat free, also in the next round over a path.
             _ => false,
         };
         (!is_explained).then(|| format!("the {} gets {} {}", view.side, answer.status, answer.name))
@@ -84,7 +90,7 @@ mod tests {
     use crate::client::{Answer, Ending};
     use crate::laws::examples::{broken, cut, deaf, good};
     use crate::laws::{Facts, Law};
-    use crate::plan::{Proxy, Side};
+    use crate::plan::{Proxy, Side, Transport};
 
     #[test]
     fn an_interim_answer_that_nobody_asked_for_is_seen() {
@@ -112,6 +118,14 @@ mod tests {
         }
         let surplus = broken(good(), |facts| facts.source.as_mut().unwrap().has_surplus = true);
         assert_eq!(surplus, [Law::OneAnswer]);
+        for (how, laws) in [("cannot decrypt peer's message", &[][..]), ("closed", &[Law::OneAnswer])] {
+            let seen = broken(cut(), |facts| {
+                facts.scenario.destination.transport = Transport::Tls;
+                let view = facts.destination.as_mut().unwrap();
+                (view.answer, view.ending, view.bytes) = (None, Ending::NoAnswer(how.into()), 0);
+            });
+            assert_eq!(seen, laws, "{how}");
+        }
     }
 
     #[test]

@@ -2,11 +2,14 @@
 //! delivery.
 
 use super::Facts;
-use crate::plan::{Fault, Manner, Side};
+use crate::plan::{Address, Fault, Manner, Side};
 
 impl Facts {
     pub(super) fn foreign_bytes(&self) -> Option<String> {
         let destination = self.destination.as_ref()?;
+        if self.may_meet_intruder() {
+            return None;
+        }
         if let Some(wrong) = destination.wrong_at {
             return Some(format!("byte {wrong} at the destination is not the source's"));
         }
@@ -17,6 +20,12 @@ impl Facts {
         };
         (is_of_nobody && self.scenario.first() == Side::Source && destination.bytes > 0)
             .then(|| format!("{} bytes are of a source that had left", destination.bytes))
+    }
+
+    /// Whether the destination may have met the intruder: the planned side has waited for its ttl, and the intruder has made the path anew.
+    fn may_meet_intruder(&self) -> bool {
+        let is_path = self.scenario.address == Address::Path;
+        is_path && matches!(self.scenario.fault, Fault::Intruder(..)) && self.may_have_expired()
     }
 
     pub(super) fn cut_looks_whole(&self) -> Option<String> {
@@ -70,8 +79,9 @@ impl Facts {
 #[cfg(test)]
 mod tests {
     use crate::client::{Answer, Ending};
-    use crate::laws::examples::{SIZE, broken, cut, deaf, good};
-    use crate::laws::{Facts, Law, Status};
+    use crate::laws::examples::{SIZE, broken, cut, deaf, good, in_state, status};
+    use crate::laws::{Facts, Law};
+    use crate::place::Sight;
     use crate::plan::{Act, Fault, Manner, Moment, Proxy, Step};
 
     #[test]
@@ -103,7 +113,7 @@ mod tests {
         let without_an_end = broken(cut(), |facts| {
             let destination = facts.destination.as_mut().unwrap();
             (destination.ending, destination.bytes) = (Ending::Whole, SIZE);
-            facts.status.as_mut().unwrap().bytes_transferred = SIZE;
+            status(facts).bytes_transferred = SIZE;
         });
         assert_eq!(without_an_end, [Law::NoCutLooksWhole]);
     }
@@ -115,13 +125,13 @@ mod tests {
             facts.destination.as_mut().unwrap().ending = cut.clone();
             facts.source.as_mut().unwrap().answer = None;
             facts.source.as_mut().unwrap().ending = Ending::Left(Manner::Fin);
-            facts.status = Some(Status { state: "FINISHED".into(), active: false, bytes_transferred: SIZE });
+            facts.sight = in_state("FINISHED", SIZE);
         });
         assert_eq!(by_both, [Law::NoWholeLooksCut]);
         let to_the_source = broken(good(), |facts| {
             facts.source.as_mut().unwrap().answer =
                 Some(Answer { status: 502, name: "StreamDestinationError".into() });
-            facts.status.as_mut().unwrap().state = "DST_DISCONNECTED".into();
+            status(facts).state = "DST_DISCONNECTED".into();
         });
         assert_eq!(to_the_source, [Law::NoWholeLooksCut, Law::AnswersAreRight, Law::StatusAgrees]);
     }
@@ -130,7 +140,7 @@ mod tests {
     fn a_200_for_what_can_not_have_arrived_is_seen() {
         let told_200 = |facts: &mut Facts| {
             facts.source.as_mut().unwrap().answer = Some(Answer { status: 200, name: String::new() });
-            facts.status = Some(Status { state: "FINISHED".into(), active: false, bytes_transferred: SIZE });
+            facts.sight = in_state("FINISHED", SIZE);
         };
         assert_eq!(broken(deaf(), told_200), [Law::OnlyDelivered200]);
         let with_room = broken(deaf(), |facts| {
@@ -158,7 +168,7 @@ mod tests {
     fn a_server_that_was_stopped_owes_no_answer_but_tells_no_lies() {
         let stopped = |facts: &mut Facts| {
             facts.circumstances.has_ended = true;
-            facts.status = None;
+            facts.sight = Sight::Unknown;
             facts.source.as_mut().unwrap().answer = None;
             facts.source.as_mut().unwrap().ending = Ending::NoAnswer("reset".into());
         };

@@ -2,16 +2,37 @@
 
 use std::time::Duration;
 
-use super::{Circumstances, Facts, Law, REPORTED, Status, judge};
+use super::{Circumstances, Facts, Law, REPORTED, judge};
 use crate::client::{Answer, Ending, View};
-use crate::plan::{Act, Fault, Manner, Mix, Moment, Order, Program, Scenario, Side, Stage, Step};
+use crate::place::{Sight, Status};
+use crate::plan::{Act, Address, Fault, Manner, Mix, Moment, Order, Program, Scenario, Side, Stage, Step};
 
 pub(super) const SIZE: u64 = 500_000;
+
+/// A stream that has ended in this state.
+pub(super) fn in_state(state: &str, bytes: u64) -> Sight {
+    Sight::Status(Status { state: state.into(), active: false, bytes_transferred: bytes })
+}
+
+/// The status that was seen last.
+pub(super) fn status(facts: &mut Facts) -> &mut Status {
+    let Sight::Status(status) = &mut facts.sight else { panic!("no status was seen") };
+    status
+}
+
+/// The same over a path.
+pub(super) fn over_path(mut facts: Facts) -> Facts {
+    facts.scenario.address = Address::Path;
+    facts.sight = Sight::Free;
+    facts
+}
 
 /// A whole transfer without a fault.
 pub(super) fn good() -> Facts {
     let mut scenario = Scenario::new(&Mix::whole(1), 2);
     scenario.fault = Fault::None;
+    scenario.address = Address::Stream { is_promised: false, ttl: None };
+    (scenario.source.wait, scenario.destination.wait) = (None, None);
     scenario.size = SIZE;
     scenario.order = Order::First(Side::Source);
     scenario.source.expects = None;
@@ -34,9 +55,10 @@ pub(super) fn good() -> Facts {
         source: Some(view(Side::Source, true)),
         destination: Some(view(Side::Destination, false)),
         intruder: None,
+        in_vain: Vec::new(),
         report: None,
         freed: Vec::new(),
-        status: Some(Status { state: "FINISHED".into(), active: false, bytes_transferred: SIZE }),
+        sight: in_state("FINISHED", SIZE),
         took: Duration::from_millis(20),
     }
 }
@@ -51,7 +73,7 @@ pub(super) fn cut() -> Facts {
     (source.bytes, source.sent_whole) = (1000, false);
     let destination = facts.destination.as_mut().unwrap();
     (destination.bytes, destination.ending) = (1000, Ending::Cut("closed".into()));
-    facts.status = Some(Status { state: "SRC_DISCONNECTED".into(), active: false, bytes_transferred: 1000 });
+    facts.sight = in_state("SRC_DISCONNECTED", 1000);
     facts
 }
 
@@ -65,7 +87,7 @@ pub(super) fn deaf() -> Facts {
     (destination.bytes, destination.room) = (0, Some(100_000));
     let source = facts.source.as_mut().unwrap();
     source.answer = Some(Answer { status: 502, name: "StreamDestinationError".into() });
-    facts.status = Some(Status { state: "DST_DISCONNECTED".into(), active: false, bytes_transferred: 1000 });
+    facts.sight = in_state("DST_DISCONNECTED", 1000);
     facts
 }
 
@@ -77,7 +99,7 @@ pub(super) fn reported() -> Facts {
     facts.source.as_mut().unwrap().answer = answer(REPORTED, "ChaosError");
     facts.destination.as_mut().unwrap().answer = answer(404, "SessionNotFoundError");
     facts.destination.as_mut().unwrap().bytes = 0;
-    facts.status = Some(Status { state: "CLIENT_ERROR".into(), active: false, bytes_transferred: 0 });
+    facts.sight = in_state("CLIENT_ERROR", 0);
     facts
 }
 

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use crate::client::View;
+use crate::place::{Sight, Status};
 use crate::plan::{Act, Fault, Scenario, Side, Stage};
 
 /// All observations of a transfer.
@@ -20,13 +19,15 @@ pub(crate) struct Facts {
     pub(crate) destination: Option<View>,
     /// The view of the client that tried to take a seat.
     pub(crate) intruder: Option<View>,
+    /// The views of first sides that waited for a second, before the first side that stays.
+    pub(crate) in_vain: Vec<View>,
     /// The response to the report.
     pub(crate) report: Option<u16>,
     /// For each side that left while it waited: whether its seat became free soon.
     pub(crate) freed: Vec<bool>,
-    /// The last status.
-    pub(crate) status: Option<Status>,
-    /// From the creation of the stream to the last status.
+    /// What was seen last at the place of the transfer.
+    pub(crate) sight: Sight,
+    /// From the creation of the stream, or the first request, to the last sight.
     pub(crate) took: Duration,
 }
 
@@ -37,26 +38,20 @@ pub(crate) struct Circumstances {
     pub(crate) has_ended: bool,
     /// It had no room for all clients.
     pub(crate) is_crowded: bool,
-    /// The ttl.
+    /// The ttl of the server.
     pub(crate) ttl: Duration,
     /// The idle limit, if it is short.
     pub(crate) idle: Option<Duration>,
 }
 
-/// The status of a stream.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(crate) struct Status {
-    /// The state.
-    pub(crate) state: String,
-    /// It has not ended.
-    pub(crate) active: bool,
-    /// The body bytes that were passed on.
-    pub(crate) bytes_transferred: u64,
-}
-
 impl Facts {
     pub(super) fn views(&self) -> impl Iterator<Item = &View> {
-        self.source.iter().chain(&self.destination).chain(&self.intruder)
+        self.planned().chain(&self.intruder).chain(&self.in_vain)
+    }
+
+    /// The views of the two planned sides.
+    pub(super) fn planned(&self) -> impl Iterator<Item = &View> {
+        self.source.iter().chain(&self.destination)
     }
 
     pub(super) fn view(&self, side: Side) -> Option<&View> {
@@ -71,9 +66,30 @@ impl Facts {
         !self.circumstances.has_ended && !self.circumstances.is_crowded
     }
 
+    /// The status of the stream, if it has one and was known.
+    pub(crate) fn status(&self) -> Option<&Status> {
+        self.sight.status()
+    }
+
     /// Whether the ttl may have passed.
     pub(super) fn may_have_expired(&self) -> bool {
+        self.took >= self.scenario.own_ttl().unwrap_or(self.circumstances.ttl)
+    }
+
+    /// Whether the stream may be forgotten: it ended one ttl of the server ago.
+    pub(super) fn may_be_forgotten(&self) -> bool {
         self.took >= self.circumstances.ttl
+    }
+
+    /// Whether the wait that this side prefers may have passed.
+    pub(super) fn may_have_waited(&self, side: Side) -> bool {
+        let wait = self.scenario.party(side).wait.map(Duration::from_secs);
+        wait.is_some_and(|wait| self.took >= wait)
+    }
+
+    /// Whether a planned side has waited for as long as it preferred, and has not met the other.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.planned().any(View::has_waited_in_vain)
     }
 
     /// Whether the idle limit may have passed, because the machine was busy.
@@ -94,24 +110,29 @@ impl Facts {
                 Act::Stall(time) | Act::Withhold(time) => {
                     self.circumstances.idle.is_some_and(|idle| time >= idle / 2)
                 }
-                Act::Await(_) | Act::AwaitPair => false,
+                Act::Await(_) | Act::AwaitPair | Act::AwaitIntruder => false,
             }),
             Fault::Abandoned { .. } => self.scenario.first() == side,
             Fault::Absent(absent) => *absent == side,
             Fault::Forgotten => true,
             Fault::Reported(stage) => !matches!(stage, Stage::Streaming(_)),
-            Fault::None | Fault::Replaced(_) | Fault::Intruder(..) => false,
+            Fault::None
+            | Fault::Replaced(_)
+            | Fault::Impatient(_)
+            | Fault::Looped(_)
+            | Fault::Intruder(..) => false,
         }
     }
 
     /// Whether nothing has kept the body from arriving.
     pub(super) fn must_be_delivered(&self) -> bool {
         let disturbed = self.disturbs(Side::Source) || self.disturbs(Side::Destination);
-        self.is_steady() && !disturbed && !self.may_have_expired() && !self.may_have_stalled()
+        let has_time = !self.may_have_expired() && !self.may_have_stalled() && !self.has_given_up();
+        self.is_steady() && !disturbed && has_time
     }
 
     pub(super) fn is_finished(&self) -> bool {
-        self.status.as_ref().is_some_and(|status| status.state == "FINISHED")
+        self.status().is_some_and(|status| status.state == "FINISHED")
     }
 
     pub(super) fn has_whole_body(&self) -> bool {

@@ -1,8 +1,10 @@
-//! The laws of the stream: its seats have one holder each, a report ends it before it streams, and its status agrees with the events.
+//! The laws of the stream or path: its seats have one holder each, a report ends a stream before it streams, and what a third client sees
+//! agrees with the events.
 
 use super::{Facts, REPORTED};
 use crate::client::{Ending, View};
-use crate::plan::{Fault, Side, Stage};
+use crate::place::Sight;
+use crate::plan::{Address, Fault, Side, Stage};
 
 impl Facts {
     pub(super) fn unfair_seat(&self) -> Option<String> {
@@ -16,14 +18,7 @@ impl Facts {
             return None;
         }
         match &self.scenario.fault {
-            Fault::Intruder(..) => {
-                let status = self.intruder.as_ref().and_then(View::status);
-                // The stream may have ended by then.
-                let is_over =
-                    self.status.as_ref().is_some_and(|status| !status.active) && status == Some(404);
-                (self.intruder.is_some() && status != Some(429) && !is_over)
-                    .then(|| format!("a second client gets {status:?}"))
-            }
+            Fault::Intruder(..) => self.unfair_intrusion(),
             Fault::Reported(Stage::Streaming(_)) => self
                 .report
                 .filter(|status| *status != 409)
@@ -31,6 +26,23 @@ impl Facts {
             Fault::Reported(stage) => self.unfair_report(*stage),
             _ => None,
         }
+    }
+
+    fn unfair_intrusion(&self) -> Option<String> {
+        let intruder = self.intruder.as_ref()?;
+        // Unless the source waits for it, the transfer may be over by then. A path is free again once the server has read the whole body,
+        // and the next one waits in vain.
+        let is_over = match self.scenario.address {
+            Address::Stream { .. } => {
+                intruder.status() == Some(404) && self.status().is_none_or(|status| !status.active)
+            }
+            Address::Path => {
+                intruder.has_waited_in_vain() && self.source.as_ref().is_some_and(|view| view.sent_whole)
+            }
+        };
+        let may_be_over = self.scenario.awaits_intruder_at().is_none();
+        let is_right = intruder.status() == Some(429) || may_be_over && is_over;
+        (!is_right).then(|| format!("a second client gets {:?}", intruder.answer))
     }
 
     fn unfair_report(&self, stage: Stage) -> Option<String> {
@@ -48,10 +60,15 @@ impl Facts {
         })
     }
 
-    pub(super) fn false_status(&self) -> Option<String> {
-        let Some(status) = &self.status else {
-            let is_forgotten = self.may_have_expired() || self.circumstances.has_ended;
-            return (!is_forgotten).then(|| "there is none".to_owned());
+    pub(super) fn false_sight(&self) -> Option<String> {
+        let status = match &self.sight {
+            Sight::Status(status) => status,
+            Sight::Free => return None,
+            Sight::Taken => return Some("all have gone, and the path is taken".to_owned()),
+            Sight::Unknown => {
+                let is_forgotten = self.may_be_forgotten() || self.circumstances.has_ended;
+                return (!is_forgotten).then(|| "there is none".to_owned());
+            }
         };
         let state = status.state.as_str();
         if status.active && state != "CREATED" {
@@ -80,9 +97,10 @@ impl Facts {
 
 #[cfg(test)]
 mod tests {
-    use crate::client::Answer;
-    use crate::laws::examples::{broken, cut, good, reported};
-    use crate::laws::{Law, Status};
+    use crate::client::{Answer, Ending, View};
+    use crate::laws::examples::{SIZE, broken, cut, good, over_path, reported};
+    use crate::laws::{Facts, Law};
+    use crate::place::{Sight, Status};
     use crate::plan::{Fault, Side, Stage};
 
     #[test]
@@ -103,15 +121,37 @@ mod tests {
     }
 
     #[test]
+    fn a_second_client_at_a_path_gets_429_or_waits_in_vain_behind_a_whole_body() {
+        let seen = |facts: Facts, offset: u64, status: u16, name: &str| {
+            let answer = Some(Answer { status, name: name.into() });
+            broken(over_path(facts), |facts| {
+                facts.scenario.fault = Fault::Intruder(Side::Source, Stage::Streaming(offset));
+                let view = View { answer, ending: Ending::Whole, ..View::new(Side::Source) };
+                facts.intruder = Some(view);
+            })
+        };
+        let last = SIZE - 1;
+        assert_eq!(seen(good(), 5, 429, "AlreadyConnectedError"), []);
+        assert_eq!(seen(good(), last, 503, "PeerNotConnectedError"), []);
+        assert_eq!(seen(good(), 5, 503, "PeerNotConnectedError"), [Law::Seats], "the transfer was running");
+        assert_eq!(seen(good(), last, 404, "SessionNotFoundError"), [Law::Seats]);
+        assert_eq!(seen(good(), last, 200, ""), [Law::Seats]);
+        let mut sending = good();
+        sending.source.as_mut().unwrap().sent_whole = false;
+        assert!(seen(sending, last, 503, "PeerNotConnectedError").contains(&Law::Seats));
+    }
+
+    #[test]
     fn a_status_that_says_something_else_is_seen() {
         for (state, active, bytes) in
             [("DST_DISCONNECTED", false, 1000), ("FINISHED", false, 1000), ("STREAMING", true, 1000)]
         {
             let laws = broken(cut(), |facts| {
-                facts.status = Some(Status { state: state.into(), active, bytes_transferred: bytes });
+                facts.sight = Sight::Status(Status { state: state.into(), active, bytes_transferred: bytes });
             });
             assert!(laws.contains(&Law::StatusAgrees), "{state} {active} {bytes}: {laws:?}");
         }
-        assert_eq!(broken(good(), |facts| facts.status = None), [Law::StatusAgrees]);
+        assert_eq!(broken(good(), |facts| facts.sight = Sight::Unknown), [Law::StatusAgrees]);
+        assert_eq!(broken(over_path(cut()), |facts| facts.sight = Sight::Taken), [Law::StatusAgrees]);
     }
 }

@@ -6,6 +6,7 @@ use testkit::matrix::{Answered, Cell, Error, Event, Received};
 
 use super::Facts;
 use crate::client::{Ending, View};
+use crate::place::{Sight, Status};
 use crate::plan::{Act, Side};
 
 impl Facts {
@@ -15,7 +16,12 @@ impl Facts {
         let cell = self.scenario.drawn.filter(|drawn| drawn.is_exact)?.cell;
         let is_direct = self.scenario.source.proxy.is_none() && self.scenario.destination.proxy.is_none();
         let has_stalled = self.has_stalled_beside(cell.event);
-        let has_paired = !self.status.as_ref()?.state.starts_with("TIMEOUT") || !self.may_have_expired();
+        let is_on_time = match &self.sight {
+            Sight::Status(status) => !status.state.starts_with("TIMEOUT") || !self.may_have_expired(),
+            Sight::Free | Sight::Taken => !self.may_have_expired(),
+            Sight::Unknown => false,
+        };
+        let has_paired = is_on_time && !self.has_given_up();
         (is_direct && self.is_steady() && !has_stalled && has_paired).then_some(cell)
     }
 
@@ -36,10 +42,12 @@ impl Facts {
 
     pub(super) fn unlike_the_table(&self) -> Option<String> {
         let cell = self.cell()?;
-        let (status, expected) = (self.status.as_ref()?, cell.expected());
+        let expected = cell.expected();
         let source = self.source.as_ref().map(|view| (&view.ending, &view.answer));
-        if !expected.states.contains(&status.state.as_str()) {
-            return Some(format!("it is {}, and not {:?}", status.state, expected.states));
+        if let Some(Status { state, .. }) = self.status()
+            && !expected.states.contains(&state.as_str())
+        {
+            return Some(format!("it is {state}, and not {:?}", expected.states));
         }
         if !self.is_answered(expected.source) {
             return Some(format!("the source gets {source:?}, and not {:?}", expected.source));
@@ -49,8 +57,8 @@ impl Facts {
             return Some(format!("the destination gets {destination:?}, and not {:?}", expected.destination));
         }
         let passed_on = cell.passed_on(self.scenario.size)..=self.scenario.size;
-        (!passed_on.contains(&status.bytes_transferred))
-            .then(|| format!("{} bytes were passed on, and not {passed_on:?}", status.bytes_transferred))
+        let bytes = self.status()?.bytes_transferred;
+        (!passed_on.contains(&bytes)).then(|| format!("{bytes} bytes were passed on, and not {passed_on:?}"))
     }
 
     fn is_answered(&self, expected: Answered) -> bool {
@@ -58,6 +66,9 @@ impl Facts {
         match expected {
             Answered::Ok => view.is_whole(200),
             Answered::Error(error) => is_error(view, error),
+            Answered::ByState if self.status().is_none() => {
+                view.is_whole(200) || is_error(view, Error::DESTINATION_LEFT)
+            }
             Answered::ByState if self.is_finished() => view.is_whole(200),
             Answered::ByState => is_error(view, Error::DESTINATION_LEFT),
             Answered::Unseen => true,
@@ -70,7 +81,7 @@ impl Facts {
             Received::Whole => self.has_whole_body(),
             Received::Error(error) => is_error(view, error),
             // A reset discards unread bytes, and with them the head.
-            Received::Cut(_) if cell.event.has_unread_body() => {
+            Received::Cut(_) if cell.event.has_unread_body() || view.lost_its_beginning() => {
                 matches!(view.ending, Ending::Cut(_) | Ending::NoAnswer(_))
             }
             Received::Cut(_) => {
@@ -91,7 +102,7 @@ mod tests {
     use testkit::matrix::{Cell, Event, Framing, Version, When};
 
     use crate::client::{Answer, Ending};
-    use crate::laws::examples::{broken, cut};
+    use crate::laws::examples::{broken, cut, over_path, status};
     use crate::laws::{Facts, Law, judge};
     use crate::plan::{Drawn, Proxy};
 
@@ -108,15 +119,15 @@ mod tests {
         };
         facts.scenario.drawn = Some(Drawn { cell, is_exact: true });
         facts.destination.as_mut().unwrap().bytes = 1;
-        facts.status.as_mut().unwrap().bytes_transferred = 1;
+        status(&mut facts).bytes_transferred = 1;
         facts
     }
 
     #[test]
     fn what_ends_unlike_the_table_is_seen() {
         let changes: [fn(&mut Facts); 4] = [
-            |facts| facts.status.as_mut().unwrap().state = "SRC_ERROR".into(),
-            |facts| facts.status.as_mut().unwrap().bytes_transferred = 0,
+            |facts| status(facts).state = "SRC_ERROR".into(),
+            |facts| status(facts).bytes_transferred = 0,
             |facts| facts.destination.as_mut().unwrap().bytes = 0,
             |facts| {
                 let view = facts.destination.as_mut().unwrap();
@@ -131,7 +142,7 @@ mod tests {
             |facts| facts.circumstances.idle = Some(facts.took),
         ];
         assert_eq!(judge(&of_the_table()), []);
-        for (number, change) in changes.into_iter().enumerate() {
+        for (number, change) in changes.iter().enumerate() {
             assert_eq!(broken(of_the_table(), change), [Law::AsTheTable], "change {number}");
             for (place, elsewhere) in elsewhere.iter().enumerate() {
                 let seen = broken(of_the_table(), |facts| {
@@ -140,6 +151,9 @@ mod tests {
                 });
                 assert_eq!(seen, [], "change {number} in place {place}");
             }
+        }
+        for change in &changes[2..] {
+            assert_eq!(broken(over_path(of_the_table()), change), [Law::AsTheTable], "a path has no status");
         }
     }
 }

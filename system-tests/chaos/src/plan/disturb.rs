@@ -8,7 +8,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::draw::any_side;
 use super::{
-    Act, Fault, Framing, KIB, Manner, Moment, Order, Party, Program, Scenario, Side, Stage, Step, Transport,
+    Act, Address, Fault, Framing, KIB, Manner, Moment, Order, Party, Program, Scenario, Side, Stage, Step,
+    Transport,
 };
 
 /// The stall in scenarios of a server with a short idle limit. Others stall for less than [`SHORT_STALL`].
@@ -39,7 +40,9 @@ impl Scenario {
     pub(super) fn go_wrong(&mut self, rng: &mut ChaCha8Rng, transports: &[Transport], hasty: bool) {
         let side = any_side(rng);
         match rng.random_range(0..100) {
-            0..24 => {}
+            0..18 => {}
+            18..21 => self.fault = Fault::Impatient(rng.random_range(1..=2)),
+            21..24 => self.repeat(rng),
             24..30 => self.reset_at_the_end(rng, transports),
             30..55 => self.acts(side, vec![self.leave(rng, side)]),
             55..63 => self.half_close(rng, side),
@@ -77,7 +80,7 @@ impl Scenario {
         (self.destination.is_old, self.destination.proxy) = (false, None);
         self.size = rng.random_range(2..16 * KIB);
         // A chunked body ends after its last byte, one with a declared length with it.
-        let is_behind = self.framing == Framing::Chunked && !self.is_promised && rng.random_bool(0.5);
+        let is_behind = self.framing == Framing::Chunked && !self.is_promised() && rng.random_bool(0.5);
         let last = if is_behind { self.size } else { self.size - 1 };
         let mut source = vec![Step { moment: Moment::Body(last), act: Act::Await(last) }];
         if rng.random_bool(0.3) {
@@ -137,6 +140,13 @@ impl Scenario {
         };
         let steps = acts.into_iter().map(|act| Step { moment, act }).collect();
         self.acts(Side::Destination, steps);
+    }
+
+    /// The sides transfer small bodies in a loop, so that each round begins while the server still ends the one before.
+    fn repeat(&mut self, rng: &mut ChaCha8Rng) {
+        self.address = Address::Path;
+        self.size = self.size.min(8 * KIB);
+        self.fault = Fault::Looped(rng.random_range(2..=8));
     }
 
     /// A side that waits for the other leaves.

@@ -8,7 +8,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::scenario::SEEN_TO_CLOSE;
 use super::{
-    EPISODE, Episode, Fault, Framing, KIB, Mix, Order, Party, Program, Proxy, Scenario, Side, Transport, rng,
+    Address, EPISODE, Episode, Fault, Framing, KIB, Mix, Order, Party, Program, Proxy, Scenario, Side,
+    Transport, rng,
 };
 
 /// The longest transfer that a rate limit may cause, in milliseconds.
@@ -26,10 +27,10 @@ impl Scenario {
         let mut scenario = Self {
             seed: mix.seed,
             number,
+            address: Address::Stream { is_promised: rng.random_bool(0.1), ttl: None },
             source: party(&mut rng, transports),
             destination: party(&mut rng, transports),
             framing: if rng.random_bool(0.5) { Framing::Length } else { Framing::Chunked },
-            is_promised: rng.random_bool(0.1),
             size: size(&mut rng),
             order: match rng.random_range(0..5) {
                 0 | 1 => Order::First(Side::Source),
@@ -47,6 +48,8 @@ impl Scenario {
         }
         scenario.send_small_frames(&mut rng);
         scenario.expect(&mut rng);
+        scenario.choose_address(&mut rng);
+        scenario.prefer_waits(&mut rng);
         scenario
     }
 
@@ -108,6 +111,11 @@ impl Scenario {
         }
     }
 
+    /// Makes some sides say how long they wait.
+    fn prefer_waits(&mut self, rng: &mut ChaCha8Rng) {
+        (self.source.wait, self.destination.wait) = (wait(rng), wait(rng));
+    }
+
     /// Makes some sources expect 100. A source that another replaces must not leave its FIN behind a full buffer, and a source behind a
     /// proxy never expects one.
     fn expect(&mut self, rng: &mut ChaCha8Rng) {
@@ -131,6 +139,15 @@ impl Scenario {
     }
 }
 
+/// A wait of a side: shorter than the time to live of a stream, or longer.
+fn wait(rng: &mut ChaCha8Rng) -> Option<u64> {
+    match rng.random_range(0..100) {
+        0..12 => Some(rng.random_range(1..=3)),
+        12..24 => Some(rng.random_range(10..600)),
+        _ => None,
+    }
+}
+
 fn party(rng: &mut ChaCha8Rng, transports: &[Transport]) -> Party {
     Party {
         transport: *transports.choose(rng).unwrap_or(&Transport::Plain),
@@ -141,6 +158,7 @@ fn party(rng: &mut ChaCha8Rng, transports: &[Transport]) -> Party {
         receive_buffer: rng.random_bool(0.05).then_some(32 << 10),
         window: *[16 << 10, 64 << 10, 1 << 20].choose(rng).unwrap_or(&65_535),
         expects: None,
+        wait: None,
     }
 }
 
@@ -180,7 +198,7 @@ mod tests {
         let mix = Mix::whole(1);
         let all: Vec<_> = (0..8000).map(|number| Scenario::new(&mix, number)).collect();
         let faults: HashSet<_> = all.iter().map(|scenario| std::mem::discriminant(&scenario.fault)).collect();
-        assert_eq!(faults.len(), 8);
+        assert_eq!(faults.len(), 10);
         let combinations: HashSet<_> = all
             .iter()
             .map(|one| {

@@ -50,6 +50,8 @@ pub(crate) enum Act {
     Await(u64),
     /// It waits until both sides have their seats.
     AwaitPair,
+    /// It waits until the third client has its response (source).
+    AwaitIntruder,
     /// It reads nothing more from its connection and goes on writing (HTTP/2).
     StopReading,
 }
@@ -95,6 +97,11 @@ pub(crate) enum Fault {
         /// The other side connects before the server can have noticed.
         at_once: bool,
     },
+    /// The first side waits for a second only, in vain, this many times. Then it connects to stay.
+    Impatient(u64),
+    /// Nothing goes wrong, and the sides repeat the transfer over the same path, this many times in all. Each connects again as soon as it
+    /// has its response.
+    Looped(u64),
     /// This side never connects.
     Absent(Side),
     /// Neither side connects.
@@ -116,6 +123,7 @@ impl fmt::Display for Step {
             Act::Await(u64::MAX) => f.write_str("sends no more")?,
             Act::Await(offset) => write!(f, "waits until byte {offset} has come")?,
             Act::AwaitPair => f.write_str("waits until both have their seats")?,
+            Act::AwaitIntruder => f.write_str("waits until the third client has its response")?,
             Act::StopReading => f.write_str("stops reading")?,
         }
         match self.moment {
@@ -157,6 +165,8 @@ impl fmt::Display for Fault {
                 let next = if *at_once { ", and the other side connects at once" } else { "" };
                 write!(f, "the first leaves while it waits ({manner:?}), for good{next}")
             }
+            Self::Impatient(times) => write!(f, "the first side waits for a second, in vain, {times} times"),
+            Self::Looped(rounds) => write!(f, "nothing goes wrong, {rounds} times over one path"),
             Self::Absent(side) => write!(f, "the {side} never connects"),
             Self::Forgotten => f.write_str("no side connects"),
             Self::Reported(stage) => write!(f, "an error is reported {stage}"),

@@ -23,6 +23,8 @@ pub(crate) struct Party {
     pub(crate) window: u32,
     /// The value of its `Expect`. Such a source sends no body before it gets 100.
     pub(crate) expects: Option<&'static str>,
+    /// How long it prefers to wait for the other side (`Prefer: wait`), in seconds.
+    pub(crate) wait: Option<u64>,
 }
 
 /// One of the two sides of a stream.
@@ -107,10 +109,13 @@ impl fmt::Display for Party {
         if self.is_old {
             f.write_str(" (HTTP/1.0)")?;
         }
-        if self.program == Program::Curl {
-            return f.write_str(" by curl");
+        if let Some(seconds) = self.wait {
+            write!(f, ", waits for {seconds} s")?;
         }
-        write!(f, " in pieces of {}", self.piece)?;
+        if self.program == Program::Curl {
+            return f.write_str(", by curl");
+        }
+        write!(f, ", in pieces of {}", self.piece)?;
         if let Some(value) = self.expects {
             write!(f, ", expects {value}")?;
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Act, Drawn, Fault, KIB, Manner, Moment, Party, Side, Step};
+use super::{Act, Address, Drawn, Fault, KIB, Manner, Moment, Party, Program, Side, Stage, Step};
 
 /// The least throughput of a transfer on a busy machine through a small window, in bytes per second.
 const SLOWEST: u64 = 128 * KIB;
@@ -11,21 +11,21 @@ const SLOWEST: u64 = 128 * KIB;
 /// full buffer.
 pub(super) const SEEN_TO_CLOSE: u64 = 32 * KIB;
 
-/// One transfer, from the creation of its stream to its end.
+/// One transfer, from the first request to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Scenario {
     /// The seed of the run.
     pub(crate) seed: u64,
     /// Its number in the run.
     pub(crate) number: u64,
+    /// Where the sides meet.
+    pub(crate) address: Address,
     /// The source.
     pub(crate) source: Party,
     /// The destination.
     pub(crate) destination: Party,
     /// How the upload is framed.
     pub(crate) framing: Framing,
-    /// The creator of the stream has declared the length.
-    pub(crate) is_promised: bool,
     /// The length of the body, in bytes.
     pub(crate) size: u64,
     /// The order in which the sides connect.
@@ -108,6 +108,18 @@ impl Scenario {
             && self.size > SEEN_TO_CLOSE
     }
 
+    /// The offset at which the source waits for the response of the third client, so that the transfer is running for certain. None where
+    /// it has sent its last byte by then.
+    #[must_use]
+    pub(crate) fn awaits_intruder_at(&self) -> Option<u64> {
+        match self.fault {
+            Fault::Intruder(_, Stage::Streaming(offset)) if self.source.program == Program::Own => {
+                Some(offset + 1).filter(|offset| *offset < self.size)
+            }
+            _ => None,
+        }
+    }
+
     /// The side that connects first. Without an order it is random.
     #[must_use]
     pub(crate) fn first(&self) -> Side {
@@ -124,9 +136,9 @@ impl fmt::Display for Scenario {
             Order::First(side) => format!("the {side} first"),
             Order::Together => "both together".to_owned(),
         };
-        let promise = if self.is_promised { ", promised" } else { "" };
         let pace = self.pace.map_or_else(String::new, |pace| format!(", {pace} bytes a second"));
-        writeln!(f, "  body         {} bytes, {:?}{promise}, {order}{pace}", self.size, self.framing)?;
+        writeln!(f, "  address      {}", self.address)?;
+        writeln!(f, "  body         {} bytes, {:?}, {order}{pace}", self.size, self.framing)?;
         writeln!(f, "  source       {}", self.source)?;
         writeln!(f, "  destination  {}", self.destination)?;
         write!(f, "  fault        {}", self.fault)?;

@@ -13,7 +13,9 @@ use testkit::matrix::{Cell, Event, Framing, Version, When};
 
 use super::disturb::LONG_STALL;
 use super::draw::any_side;
-use super::{Act, Episode, Fault, KIB, Manner, Mix, Moment, Program, Proxy, Scenario, Side, Step, Transport};
+use super::{
+    Act, Address, Episode, Fault, KIB, Manner, Mix, Moment, Program, Proxy, Scenario, Side, Step, Transport,
+};
 
 /// A body that its HTTP/2 source exceeds fits in one frame together with the excess. In two frames, the first would be passed on.
 const ONE_FRAME: u64 = 16_000;
@@ -83,7 +85,7 @@ impl Scenario {
         }
         self.framing =
             if cell.framing == Framing::Length { super::Framing::Length } else { super::Framing::Chunked };
-        self.is_promised = cell.framing == Framing::Promised;
+        self.address = Address::Stream { is_promised: cell.framing == Framing::Promised, ttl: None };
         self.keep_pace(rng);
         self.size = self.size.max(3);
         if cell.event.has_unread_body() {
@@ -261,7 +263,7 @@ mod tests {
             );
             let is_length = scenario.framing == super::super::Framing::Length;
             assert_eq!(
-                (is_length, scenario.is_promised),
+                (is_length, scenario.is_promised()),
                 (cell.framing == Framing::Length, cell.framing == Framing::Promised,)
             );
             assert_eq!(scenario.fault == Fault::None, cell.event == Event::Nothing, "{scenario}");

@@ -42,7 +42,10 @@ impl Asker {
         let mut incoming = Incoming::new(&mut stream, 64 << 10);
         let failed = |ending| io::Error::other(format!("{ending:?}"));
         let head = incoming.head(&Interims::default()).await.map_err(failed)?;
-        let body = incoming.small(head).await.map_err(failed)?;
+        let body = match method {
+            "HEAD" => Vec::new(),
+            _ => incoming.small(head).await.map_err(failed)?,
+        };
         if !head.closes {
             self.connection = Some((stream, Instant::now()));
         }

@@ -6,8 +6,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, split};
 use tokio::time::sleep;
 
 use super::incoming::Incoming;
-use super::version;
-use crate::client::{Connection, Ending, Errand, Interims, Script, Switches, View, until_paired};
+use super::{prefer, version};
+use crate::client::{Connection, Ending, Errand, Interims, Script, Switches, View, until_cue};
 use crate::plan::{Act, Manner};
 
 /// `Some` if it left.
@@ -33,8 +33,8 @@ pub(super) async fn receive(
 }
 
 async fn ask(errand: &Errand, write: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-    let version = version(errand);
-    let request = format!("GET {} HTTP/{version}\r\nHost: localhost\r\n\r\n", errand.path);
+    let (version, prefer) = (version(errand), prefer(errand));
+    let request = format!("GET {} HTTP/{version}\r\nHost: localhost\r\n{prefer}\r\n", errand.target);
     write.write_all(request.as_bytes()).await?;
     write.flush().await
 }
@@ -99,7 +99,7 @@ async fn act(
         match act {
             Act::Leave(manner) => return Some(manner),
             Act::Stall(time) | Act::Withhold(time) => sleep(time).await,
-            Act::AwaitPair => until_paired(errand).await,
+            Act::AwaitPair | Act::AwaitIntruder => until_cue(errand).await,
             // A destination has nothing more to send.
             Act::HalfClose | Act::Break => drop(write.shutdown().await),
             Act::Await(_) | Act::StopReading => {}

@@ -8,8 +8,8 @@ use tokio::io::{AsyncWrite, AsyncWriteExt, split};
 use tokio::time::sleep;
 
 use super::incoming::Incoming;
-use super::{leaving, version};
-use crate::client::{Connection, Errand, Interims, Script, View, until_paired, until_received};
+use super::{leaving, prefer, version};
+use crate::client::{Connection, Errand, Interims, Script, View, until_cue, until_received};
 use crate::plan::{Act, Framing, Manner};
 
 /// Bytes that are not HTTP, in place of a chunk's size.
@@ -77,8 +77,9 @@ async fn try_upload(
         Framing::Chunked => "Transfer-Encoding: chunked".to_owned(),
     };
     let expect = errand.party.expects.map_or_else(String::new, |value| format!("Expect: {value}\r\n"));
-    let version = version(errand);
-    let head = format!("PUT {} HTTP/{version}\r\nHost: localhost\r\n{expect}{length}\r\n\r\n", errand.path);
+    let (version, prefer) = (version(errand), prefer(errand));
+    let target = &errand.target;
+    let head = format!("PUT {target} HTTP/{version}\r\nHost: localhost\r\n{expect}{prefer}{length}\r\n\r\n");
     write.write_all(head.as_bytes()).await?;
     write.flush().await?;
     interims.until_continue(errand).await;
@@ -138,7 +139,7 @@ async fn perform(
         }
         Act::Stall(time) => sleep(time).await,
         Act::Await(offset) => until_received(errand, offset).await,
-        Act::AwaitPair => until_paired(errand).await,
+        Act::AwaitPair | Act::AwaitIntruder => until_cue(errand).await,
         // Only destinations have this step.
         Act::StopReading | Act::Withhold(_) => {}
     }
