@@ -52,7 +52,7 @@ struct State {
     end: u64,
     is_closed: bool,
     /// The subscribers that have read everything, by their numbers.
-    waiting: BTreeMap<u64, Waker>,
+    waiting: Waiting,
     /// The number of subscriptions so far.
     subscribed: u64,
 }
@@ -90,7 +90,7 @@ impl Feed {
     }
 
     /// Adds a snapshot, and moves the wakers of the subscribers that wait for it to `wakers`. Over the capacity, the oldest are dropped.
-    pub(crate) fn publish(&self, snapshot: Snapshot, wakers: &mut Vec<Waker>) {
+    pub(crate) fn publish(&self, snapshot: Snapshot, wakers: &mut Wakers) {
         let mut state = self.state.lock();
         state.bytes += snapshot.memory();
         state.kept.push_back(snapshot);
@@ -101,18 +101,18 @@ impl Feed {
             let Some(oldest) = state.kept.pop_front() else { break };
             state.bytes -= oldest.memory();
         }
-        wakers.extend(std::mem::take(&mut state.waiting).into_values());
+        wakers.take(&mut state.waiting);
     }
 
     /// Ends all subscriptions behind the last snapshot. Their wakers are moved to `wakers`.
-    pub(crate) fn close(&self, wakers: &mut Vec<Waker>) {
+    pub(crate) fn close(&self, wakers: &mut Wakers) {
         let mut state = self.state.lock();
         state.is_closed = true;
-        wakers.extend(std::mem::take(&mut state.waiting).into_values());
+        wakers.take(&mut state.waiting);
     }
 
     /// Closes the feed and drops its snapshots, so that a subscriber does not hold them for longer than the table does.
-    pub(crate) fn forget(&self, wakers: &mut Vec<Waker>) {
+    pub(crate) fn forget(&self, wakers: &mut Wakers) {
         self.close(wakers);
         let mut state = self.state.lock();
         state.kept.clear();
@@ -154,40 +154,59 @@ impl Drop for Subscription {
     }
 }
 
+type Waiting = BTreeMap<u64, Waker>;
+
+/// The subscribers that a change wakes. To collect them takes as long for ten thousand as for one, because the table is locked meanwhile.
+#[derive(Debug, Default)]
+pub(crate) struct Wakers(Vec<Waiting>);
+
+impl Wakers {
+    fn take(&mut self, waiting: &mut Waiting) {
+        if !waiting.is_empty() {
+            self.0.push(std::mem::take(waiting));
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.0.iter().map(BTreeMap::len).sum()
+    }
+
+    /// Wakes all of them now.
+    pub(crate) fn wake(self) {
+        self.0.into_iter().flat_map(BTreeMap::into_values).for_each(Waker::wake);
+    }
+}
+
 /// Wakes subscribers in small groups with pauses in between. If thousands were woken at once, each of them would delay the transfers that
 /// become ready meanwhile.
 #[derive(Debug, Default)]
 pub(crate) struct Wakes {
     /// Subscribers whose turn has not come.
-    queue: Mutex<VecDeque<Waker>>,
+    queue: Mutex<VecDeque<Waiting>>,
     added: Notify,
 }
 
 impl Wakes {
     /// Wakes a few subscribers at once, and more of them one group after another.
-    pub(crate) fn wake(&self, wakers: Vec<Waker>) {
-        if wakers.is_empty() {
+    pub(crate) fn wake(&self, wakers: Wakers) {
+        if wakers.0.is_empty() {
             return;
         }
         {
             let mut queue = self.queue.lock();
             if !queue.is_empty() || wakers.len() > AT_ONCE {
-                queue.extend(wakers);
+                queue.extend(wakers.0);
                 drop(queue);
                 return self.added.notify_one();
             }
         }
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.wake();
     }
 
     /// Wakes the subscribers in the queue. Runs forever; one task must run it.
     pub(crate) async fn run(&self) {
         loop {
-            let group: Vec<_> = {
-                let mut queue = self.queue.lock();
-                let count = queue.len().min(AT_ONCE);
-                queue.drain(..count).collect()
-            };
+            let group = self.next_group();
             if group.is_empty() {
                 self.added.notified().await;
             } else {
@@ -195,6 +214,20 @@ impl Wakes {
                 sleep(PAUSE).await;
             }
         }
+    }
+
+    fn next_group(&self) -> Vec<Waker> {
+        let mut queue = self.queue.lock();
+        let mut group = Vec::with_capacity(AT_ONCE);
+        while group.len() < AT_ONCE
+            && let Some(waiting) = queue.front_mut()
+        {
+            match waiting.pop_first() {
+                Some((_, waker)) => group.push(waker),
+                None => drop(queue.pop_front()),
+            }
+        }
+        group
     }
 }
 
@@ -242,8 +275,8 @@ mod tests {
         Arc::new(Report { status: 400, name: String::new(), message: "m".repeat(bytes) })
     }
 
-    fn publish(feed: &Feed, snapshots: impl IntoIterator<Item = Snapshot>) -> Vec<Waker> {
-        let mut wakers = Vec::new();
+    fn publish(feed: &Feed, snapshots: impl IntoIterator<Item = Snapshot>) -> Wakers {
+        let mut wakers = Wakers::default();
         for snapshot in snapshots {
             feed.publish(snapshot, &mut wakers);
         }
@@ -276,7 +309,7 @@ mod tests {
         assert_eq!(at_hand(&mut slow), [-2, 3, 4, 5]);
         assert_eq!(at_hand(&mut quick), [3, 4, 5]);
         assert!(at_hand(&mut feed.subscribe()).is_empty(), "a subscription begins with what follows");
-        feed.close(&mut Vec::new());
+        feed.close(&mut Wakers::default());
         assert_eq!((at_hand(&mut slow), at_hand(&mut feed.subscribe())), (vec![0], vec![0]));
     }
 
@@ -299,8 +332,7 @@ mod tests {
         let feed = Feed::new(Capacity { snapshots: 10, bytes: u64::MAX });
         let mut subscription = feed.subscribe();
         publish(&feed, [large_snapshot(1, &held)]);
-        let mut wakers = Vec::new();
-        feed.forget(&mut wakers);
+        feed.forget(&mut Wakers::default());
         assert_eq!(Arc::strong_count(&held), 1);
         assert_eq!(at_hand(&mut subscription), [-1, 0]);
     }
@@ -319,7 +351,8 @@ mod tests {
     async fn many_subscribers_are_woken_in_groups_and_each_once() {
         let (turns, wakeups) = (Wakes::default(), Arc::new(Wakeups::default()));
         let count = || wakeups.0.load(Ordering::Relaxed);
-        let wakers = |count| vec![Waker::from(Arc::clone(&wakeups)); count];
+        let waker = || Waker::from(Arc::clone(&wakeups));
+        let wakers = |count: usize| Wakers(vec![(0..count as u64).map(|number| (number, waker())).collect()]);
         turns.wake(wakers(AT_ONCE));
         assert_eq!(count(), AT_ONCE, "a few are woken at once");
         turns.wake(wakers(3 * AT_ONCE));

@@ -1,9 +1,8 @@
 //! Graceful shutdown: which requests the table still admits.
 
-use std::task::Waker;
-
 use super::waiting::{WaitingSide, refuse};
 use super::{Census, Censuses, Rendezvous};
+use crate::feed::Wakers;
 use crate::outcome::{Fault, SeatError};
 
 /// The requests that the table admits.
@@ -74,10 +73,10 @@ impl<B: Send + 'static> Rendezvous<B> {
     /// Ends all subscriptions behind the changes so far. Wakes all subscribers at once, because the task that wakes them in groups may
     /// have ended.
     pub fn close_feeds(&self) {
-        let mut wakers = Vec::new();
+        let mut wakers = Wakers::default();
         for feed in self.table.lock().feeds() {
             feed.close(&mut wakers);
         }
-        wakers.into_iter().for_each(Waker::wake);
+        wakers.wake();
     }
 }

@@ -4,13 +4,12 @@
 //! woken, and [`Subscriber`](crate::events::Subscriber)s receive the changes, after it is unlocked.
 
 use std::sync::Arc;
-use std::task::Waker;
 
 use rendezvous_protocol::StreamKind;
 
 use super::entry::Entry;
 use crate::events::{Change, Event};
-use crate::feed::Feed;
+use crate::feed::{Feed, Wakers};
 
 /// The changes made while the table is locked.
 pub(super) struct Changes {
@@ -18,13 +17,13 @@ pub(super) struct Changes {
     /// Without subscribers no event is built.
     has_subscribers: bool,
     all: Option<Arc<Feed>>,
-    wakers: Vec<Waker>,
+    wakers: Wakers,
 }
 
 impl Changes {
     /// Starts with no changes. `all` is the feed of all streams, if it has subscribers.
     pub(super) fn new(has_subscribers: bool, all: Option<Arc<Feed>>) -> Self {
-        Self { events: Vec::new(), has_subscribers, all, wakers: Vec::new() }
+        Self { events: Vec::new(), has_subscribers, all, wakers: Wakers::default() }
     }
 
     /// Adds a change of the stream. Its version counts the changes that are visible in its status.
@@ -57,7 +56,7 @@ impl Changes {
     }
 
     /// Returns the events to publish and the tasks to wake, after the table is unlocked.
-    pub(super) fn into_parts(self) -> (Vec<Event>, Vec<Waker>) {
+    pub(super) fn into_parts(self) -> (Vec<Event>, Wakers) {
         (self.events, self.wakers)
     }
 }
