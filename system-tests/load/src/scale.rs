@@ -6,7 +6,8 @@
 //! Over HTTP/2 all sizes have the same number of connections, so that the cost of a stream does not depend on how many others arrive in
 //! the same segment. By default the clients' kernel acknowledges at once, because otherwise it delays more acknowledgements the more
 //! sides share a connection. A pairing then takes longer, and with as many at the same time there are fewer a second. A server that
-//! has less to do needs more CPU for each pairing, because fewer events share a wake-up. So pairings begin at the same `--rate`.
+//! has less to do needs more CPU for each pairing, because fewer events share a wake-up. So compare at the same `--rate`, or with as
+//! many pairings at the same time as keep the server busy.
 
 mod plan;
 mod report;
@@ -14,7 +15,7 @@ mod sides;
 mod way;
 
 use std::fs;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,9 +61,9 @@ pub(crate) struct Arguments {
     /// Pairings at the same time
     #[arg(long, value_name = "COUNT", default_value = "64")]
     pairings: NonZeroUsize,
-    /// Pairings that begin per second at most, so that runs are compared under equal load; 0 is no limit
-    #[arg(long, value_name = "COUNT", default_value_t = 4000)]
-    rate: u32,
+    /// Pairings that begin per second at most, to compare servers or options under equal load
+    #[arg(long, value_name = "COUNT")]
+    rate: Option<NonZeroU32>,
     /// Additional streams without sides, which use no descriptors
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     beside: usize,
@@ -77,7 +78,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let Arguments { over, waiting, acks, pairings, rate, beside, .. } = arguments;
+    let Arguments { over, waiting, acks, pairings, beside, .. } = arguments;
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
     let most = *arguments.sides.iter().max().context("--sides names none")?;
     let connections = over.connections(most);
@@ -95,8 +96,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         anyhow::Ok(figures)
     });
     let measured = measured.collect::<Result<Vec<_>, _>>()?;
+    let rate = arguments.rate.map(|rate| format!(", {rate} a second at most")).unwrap_or_default();
     println!(
-        "{machine}; over {over}; ACKs: {acks}; pairings at the same time: {pairings}, and at most {rate} a second; waiting: {waiting}; streams beside: {beside}; seed {seed}\n\n{}",
+        "{machine}; over {over}; ACKs: {acks}; pairings at the same time: {pairings}{rate}; waiting: {waiting}; streams beside: {beside}; seed {seed}\n\n{}",
         report::table(&measured)
     );
     if let Some(file) = &arguments.json {
@@ -227,7 +229,7 @@ async fn pair(
     seated: Vec<Waiting>,
     plan: &Plan,
     pairings: NonZeroUsize,
-    rate: u32,
+    rate: Option<NonZeroU32>,
 ) -> anyhow::Result<Vec<f64>> {
     let mut seated: Vec<_> = seated.into_iter().map(Some).collect();
     let mut in_order = plan.order.iter().filter_map(|index| seated.get_mut(*index)?.take());
@@ -235,8 +237,8 @@ async fn pair(
     let begun = Instant::now();
     let latencies: Vec<Option<f64>> = stream::iter((0..).zip(in_order))
         .then(async |(index, waiting): (u32, _)| {
-            if rate > 0 {
-                sleep_until(begun + Duration::from_secs(1) * index / rate).await;
+            if let Some(rate) = rate {
+                sleep_until(begun + Duration::from_secs(1) * index / rate.get()).await;
             }
             waiting
         })
