@@ -32,9 +32,6 @@ const GIVES_BACK_WITHIN: Duration = Duration::from_secs(15);
 const MAY_KEEP: u64 = 48 << 10;
 /// The descriptors of the pipes that a server may keep.
 const MAY_KEEP_PIPES: usize = 64;
-/// The threads that a server may keep. It checks its certificate every 5 s on a thread that tokio keeps for 10 s, and takes any that is idle. So
-/// if it ever needs a second one, both stay.
-const MAY_KEEP_THREADS: usize = 1;
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The results of an episode.
@@ -264,7 +261,7 @@ impl Stage {
             || now.pipes > fresh.pipes + MAY_KEEP_PIPES
             || now.in_pipes > 0
             || now.others > fresh.others
-            || now.threads > fresh.threads + MAY_KEEP_THREADS
+            || now.threads > fresh.threads
             || now.memory > fresh.memory + MAY_KEEP;
         is_left.then(|| {
             format!("{metrics:?}; {now}; when it was fresh: {fresh}\n  {}", connections(server.dial.server))
