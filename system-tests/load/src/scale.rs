@@ -6,8 +6,8 @@
 //! Over HTTP/2 all sizes have the same number of connections, so that the cost of a stream does not depend on how many others arrive in
 //! the same segment. By default the clients' kernel acknowledges at once, because otherwise it delays more acknowledgements the more
 //! sides share a connection. A pairing then takes longer, and with as many at the same time there are fewer a second. A server that
-//! has less to do needs more CPU for each pairing, because fewer events share a wake-up. So compare at a number of pairings at the same
-//! time that keeps the server busy.
+//! has less to do needs more CPU for each pairing, because fewer events share a wake-up. So compare at the same `--rate`, or with as
+//! many pairings at the same time as keep the server busy.
 
 mod plan;
 mod report;
@@ -15,7 +15,7 @@ mod sides;
 mod way;
 
 use std::fs;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ use anyhow::{Context, ensure};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use measure::machine;
 use measure::process::{Descriptors, Times};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::server::{Program, STATES, Server, allow_descriptors};
 use plan::{Mix, Plan};
@@ -61,6 +61,9 @@ pub(crate) struct Arguments {
     /// Pairings at the same time
     #[arg(long, value_name = "COUNT", default_value = "64")]
     pairings: NonZeroUsize,
+    /// Pairings that begin per second at most, to compare servers or options under equal load
+    #[arg(long, value_name = "COUNT")]
+    rate: Option<NonZeroU32>,
     /// Additional streams without sides, which use no descriptors
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     beside: usize,
@@ -93,8 +96,9 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
         anyhow::Ok(figures)
     });
     let measured = measured.collect::<Result<Vec<_>, _>>()?;
+    let rate = arguments.rate.map(|rate| format!(", {rate} a second at most")).unwrap_or_default();
     println!(
-        "{machine}; over {over}; ACKs: {acks}; pairings at the same time: {pairings}; waiting: {waiting}; streams beside: {beside}; seed {seed}\n\n{}",
+        "{machine}; over {over}; ACKs: {acks}; pairings at the same time: {pairings}{rate}; waiting: {waiting}; streams beside: {beside}; seed {seed}\n\n{}",
         report::table(&measured)
     );
     if let Some(file) = &arguments.json {
@@ -172,7 +176,7 @@ impl Stage {
 
         let meter = Meter::start(server)?;
         let begun = Instant::now();
-        let latencies = pair(&clients, seated, plan, pairings).await?;
+        let latencies = pair(&clients, seated, plan, pairings, arguments.rate).await?;
         let seconds = begun.elapsed().as_secs_f64();
         let pairing = meter.spent()?;
         Ok(Round { before, connected, waiting, kernel, create, wait, pairing, latencies, seconds })
@@ -225,11 +229,19 @@ async fn pair(
     seated: Vec<Waiting>,
     plan: &Plan,
     pairings: NonZeroUsize,
+    rate: Option<NonZeroU32>,
 ) -> anyhow::Result<Vec<f64>> {
     let mut seated: Vec<_> = seated.into_iter().map(Some).collect();
     let mut in_order = plan.order.iter().filter_map(|index| seated.get_mut(*index)?.take());
     let in_order: Vec<_> = in_order.by_ref().collect();
-    let latencies: Vec<Option<f64>> = stream::iter(in_order)
+    let begun = Instant::now();
+    let latencies: Vec<Option<f64>> = stream::iter((0..).zip(in_order))
+        .then(async |(index, waiting): (u32, _)| {
+            if let Some(rate) = rate {
+                sleep_until(begun + Duration::from_secs(1) * index / rate.get()).await;
+            }
+            waiting
+        })
         .map(|waiting| clients.meet(waiting))
         .buffer_unordered(pairings.get())
         .try_collect()

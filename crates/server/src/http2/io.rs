@@ -13,9 +13,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
 use rendezvous_codec::frames::{Frame, HEADER_BYTES, Position};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::traffic::Traffic;
 use super::windows::{Windows, is_substituted, substitute};
