@@ -17,7 +17,7 @@ use testkit::settings::behind_a_proxy;
 use testkit::transport::{CERTIFICATE, is_tls};
 use tokio::net::TcpStream;
 
-pub(crate) use client::{Http2, response, rest, send_all, send_bytes};
+pub(crate) use client::{Cut, Http2, response, rest, send_all, send_bytes};
 
 use crate::metrics::Exposition;
 use crate::time::Clock;
