@@ -17,14 +17,19 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep};
 
 use crate::snapshot::Snapshot;
 
-/// The number of subscribers that are woken at the same time. Each writes to its connection, and other tasks have to wait for that.
+/// The number of subscribers that are woken one directly after another. Each writes to its connection, and other tasks have to wait for that.
 const AT_ONCE: usize = 8;
-/// The pause between two groups of [`AT_ONCE`] subscribers.
+/// The time after which no further subscriber of a group is woken.
+const BURST: Duration = Duration::from_micros(50);
+/// The shortest pause between two groups.
 const PAUSE: Duration = Duration::from_millis(1);
+/// How much longer than a group the pause behind it is.
+const IDLE_SHARE: u32 = 15;
 
 /// The limits of a feed.
 #[derive(Debug, Clone, Copy)]
@@ -206,28 +211,37 @@ impl Wakes {
     /// Wakes the subscribers in the queue. Runs forever; one task must run it.
     pub(crate) async fn run(&self) {
         loop {
-            let group = self.next_group();
-            if group.is_empty() {
-                self.added.notified().await;
+            let begun = Instant::now();
+            if self.wake_group(begun).await {
+                sleep(PAUSE.max(begun.elapsed() * IDLE_SHARE)).await;
             } else {
-                group.into_iter().for_each(Waker::wake);
-                sleep(PAUSE).await;
+                self.added.notified().await;
             }
         }
     }
 
-    fn next_group(&self) -> Vec<Waker> {
+    /// Wakes some subscribers. Returns whether there were any.
+    async fn wake_group(&self, begun: Instant) -> bool {
+        for woken in 0..AT_ONCE {
+            let Some(waker) = self.next() else { return woken > 0 };
+            waker.wake();
+            // It runs now, unless another thread has taken it.
+            yield_now().await;
+            if begun.elapsed() > BURST {
+                break;
+            }
+        }
+        true
+    }
+
+    fn next(&self) -> Option<Waker> {
         let mut queue = self.queue.lock();
-        let mut group = Vec::with_capacity(AT_ONCE);
-        while group.len() < AT_ONCE
-            && let Some(waiting) = queue.front_mut()
-        {
-            match waiting.pop_first() {
-                Some((_, waker)) => group.push(waker),
+        loop {
+            match queue.front_mut()?.pop_first() {
+                Some((_, waker)) => return Some(waker),
                 None => drop(queue.pop_front()),
             }
         }
-        group
     }
 }
 

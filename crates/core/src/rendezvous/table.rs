@@ -30,7 +30,7 @@ use crate::snapshot::{Cursor, Snapshot};
 use crate::transfer::Transfer;
 
 /// The changes of all streams that their feed keeps. Of streams that are forgotten, only the feed holds the header sets.
-const FEED_OF_ALL: Capacity = Capacity { snapshots: 1024, bytes: 1 << 20 };
+const FEED_OF_ALL: Capacity = Capacity { snapshots: 256, bytes: 1 << 20 };
 
 /// The table of streams. The caller holds its lock.
 pub(super) struct Table<B> {

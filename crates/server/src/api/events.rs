@@ -99,7 +99,7 @@ impl Events {
     }
 
     fn new(subject: Subject, subscription: Subscription, memory: Arc<Budget>) -> Self {
-        let next_comment = Instant::now() + KEEP_ALIVE;
+        let next_comment = Instant::now() + KEEP_ALIVE.mul_f64(fastrand::f64());
         Self { subject, subscription, memory, next_comment, reserved: None, is_finished: false }
     }
 
