@@ -1,35 +1,29 @@
-//! A bounded broadcast of snapshots to many subscribers, and wake-ups that do not delay transfers.
+//! A bounded broadcast of snapshots to many subscribers, which does not delay transfers.
 //!
 //! A [`Feed`] keeps the latest snapshots. Each [`Subscription`] reads them at its own speed. One that is too slow learns how many it has
 //! missed, and goes on with the oldest one that is left.
 //!
 //! *Concurrency.* One lock for each feed, held for a few assignments. The publisher may hold the lock of the table. Subscribers are woken after
-//! it is released, at most [`AT_ONCE`] of them at a time: see [`Wakes`].
+//! it is released, many of them in [`turns`].
 //!
-//! *Bounds.* A feed keeps at most a fixed number of snapshots and of bytes of header sets and reports, shared by all its subscribers. A subscription
-//! is a position and a waker.
+//! *Bounds.* A feed keeps at most a fixed number of snapshots and of bytes of header sets and reports, and for each a short text, shared by all its
+//! subscribers. A subscription is a position and a waker.
 
-use std::collections::{BTreeMap, VecDeque};
+mod turns;
+
+use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
-use tokio::task::yield_now;
-use tokio::time::{Instant, sleep};
 
+use self::turns::Waiting;
+pub(crate) use self::turns::{Turns, Wakers};
 use crate::snapshot::Snapshot;
 
-/// The number of subscribers that are woken one directly after another. Each writes to its connection, and other tasks have to wait for that.
-const AT_ONCE: usize = 8;
-/// The time after which no further subscriber of a group is woken.
-const BURST: Duration = Duration::from_micros(50);
-/// The shortest pause between two groups.
-const PAUSE: Duration = Duration::from_millis(1);
-/// How much longer than a group the pause behind it is.
-const IDLE_SHARE: u32 = 15;
+/// The longest text that is kept with a snapshot, in bytes.
+const KEPT_TEXT: usize = 4 * 1024;
 
 /// The limits of a feed.
 #[derive(Debug, Clone, Copy)]
@@ -44,13 +38,14 @@ pub(crate) struct Capacity {
 #[derive(Debug)]
 pub(crate) struct Feed {
     capacity: Capacity,
+    turns: Arc<Turns>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// The latest snapshots, oldest first.
-    kept: VecDeque<Snapshot>,
+    kept: VecDeque<Arc<Published>>,
     /// The bytes of `kept`.
     bytes: u64,
     /// The position of the next snapshot: the number of those that were published.
@@ -58,15 +53,22 @@ struct State {
     is_closed: bool,
     /// The subscribers that have read everything, by their numbers.
     waiting: Waiting,
-    /// The number of subscriptions so far.
-    subscribed: u64,
+}
+
+/// A snapshot in a feed.
+#[derive(Debug)]
+pub struct Published {
+    /// The new state of a stream.
+    pub snapshot: Snapshot,
+    /// What the subscribers send of it, once the first one has made it.
+    text: OnceLock<Box<[u8]>>,
 }
 
 /// The next news of a feed.
 #[derive(Debug)]
 pub enum News {
-    /// A stream has changed, and this is its new state.
-    Changed(Snapshot),
+    /// A stream has changed.
+    Changed(Arc<Published>),
     /// The subscriber was too slow: so many snapshots are lost to it.
     Missed(u64),
     /// Nothing will follow: the stream was forgotten, or the server is closing.
@@ -77,34 +79,35 @@ pub enum News {
 #[derive(Debug)]
 pub struct Subscription {
     feed: Arc<Feed>,
+    /// Its number among the subscriptions to all feeds.
     number: u64,
     /// The position of the next snapshot to read.
     next: u64,
 }
 
 impl Feed {
-    pub(crate) fn new(capacity: Capacity) -> Arc<Self> {
-        Arc::new(Self { capacity, state: Mutex::default() })
+    /// Creates a feed without snapshots, whose subscribers are woken in `turns`.
+    pub(crate) fn new(capacity: Capacity, turns: &Arc<Turns>) -> Arc<Self> {
+        Arc::new(Self { capacity, turns: Arc::clone(turns), state: Mutex::default() })
     }
 
     /// Returns a subscription to what is published from now on.
     pub(crate) fn subscribe(self: &Arc<Self>) -> Subscription {
-        let mut state = self.state.lock();
-        state.subscribed += 1;
-        Subscription { feed: Arc::clone(self), number: state.subscribed, next: state.end }
+        let next = self.state.lock().end;
+        Subscription { feed: Arc::clone(self), number: self.turns.number(), next }
     }
 
     /// Adds a snapshot, and moves the wakers of the subscribers that wait for it to `wakers`. Over the capacity, the oldest are dropped.
     pub(crate) fn publish(&self, snapshot: Snapshot, wakers: &mut Wakers) {
         let mut state = self.state.lock();
         state.bytes += snapshot.memory();
-        state.kept.push_back(snapshot);
+        state.kept.push_back(Arc::new(Published { snapshot, text: OnceLock::new() }));
         state.end += 1;
         while state.kept.len() > self.capacity.snapshots
             || state.bytes > self.capacity.bytes && state.kept.len() > 1
         {
             let Some(oldest) = state.kept.pop_front() else { break };
-            state.bytes -= oldest.memory();
+            state.bytes -= oldest.snapshot.memory();
         }
         wakers.take(&mut state.waiting);
     }
@@ -125,7 +128,44 @@ impl Feed {
     }
 }
 
+impl Published {
+    /// Appends what subscribers send of the snapshot. The first one makes it, and a short text is kept for the others.
+    ///
+    /// # Errors
+    /// The error of `make`.
+    pub fn write_to<E>(
+        &self,
+        out: &mut Vec<u8>,
+        make: impl FnOnce(&Snapshot, &mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if let Some(text) = self.text.get() {
+            out.extend_from_slice(text);
+            return Ok(());
+        }
+        let start = out.len();
+        make(&self.snapshot, out)?;
+        if let Some(text) = out.get(start..).filter(|text| text.len() <= KEPT_TEXT) {
+            // Another subscriber may have kept the same text.
+            let _ = self.text.set(text.into());
+        }
+        Ok(())
+    }
+}
+
 impl Subscription {
+    /// Returns a number from 0 to 1 that spreads subscriptions evenly, for what each of them does periodically.
+    #[must_use]
+    pub fn phase(&self) -> f64 {
+        // The multiples of the golden ratio: Knuth, The Art of Computer Programming, volume 3, section 6.4, "Fibonacci hashing".
+        let spread = self.number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        f64::from(u32::try_from(spread).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
+    }
+
+    /// Waits until the subscribers that were woken before have had their turn. A subscriber that sends much calls it after each part.
+    pub async fn turn(&mut self) {
+        self.feed.turns.wait().await;
+    }
+
     /// Waits for the next news. Cancelling it loses nothing.
     pub async fn next(&mut self) -> News {
         poll_fn(|cx| self.poll_next(cx)).await
@@ -141,9 +181,9 @@ impl Subscription {
             return Poll::Ready(News::Missed(missed));
         }
         let index = usize::try_from(self.next - oldest).unwrap_or(usize::MAX);
-        if let Some(snapshot) = state.kept.get(index) {
+        if let Some(published) = state.kept.get(index) {
             self.next += 1;
-            return Poll::Ready(News::Changed(snapshot.clone()));
+            return Poll::Ready(News::Changed(Arc::clone(published)));
         }
         if state.is_closed {
             return Poll::Ready(News::Closed);
@@ -159,114 +199,16 @@ impl Drop for Subscription {
     }
 }
 
-type Waiting = BTreeMap<u64, Waker>;
-
-/// The subscribers that a change wakes. To collect them takes as long for ten thousand as for one, because the table is locked meanwhile.
-#[derive(Debug, Default)]
-pub(crate) struct Wakers(Vec<Waiting>);
-
-impl Wakers {
-    fn take(&mut self, waiting: &mut Waiting) {
-        if !waiting.is_empty() {
-            self.0.push(std::mem::take(waiting));
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.0.iter().map(BTreeMap::len).sum()
-    }
-
-    /// Wakes all of them now.
-    pub(crate) fn wake(self) {
-        self.0.into_iter().flat_map(BTreeMap::into_values).for_each(Waker::wake);
-    }
-}
-
-/// Wakes subscribers in small groups with pauses in between. If thousands were woken at once, each of them would delay the transfers that
-/// become ready meanwhile.
-#[derive(Debug, Default)]
-pub(crate) struct Wakes {
-    /// Subscribers whose turn has not come.
-    queue: Mutex<VecDeque<Waiting>>,
-    added: Notify,
-}
-
-impl Wakes {
-    /// Wakes a few subscribers at once, and more of them one group after another.
-    pub(crate) fn wake(&self, wakers: Wakers) {
-        if wakers.0.is_empty() {
-            return;
-        }
-        {
-            let mut queue = self.queue.lock();
-            if !queue.is_empty() || wakers.len() > AT_ONCE {
-                queue.extend(wakers.0);
-                drop(queue);
-                return self.added.notify_one();
-            }
-        }
-        wakers.wake();
-    }
-
-    /// Wakes the subscribers in the queue. Runs forever; one task must run it.
-    pub(crate) async fn run(&self) {
-        loop {
-            let begun = Instant::now();
-            if self.wake_group(begun).await {
-                sleep(PAUSE.max(begun.elapsed() * IDLE_SHARE)).await;
-            } else {
-                self.added.notified().await;
-            }
-        }
-    }
-
-    /// Wakes some subscribers. Returns whether there were any.
-    async fn wake_group(&self, begun: Instant) -> bool {
-        for woken in 0..AT_ONCE {
-            let Some(waker) = self.next() else { return woken > 0 };
-            waker.wake();
-            // It runs now, unless another thread has taken it.
-            yield_now().await;
-            if begun.elapsed() > BURST {
-                break;
-            }
-        }
-        true
-    }
-
-    fn next(&self) -> Option<Waker> {
-        let mut queue = self.queue.lock();
-        loop {
-            match queue.front_mut()?.pop_first() {
-                Some((_, waker)) => return Some(waker),
-                None => drop(queue.pop_front()),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::Wake;
+    use std::task::Waker;
     use std::time::SystemTime;
 
     use rendezvous_protocol::{StreamId, StreamName};
-    use tokio::time::timeout;
 
     use super::*;
     use crate::outcome::{Outcome, Report};
     use crate::snapshot::{Cursor, SnapshotState};
-
-    /// Counts how often it is woken.
-    #[derive(Default)]
-    struct Wakeups(AtomicUsize);
-
-    impl Wake for Wakeups {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
 
     fn snapshot(version: u64) -> Snapshot {
         Snapshot {
@@ -302,7 +244,7 @@ mod tests {
         let mut news = Vec::new();
         while let Poll::Ready(next) = subscription.poll_next(&mut Context::from_waker(Waker::noop())) {
             news.push(match next {
-                News::Changed(snapshot) => i64::try_from(snapshot.version).unwrap(),
+                News::Changed(published) => i64::try_from(published.snapshot.version).unwrap(),
                 News::Missed(count) => -i64::try_from(count).unwrap(),
                 News::Closed => 0,
             });
@@ -315,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_slow_subscriber_learns_what_it_has_missed_and_goes_on_with_the_oldest_that_is_left() {
-        let feed = Feed::new(Capacity { snapshots: 3, bytes: u64::MAX });
+        let feed = Feed::new(Capacity { snapshots: 3, bytes: u64::MAX }, &Arc::default());
         let (mut slow, mut quick) = (feed.subscribe(), feed.subscribe());
         publish(&feed, [1, 2].map(snapshot));
         assert_eq!(at_hand(&mut quick), [1, 2]);
@@ -330,7 +272,7 @@ mod tests {
     #[test]
     fn a_feed_keeps_as_many_bytes_as_it_may_and_one_snapshot_in_any_case() {
         let large = report(1000);
-        let feed = Feed::new(Capacity { snapshots: 10, bytes: 3 * large.memory() });
+        let feed = Feed::new(Capacity { snapshots: 10, bytes: 3 * large.memory() }, &Arc::default());
         let mut subscription = feed.subscribe();
         publish(&feed, (1..=5).map(|version| large_snapshot(version, &large)));
         assert_eq!(at_hand(&mut subscription), [-2, 3, 4, 5]);
@@ -341,9 +283,23 @@ mod tests {
     }
 
     #[test]
+    fn the_phases_of_subscriptions_are_spread_evenly() {
+        let turns = Arc::default();
+        let mut tenths = [0; 10];
+        for _ in 0..1000 {
+            let feed = Feed::new(Capacity { snapshots: 1, bytes: 0 }, &turns);
+            let phase = feed.subscribe().phase();
+            assert!((0.0..=1.0).contains(&phase), "{phase}");
+            let tenth = (0..9).take_while(|tenth| phase >= f64::from(tenth + 1) / 10.0).count();
+            tenths[tenth] += 1;
+        }
+        assert!(tenths.iter().all(|count| (90..=110).contains(count)), "{tenths:?}");
+    }
+
+    #[test]
     fn a_feed_of_a_forgotten_stream_ends_and_holds_nothing_of_it() {
         let held = report(1000);
-        let feed = Feed::new(Capacity { snapshots: 10, bytes: u64::MAX });
+        let feed = Feed::new(Capacity { snapshots: 10, bytes: u64::MAX }, &Arc::default());
         let mut subscription = feed.subscribe();
         publish(&feed, [large_snapshot(1, &held)]);
         feed.forget(&mut Wakers::default());
@@ -353,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_subscriber_that_waits_is_woken_by_the_next_change_unless_it_has_left() {
-        let feed = Feed::new(Capacity { snapshots: 3, bytes: u64::MAX });
+        let feed = Feed::new(Capacity { snapshots: 3, bytes: u64::MAX }, &Arc::default());
         let (mut stays, mut leaves) = (feed.subscribe(), feed.subscribe());
         assert_eq!((at_hand(&mut stays), at_hand(&mut leaves)), (vec![], vec![]));
         drop(leaves);
@@ -361,22 +317,29 @@ mod tests {
         assert_eq!(publish(&feed, [snapshot(2)]).len(), 0, "it does not wait any more");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn many_subscribers_are_woken_in_groups_and_each_once() {
-        let (turns, wakeups) = (Wakes::default(), Arc::new(Wakeups::default()));
-        let count = || wakeups.0.load(Ordering::Relaxed);
-        let waker = || Waker::from(Arc::clone(&wakeups));
-        let wakers = |count: usize| Wakers(vec![(0..count as u64).map(|number| (number, waker())).collect()]);
-        turns.wake(wakers(AT_ONCE));
-        assert_eq!(count(), AT_ONCE, "a few are woken at once");
-        turns.wake(wakers(3 * AT_ONCE));
-        turns.wake(wakers(1));
-        assert_eq!(count(), AT_ONCE, "nobody overtakes those that wait");
-        for groups in [1, 2, 3] {
-            assert!(timeout(Duration::ZERO, turns.run()).await.is_err());
-            assert_eq!(count(), AT_ONCE + groups * AT_ONCE);
+    #[test]
+    fn the_text_of_a_change_is_made_once_if_it_is_short() {
+        for (bytes, makes) in [(KEPT_TEXT, 1), (KEPT_TEXT + 1, 2)] {
+            let feed = Feed::new(Capacity { snapshots: 1, bytes: 0 }, &Arc::default());
+            let mut subscriptions = [feed.subscribe(), feed.subscribe()];
+            publish(&feed, [snapshot(1)]);
+            let mut count = 0;
+            for subscription in &mut subscriptions {
+                let Poll::Ready(News::Changed(published)) =
+                    subscription.poll_next(&mut Context::from_waker(Waker::noop()))
+                else {
+                    panic!("nothing was published");
+                };
+                let mut out = b"before".to_vec();
+                let make = |_: &Snapshot, out: &mut Vec<u8>| {
+                    count += 1;
+                    out.resize(out.len() + bytes, b'x');
+                    Ok::<_, ()>(())
+                };
+                published.write_to(&mut out, make).unwrap();
+                assert_eq!((&out[..6], out.len()), (&b"before"[..], 6 + bytes));
+            }
+            assert_eq!(count, makes);
         }
-        assert!(timeout(PAUSE * 10, turns.run()).await.is_err());
-        assert_eq!(count(), 4 * AT_ONCE + 1);
     }
 }

@@ -42,7 +42,7 @@ use self::waiting::refuse;
 use crate::budget::Reservation;
 use crate::clients::Permit;
 use crate::events::{Change, Subscriber};
-use crate::feed::Wakes;
+use crate::feed::Turns;
 use crate::header_set::StreamHeaders;
 use crate::outcome::{Outcome, Report, SeatError, TooMany};
 use crate::slot::Phase;
@@ -75,7 +75,7 @@ pub struct Rendezvous<B> {
     /// Wakes [`Rendezvous::wait_until`] when a stream has ended or a side has left.
     counts_decreased: Notify,
     /// Wakes subscribers of feeds.
-    wakes: Wakes,
+    turns: Arc<Turns>,
 }
 
 /// The value that a destination receives when the sides have paired.
@@ -105,15 +105,16 @@ impl<B: Send + 'static> Rendezvous<B> {
     /// Creates an empty table. Each change is published to all `subscribers`.
     #[must_use]
     pub fn new(limits: Limits, subscribers: Vec<Arc<dyn Subscriber>>) -> Arc<Self> {
+        let turns = Arc::default();
         Arc::new(Self {
             limits,
-            table: Mutex::new(Table::new(limits)),
+            table: Mutex::new(Table::new(limits, Arc::clone(&turns))),
             subscribers,
             no_headers: Arc::default(),
             body_bytes: Arc::default(),
             earlier_deadline: Notify::new(),
             counts_decreased: Notify::new(),
-            wakes: Wakes::default(),
+            turns,
         })
     }
 
@@ -252,7 +253,7 @@ impl<B: Send + 'static> Rendezvous<B> {
             self.earlier_deadline.notify_one();
         }
         let (events, wakers) = changes.into_parts();
-        self.wakes.wake(wakers);
+        self.turns.wake(wakers);
         for event in events {
             for subscriber in &self.subscribers {
                 subscriber.publish(&event);

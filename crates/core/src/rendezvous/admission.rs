@@ -70,13 +70,13 @@ impl<B: Send + 'static> Rendezvous<B> {
         transfers.len()
     }
 
-    /// Ends all subscriptions behind the changes so far. Wakes all subscribers at once, because the task that wakes them in groups may
+    /// Ends all subscriptions behind the changes so far. Wakes all subscribers at once, because the task that wakes them in turn may
     /// have ended.
     pub fn close_feeds(&self) {
         let mut wakers = Wakers::default();
         for feed in self.table.lock().feeds() {
             feed.close(&mut wakers);
         }
-        wakers.wake();
+        self.turns.close(wakers);
     }
 }

@@ -41,12 +41,12 @@ impl Deadlines {
 }
 
 impl<B: Send + 'static> Rendezvous<B> {
-    /// Ends waits, expires and forgets streams at their deadlines, and wakes many subscribers one group after another. Runs
+    /// Ends waits, expires and forgets streams at their deadlines, and wakes many subscribers in turn. Runs
     /// forever; one task must run it.
     pub async fn run_timers(&self) {
         tokio::select! {
             () = self.run_deadlines() => {}
-            () = self.wakes.run() => {}
+            () = self.turns.run() => {}
         }
     }
 

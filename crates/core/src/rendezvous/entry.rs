@@ -11,7 +11,7 @@ use super::deadlines::Deadlines;
 use super::waiting::Slot;
 use crate::budget::Reservation;
 use crate::clients::Permit;
-use crate::feed::{Capacity, Feed, Subscription};
+use crate::feed::{Capacity, Feed, Subscription, Turns};
 use crate::header_set::StreamHeaders;
 use crate::outcome::Outcome;
 use crate::slot::Phase;
@@ -126,9 +126,9 @@ impl<B> Entry<B> {
     }
 
     /// Subscribes to its changes.
-    pub(super) fn watch(&mut self) -> Subscription {
+    pub(super) fn watch(&mut self, turns: &Arc<Turns>) -> Subscription {
         let rare = self.rare.get_or_insert_default();
-        let feed = rare.feed.upgrade().unwrap_or_else(|| Feed::new(FEED));
+        let feed = rare.feed.upgrade().unwrap_or_else(|| Feed::new(FEED, turns));
         rare.feed = Arc::downgrade(&feed);
         feed.subscribe()
     }

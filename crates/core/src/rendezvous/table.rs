@@ -23,14 +23,14 @@ use super::waiting::{Slot, WaitingSide, WaitingSideRef};
 use super::{Limits, NewStream};
 use crate::clients::Permit;
 use crate::events::Change;
-use crate::feed::{Capacity, Feed, Subscription};
+use crate::feed::{Capacity, Feed, Subscription, Turns};
 use crate::header_set::StreamHeaders;
 use crate::outcome::SeatError;
 use crate::snapshot::{Cursor, Snapshot};
 use crate::transfer::Transfer;
 
 /// The changes of all streams that their feed keeps. Of streams that are forgotten, only the feed holds the header sets.
-const FEED_OF_ALL: Capacity = Capacity { snapshots: 256, bytes: 1 << 20 };
+const FEED_OF_ALL: Capacity = Capacity { snapshots: 1024, bytes: 1 << 20 };
 
 /// The table of streams. The caller holds its lock.
 pub(super) struct Table<B> {
@@ -49,6 +49,7 @@ pub(super) struct Table<B> {
     pub(super) admission: AdmissionState,
     /// What is made, pairs and ends, for the subscribers to all streams, if there are any. Without paths.
     all: Weak<Feed>,
+    turns: Arc<Turns>,
 }
 
 /// Changes a slot and moves it to the count of its new phase.
@@ -60,7 +61,7 @@ fn update_slot<B, T>(census: &mut Census, slot: &mut Slot<B>, change: impl FnOnc
 }
 
 impl<B> Table<B> {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits, turns: Arc<Turns>) -> Self {
         Self {
             limits,
             entries: BTreeMap::new(),
@@ -71,6 +72,7 @@ impl<B> Table<B> {
             censuses: Censuses::default(),
             admission: AdmissionState::default(),
             all: Weak::new(),
+            turns,
         }
     }
 
@@ -101,13 +103,13 @@ impl<B> Table<B> {
     /// Subscribes to the changes of one stream. Returns its snapshot too; `None` if it is unknown.
     pub(super) fn watch(&mut self, name: &StreamName) -> Option<(Snapshot, Subscription)> {
         let entry = self.entries.get_mut(self.names.get(name)?)?;
-        let subscription = entry.watch();
+        let subscription = entry.watch(&self.turns);
         Some((entry.snapshot(), subscription))
     }
 
     /// Subscribes to what is made, pairs and ends from now on.
     pub(super) fn watch_all(&mut self) -> Subscription {
-        let feed = self.all.upgrade().unwrap_or_else(|| Feed::new(FEED_OF_ALL));
+        let feed = self.all.upgrade().unwrap_or_else(|| Feed::new(FEED_OF_ALL, &self.turns));
         self.all = Arc::downgrade(&feed);
         feed.subscribe()
     }

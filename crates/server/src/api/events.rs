@@ -39,6 +39,8 @@ pub(crate) struct Events {
     next_comment: Instant,
     /// The memory of the part that is being sent.
     reserved: Option<Reservation>,
+    /// There may be more than a part had room for.
+    is_behind: bool,
     is_finished: bool,
 }
 
@@ -99,8 +101,17 @@ impl Events {
     }
 
     fn new(subject: Subject, subscription: Subscription, memory: Arc<Budget>) -> Self {
-        let next_comment = Instant::now() + KEEP_ALIVE.mul_f64(fastrand::f64());
-        Self { subject, subscription, memory, next_comment, reserved: None, is_finished: false }
+        // Those who subscribe at the same time do not get their comments at the same time.
+        let next_comment = Instant::now() + KEEP_ALIVE.mul_f64(subscription.phase());
+        Self {
+            subject,
+            subscription,
+            memory,
+            next_comment,
+            reserved: None,
+            is_behind: false,
+            is_finished: false,
+        }
     }
 
     /// Whether the last part was returned.
@@ -115,6 +126,9 @@ impl Events {
     pub(crate) async fn next_part(&mut self) -> Result<Bytes, EventsError> {
         // The part before was sent.
         self.reserved = None;
+        if std::mem::take(&mut self.is_behind) {
+            self.subscription.turn().await;
+        }
         let mut part = Vec::new();
         if self.begin(&mut part)? {
             return Ok(part.into());
@@ -127,6 +141,7 @@ impl Events {
             let Some(news) = self.news_at_hand().await else { break };
             self.add(Next::News(news), &mut part)?;
         }
+        self.is_behind = part.len() >= PART;
         Ok(part.into())
     }
 
@@ -134,7 +149,7 @@ impl Events {
     fn begin(&mut self, part: &mut Vec<u8>) -> Result<bool, EventsError> {
         match &mut self.subject {
             Subject::Stream(watched) => match watched.first.take() {
-                Some(first) => self.add_status(&first, part).map(|()| true),
+                Some(first) => self.add_status(&first, part, |part| write_event(&first, part)).map(|()| true),
                 None => Ok(false),
             },
             Subject::All { is_new } => {
@@ -174,7 +189,9 @@ impl Events {
                 part.extend_from_slice(COMMENT);
                 Ok(())
             }
-            Next::News(News::Changed(snapshot)) => self.add_status(&snapshot, part),
+            Next::News(News::Changed(published)) => {
+                self.add_status(&published.snapshot, part, |part| published.write_to(part, write_event))
+            }
             Next::News(News::Missed(count)) => match &self.subject {
                 Subject::Stream(_) => self.add_current(part),
                 Subject::All { .. } => {
@@ -195,11 +212,16 @@ impl Events {
         let Subject::Stream(watched) = &self.subject else { return Ok(()) };
         let current = watched.rendezvous.snapshot(&watched.id);
         self.is_finished = current.is_none();
-        current.map_or(Ok(()), |current| self.add_status(&current, part))
+        current.map_or(Ok(()), |current| self.add_status(&current, part, |part| write_event(&current, part)))
     }
 
-    /// Adds a status, unless this subscriber has it or a later one.
-    fn add_status(&mut self, snapshot: &Snapshot, part: &mut Vec<u8>) -> Result<(), EventsError> {
+    /// Adds a status, unless this subscriber has it or a later one. `write` appends its event.
+    fn add_status(
+        &mut self,
+        snapshot: &Snapshot,
+        part: &mut Vec<u8>,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), serde_json::Error>,
+    ) -> Result<(), EventsError> {
         if let Subject::Stream(watched) = &mut self.subject {
             let is_streaming = snapshot.state == SnapshotState::Streaming;
             watched.next_progress = is_streaming.then(|| Instant::now() + PROGRESS);
@@ -210,13 +232,18 @@ impl Events {
             watched.sent = Some(state);
             self.is_finished = snapshot.is_final();
         }
-        // Writing to a vector does not fail.
-        let _ = write!(part, "id: {}\nevent: status\ndata: ", snapshot.version);
-        serde_json::to_writer(&mut *part, &status(snapshot))?;
-        part.extend_from_slice(b"\n\n");
+        write(part)?;
         if part.len() > 2 * PART {
             self.reserved = Some(self.memory.reserve_alone(allocated(part.capacity()))?);
         }
         Ok(())
     }
+}
+
+fn write_event(snapshot: &Snapshot, part: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+    // Writing to a vector does not fail.
+    let _ = write!(part, "id: {}\nevent: status\ndata: ", snapshot.version);
+    serde_json::to_writer(&mut *part, &status(snapshot))?;
+    part.extend_from_slice(b"\n\n");
+    Ok(())
 }
