@@ -12,7 +12,9 @@
 //! `App::upload_memory` limits bodies over HTTP/2.
 
 pub(crate) mod access;
+mod app;
 pub(crate) mod connection;
+mod context;
 pub(crate) mod cors;
 pub(crate) mod errors;
 pub(crate) mod events;
@@ -37,153 +39,26 @@ mod watching;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use http::Version;
-use rendezvous_core::budget::Budget;
-use rendezvous_core::clients::{Clients, Permit};
+use rendezvous_core::clients::Permit;
 use rendezvous_core::outcome::SeatError;
 use rendezvous_core::rendezvous::{Presence, SeatRequest};
-use rendezvous_core::token::{AuthError, Credential, RequiredToken};
+use rendezvous_core::token::Credential;
 use rendezvous_core::transfer::SourceHalf;
-use rendezvous_net::splice::Pipes;
-use rendezvous_protocol::{Period, Side, StreamId, StreamName};
+use rendezvous_protocol::{StreamId, StreamName};
 
-use crate::metrics::{Gauges, Metrics};
-use crate::proxies::TrustedProxies;
-use crate::request_body::{Offer, Pairing, Rendezvous, RequestBody, Seat};
-use access::Access;
-use connection::{Audience, ConnectionInfo, ListenerInfo};
-use cors::{AllowedOrigin, Cors};
+pub(crate) use self::app::App;
+pub(crate) use self::context::RequestContext;
+use crate::request_body::{Offer, Pairing, RequestBody, Seat};
+use connection::{ConnectionInfo, ListenerInfo};
 use head::RequestHead;
-use hosts::Hosts;
-use json_body::{BodyError, JsonBody};
+use json_body::JsonBody;
 use record::Record;
 use refusal::Refusal;
-use response::{Body, GeneratedResponse, Response, ResponseHead};
+use response::{GeneratedResponse, Response};
 use route::{Route, RouteError};
-
-/// The state and the settings that all requests share.
-pub(crate) struct App {
-    /// The table of all streams.
-    pub rendezvous: Arc<Rendezvous>,
-    /// The metrics of the server.
-    pub metrics: Arc<Metrics>,
-    /// The pipes for splice(2); `None` if all bodies are copied through user space.
-    pub pipes: Option<Arc<Pipes>>,
-    /// The timeout for a TLS handshake, a request head, a JSON body, and a client that reads nothing of a response.
-    pub request_timeout: Duration,
-    /// Whether there are named paths.
-    pub has_paths: bool,
-    /// The longest `ttl` that a new stream may ask for.
-    pub max_ttl: Period,
-    /// The limit on the bytes of a request head.
-    pub max_head_bytes: usize,
-    /// The timeout of an idle connection between two requests.
-    pub keep_alive: Duration,
-    /// The timeout after which a client whose kernel acknowledges nothing counts as disconnected.
-    pub peer_timeout: Duration,
-    /// The authorization of requests that need no token of a stream.
-    pub access: Access,
-    /// The web origins that may use the server.
-    pub cors: Cors,
-    /// The host names that a loopback listener accepts.
-    pub hosts: Hosts,
-    /// The quotas of each client: connections, streams and creations.
-    pub clients: Clients,
-    /// The memory budget of JSON bodies that are being read, and of the header sets and error reports of all streams.
-    pub metadata_memory: Arc<Budget>,
-    /// The memory budget of large responses that describe streams.
-    pub response_memory: Arc<Budget>,
-    /// The memory budget of HTTP/2 uploads: those that wait, and large windows of those that are passed on.
-    pub upload_memory: Arc<Budget>,
-    /// The maximum number of requests of an HTTP/2 connection at a time.
-    pub max_streams_per_connection: u32,
-    /// The proxies whose `Forwarded` and `X-Forwarded-For` fields are trusted.
-    pub trusted_proxies: TrustedProxies,
-}
-
-impl App {
-    /// Whether a listener serves named paths.
-    fn serves_paths(&self, listener: ListenerInfo) -> bool {
-        self.has_paths && listener.audience == Audience::Clients
-    }
-
-    /// Whether a listener serves a route.
-    fn serves(&self, listener: ListenerInfo, route: &Route) -> bool {
-        self.access.serves(listener, route) && (self.has_paths || !route.is_named_path())
-    }
-
-    /// Checks the `Host`, origin, purpose and token of a request (docs/api.md, section 2, "Rights"). Affects no stream.
-    fn authorize(
-        &self,
-        connection: ConnectionInfo,
-        route: &Route,
-        head: &impl RequestHead,
-    ) -> Result<(), AuthError> {
-        let listener = connection.listener;
-        if !route.is_public() {
-            // A proxy forwards the `Host` of its clients, which is a public name.
-            if listener.is_loopback && !connection.is_proxy {
-                self.hosts.check(head)?;
-            }
-            self.cors.check(listener, route, head)?;
-        }
-        if route.has_effect() {
-            access::check_purpose(head)?;
-        }
-        let credential = credential(head);
-        let of_stream = |id, needed| self.rendezvous.authorize(id, needed, credential);
-        match route {
-            Route::Create => self.access.creation().check(credential),
-            Route::List | Route::ListEvents => self.access.list(listener).check(credential),
-            Route::Metrics => self.access.metrics(listener).check(credential),
-            Route::Source(StreamName::Id(id)) => of_stream(id, RequiredToken::Of(Side::Source)),
-            Route::Destination(StreamName::Id(id)) => of_stream(id, RequiredToken::Of(Side::Destination)),
-            Route::Probe(StreamName::Id(id)) | Route::Report(id) | Route::Status(id) | Route::Events(id) => {
-                of_stream(id, RequiredToken::Either)
-            }
-            // The first side of a path is checked with the table locked.
-            Route::Source(StreamName::Path(_))
-            | Route::Destination(StreamName::Path(_))
-            | Route::Probe(StreamName::Path(_))
-            | Route::Front
-            | Route::Ping
-            | Route::Health
-            | Route::Ready
-            | Route::OpenApi => Ok(()),
-        }
-    }
-
-    /// Checks whether a client may create a stream: by its token, and by its quotas. Counts the stream.
-    fn may_create(
-        &self,
-        client: IpAddr,
-        credential: Option<Credential<'_>>,
-    ) -> Result<Option<Permit>, SeatError> {
-        self.access.creation().check(credential)?;
-        Ok(self.clients.create(client)?)
-    }
-
-    /// Returns the values that are read at each `GET /metrics`.
-    fn gauges(&self) -> Gauges {
-        Gauges {
-            streams: self.rendezvous.censuses(),
-            body_bytes: self.rendezvous.body_bytes(),
-            pipes_in_use: self.pipes.as_ref().map_or(0, |pipes| pipes.in_use()),
-        }
-    }
-
-    /// Returns the client's address: the peer of the connection, or the address that a trusted proxy forwards.
-    fn client(&self, connection: ConnectionInfo, head: &impl RequestHead) -> IpAddr {
-        let forwarded = connection
-            .is_proxy
-            .then(|| self.trusted_proxies.client(head.values("forwarded"), head.values("x-forwarded-for")))
-            .flatten();
-        forwarded.unwrap_or(connection.address)
-    }
-}
 
 /// The action that the driver of a connection must perform for a request.
 pub(crate) enum Action {
@@ -207,64 +82,6 @@ pub(crate) enum JsonRoute {
     Create(IpAddr),
     /// `POST /stream/:id/error`.
     Report(StreamId),
-}
-
-/// State that a request needs until its response.
-pub(crate) struct RequestContext {
-    /// The request's line in the access log.
-    pub record: Record,
-    /// The allowed origin for the CORS fields. Boxed, because most requests have none.
-    origin: Option<Box<AllowedOrigin>>,
-}
-
-impl RequestContext {
-    /// Adds the CORS fields to the response and records it for the access log.
-    pub(crate) fn finish(&mut self, response: &mut Response) {
-        self.finish_head(&mut response.head);
-        if let Body::Bytes(body) = &response.body {
-            self.record.add_bytes(body.len() as u64);
-            if response.head.status.is_success() {
-                self.record.set_answered();
-            }
-        }
-    }
-
-    /// Like [`RequestContext::finish`]. The line in the access log is logged when the body is dropped.
-    pub(crate) fn finish_generated(&mut self, response: &mut GeneratedResponse) {
-        self.finish_head(&mut response.head);
-        response.body.log_with(self.record.take());
-    }
-
-    fn finish_head(&mut self, head: &mut ResponseHead) {
-        if let Some(origin) = &self.origin {
-            origin.add_to(&mut head.headers);
-        }
-        self.record.set_status(head.status);
-    }
-
-    /// Returns the response to a refused request, and records the refusal in the metrics and the access log.
-    pub(crate) fn refuse(&mut self, app: &App, refusal: impl Into<Refusal>) -> Response {
-        let refusal = refusal.into();
-        app.metrics.refused(errors::refusal_name(&refusal));
-        self.record.set_refusal(&refusal);
-        response::refusal(&refusal)
-    }
-
-    /// Returns the response that was waited for.
-    pub(crate) fn later_response(&mut self, app: &App, response: Result<Response, Refusal>) -> Response {
-        response.unwrap_or_else(|refusal| self.refuse(app, refusal))
-    }
-
-    /// Returns the response to a request whose JSON body was read.
-    pub(crate) fn json_response(
-        &mut self,
-        app: &App,
-        route: JsonRoute,
-        body: Result<JsonBody, BodyError>,
-    ) -> Response {
-        let response = body.map_err(Refusal::from).and_then(|body| route.handle(app, body, &mut self.record));
-        response.unwrap_or_else(|refusal| self.refuse(app, refusal))
-    }
 }
 
 /// Routes and authorizes a request, and takes its seat.
@@ -311,20 +128,9 @@ fn decide(
     context: &mut RequestContext,
 ) -> Result<Action, Refusal> {
     let listener = connection.listener;
-    let is_served = |route: &Route| app.serves(listener, route);
-    let route = match Route::parse(head.method(), head.path()) {
-        Ok(route) if is_served(&route) => route,
-        Err(bad @ RouteError::BadPath(_)) if app.serves_paths(listener) => return Err(bad.into()),
-        _ => {
-            let is_preflight = context.origin.is_some()
-                && cors::is_preflight(head)
-                && Route::of_path(head.path()).any(|route| is_served(&route));
-            return if is_preflight {
-                Ok(respond(response::preflight(head)))
-            } else {
-                Err(RouteError::Unknown.into())
-            };
-        }
+    let route = match target(app, listener, head, context.origin.is_some())? {
+        Target::Route(route) => route,
+        Target::Preflight => return Ok(respond(response::preflight(head))),
     };
     let record = &mut context.record;
     record.set_route(route.name());
@@ -362,6 +168,32 @@ fn decide(
         Route::Ready => respond(handlers::ready(app)?),
         Route::OpenApi => respond(response::static_json(openapi::DOCUMENT)),
     })
+}
+
+/// What a request is for.
+enum Target {
+    Route(Route),
+    /// A preflight request of a page of an allowed origin.
+    Preflight,
+}
+
+fn target(
+    app: &App,
+    listener: ListenerInfo,
+    head: &impl RequestHead,
+    is_allowed_origin: bool,
+) -> Result<Target, RouteError> {
+    let is_served = |route: &Route| app.serves(listener, route);
+    match Route::parse(head.method(), head.path()) {
+        Ok(route) if is_served(&route) => Ok(Target::Route(route)),
+        Err(bad @ RouteError::BadPath(_)) if app.serves_paths(listener) => Err(bad),
+        _ => {
+            let is_preflight = is_allowed_origin
+                && cors::is_preflight(head)
+                && Route::of_path(head.path()).any(|route| is_served(&route));
+            if is_preflight { Ok(Target::Preflight) } else { Err(RouteError::Unknown) }
+        }
+    }
 }
 
 fn respond(response: Response) -> Action {

@@ -20,24 +20,23 @@
 //! [`Exchange::carry_out`] boxes everything else, so that a waiting side does not reserve space for it.
 
 mod download;
+mod responder;
 mod response;
 
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Method, Version};
 use rendezvous_codec::head::{self, Head, HeadError};
-use rendezvous_core::transfer::{SourceBody, Transfer};
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::debug;
 
+use self::responder::Responder;
 use super::connection::{Connection, LINGER, Shared};
-use crate::api::json_body::{self, BodyError, JsonBody};
+use crate::api::json_body;
 use crate::api::refusal::Refusal;
-use crate::api::response::{Body, GeneratedResponse, Response};
 use crate::api::route::is_upload;
-use crate::api::{Action, RequestContext, refuse, route, transfer};
+use crate::api::{Action, RequestContext, refuse, route};
 use crate::metrics::Protocol;
 use crate::request_body::{RequestBody, SocketBody};
 
@@ -240,7 +239,7 @@ impl<'a> Exchange<'a> {
 
     /// Performs the action. Only the waits of the two sides are not boxed.
     async fn carry_out(self) -> ConnectionOutcome {
-        let Self { connection, shared, request, mut context, action } = self;
+        let Self { connection, shared, request, context, action } = self;
         let responder = Responder { connection, shared, request };
         match action {
             Action::Source(mut seat) => {
@@ -249,21 +248,7 @@ impl<'a> Exchange<'a> {
                     paired = seat.paired() => paired,
                     () = connection.wire.source_left() => return ConnectionOutcome::Closed,
                 };
-                Box::pin(async {
-                    let response = match paired {
-                        Ok(half) => {
-                            let transfer = Arc::clone(half.transfer());
-                            tokio::select! {
-                                biased;
-                                response = transfer::source_response(half, &mut context.record) => response,
-                                response = release_at_reset(connection, &transfer) => response,
-                            }
-                        }
-                        Err(refusal) => context.refuse(&shared.app, refusal),
-                    };
-                    responder.respond(context, response).await
-                })
-                .await
+                Box::pin(responder.respond_to_source(context, paired)).await
             }
             Action::Destination(mut seat) => {
                 let paired = tokio::select! {
@@ -271,131 +256,12 @@ impl<'a> Exchange<'a> {
                     paired = seat.paired() => paired,
                     () = connection.wire.destination_left() => return ConnectionOutcome::Closed,
                 };
-                Box::pin(async {
-                    let response = match paired {
-                        Ok(pairing) => {
-                            let wire = Arc::clone(&connection.wire);
-                            let departure = async move { wire.destination_left().await };
-                            transfer::destination_response(pairing, departure, &mut context.record).await
-                        }
-                        Err(refusal) => Some(context.refuse(&shared.app, refusal)),
-                    };
-                    match response {
-                        Some(response) => responder.respond(context, response).await,
-                        None => ConnectionOutcome::Dropped,
-                    }
-                })
-                .await
+                Box::pin(responder.respond_to_destination(context, paired)).await
             }
             Action::Respond(response) => Box::pin(responder.respond(context, *response)).await,
             Action::Generate(response) => Box::pin(responder.generate(context, response)).await,
-            Action::Wait(response) => {
-                Box::pin(async {
-                    let response = tokio::select! {
-                        biased;
-                        response = response => response,
-                        () = connection.wire.destination_left() => return ConnectionOutcome::Closed,
-                    };
-                    let response = context.later_response(&shared.app, response);
-                    responder.respond(context, response).await
-                })
-                .await
-            }
-            Action::ReadJson(route) => {
-                Box::pin(async {
-                    let read = responder.read_json().await;
-                    let response = context.json_response(&shared.app, route, read);
-                    responder.respond(context, response).await
-                })
-                .await
-            }
+            Action::Wait(response) => Box::pin(responder.respond_later(context, response)).await,
+            Action::ReadJson(route) => Box::pin(responder.respond_to_json(context, route)).await,
         }
-    }
-}
-
-/// Frees the path of a transfer whose source resets its connection while the destination holds the body up. Never completes.
-async fn release_at_reset(connection: &Connection, transfer: &Transfer) -> Response {
-    if transfer.occupies_path() {
-        connection.socket().reset_by_peer().await;
-        transfer.release();
-    }
-    pending().await
-}
-
-/// Sends the response to one request.
-struct Responder<'a> {
-    connection: &'a Connection,
-    shared: &'a Shared,
-    request: Request,
-}
-
-impl Responder<'_> {
-    async fn respond(&self, mut context: RequestContext, mut response: Response) -> ConnectionOutcome {
-        context.finish(&mut response);
-        drop(context);
-        let Response { mut head, body } = response;
-        head.closes |= self.must_close();
-        let outcome = match body {
-            Body::Bytes(body) => self.write(&head, &body).await,
-            Body::Download(download) => self.deliver(&head, *download).await,
-        };
-        match outcome {
-            ConnectionOutcome::Kept => self.discard_body().await,
-            ConnectionOutcome::Closed | ConnectionOutcome::Dropped => outcome,
-        }
-    }
-
-    /// Sends a response part by part. A client that subscribes to events waits in this future, so that it is small.
-    async fn generate(
-        &self,
-        mut context: RequestContext,
-        mut response: Box<GeneratedResponse>,
-    ) -> ConnectionOutcome {
-        context.finish_generated(&mut response);
-        drop(context);
-        response.head.closes |= self.must_close();
-        match self.write_generated(response).await {
-            ConnectionOutcome::Kept => Box::pin(self.discard_body()).await,
-            outcome => outcome,
-        }
-    }
-
-    /// Whether the connection closes after the response, whatever that is.
-    fn must_close(&self) -> bool {
-        self.cannot_go_on() || self.request.closes || self.shared.draining.is_cancelled()
-    }
-
-    /// Whether the connection cannot take another request: too much of the body has not arrived, or bytes follow an upload. Those
-    /// may be excess bytes of the upload or a smuggled request, and the server cannot tell which.
-    fn cannot_go_on(&self) -> bool {
-        let mut input = self.connection.wire.input().lock();
-        let is_at_end =
-            input.is_between_requests() || input.is_body_unread() && self.request.has_small_body();
-        let has_upload = self.request.is_upload && self.request.length != Some(0);
-        !is_at_end || has_upload && input.has_trailing_bytes(self.connection.socket())
-    }
-
-    async fn read_json(&self) -> Result<JsonBody, BodyError> {
-        let app = &self.shared.app;
-        let mut body = RequestBody::Socket(self.body());
-        json_body::read(&mut body, self.request.length, app.request_timeout, &app.metadata_memory).await
-    }
-
-    /// Discards a small body that the response did not need, so that the connection can be reused. Closes the connection if the body does not
-    /// arrive in time.
-    async fn discard_body(&self) -> ConnectionOutcome {
-        let is_between_requests = || self.connection.wire.input().lock().is_between_requests();
-        if !is_between_requests() {
-            let mut body = RequestBody::Socket(self.body());
-            let reading = async { while let Some(Ok(_)) = poll_fn(|cx| body.poll_data(cx)).await {} };
-            if timeout(self.shared.app.request_timeout, reading).await.is_err() {
-                debug!("the rest of a small request body did not arrive in time");
-            }
-        }
-        if is_between_requests() { ConnectionOutcome::Kept } else { ConnectionOutcome::Closed }
-    }
-
-    fn body(&self) -> SocketBody {
-        SocketBody::small(Arc::clone(&self.connection.wire), self.request.expects_continue)
     }
 }

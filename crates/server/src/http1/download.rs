@@ -31,8 +31,9 @@ use rendezvous_net::splice::{Filled, Pipe, Pipes};
 use rendezvous_protocol::Side;
 use tokio::time::{Instant, timeout};
 
+use super::ConnectionOutcome;
+use super::responder::Responder;
 use super::response::{framed, size_line};
-use super::{ConnectionOutcome, Responder};
 use crate::api::message;
 use crate::api::response::{Download, ResponseHead};
 use crate::request_body::Relay;

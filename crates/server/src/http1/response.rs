@@ -10,7 +10,8 @@ use std::io::{self, IoSlice};
 use http::{Method, Version};
 use rendezvous_codec::body::Framing;
 
-use super::{ConnectionOutcome, Responder};
+use super::ConnectionOutcome;
+use super::responder::Responder;
 use crate::api::generated::Generated;
 use crate::api::message;
 use crate::api::response::{GeneratedResponse, ResponseHead};
