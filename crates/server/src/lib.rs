@@ -52,6 +52,7 @@ mod log;
 mod metrics;
 mod operators;
 pub mod proxies;
+mod quoted;
 mod request_body;
 mod server;
 mod tls;
@@ -82,7 +83,7 @@ pub mod internal {
 
     /// Returns whether `If-None-Match` lists the entity tag of this version of a status. `None` without that field.
     #[must_use]
-    pub fn has_version(head: &Head<'_>, version: u64) -> Option<bool> {
+    pub fn has_version(head: &Head<'_>, version: u64) -> bool {
         crate::api::preferences::has_version(head, version)
     }
 }
