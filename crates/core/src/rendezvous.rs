@@ -7,8 +7,8 @@
 //! the kernel knows, is never paired.
 //!
 //! *Concurrency.* One lock guards the table. It is held for map operations and for a query of the kernel about one
-//! connection, never across an await, and nothing is sent or published while it is held. One task runs
-//! [`Rendezvous::run_timers`], which expires waiting streams and forgets ended ones.
+//! connection, never across an await. Feeds get their snapshots while it is held; subscribers and waiting sides are notified after
+//! it is released. One task runs [`Rendezvous::run_timers`], which ends waits, expires and forgets streams, and wakes subscribers in turn.
 //!
 //! *Bounds.* At most [`Limits::max_streams`] streams that have not ended, and as many that have.
 

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use http::Version;
 use rendezvous_core::clients::Permit;
-use rendezvous_core::outcome::SeatError;
+use rendezvous_core::outcome::TooMany;
 use rendezvous_core::rendezvous::{Presence, SeatRequest};
 use rendezvous_core::token::Credential;
 use rendezvous_core::transfer::SourceHalf;
@@ -144,7 +144,7 @@ fn decide(
     Ok(match route {
         Route::Source(name) => Action::Source(seat_source(app, connection, head, &name, body, presence)?),
         Route::Destination(_) | Route::Probe(_) if has_body(head) => {
-            let message = "A GET of a stream cannot have a body: to send, use PUT";
+            let message = "A GET or HEAD cannot have a body here: to send, use PUT";
             return Err(Refusal::BadRequest(message));
         }
         Route::Destination(name) => {
@@ -241,12 +241,13 @@ fn seat_request<'a>(
     head: &'a impl RequestHead,
     name: &'a StreamName,
     presence: &Arc<impl Presence + 'static>,
-) -> SeatRequest<'a, impl FnOnce() -> Result<Option<Permit>, SeatError>> {
+) -> SeatRequest<'a, impl FnOnce() -> Result<Option<Permit>, TooMany>> {
     SeatRequest {
         name,
         presence: Arc::clone(presence) as _,
         wait: preferences::wait(head),
-        may_create: move || app.may_create(app.client(connection, head), credential(head)),
+        creation: app.access.creation().check(credential(head)),
+        permit: move || app.clients.create(app.client(connection, head)),
     }
 }
 

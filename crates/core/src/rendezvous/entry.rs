@@ -42,7 +42,7 @@ pub(super) struct Entry<B> {
     pub(super) created: Instant,
     /// When the stream expires if its sides have not paired.
     pub(super) expires: Instant,
-    /// The deadline under which it is in [`Table::expiring`] or [`Table::retained`].
+    /// The deadline under which it is in the queue `expiring` or `retained` of the table.
     pub(super) deadline: Option<Instant>,
     /// Counts the stream against its creator's quota until it ends.
     permit: Option<Permit>,

@@ -24,8 +24,9 @@ use super::waiting::{
 };
 use super::{NewStream, Pairing, Rendezvous};
 use crate::clients::Permit;
-use crate::outcome::SeatError;
+use crate::outcome::{SeatError, TooMany};
 use crate::slot::Waiter;
+use crate::token::AuthError;
 use crate::transfer::{Offer, SourceHalf};
 
 /// A side's request for a seat.
@@ -36,9 +37,10 @@ pub struct SeatRequest<'a, C> {
     pub presence: Arc<dyn Presence>,
     /// How long the side is willing to wait, in seconds, at least 1. `None`, or a longer time: until the stream expires.
     pub wait: Option<u64>,
-    /// Whether the client of the side may create a stream, and its permit for it. Called only for the first side of a path, with
-    /// the table locked.
-    pub may_create: C,
+    /// Whether the client of the side may create a stream. The first side of a path does.
+    pub creation: Result<(), AuthError>,
+    /// Counts a created stream. Called only for the first side of a path, with the table locked.
+    pub permit: C,
 }
 
 /// A seat that this side holds. Dropping it while it waits frees it. `M` is the value that the side receives when it is paired.
@@ -84,10 +86,10 @@ impl<B: Send + 'static> Rendezvous<B> {
     /// # Errors
     /// [`SeatError::NotFound`], [`SeatError::AlreadyConnected`], [`SeatError::Reported`], [`SeatError::ShuttingDown`], or
     /// for the declared length of the body [`SeatError::LengthMismatch`] and [`SeatError::TooLong`]. For the first side of a
-    /// path also [`SeatError::TooManyStreams`] and the error of [`SeatRequest::may_create`]. The offer is dropped.
+    /// path also [`SeatError::TooManyStreams`], [`SeatError::MayNotCreate`] and [`SeatError::TooMany`]. The offer is dropped.
     pub fn seat_source(
         self: &Arc<Self>,
-        request: SeatRequest<'_, impl FnOnce() -> Result<Option<Permit>, SeatError>>,
+        request: SeatRequest<'_, impl FnOnce() -> Result<Option<Permit>, TooMany>>,
         offer: Box<Offer<B>>,
     ) -> Result<Seat<SourceHalf, B>, SeatError> {
         let (sender, receiver) = oneshot::channel();
@@ -102,7 +104,7 @@ impl<B: Send + 'static> Rendezvous<B> {
     /// As [`Rendezvous::seat_source`], except for those of a body.
     pub fn seat_destination(
         self: &Arc<Self>,
-        request: SeatRequest<'_, impl FnOnce() -> Result<Option<Permit>, SeatError>>,
+        request: SeatRequest<'_, impl FnOnce() -> Result<Option<Permit>, TooMany>>,
     ) -> Result<Seat<Pairing<B>, B>, SeatError> {
         let (sender, receiver) = oneshot::channel();
         let (limit, presence) = (request.limit(), Arc::clone(&request.presence));
@@ -112,7 +114,7 @@ impl<B: Send + 'static> Rendezvous<B> {
 
     fn seat<M>(
         self: &Arc<Self>,
-        request: SeatRequest<'_, impl FnOnce() -> Result<Option<Permit>, SeatError>>,
+        request: SeatRequest<'_, impl FnOnce() -> Result<Option<Permit>, TooMany>>,
         arriving: WaitingSide<B>,
         receiver: oneshot::Receiver<WaitResult<M>>,
     ) -> Result<Seat<M, B>, SeatError> {
@@ -137,7 +139,7 @@ impl<B: Send + 'static> Rendezvous<B> {
             };
             match seated {
                 Ok(None) => {
-                    table.waits(stream, changes);
+                    table.begin_wait(stream, changes);
                     Ok((stream, None))
                 }
                 Ok(Some((source, destination))) => {
@@ -167,7 +169,7 @@ impl<B: Send + 'static> Rendezvous<B> {
     fn find_or_create(
         &self,
         table: &mut Table<B>,
-        request: SeatRequest<'_, impl FnOnce() -> Result<Option<Permit>, SeatError>>,
+        request: SeatRequest<'_, impl FnOnce() -> Result<Option<Permit>, TooMany>>,
         arriving: &WaitingSide<B>,
         changes: &mut Changes,
     ) -> Result<Number, SeatError> {
@@ -180,9 +182,10 @@ impl<B: Send + 'static> Rendezvous<B> {
             (Some(entry), _) => Ok(entry.number),
             (None, StreamName::Id(_)) => Err(SeatError::NotFound),
             (None, StreamName::Path(_)) => {
+                request.creation?;
                 arriving.check_length(&self.no_headers, self.limits.transfer)?;
                 let headers = Arc::clone(&self.no_headers);
-                table.create(name.clone(), headers, NewStream::default(), request.may_create, changes)
+                table.create(name.clone(), headers, NewStream::default(), request.permit, changes)
             }
         }
     }

@@ -25,7 +25,7 @@ use crate::clients::Permit;
 use crate::events::Change;
 use crate::feed::{Capacity, Feed, Subscription, Turns};
 use crate::header_set::StreamHeaders;
-use crate::outcome::SeatError;
+use crate::outcome::{SeatError, TooMany};
 use crate::snapshot::{Cursor, Snapshot};
 use crate::transfer::Transfer;
 
@@ -47,7 +47,7 @@ pub(super) struct Table<B> {
     pub(super) retained: Deadlines,
     pub(super) censuses: Censuses,
     pub(super) admission: AdmissionState,
-    /// What is made, pairs and ends, for the subscribers to all streams, if there are any. Without paths.
+    /// The feed of all streams with an id, while it has subscribers.
     all: Weak<Feed>,
     turns: Arc<Turns>,
 }
@@ -107,7 +107,7 @@ impl<B> Table<B> {
         Some((entry.snapshot(), subscription))
     }
 
-    /// Subscribes to what is made, pairs and ends from now on.
+    /// Subscribes to the creation, the pairing and the end of all streams with an id from now on.
     pub(super) fn watch_all(&mut self) -> Subscription {
         let feed = self.all.upgrade().unwrap_or_else(|| Feed::new(FEED_OF_ALL, &self.turns));
         self.all = Arc::downgrade(&feed);
@@ -129,12 +129,12 @@ impl<B> Table<B> {
     ///
     /// # Errors
     /// [`SeatError::ShuttingDown`], [`SeatError::TooManyStreams`], or the error of `permit`.
-    pub(super) fn create<E: Into<SeatError>>(
+    pub(super) fn create(
         &mut self,
         name: StreamName,
         headers: Arc<StreamHeaders>,
         settings: NewStream,
-        permit: impl FnOnce() -> Result<Option<Permit>, E>,
+        permit: impl FnOnce() -> Result<Option<Permit>, TooMany>,
         changes: &mut Changes,
     ) -> Result<Number, SeatError> {
         if self.admission != AdmissionState::Open {
@@ -143,7 +143,7 @@ impl<B> Table<B> {
         if self.censuses.total().alive() >= self.limits.max_streams {
             return Err(SeatError::TooManyStreams);
         }
-        let permit = permit().map_err(E::into)?;
+        let permit = permit()?;
         let number = Number(self.last.0 + 1);
         self.last = number;
         let mut entry =
@@ -174,7 +174,7 @@ impl<B> Table<B> {
     }
 
     /// Records that a side waits, for at most the time that it has asked for.
-    pub(super) fn waits(&mut self, stream: Number, changes: &mut Changes) {
+    pub(super) fn begin_wait(&mut self, stream: Number, changes: &mut Changes) {
         let Some(entry) = self.entries.get_mut(&stream) else { return };
         let Some(waiter) = entry.slot.waiter() else { return };
         let (side, limit) = (waiter.side(), waiter.limit());
@@ -201,16 +201,13 @@ impl<B> Table<B> {
         match entry.name.kind() {
             // At a path without a side there is nothing.
             StreamKind::Path => self.forget(stream, changes),
-            StreamKind::Created => self.expire_at(stream, |entry| entry.expires),
+            StreamKind::Created => {
+                let entry = self.entries.get_mut(&stream)?;
+                let expires = entry.expires;
+                entry.expire_at(expires, &mut self.expiring);
+            }
         }
         left
-    }
-
-    fn expire_at(&mut self, stream: Number, at: impl FnOnce(&Entry<B>) -> Instant) {
-        if let Some(entry) = self.entries.get_mut(&stream) {
-            let at = at(entry);
-            entry.expire_at(at, &mut self.expiring);
-        }
     }
 
     /// Records the transfer of a stream whose sides have paired, and removes its deadline.
@@ -239,6 +236,7 @@ impl<B> Table<B> {
             self.retain(stream, changes);
             return Some((waiter?, SeatError::Expired));
         }
+        // The deadline is earlier than the stream's, so it is the limit of a side that waits.
         let limit = entry.slot.waiter()?.limit()?;
         let waiter = self.vacate_if(stream, |_| true, changes)?;
         Some((waiter, SeatError::PeerNotConnected { seconds: limit.seconds }))

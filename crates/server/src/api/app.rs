@@ -1,13 +1,12 @@
-//! [`App`]: what all requests share, and what it says of one of them: whether it is served, may go on, and whose it is.
+//! [`App`]: the state that all requests share. It decides whether a request is served, checks its rights, and finds its client.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rendezvous_core::budget::Budget;
-use rendezvous_core::clients::{Clients, Permit};
-use rendezvous_core::outcome::SeatError;
-use rendezvous_core::token::{AuthError, Credential, RequiredToken};
+use rendezvous_core::clients::Clients;
+use rendezvous_core::token::{AuthError, RequiredToken};
 use rendezvous_net::splice::Pipes;
 use rendezvous_protocol::{Period, Side, StreamName};
 
@@ -70,7 +69,7 @@ impl App {
 
     /// Whether a listener serves a route.
     pub(super) fn serves(&self, listener: ListenerInfo, route: &Route) -> bool {
-        self.access.serves(listener, route) && (self.has_paths || !route.is_named_path())
+        self.access.serves(listener, route) && (!route.is_named_path() || self.serves_paths(listener))
     }
 
     /// Checks the `Host`, origin, purpose and token of a request (docs/api.md, section 2, "Rights"). Affects no stream.
@@ -112,16 +111,6 @@ impl App {
             | Route::Ready
             | Route::OpenApi => Ok(()),
         }
-    }
-
-    /// Checks whether a client may create a stream: by its token, and by its quotas. Counts the stream.
-    pub(super) fn may_create(
-        &self,
-        client: IpAddr,
-        credential: Option<Credential<'_>>,
-    ) -> Result<Option<Permit>, SeatError> {
-        self.access.creation().check(credential)?;
-        Ok(self.clients.create(client)?)
     }
 
     /// Returns the values that are read at each `GET /metrics`.

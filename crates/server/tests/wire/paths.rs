@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rendezvous_server::config::{ClientLimits, Period, Token};
+use rendezvous_server::config::{ClientLimits, Period, Size, StreamLimits, Token};
 use testkit::client::{Client, End, Response};
 use testkit::messages::{CHUNKED, bearer, pattern, request};
 use testkit::server::{TestServer, get};
@@ -303,6 +303,23 @@ async fn making_a_path_needs_the_create_token_and_joining_it_does_not() {
     let source = server.connect_and_send(put("/p/a?token=create-token-16-bytes", "", "x")).await;
     until_taken(&server, "/p/a").await;
     source.close();
+}
+
+#[tokio::test]
+async fn at_a_path_without_sides_a_client_without_the_create_token_learns_no_more_than_that() {
+    let server = TestServer::start_with(|config| {
+        config.create_token = Token::parse(CREATE_TOKEN).ok();
+        config.max_streams = 1;
+        config.streams = StreamLimits { max_bytes: Some(Size::bytes(10)), ..StreamLimits::default() };
+    })
+    .await;
+    let mut waiting = server.connect_and_send(request("GET", "/p/a", &bearer(CREATE_TOKEN))).await;
+    until_taken(&server, "/p/a").await;
+    for side in [get("/p/b"), put("/p/b", "", "x"), request("PUT", "/p/b", "Content-Length: 1000\r\n")] {
+        assert_eq!(server.ask(&side).await.error(), "401 UnauthorizedError", "{side}");
+    }
+    assert_eq!(server.ask(put("/p/a", "", "x")).await.status, 200);
+    assert_eq!(waiting.response().await.body, b"x");
 }
 
 #[tokio::test]
