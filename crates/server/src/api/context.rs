@@ -50,7 +50,7 @@ impl RequestContext {
     }
 
     /// Returns the response that was waited for.
-    pub(crate) fn later_response(&mut self, app: &App, response: Result<Response, Refusal>) -> Response {
+    pub(crate) fn response_after_wait(&mut self, app: &App, response: Result<Response, Refusal>) -> Response {
         response.unwrap_or_else(|refusal| self.refuse(app, refusal))
     }
 

@@ -5,7 +5,8 @@
 //! *Concurrency.* Runs in the task of its connection, which the feed and two timers wake.
 //!
 //! *Bounds.* A subscriber holds one part, of little more than [`PART`] bytes or of one large status, whose memory is reserved. A subscriber that
-//! reads too slowly holds its part, and not what follows.
+//! reads too slowly holds its part, and not what follows. If the memory of the part is reserved, a client that reads nothing
+//! for the request timeout is disconnected.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -33,6 +34,8 @@ const COMMENT: &[u8] = b":\n\n";
 
 /// The events of one stream or of all streams, for one subscriber.
 pub(crate) struct Events {
+    /// What a subscriber gets at once, until it is sent.
+    first: Vec<u8>,
     subject: Subject,
     subscription: Subscription,
     memory: Arc<Budget>,
@@ -46,27 +49,22 @@ pub(crate) struct Events {
 
 enum Subject {
     Stream(Box<Watched>),
-    All {
-        /// Nothing was sent yet.
-        is_new: bool,
-    },
+    All,
 }
 
 /// The stream that is watched.
 struct Watched {
     rendezvous: Arc<Rendezvous>,
     id: StreamId,
-    /// The state when the subscription began, until it is sent.
-    first: Option<Snapshot>,
     /// The version and the bytes that were sent.
     sent: Option<(u64, u64)>,
     /// When the bytes of a running transfer are sent again.
     next_progress: Option<Instant>,
 }
 
-/// Why the events end before the stream does.
+/// Why a body cannot be completed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum EventsError {
+pub(crate) enum PartError {
     /// A status cannot be serialized, which is a defect.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
@@ -83,27 +81,34 @@ enum Next {
 }
 
 impl Events {
-    /// The events of one stream, from `first` on.
+    /// The events of one stream, from its present state on.
+    ///
+    /// # Errors
+    /// [`PartError`]
     pub(crate) fn of_stream(
         rendezvous: Arc<Rendezvous>,
         id: StreamId,
-        first: Snapshot,
+        present: &Snapshot,
         subscription: Subscription,
         memory: Arc<Budget>,
-    ) -> Self {
-        let watched = Watched { rendezvous, id, first: Some(first), sent: None, next_progress: None };
-        Self::new(Subject::Stream(Box::new(watched)), subscription, memory)
+    ) -> Result<Self, PartError> {
+        let watched = Watched { rendezvous, id, sent: None, next_progress: None };
+        let mut events = Self::new(Subject::Stream(Box::new(watched)), subscription, memory);
+        let mut first = Vec::new();
+        events.add_status(present, &mut first, |part| write_event(present, part))?;
+        Ok(Self { first, ..events })
     }
 
-    /// The events of all streams.
+    /// The events of all streams. The response begins now, not with the first event.
     pub(crate) fn of_all(subscription: Subscription, memory: Arc<Budget>) -> Self {
-        Self::new(Subject::All { is_new: true }, subscription, memory)
+        Self { first: COMMENT.to_vec(), ..Self::new(Subject::All, subscription, memory) }
     }
 
     fn new(subject: Subject, subscription: Subscription, memory: Arc<Budget>) -> Self {
         // Those who subscribe at the same time do not get their comments at the same time.
-        let next_comment = Instant::now() + KEEP_ALIVE.mul_f64(subscription.phase());
+        let next_comment = Instant::now() + KEEP_ALIVE.mul_f64(subscription.spread());
         Self {
+            first: Vec::new(),
             subject,
             subscription,
             memory,
@@ -114,6 +119,11 @@ impl Events {
         }
     }
 
+    /// Whether the part that was returned last holds memory of the budget.
+    pub(crate) fn holds_memory(&self) -> bool {
+        self.reserved.is_some()
+    }
+
     /// Whether the last part was returned.
     pub(crate) fn is_finished(&self) -> bool {
         self.is_finished
@@ -122,17 +132,17 @@ impl Events {
     /// Waits for the next part.
     ///
     /// # Errors
-    /// [`EventsError`]
-    pub(crate) async fn next_part(&mut self) -> Result<Bytes, EventsError> {
+    /// [`PartError`]
+    pub(crate) async fn next_part(&mut self) -> Result<Bytes, PartError> {
+        if !self.first.is_empty() {
+            return Ok(std::mem::take(&mut self.first).into());
+        }
         // The part before was sent.
         self.reserved = None;
         if std::mem::take(&mut self.is_behind) {
             self.subscription.turn().await;
         }
         let mut part = Vec::new();
-        if self.begin(&mut part)? {
-            return Ok(part.into());
-        }
         while part.is_empty() && !self.is_finished {
             let next = self.next().await;
             self.add(next, &mut part)?;
@@ -145,25 +155,10 @@ impl Events {
         Ok(part.into())
     }
 
-    /// Adds what a subscriber gets at once. Returns whether there was something.
-    fn begin(&mut self, part: &mut Vec<u8>) -> Result<bool, EventsError> {
-        match &mut self.subject {
-            Subject::Stream(watched) => match watched.first.take() {
-                Some(first) => self.add_status(&first, part, |part| write_event(&first, part)).map(|()| true),
-                None => Ok(false),
-            },
-            Subject::All { is_new } => {
-                // The response begins now, not with the first event.
-                part.extend_from_slice(if *is_new { COMMENT } else { b"" });
-                Ok(std::mem::take(is_new))
-            }
-        }
-    }
-
     async fn next(&mut self) -> Next {
         let next_progress = match &self.subject {
             Subject::Stream(watched) => watched.next_progress,
-            Subject::All { .. } => None,
+            Subject::All => None,
         };
         let wakes_at = next_progress.map_or(self.next_comment, |progress| progress.min(self.next_comment));
         tokio::select! {
@@ -182,7 +177,7 @@ impl Events {
         .await
     }
 
-    fn add(&mut self, next: Next, part: &mut Vec<u8>) -> Result<(), EventsError> {
+    fn add(&mut self, next: Next, part: &mut Vec<u8>) -> Result<(), PartError> {
         match next {
             Next::Comment => {
                 self.next_comment = Instant::now() + KEEP_ALIVE;
@@ -194,7 +189,7 @@ impl Events {
             }
             Next::News(News::Missed(count)) => match &self.subject {
                 Subject::Stream(_) => self.add_current(part),
-                Subject::All { .. } => {
+                Subject::All => {
                     part.extend_from_slice(format!("event: lagged\ndata: {count}\n\n").as_bytes());
                     Ok(())
                 }
@@ -208,7 +203,7 @@ impl Events {
     }
 
     /// Adds the current status of the stream that is watched.
-    fn add_current(&mut self, part: &mut Vec<u8>) -> Result<(), EventsError> {
+    fn add_current(&mut self, part: &mut Vec<u8>) -> Result<(), PartError> {
         let Subject::Stream(watched) = &self.subject else { return Ok(()) };
         let current = watched.rendezvous.snapshot(&watched.id);
         self.is_finished = current.is_none();
@@ -221,7 +216,7 @@ impl Events {
         snapshot: &Snapshot,
         part: &mut Vec<u8>,
         write: impl FnOnce(&mut Vec<u8>) -> Result<(), serde_json::Error>,
-    ) -> Result<(), EventsError> {
+    ) -> Result<(), PartError> {
         if let Subject::Stream(watched) = &mut self.subject {
             let is_streaming = snapshot.state == SnapshotState::Streaming;
             watched.next_progress = is_streaming.then(|| Instant::now() + PROGRESS);

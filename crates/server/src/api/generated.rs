@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::events::{Events, EventsError};
+use super::events::{Events, PartError};
 use super::listing::Listing;
 use super::record::Record;
 
@@ -39,7 +39,7 @@ impl Generated {
     ///
     /// # Errors
     /// The body cannot be completed.
-    pub(crate) async fn next_part(&mut self) -> Result<Bytes, EventsError> {
+    pub(crate) async fn next_part(&mut self) -> Result<Bytes, PartError> {
         match &mut self.parts {
             Parts::Listing(listing) => Ok(listing.next_part().await?),
             Parts::Events(events) => events.next_part().await,
@@ -54,15 +54,18 @@ impl Generated {
         }
     }
 
-    /// Whether the body goes on for as long as the client stays. Such a body waits for a client that reads slowly, and the kernel holds little
-    /// of it.
-    pub(crate) fn is_endless(&self) -> bool {
+    /// Whether its parts depend on what happens while the client reads. Such a body waits for a client that reads slowly, and the kernel holds
+    /// little of it.
+    pub(crate) fn is_live(&self) -> bool {
         matches!(self.parts, Parts::Events(_))
     }
 
-    /// How long the client may read nothing of it, if `usual` is the limit for other responses.
+    /// How long the client may read nothing of the last part, if `usual` is the limit for other responses.
     pub(crate) fn read_timeout(&self, usual: Duration) -> Option<Duration> {
-        (!self.is_endless()).then_some(usual)
+        match &self.parts {
+            Parts::Listing(_) => Some(usual),
+            Parts::Events(events) => events.holds_memory().then_some(usual),
+        }
     }
 
     /// Records that a part of `bytes` bytes was sent.

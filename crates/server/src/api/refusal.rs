@@ -4,7 +4,9 @@ use rendezvous_codec::head::HeadError;
 use rendezvous_core::outcome::{SeatError, TooMany};
 use rendezvous_core::token::AuthError;
 
+use crate::api::events::PartError;
 use crate::api::json_body::BodyError;
+use crate::api::response::response_memory_exhausted;
 use crate::api::route::RouteError;
 
 /// The reason why a request is refused. [`super::response`] turns it into a response.
@@ -47,6 +49,15 @@ impl Refusal {
                 TooMany::Creations { .. } => "--max-creations-per-minute",
             }),
             _ => None,
+        }
+    }
+}
+
+impl From<PartError> for Refusal {
+    fn from(error: PartError) -> Self {
+        match error {
+            PartError::Json(_) => Self::Internal,
+            PartError::Memory(_) => response_memory_exhausted(),
         }
     }
 }

@@ -31,7 +31,7 @@ pub(super) fn status(app: &App, head: &impl RequestHead, id: StreamId) -> Result
         return current(&snapshot, &app.response_memory).map(respond);
     };
     let (snapshot, changes) = app.rendezvous.watch(&id).ok_or(SeatError::NotFound)?;
-    if preferences::has_version(head, snapshot.version) != Some(true) {
+    if !preferences::has_version(head, snapshot.version) {
         return current(&snapshot, &app.response_memory).map(respond);
     }
     let poll = LongPoll {
@@ -61,15 +61,18 @@ impl LongPoll {
     async fn run(mut self) -> Result<Response, Refusal> {
         let limit = Instant::now().checked_add(Duration::from_secs(self.wait));
         let news = self.changes.next();
-        let has_changed = if let Some(limit) = limit {
-            timeout_at(limit, news).await.is_ok()
+        if let Some(limit) = limit {
+            let _ = timeout_at(limit, news).await;
         } else {
             news.await;
-            true
-        };
+        }
         let snapshot = self.rendezvous.snapshot(&self.id).ok_or(SeatError::NotFound)?;
-        let mut response =
-            if has_changed { current(&snapshot, &self.memory)? } else { not_modified(self.version) };
+        // At the end of the server, the wait ends without a change.
+        let mut response = if snapshot.version == self.version {
+            not_modified(self.version)
+        } else {
+            current(&snapshot, &self.memory)?
+        };
         response.head.headers.extend(preferences::applied_wait(self.wait));
         Ok(response)
     }
@@ -78,17 +81,17 @@ impl LongPoll {
 /// The response with a status.
 fn current(snapshot: &Snapshot, memory: &Arc<Budget>) -> Result<Response, Refusal> {
     let mut response = response::large_json(&status_of(snapshot), memory)?;
-    mark(&mut response, snapshot.version);
+    add_version_fields(&mut response, snapshot.version);
     Ok(response)
 }
 
 fn not_modified(version: u64) -> Response {
     let mut response = response::empty(StatusCode::NOT_MODIFIED);
-    mark(&mut response, version);
+    add_version_fields(&mut response, version);
     response
 }
 
-fn mark(response: &mut Response, version: u64) {
+fn add_version_fields(response: &mut Response, version: u64) {
     if let Ok(tag) = HeaderValue::try_from(entity_tag(version)) {
         response.head.headers.insert(ETAG, tag);
     }
@@ -102,7 +105,7 @@ pub(super) fn events(app: &App, head: &impl RequestHead, id: StreamId) -> Result
         return Ok(respond(response::empty(StatusCode::NO_CONTENT)));
     }
     let memory = Arc::clone(&app.response_memory);
-    let events = Events::of_stream(Arc::clone(&app.rendezvous), id, snapshot, changes, memory);
+    let events = Events::of_stream(Arc::clone(&app.rendezvous), id, &snapshot, changes, memory)?;
     Ok(generate(response::events(events)))
 }
 

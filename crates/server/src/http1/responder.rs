@@ -1,5 +1,6 @@
 //! Responds to one request over HTTP/1, and leaves its connection ready for the next one.
 
+use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::sync::Arc;
 
@@ -36,7 +37,7 @@ impl Responder<'_> {
                 tokio::select! {
                     biased;
                     response = transfer::source_response(half, &mut context.record) => response,
-                    response = self.release_at_reset(&transfer) => response,
+                    never = self.release_at_reset(&transfer) => match never {},
                 }
             }
             Err(refusal) => context.refuse(&self.shared.app, refusal),
@@ -45,7 +46,7 @@ impl Responder<'_> {
     }
 
     /// Frees the path of a transfer whose source resets its connection while the destination holds the body up. Never completes.
-    async fn release_at_reset(&self, transfer: &Transfer) -> Response {
+    async fn release_at_reset(&self, transfer: &Transfer) -> Infallible {
         if transfer.occupies_path() {
             self.connection.socket().reset_by_peer().await;
             transfer.release();
@@ -84,7 +85,7 @@ impl Responder<'_> {
             response = response => response,
             () = self.connection.wire.destination_left() => return ConnectionOutcome::Closed,
         };
-        let response = context.later_response(&self.shared.app, response);
+        let response = context.response_after_wait(&self.shared.app, response);
         self.respond(context, response).await
     }
 

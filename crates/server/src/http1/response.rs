@@ -3,7 +3,7 @@
 //! *Invariant.* A generated body that is not complete ends with a reset.
 //!
 //! *Bounds.* One part of a generated body at a time. A write of a body that ends fails if the client reads nothing for the request timeout. Of one
-//! that does not, the kernel holds [`ENDLESS_SEND_BUFFER`].
+//! that does not, the kernel holds [`LIVE_SEND_BUFFER`].
 
 use std::io::{self, IoSlice};
 
@@ -16,8 +16,8 @@ use crate::api::generated::Generated;
 use crate::api::message;
 use crate::api::response::{GeneratedResponse, ResponseHead};
 
-/// The bytes that the kernel holds at most for a client that reads an endless body slowly. Linux doubles them for its own use.
-const ENDLESS_SEND_BUFFER: usize = 32 * 1024;
+/// The bytes that the kernel holds at most for a client that reads a live body slowly. Linux doubles them for its own use.
+const LIVE_SEND_BUFFER: usize = 32 * 1024;
 
 impl Responder<'_> {
     /// Writes a response with a complete body.
@@ -52,8 +52,8 @@ impl Responder<'_> {
         // A subscriber stays for long, and needs nothing else of it.
         let closes = response.closes;
         drop(response);
-        if body.is_endless() {
-            socket.limit_send_buffer(ENDLESS_SEND_BUFFER);
+        if body.is_live() {
+            socket.limit_send_buffer(LIVE_SEND_BUFFER);
         }
         socket.arm_reset();
         loop {

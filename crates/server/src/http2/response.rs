@@ -58,7 +58,7 @@ impl Exchange<'_> {
     /// Sends a response part by part. A client that subscribes to events waits in this future, so that it is small.
     pub(super) async fn generate(mut self, mut response: Box<GeneratedResponse>) -> ConnectionState {
         let place = self.session.places_to_wait.try_acquire();
-        if response.body.is_endless() && place.is_err() {
+        if response.body.is_live() && place.is_err() {
             return Box::pin(self.respond_busy()).await;
         }
         self.context.finish_generated(&mut response);

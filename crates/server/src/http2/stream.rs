@@ -270,7 +270,7 @@ impl Exchange<'_> {
             response = response => response,
             () = wait_for_reset(|cx| self.respond.poll_reset(cx)) => return ConnectionState::Reusable,
         };
-        let response = self.context.later_response(self.session.app, response);
+        let response = self.context.response_after_wait(self.session.app, response);
         self.respond(response).await
     }
 

@@ -409,6 +409,33 @@ async fn a_long_list_counts_as_a_large_response_and_a_single_one_is_always_serve
 }
 
 #[tokio::test]
+async fn large_events_count_as_large_responses_until_their_clients_read_nothing_for_too_long() {
+    let server = TestServer::start_with(|config| {
+        config.max_metadata_bytes = "500k".parse().unwrap();
+        config.head_timeout = "1s".parse().unwrap();
+    })
+    .await;
+    // Together more than the kernel takes for such a client.
+    let id = server.create_with(&set_of(60_000)).await;
+    let report = format!(r#"{{"message":"{}"}}"#, "m".repeat(60_000));
+    assert_eq!(server.post(&format!("/stream/{id}/error"), &report).await.status, 200);
+    let subscription = get(&format!("/stream/{id}/events"));
+    let mut unread = Vec::new();
+    let refused = loop {
+        let mut reader = Client::connect_with_small_receive_buffer(server.address()).await;
+        reader.send(&subscription).await;
+        let head = reader.head().await.unwrap();
+        if !head.starts_with("HTTP/1.1 200 ") {
+            break server.ask(&subscription).await;
+        }
+        unread.push(reader);
+        assert!(unread.len() < 100, "unread events do not count");
+    };
+    assert_busy(&refused);
+    while !server.connect_and_send(&subscription).await.head().await.unwrap().starts_with("HTTP/1.1 200 ") {}
+}
+
+#[tokio::test]
 async fn an_upload_that_declares_more_than_the_limit_takes_no_seat() {
     let server =
         streams(StreamLimits { max_bytes: Some(Size::bytes(1000)), ..StreamLimits::default() }).await;

@@ -217,6 +217,19 @@ async fn a_long_poll_of_a_stream_that_is_forgotten_gets_404() {
     assert_eq!(poll.error(), "404 SessionNotFoundError");
 }
 
+#[tokio::test]
+async fn a_long_poll_that_ends_with_the_server_tells_no_change() {
+    let mut server = TestServer::start_with(|config| config.drain_timeout = "100ms".parse().unwrap()).await;
+    let id = server.create().await;
+    let target = format!("/stream/{id}/status");
+    let tag = etag(&server.ask(get(&target)).await);
+    let fields = format!("If-None-Match: {tag}\r\nPrefer: wait=60\r\n");
+    let mut poll = server.connect_and_send(request("GET", &target, &fields)).await;
+    server.stop().await;
+    let ended = poll.response().await;
+    assert_eq!((ended.status, etag(&ended)), (304, tag));
+}
+
 /// The states that a subscriber sees from the creation of a stream to its end.
 #[tokio::test]
 async fn a_subscriber_sees_each_change_once_and_the_response_ends_after_the_last() {
