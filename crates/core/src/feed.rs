@@ -1,10 +1,10 @@
 //! A bounded broadcast of snapshots to many subscribers, which does not delay transfers.
 //!
-//! A [`Feed`] keeps the latest snapshots. Each [`Subscription`] reads them at its own speed. One that is too slow learns how many it has
+//! A `Feed` keeps the latest snapshots. Each [`Subscription`] reads them at its own speed. One that is too slow learns how many it has
 //! missed, and goes on with the oldest one that is left.
 //!
 //! *Concurrency.* One lock for each feed, held for a few assignments. The publisher may hold the lock of the table. Subscribers are woken after
-//! it is released, many of them in [`turns`].
+//! it is released, many of them in `turns`.
 //!
 //! *Bounds.* A feed keeps at most a fixed number of snapshots and of bytes of header sets and reports, and for each a short text, shared by all its
 //! subscribers. A subscription is a position and a waker.
@@ -18,7 +18,7 @@ use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
 
-use self::turns::Waiting;
+use self::turns::WaitingWakers;
 pub(crate) use self::turns::{Turns, Wakers};
 use crate::snapshot::Snapshot;
 
@@ -44,15 +44,24 @@ pub(crate) struct Feed {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The latest snapshots, oldest first.
-    kept: VecDeque<Arc<Published>>,
+    /// The latest snapshots, oldest first, from the first on that a subscriber has not read.
+    kept: VecDeque<Kept>,
     /// The bytes of `kept`.
     bytes: u64,
+    subscribers: usize,
     /// The position of the next snapshot: the number of those that were published.
     end: u64,
     is_closed: bool,
     /// The subscribers that have read everything, by their numbers.
-    waiting: Waiting,
+    waiting: WaitingWakers,
+}
+
+/// A snapshot that a feed keeps.
+#[derive(Debug)]
+struct Kept {
+    published: Arc<Published>,
+    /// The subscribers that have not read it.
+    unread: usize,
 }
 
 /// A snapshot in a feed.
@@ -93,38 +102,79 @@ impl Feed {
 
     /// Returns a subscription to what is published from now on.
     pub(crate) fn subscribe(self: &Arc<Self>) -> Subscription {
-        let next = self.state.lock().end;
-        Subscription { feed: Arc::clone(self), number: self.turns.number(), next }
+        let mut state = self.state.lock();
+        state.subscribers += 1;
+        let next = state.end;
+        drop(state);
+        Subscription { feed: Arc::clone(self), number: self.turns.next_number(), next }
     }
 
     /// Adds a snapshot, and moves the wakers of the subscribers that wait for it to `wakers`. Over the capacity, the oldest are dropped.
     pub(crate) fn publish(&self, snapshot: Snapshot, wakers: &mut Wakers) {
         let mut state = self.state.lock();
         state.bytes += snapshot.memory();
-        state.kept.push_back(Arc::new(Published { snapshot, text: OnceLock::new() }));
+        let unread = state.subscribers;
+        state
+            .kept
+            .push_back(Kept { published: Arc::new(Published { snapshot, text: OnceLock::new() }), unread });
         state.end += 1;
         while state.kept.len() > self.capacity.snapshots
             || state.bytes > self.capacity.bytes && state.kept.len() > 1
         {
-            let Some(oldest) = state.kept.pop_front() else { break };
-            state.bytes -= oldest.snapshot.memory();
+            state.drop_oldest();
         }
         wakers.take(&mut state.waiting);
     }
 
     /// Ends all subscriptions behind the last snapshot. Their wakers are moved to `wakers`.
     pub(crate) fn close(&self, wakers: &mut Wakers) {
-        let mut state = self.state.lock();
-        state.is_closed = true;
-        wakers.take(&mut state.waiting);
+        self.state.lock().close(wakers);
     }
 
     /// Closes the feed and drops its snapshots, so that a subscriber does not hold them for longer than the table does.
     pub(crate) fn forget(&self, wakers: &mut Wakers) {
-        self.close(wakers);
         let mut state = self.state.lock();
+        state.close(wakers);
         state.kept.clear();
         state.bytes = 0;
+    }
+}
+
+impl Kept {
+    /// Counts a subscriber that has read it.
+    fn read(&mut self) -> Arc<Published> {
+        self.unread -= 1;
+        Arc::clone(&self.published)
+    }
+}
+
+impl State {
+    fn close(&mut self, wakers: &mut Wakers) {
+        self.is_closed = true;
+        wakers.take(&mut self.waiting);
+    }
+
+    fn oldest(&self) -> u64 {
+        self.end - self.kept.len() as u64
+    }
+
+    /// Returns what a subscriber at this position has not read.
+    fn unread(&mut self, position: u64) -> impl Iterator<Item = &mut Kept> {
+        let skipped = position.saturating_sub(self.oldest());
+        self.kept.iter_mut().skip(usize::try_from(skipped).unwrap_or(usize::MAX))
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(oldest) = self.kept.pop_front() {
+            self.bytes -= oldest.published.snapshot.memory();
+        }
+    }
+
+    /// Drops the snapshots that all subscribers have read.
+    fn drop_read(&mut self) {
+        while self.kept.front().is_some_and(|oldest| oldest.unread == 0) {
+            self.drop_oldest();
+        }
     }
 }
 
@@ -155,7 +205,7 @@ impl Published {
 impl Subscription {
     /// Returns a number from 0 to 1 that spreads subscriptions evenly, for what each of them does periodically.
     #[must_use]
-    pub fn phase(&self) -> f64 {
+    pub fn spread(&self) -> f64 {
         // The multiples of the golden ratio: Knuth, The Art of Computer Programming, volume 3, section 6.4, "Fibonacci hashing".
         let spread = self.number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         f64::from(u32::try_from(spread).unwrap_or(u32::MAX)) / f64::from(u32::MAX)
@@ -174,16 +224,17 @@ impl Subscription {
     /// Returns the next news if there are any.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<News> {
         let mut state = self.feed.state.lock();
-        let oldest = state.end - state.kept.len() as u64;
+        let oldest = state.oldest();
         if self.next < oldest {
             let missed = oldest - self.next;
             self.next = oldest;
             return Poll::Ready(News::Missed(missed));
         }
-        let index = usize::try_from(self.next - oldest).unwrap_or(usize::MAX);
-        if let Some(published) = state.kept.get(index) {
+        let unread = state.unread(self.next).next().map(Kept::read);
+        if let Some(published) = unread {
             self.next += 1;
-            return Poll::Ready(News::Changed(Arc::clone(published)));
+            state.drop_read();
+            return Poll::Ready(News::Changed(published));
         }
         if state.is_closed {
             return Poll::Ready(News::Closed);
@@ -195,7 +246,11 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.feed.state.lock().waiting.remove(&self.number);
+        let mut state = self.feed.state.lock();
+        state.waiting.remove(&self.number);
+        state.subscribers -= 1;
+        state.unread(self.next).for_each(|kept| drop(kept.read()));
+        state.drop_read();
     }
 }
 
@@ -273,27 +328,50 @@ mod tests {
     fn a_feed_keeps_as_many_bytes_as_it_may_and_one_snapshot_in_any_case() {
         let large = report(1000);
         let feed = Feed::new(Capacity { snapshots: 10, bytes: 3 * large.memory() }, &Arc::default());
-        let mut subscription = feed.subscribe();
+        let (mut subscription, mut slow) = (feed.subscribe(), feed.subscribe());
         publish(&feed, (1..=5).map(|version| large_snapshot(version, &large)));
         assert_eq!(at_hand(&mut subscription), [-2, 3, 4, 5]);
         assert_eq!(Arc::strong_count(&large), 4, "what is missed is dropped");
         publish(&feed, [large_snapshot(6, &report(1 << 20)), snapshot(7)]);
         assert_eq!(at_hand(&mut subscription), [-1, 7]);
         assert_eq!(Arc::strong_count(&large), 1);
+        assert_eq!(at_hand(&mut slow), [-6, 7]);
     }
 
     #[test]
-    fn the_phases_of_subscriptions_are_spread_evenly() {
+    fn subscriptions_are_spread_evenly() {
         let turns = Arc::default();
         let mut tenths = [0; 10];
         for _ in 0..1000 {
             let feed = Feed::new(Capacity { snapshots: 1, bytes: 0 }, &turns);
-            let phase = feed.subscribe().phase();
-            assert!((0.0..=1.0).contains(&phase), "{phase}");
-            let tenth = (0..9).take_while(|tenth| phase >= f64::from(tenth + 1) / 10.0).count();
+            let spread = feed.subscribe().spread();
+            assert!((0.0..=1.0).contains(&spread), "{spread}");
+            let tenth = (0..9).take_while(|tenth| spread >= f64::from(tenth + 1) / 10.0).count();
             tenths[tenth] += 1;
         }
         assert!(tenths.iter().all(|count| (90..=110).contains(count)), "{tenths:?}");
+    }
+
+    #[test]
+    fn a_feed_keeps_nothing_that_all_subscribers_have_read_or_have_left_behind() {
+        let held = report(1000);
+        let feed = Feed::new(Capacity { snapshots: 10, bytes: u64::MAX }, &Arc::default());
+        let (mut quick, mut slow) = (feed.subscribe(), feed.subscribe());
+        publish(&feed, [1, 2].map(|version| large_snapshot(version, &held)));
+        assert_eq!(at_hand(&mut quick), [1, 2]);
+        let late = feed.subscribe();
+        assert_eq!(Arc::strong_count(&held), 3);
+        assert!(matches!(
+            slow.poll_next(&mut Context::from_waker(Waker::noop())),
+            Poll::Ready(News::Changed(_))
+        ));
+        assert_eq!(Arc::strong_count(&held), 2);
+        publish(&feed, [large_snapshot(3, &held)]);
+        assert_eq!(at_hand(&mut quick), [3]);
+        drop(slow);
+        assert_eq!(Arc::strong_count(&held), 2, "one has not read the last one");
+        drop(late);
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 
     #[test]
