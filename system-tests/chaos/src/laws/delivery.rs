@@ -49,7 +49,7 @@ impl Facts {
                 );
             }
         }
-        let stays = destination.is_some_and(|view| !view.left());
+        let stays = destination.is_some() && !self.destination_left();
         (self.is_finished() && stays && !self.has_whole_body())
             .then(|| "it is FINISHED, and the destination sees a cut".to_owned())
     }
@@ -62,7 +62,7 @@ impl Facts {
         if self.has_whole_body() {
             return None;
         }
-        if !destination.left() {
+        if !self.destination_left() {
             return Some(format!("200 to the source; the destination saw {:?}", destination.ending));
         }
         // Nothing shows what the kernel took after the client had left, but it is at most the room in its buffer.
@@ -162,6 +162,22 @@ mod tests {
         };
         assert_eq!(half_closed(Some(Proxy::Nginx)), []);
         assert_eq!(half_closed(None), [Law::NoWholeLooksCut, Law::StatusAgrees]);
+    }
+
+    #[test]
+    fn a_proxy_may_drop_what_it_has_taken_for_a_destination_that_half_closes() {
+        let half_closed = |proxy: Option<Proxy>| {
+            broken(good(), move |facts| {
+                let step = Step { moment: Moment::Body(SIZE - 1), act: Act::HalfClose };
+                facts.scenario.fault = Fault::Acts { source: Vec::new(), destination: vec![step] };
+                facts.scenario.destination.proxy = proxy;
+                let destination = facts.destination.as_mut().unwrap();
+                destination.ending = Ending::Cut("reset".into());
+                destination.bytes -= 1;
+            })
+        };
+        assert_eq!(half_closed(Some(Proxy::Nginx)), []);
+        assert_eq!(half_closed(None), [Law::NoWholeLooksCut, Law::OnlyDelivered200]);
     }
 
     #[test]

@@ -124,6 +124,14 @@ impl Facts {
         }
     }
 
+    /// Whether the destination has left: it has ended before the response did, or its proxy takes its FIN for that, and drops what it has taken.
+    pub(super) fn destination_left(&self) -> bool {
+        let half_closes =
+            || self.scenario.steps(Side::Destination).iter().any(|step| step.act == Act::HalfClose);
+        let is_proxied = self.scenario.destination.proxy.is_some();
+        self.destination.as_ref().is_some_and(View::left) || is_proxied && half_closes()
+    }
+
     /// Whether nothing has kept the body from arriving.
     pub(super) fn must_be_delivered(&self) -> bool {
         let disturbed = self.disturbs(Side::Source) || self.disturbs(Side::Destination);
