@@ -70,8 +70,8 @@ pub struct Transfer {
     progress: Mutex<Progress>,
     /// `None` without a minimum upload rate.
     upload: Option<Box<Mutex<UploadMeter>>>,
-    /// `None` once the path is free, and for a stream without one.
-    on_release: Mutex<Option<OnRelease>>,
+    /// `None` for a stream without a path. Within, `None` once the path is free.
+    on_release: Option<Mutex<Option<OnRelease>>>,
     /// `None` once the transfer is settled.
     on_end: Mutex<Option<OnEnd>>,
     outcome: SetOnce<Outcome>,
@@ -143,7 +143,7 @@ impl Transfer {
             started,
             progress: Mutex::new(progress),
             upload: limits.stream.min_upload_rate.map(|_| Box::default()),
-            on_release: Mutex::new(observer.on_release),
+            on_release: observer.on_release.map(|on_release| Mutex::new(Some(on_release))),
             on_end: Mutex::new(Some(observer.on_end)),
             outcome: SetOnce::new(),
             body_bytes,
@@ -225,7 +225,8 @@ impl Transfer {
 
     /// Frees the path of the transfer: its body was read, or its source has left. Does nothing if it is free already, or the transfer has none.
     pub fn release(&self) {
-        let on_release = self.on_release.lock().take();
+        let Some(on_release) = &self.on_release else { return };
+        let on_release = on_release.lock().take();
         if let Some(on_release) = on_release {
             on_release();
         }
@@ -234,7 +235,7 @@ impl Transfer {
     /// Returns whether the transfer still occupies a path.
     #[must_use]
     pub fn occupies_path(&self) -> bool {
-        self.on_release.lock().is_some()
+        self.on_release.as_ref().is_some_and(|on_release| on_release.lock().is_some())
     }
 
     /// Records that bytes have moved, so that the idle limit counts from now.
