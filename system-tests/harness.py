@@ -13,7 +13,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from io import BufferedReader
@@ -231,7 +231,11 @@ def greeted_port(process: Process, base: str) -> int:
 def listening_ports(pid: int) -> set[int]:
     """All ports that a process listens on, by its descriptors: the greeting names only one of them."""
     listening = "0A"
-    links = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    links = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        # A descriptor may be closed meanwhile.
+        with suppress(FileNotFoundError):
+            links.append(os.readlink(link))
     lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
     return {
         int(local.rpartition(":")[2], 16)
