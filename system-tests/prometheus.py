@@ -331,7 +331,7 @@ def unfinished(server: Server) -> Iterator[Load]:
         source.sendall(b"12345")
         check(answer(destination).read(5) == b"12345", "half of the body does not arrive")
         states = ("created", "source_waits", "destination_waits", "streaming")
-        gauges = Load({sample("streams", state=state): 1 for state in states})
+        gauges = Load({sample("streams", state=state, kind="stream"): 1 for state in states})
         yield gauges + Load({PAIRED: 1, BYTES: 5, sample("open_connections"): 4}) + opened("http1", 8)
 
 
@@ -504,7 +504,7 @@ def numbers(options: argparse.Namespace, tally: Tally) -> None:
         jobs = {"rendezvous": server, "older": server, "short": short}
         asked = Load()
         load, short_load = done(STEPS, counting(server, asked), tally), done(SHORT_STEPS, short, tally)
-        load[sample("streams", state="ended")] = sum(
+        load[sample("streams", state="ended", kind="stream")] = sum(
             count for name, count in load.items() if name.startswith("rendezvous_streams_ended_total")
         )
         with unfinished(server) as open_now:
