@@ -1,6 +1,7 @@
 //! The laws of the waits: a side that prefers to wait for some seconds gets 503 when they have passed, and only then.
 
 use super::Facts;
+use crate::client::View;
 
 impl Facts {
     /// A side that waits alone for a second gets 503, and no 100 before it.
@@ -8,7 +9,9 @@ impl Facts {
         if !self.is_steady() || self.may_have_expired() {
             return None;
         }
-        let is_wrong = |view: &&crate::client::View| !view.has_waited_in_vain() || view.interims > 0;
+        // A proxy sends a 100 of its own, at once.
+        let has_interims = |view: &View| view.interims > 0 && self.scenario.party(view.side).proxy.is_none();
+        let is_wrong = |view: &&View| !view.has_waited_in_vain() || has_interims(view);
         let view = self.in_vain.iter().find(is_wrong)?;
         Some(format!("the {} has waited for a second, alone: {view:?}", view.side))
     }
@@ -30,7 +33,7 @@ mod tests {
     use crate::client::{Answer, Ending, View};
     use crate::laws::examples::{broken, good};
     use crate::laws::{Facts, Law};
-    use crate::plan::Side;
+    use crate::plan::{Proxy, Side};
 
     fn gives_up(view: &mut View) {
         view.answer = Some(Answer { status: 503, name: "PeerNotConnectedError".into() });
@@ -39,8 +42,9 @@ mod tests {
 
     #[test]
     fn a_wait_that_does_not_end_as_promised_is_seen() {
-        let in_vain = |change: fn(&mut View)| {
+        let through = |proxy: Option<Proxy>, change: fn(&mut View)| {
             broken(good(), |facts| {
+                facts.scenario.source.proxy = proxy;
                 let mut view = View::new(Side::Source);
                 gives_up(&mut view);
                 change(&mut view);
@@ -48,7 +52,9 @@ mod tests {
                 facts.in_vain.push(view);
             })
         };
+        let in_vain = |change| through(None, change);
         assert_eq!(in_vain(|_| {}), []);
+        assert_eq!(through(Some(Proxy::Nginx), |view| view.interims = 1), []);
         assert_eq!(in_vain(|view| view.interims = 1), [Law::Waits]);
         assert_eq!(in_vain(|view| view.answer.as_mut().unwrap().status = 504), [Law::Waits]);
         assert_eq!(in_vain(|view| view.ending = Ending::Cut("reset".into())), [Law::OneAnswer, Law::Waits]);
