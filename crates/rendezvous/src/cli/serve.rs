@@ -5,6 +5,7 @@ mod greeting;
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::Context;
 use rendezvous_server::config::Config;
@@ -16,6 +17,10 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::flags::ServeArguments;
 use self::greeting::{Greeting, own_address};
 use super::{log, systemd};
+
+/// How long a blocking thread without work is kept. It must be shorter than the interval of the checks of the certificate: a check that begins
+/// before the thread of the one before it is idle starts another thread, and the checks would keep both for ever.
+const BLOCKING_THREAD_KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// Runs the server until a signal ends it.
 pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
@@ -29,6 +34,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     if let Some(threads) = arguments.threads() {
         runtime.worker_threads(threads);
     }
+    runtime.thread_keep_alive(BLOCKING_THREAD_KEEP_ALIVE);
     let runtime = runtime.enable_all().build().context("cannot start the threads of the server")?;
     // Spawned on a worker of the runtime, so that the thread that accepts a connection can serve it.
     let ended = runtime.block_on(runtime.spawn(serve(config, create_token_file, inherited)));

@@ -158,6 +158,29 @@ fn a_certificate_that_hangs_at_the_start_is_an_error() {
     }
 }
 
+/// Returns the number of its threads.
+#[cfg(target_os = "linux")]
+fn threads(program: &Program) -> usize {
+    fs::read_dir(format!("/proc/{}/task", program.process.0.id())).unwrap().count()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_check_of_the_certificate_leaves_no_thread_behind() {
+    let flags = ["--threads", "2"];
+    let without = threads(&Program::start(&flags));
+    let pair = Pair::new();
+    let program = serve(&pair, &flags);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    for _ in 0..100 {
+        program.process.signal(Signal::HUP);
+    }
+    while threads(&program) > without {
+        assert!(std::time::Instant::now() < deadline, "a thread that has nothing to do is kept");
+        std::thread::yield_now();
+    }
+}
+
 /// The library warns about a client that sends an address as its server name.
 #[test]
 fn no_handshake_writes_to_the_log() {
