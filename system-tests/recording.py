@@ -25,7 +25,7 @@ from pathlib import Path
 from harness import serving
 
 EXAMPLE_RELAY = "http://relay.example:9999"
-EXAMPLE_ID = "2f9c0c5e-8e0b-4d53-9b4e-0a6f0f3c7f11"
+EXAMPLE_ID = "2f9c0c5e-8e0b-8d53-9b4e-0a6f0f3c7f11"
 
 CREATE = "id=$(curl -s -X POST $relay/stream | cut -d'\"' -f4)"
 SHOW = "echo $id"

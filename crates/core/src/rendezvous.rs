@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rendezvous_protocol::{StreamId, StreamName};
+use rendezvous_protocol::{StreamId, StreamName, Tag};
 use tokio::sync::Notify;
 
 pub use self::census::{Census, Censuses};
@@ -64,6 +64,8 @@ pub struct Limits {
 /// The table of all streams.
 pub struct Rendezvous<B> {
     limits: Limits,
+    /// The ids of its streams begin with it.
+    tag: Tag,
     table: Mutex<Table<B>>,
     subscribers: Vec<Arc<dyn Subscriber>>,
     /// Shared by all streams without header sets, which are most streams.
@@ -102,12 +104,13 @@ pub struct NewStream {
 }
 
 impl<B: Send + 'static> Rendezvous<B> {
-    /// Creates an empty table. Each change is published to all `subscribers`.
+    /// Creates an empty table, and draws the tag of its ids. Each change is published to all `subscribers`.
     #[must_use]
     pub fn new(limits: Limits, subscribers: Vec<Arc<dyn Subscriber>>) -> Arc<Self> {
         let turns = Arc::default();
         Arc::new(Self {
             limits,
+            tag: Tag::draw(),
             table: Mutex::new(Table::new(limits, Arc::clone(&turns))),
             subscribers,
             no_headers: Arc::default(),
@@ -131,7 +134,7 @@ impl<B: Send + 'static> Rendezvous<B> {
         mut new: NewStream,
         permit: impl FnOnce() -> Result<Option<Permit>, TooMany>,
     ) -> Result<StreamId, SeatError> {
-        let id = StreamId::mint();
+        let id = StreamId::mint(self.tag);
         let headers = std::mem::take(&mut new.headers);
         let headers = if headers.memory() == 0 { Arc::clone(&self.no_headers) } else { Arc::new(headers) };
         let name = StreamName::Id(id.clone());

@@ -6,7 +6,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use uuid::Uuid;
+use uuid::{Builder, Uuid, Variant, Version};
+
+use crate::tag::Tag;
 
 /// The id of a stream: one or more of `A-Z a-z 0-9 _ -`, case-sensitive. Cloning copies a reference.
 ///
@@ -22,12 +24,30 @@ use uuid::Uuid;
 pub struct StreamId(Arc<str>);
 
 impl StreamId {
-    /// Generates an id: a lower-case version 4 UUID (RFC 9562, section 5.4) with 122 random bits, so it cannot be
-    /// guessed.
+    /// Generates an id of the process with this tag: a lower-case version 8 UUID (RFC 9562, section 5.8) that begins with the tag. Its
+    /// other 90 bits are random, so it cannot be guessed.
     #[must_use]
-    pub fn mint() -> Self {
+    pub fn mint(tag: Tag) -> Self {
+        // All bits of a version 4 UUID are random, but for the version and the variant, which have the same places in version 8.
+        let mut bytes = Uuid::new_v4().into_bytes();
+        if let Some(first) = bytes.first_chunk_mut() {
+            *first = tag.to_bytes();
+        }
         let mut text = Uuid::encode_buffer();
-        Self(Arc::from(&*Uuid::new_v4().hyphenated().encode_lower(&mut text)))
+        Self(Arc::from(&*Builder::from_custom_bytes(bytes).into_uuid().hyphenated().encode_lower(&mut text)))
+    }
+
+    /// Returns the tag of the process that has created the stream. `None` if the id does not have the form of [`StreamId::mint`], so no
+    /// process has created it.
+    #[must_use]
+    pub fn tag(&self) -> Option<Tag> {
+        let uuid = Uuid::try_parse(&self.0).ok()?;
+        let mut text = Uuid::encode_buffer();
+        let is_minted = uuid.get_version() == Some(Version::Custom)
+            && uuid.get_variant() == Variant::RFC4122
+            && *uuid.hyphenated().encode_lower(&mut text) == *self.0;
+        let [first, second, third, fourth, ..] = uuid.into_bytes();
+        is_minted.then(|| Tag::from([first, second, third, fourth]))
     }
 
     /// Parses an id from a path segment. Returns `None` if the text is empty or has a character outside
@@ -47,7 +67,7 @@ impl StreamId {
     /// Returns the form for logs: enough to distinguish streams, too little to connect to one.
     #[must_use]
     pub fn short(&self) -> ShortId<'_> {
-        ShortId(&self.0)
+        ShortId(self)
     }
 }
 
@@ -57,14 +77,21 @@ impl fmt::Debug for StreamId {
     }
 }
 
-/// The first characters of an id, for logs: a quarter of it, at most 8 characters.
+/// The first characters of an id, for logs: of one that a process has created its tag and the next 4 digits, of any other a quarter, at
+/// most 8 characters.
 #[derive(Debug, Clone, Copy)]
-pub struct ShortId<'a>(&'a str);
+pub struct ShortId<'a>(&'a StreamId);
+
+impl ShortId<'_> {
+    /// The length of a tag, a hyphen and 4 digits. 74 random bits of the id are not shown.
+    const OF_MINTED: usize = Tag::DIGITS + 5;
+}
 
 impl fmt::Display for ShortId<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = (self.0.len() / 4).min(8);
-        write!(f, "{}…", self.0.get(..shown).unwrap_or_default())
+        let id = self.0.as_str();
+        let shown = if self.0.tag().is_some() { Self::OF_MINTED } else { (id.len() / 4).min(8) };
+        write!(f, "{}…", id.get(..shown).unwrap_or_default())
     }
 }
 
@@ -73,12 +100,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn minted_ids_are_distinct_lower_case_uuids() {
-        let (one, other) = (StreamId::mint(), StreamId::mint());
+    fn minted_ids_are_distinct_lower_case_uuids_that_begin_with_the_tag() {
+        let tag = "0c1d2e3f".parse().unwrap();
+        let (one, other) = (StreamId::mint(tag), StreamId::mint(tag));
         assert_ne!(one, other);
         assert_eq!(one.as_str().len(), 36);
         assert_eq!(one.as_str(), one.as_str().to_lowercase());
-        assert_eq!(Uuid::try_parse(one.as_str()).unwrap().get_version_num(), 4);
+        assert!(one.as_str().starts_with("0c1d2e3f-"));
+        let uuid = Uuid::try_parse(one.as_str()).unwrap();
+        assert_eq!((uuid.get_version_num(), uuid.get_variant()), (8, Variant::RFC4122));
+        assert_eq!(one.tag(), Some(tag));
+    }
+
+    #[test]
+    fn minted_ids_have_90_random_bits() {
+        let (mut ones, mut zeros) = (0, 0);
+        for _ in 0..200 {
+            let id = Uuid::try_parse(StreamId::mint(Tag::from([0; 4])).as_str()).unwrap().as_u128();
+            (ones, zeros) = (ones | id, zeros | !id);
+        }
+        assert_eq!((ones & zeros).count_ones(), 90);
+    }
+
+    #[test]
+    fn an_id_that_no_process_has_created_has_no_tag() {
+        assert!(StreamId::parse("0c1d2e3f-1111-8111-9111-111111111111").unwrap().tag().is_some());
+        for text in [
+            "nightly-backup",
+            "0c1d2e3f",
+            "0c1d2e3f-1111-4111-9111-111111111111",
+            "0c1d2e3f-1111-8111-1111-111111111111",
+            "0C1D2E3F-1111-8111-9111-111111111111",
+            "0c1d2e3f-1111-8111-9111-11111111111A",
+            "0c1d2e3f111181119111111111111111",
+            "0c1d2e3f-1111-8111-9111-1111111111111",
+        ] {
+            assert_eq!(StreamId::parse(text).unwrap().tag(), None, "{text}");
+        }
     }
 
     #[test]
@@ -93,8 +151,8 @@ mod tests {
 
     #[test]
     fn debug_and_log_output_do_not_reveal_an_id() {
-        let id = StreamId::mint();
-        assert_eq!(id.short().to_string(), format!("{}…", &id.as_str()[..8]));
+        let id = StreamId::mint(Tag::draw());
+        assert_eq!(id.short().to_string(), format!("{}…", &id.as_str()[..13]));
         assert!(!format!("{id:?}").contains(id.as_str()));
         assert_eq!(StreamId::parse("abcdefgh").unwrap().short().to_string(), "ab…");
     }

@@ -1,5 +1,5 @@
-//! The types that both ends of http-rendezvous share: ids and paths of streams, the two sides of a stream, units, error names and
-//! the JSON of responses.
+//! The types that both ends of http-rendezvous share: ids and paths of streams, the tags of processes, the two sides of a stream,
+//! units, error names and the JSON of responses.
 //!
 //! *Invariants.* A value is validated when it is constructed: a [`StreamId`] has only the characters of docs/api.md,
 //! a [`Period`] and a [`Size`] are within their ranges.
@@ -16,6 +16,7 @@ mod name;
 mod path;
 mod side;
 mod status;
+mod tag;
 mod units;
 
 pub use error::{ErrorBody, ErrorKind};
@@ -24,4 +25,5 @@ pub use name::{StreamKind, StreamName};
 pub use path::{BadPath, HashedPath, PathName};
 pub use side::Side;
 pub use status::{CreatedStream, StreamStatus, Timestamp};
+pub use tag::{BadTag, Tag};
 pub use units::{BadPeriod, BadSize, Period, Size};

@@ -13,6 +13,9 @@ use crate::error::ErrorBody;
 pub struct CreatedStream<'a> {
     /// The id of the stream.
     pub stream: &'a str,
+    /// The URL of the stream at the server that has created it. Absent unless that has a public URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// The token of the source. Absent without split access.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upload_token: Option<&'a str>,

@@ -1,6 +1,7 @@
 //! The settings of the server, as types that hold only valid values. Independent of the command line.
 
 mod limits;
+mod public_url;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use http::Uri;
 pub use limits::{
     BadHeadLimit, BadPeerTimeout, BadStreamsPerConnection, HeadLimit, PeerTimeout, StreamsPerConnection,
 };
+pub use public_url::{BadPublicUrl, PublicUrl};
 pub use rendezvous_core::clients::ClientLimits;
 pub use rendezvous_core::token::{BadToken, Token};
 pub use rendezvous_core::transfer::StreamLimits;
@@ -84,6 +86,9 @@ pub struct Config {
     pub plain_port: Option<u16>,
     /// A separate admin listener, without TLS; `None` by default. When set, the list, metrics and health routes are served only there.
     pub admin_listen: Option<SocketAddr>,
+    /// The URL at which clients reach this very server, and no other one behind the same name; `None` by default. The response to `POST
+    /// /stream` then has the `url` of the stream. Loopback listeners accept its host as `Host`.
+    pub public_url: Option<PublicUrl>,
     /// The token that `POST /stream` requires; `None` by default: everybody who reaches the server may create streams.
     pub create_token: Option<Token>,
     /// The token that the list and the metrics require; `None` by default: loopback listeners show both, the admin listener shows the
@@ -250,6 +255,7 @@ impl Default for Config {
             tls: None,
             plain_port: None,
             admin_listen: None,
+            public_url: None,
             create_token: None,
             admin_token: None,
             open_list: false,

@@ -141,6 +141,7 @@ fn a_bad_value_is_refused_with_a_description_of_valid_ones() {
             "\"b.example\" is not an origin: give a scheme, a host",
         ),
         ("--allow-host", "a.example,http://b", "\"http://b\" is not a host: give a name or an address"),
+        ("--public-url", "relay.example", "\"relay.example\" is not a public URL: give http:// or https://"),
         ("--max-metadata-bytes", "64mb", "is not a number of bytes"),
         ("--create-token-file", "no/such/file", "'no/such/file'"),
         ("--admin-token-file", "no/such/file", "the file cannot be read"),

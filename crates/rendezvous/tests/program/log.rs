@@ -40,10 +40,10 @@ fn the_log_has_a_line_for_each_request_and_at_debug_for_each_event_and_no_whole_
         assert!(download.wait().success());
         let id = stream.rsplit('/').next().unwrap().to_owned();
         let log = program.log();
-        assert!(!log.contains(&id) && !log.contains(&id[8..]), "{log}");
+        assert!(!log.contains(&id) && !log.contains(&id[13..]), "{log}");
         let is_status = |line: &str| line.contains("/status");
         let of_stream: Vec<_> =
-            log.lines().filter(|line| line.contains(&id[..8]) && !is_status(line)).collect();
+            log.lines().filter(|line| line.contains(&id[..13]) && !is_status(line)).collect();
         let events = ["created", "destination waits", "streaming", "finished"];
         assert_eq!(of_stream.len(), events.len() + requests.len(), "{log}");
         for event in events {

@@ -17,6 +17,7 @@ use super::credential;
 use super::head::RequestHead;
 use super::hosts::Hosts;
 use super::route::Route;
+use crate::config::PublicUrl;
 use crate::metrics::{Gauges, Metrics};
 use crate::proxies::TrustedProxies;
 use crate::request_body::Rendezvous;
@@ -47,6 +48,8 @@ pub(crate) struct App {
     pub cors: Cors,
     /// The host names that a loopback listener accepts.
     pub hosts: Hosts,
+    /// The URL at which clients reach this server.
+    pub public_url: Option<PublicUrl>,
     /// The quotas of each client: connections, streams and creations.
     pub clients: Clients,
     /// The memory budget of JSON bodies that are being read, and of the header sets and error reports of all streams.

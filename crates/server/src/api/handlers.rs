@@ -35,6 +35,7 @@ pub(super) fn create(
     record.set_stream(StreamName::Id(id.clone()));
     let created = CreatedStream {
         stream: id.as_str(),
+        url: app.public_url.as_ref().map(|url| url.of_stream(id.as_str())),
         upload_token: tokens.as_ref().map(|tokens| tokens.upload.as_str()),
         download_token: tokens.as_ref().map(|tokens| tokens.download.as_str()),
         expires_at,

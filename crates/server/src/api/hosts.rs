@@ -6,17 +6,19 @@
 use rendezvous_core::token::AuthError;
 
 use super::head::RequestHead;
-use crate::config::HostName;
+use crate::config::{HostName, PublicUrl};
 
 /// The accepted names, in addition to local ones.
 #[derive(Debug, Default)]
 pub(crate) struct Hosts(Vec<HostName>);
 
 impl Hosts {
-    /// Accepts the `allowed` names (`--allow-host`) and the `host` that the server listens on (`--host`).
+    /// Accepts the `allowed` names (`--allow-host`), the `host` that the server listens on (`--host`), and the host of the URLs that it gives
+    /// to clients (`--public-url`).
     #[must_use]
-    pub(crate) fn new(host: &str, allowed: &[HostName]) -> Self {
-        Self(host.parse().into_iter().chain(allowed.iter().cloned()).collect())
+    pub(crate) fn new(host: &str, allowed: &[HostName], public_url: Option<&PublicUrl>) -> Self {
+        let own = host.parse().into_iter().chain(public_url.map(|url| url.host().clone()));
+        Self(own.chain(allowed.iter().cloned()).collect())
     }
 
     /// Checks every host name in the head of a request to a loopback listener. A head without a name passes, because browsers always
@@ -50,7 +52,8 @@ mod tests {
         let allowed = ["relay.example".parse().unwrap(), "10.0.0.5".parse().unwrap()];
         let request =
             hosts.iter().fold(Request::builder().uri(target), |builder, host| builder.header("host", *host));
-        Hosts::new("my.machine", &allowed).check(&request.body(()).unwrap()).is_ok()
+        let public_url = "https://node-1.example:8443/relay".parse().unwrap();
+        Hosts::new("my.machine", &allowed, Some(&public_url)).check(&request.body(()).unwrap()).is_ok()
     }
 
     #[test]
@@ -71,6 +74,7 @@ mod tests {
             ("relay.example", true),
             ("Relay.Example.:8080", true),
             ("10.0.0.5:9999", true),
+            ("node-1.example", true),
             ("", true),
             ("evil.example", false),
             ("evil.example:9999", false),

@@ -1,5 +1,6 @@
 //! `POST /stream`, the list and the status object.
 
+use rendezvous_protocol::StreamId;
 use testkit::client::End;
 use testkit::server::{TestServer, get, post};
 
@@ -21,6 +22,26 @@ async fn a_created_stream_has_a_status() {
     );
     let digits = created_at.replace(|letter: char| letter.is_ascii_digit(), "0");
     assert_eq!(digits, "0000-00-00T00:00:00.000Z");
+}
+
+#[tokio::test]
+async fn the_ids_of_a_server_begin_with_its_tag() {
+    let (server, other) = (TestServer::start().await, TestServer::start().await);
+    let tag = |id: String| StreamId::parse(&id).unwrap().tag().expect("a server has created it");
+    let tags = [server.create().await, server.create().await, other.create().await].map(tag);
+    assert_eq!(tags[0], tags[1]);
+    assert_ne!(tags[0], tags[2]);
+}
+
+#[tokio::test]
+async fn a_server_with_a_public_url_gives_the_url_of_a_stream() {
+    let public_url = Some("https://node-1.example/relay/".parse().unwrap());
+    let server = TestServer::start_with(|config| config.public_url = public_url).await;
+    let response = server.post("/stream", r#"{"access":"split"}"#).await;
+    let id = response.stream_id();
+    let start =
+        format!(r#"{{"stream":"{id}","url":"https://node-1.example/relay/stream/{id}","upload_token":""#);
+    assert!(response.body.starts_with(start.as_bytes()), "{response:?}");
 }
 
 #[tokio::test]

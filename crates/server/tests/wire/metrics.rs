@@ -490,7 +490,7 @@ async fn metrics_reveal_no_ids_addresses_or_secrets() {
             assert!(!text.contains(secret));
         }
         let address = server.address().to_string();
-        for secret in [&id, &id[..8], &reported, "127.0.0.1", &address, "ecret", "hidden-value"] {
+        for secret in [&id, &id[..13], &reported, "127.0.0.1", &address, "ecret", "hidden-value"] {
             assert!(!text.contains(secret), "{secret}: {text}");
         }
     }

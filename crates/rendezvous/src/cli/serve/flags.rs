@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use rendezvous_server::config::{CorsOrigin, HostName, PeerTimeout, Period, Size};
+use rendezvous_server::config::{CorsOrigin, HostName, PeerTimeout, Period, PublicUrl, Size};
 use rendezvous_server::proxies::Network;
 
 use self::limits::ServerLimits;
@@ -123,6 +123,12 @@ struct Listeners {
         verbatim_doc_comment
     )]
     admin_listen: Option<SocketAddr>,
+    /// URL at which clients reach this very server
+    ///
+    /// The response to POST /stream then has the URL of the stream. Behind a name that leads to
+    /// several servers it is the URL of this one.
+    #[arg(long, env = "RENDEZVOUS_PUBLIC_URL", value_name = "URL", verbatim_doc_comment)]
+    public_url: Option<PublicUrl>,
 }
 
 #[derive(Debug, Args)]

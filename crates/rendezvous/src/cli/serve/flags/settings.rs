@@ -20,6 +20,7 @@ impl ServeArguments {
             tls: tls.map(|(certificate, key)| TlsFiles { certificate, key }),
             plain_port: listeners.plain_port,
             admin_listen: listeners.admin_listen,
+            public_url: listeners.public_url.clone(),
             create_token: token(&access.create_token_file),
             admin_token: token(&access.admin_token_file),
             open_list: access.open_list,
