@@ -17,11 +17,18 @@
 
 #![forbid(unsafe_code)]
 
+mod backoff;
 pub mod destination;
 pub mod digest;
+mod keys;
 pub mod link;
+mod messages;
 pub mod plain;
 pub mod receive;
+mod receiver;
 pub mod relay;
+mod reply;
+mod seal;
 pub mod send;
+mod sender;
 pub mod source;

@@ -21,7 +21,7 @@ pub struct ReceiveOptions {
 }
 
 /// What happens meanwhile, for people.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ReceiveEvent {
     /// What an earlier run left behind is continued from here.
     Resumed {

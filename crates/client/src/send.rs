@@ -19,7 +19,7 @@ pub struct SendOptions {
 }
 
 /// What happens meanwhile, for people.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum SendEvent {
     /// The relay takes requests, and this link can be given away. Comes once.
     Link(Link),
