@@ -19,6 +19,7 @@
 
 pub mod destination;
 pub mod digest;
+mod file_name;
 pub mod link;
 pub mod plain;
 pub mod receive;
