@@ -20,6 +20,7 @@
 mod backoff;
 pub mod destination;
 pub mod digest;
+mod file_name;
 mod keys;
 pub mod link;
 mod messages;
