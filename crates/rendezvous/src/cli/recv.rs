@@ -4,7 +4,7 @@ mod ending;
 mod link;
 mod terminal;
 
-use std::io::{IsTerminal, Write, stdout};
+use std::io::{IsTerminal, stdout};
 use std::path::{Path, PathBuf};
 
 use clap::Args;

@@ -1,6 +1,5 @@
 //! The view on a terminal: a bar on standard error, with rate and time left.
 
-use std::fmt::Write as _;
 use std::io::{Write, stderr};
 use std::time::Duration;
 
