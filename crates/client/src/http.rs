@@ -51,6 +51,15 @@ pub(crate) enum Fetched {
     Not(Reply),
 }
 
+/// What a request for a new stream brought.
+#[derive(Debug)]
+pub(crate) enum Created {
+    /// The JSON of the response.
+    Stream(Bytes),
+    /// No stream.
+    Not(Reply),
+}
+
 impl Http {
     /// Prepares requests to this relay. Proxies are taken from the environment.
     pub(crate) fn new(relay: &Relay) -> Result<Self, Unusable> {
@@ -119,6 +128,36 @@ impl Http {
         if response.status().is_success() { Ok(response) } else { Err(reply_of(&response)) }
     }
 
+    /// Creates a stream.
+    pub(crate) async fn create(&self, body: String) -> Created {
+        let answer = async {
+            match self.send(Method::POST, "stream", None, body.into()).await {
+                Ok(response) if response.status().as_u16() == 201 => match response.bytes().await {
+                    Ok(body) => Created::Stream(body),
+                    Err(error) => Created::Not(lost(&error)),
+                },
+                Ok(response) => Created::Not(reply_of(&response)),
+                Err(reply) => Created::Not(reply),
+            }
+        };
+        let given_up = Created::Not(Reply::Lost { why: "the relay did not answer".into() });
+        tokio::time::timeout(CONNECT, answer).await.unwrap_or(given_up)
+    }
+
+    /// PUTs to a stream.
+    pub(crate) async fn put_stream(&self, url: Url, body: UploadBody) -> Reply {
+        match self.send_to(Method::PUT, url, None, Body::wrap(body)).await {
+            Ok(response) => reply_of(&response),
+            Err(reply) => reply,
+        }
+    }
+
+    /// GETs a stream, up to the head of the response.
+    pub(crate) async fn get_stream(&self, url: Url) -> Result<Response, Reply> {
+        let response = self.send_to(Method::GET, url, None, Body::default()).await?;
+        if response.status().is_success() { Ok(response) } else { Err(reply_of(&response)) }
+    }
+
     async fn send(
         &self,
         method: Method,
@@ -127,7 +166,17 @@ impl Http {
         body: Body,
     ) -> Result<Response, Reply> {
         let url = self.base.join(path).map_err(|error| Reply::Lost { why: error.to_string() })?;
-        let has_body = method == Method::PUT;
+        self.send_to(method, url, wait, body).await
+    }
+
+    async fn send_to(
+        &self,
+        method: Method,
+        url: Url,
+        wait: Option<Duration>,
+        body: Body,
+    ) -> Result<Response, Reply> {
+        let has_body = method == Method::PUT || method == Method::POST;
         let mut request = self.client.request(method, url);
         if let Some(wait) = wait {
             request = request.header("prefer", format!("wait={}", wait.as_secs()));

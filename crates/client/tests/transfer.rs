@@ -1,7 +1,13 @@
 //! Transfers through a real relay in this process.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::missing_panics_doc, reason = "a test fails loudly")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::missing_panics_doc,
+    reason = "a test fails loudly"
+)]
 
 #[path = "transfer/memory.rs"]
 mod memory;

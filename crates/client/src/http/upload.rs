@@ -24,20 +24,21 @@ pub(crate) struct Upload {
 #[derive(Debug)]
 pub(crate) struct UploadBody {
     blocks: mpsc::Receiver<Bytes>,
-    rest: u64,
+    /// What is left of the length, unless that is not known.
+    rest: Option<u64>,
     taken: Arc<AtomicU64>,
 }
 
 impl UploadBody {
-    /// Makes both ends. The length is set by [`UploadBody::with_length`], once it is known.
+    /// Makes both ends. Without [`UploadBody::with_length`] a body has no length, and an empty block is its end.
     pub(crate) fn new() -> (Upload, Self) {
         let (sender, blocks) = mpsc::channel(AHEAD);
         let taken = Arc::new(AtomicU64::new(0));
-        (Upload { blocks: sender, taken: Arc::clone(&taken) }, Self { blocks, rest: 0, taken })
+        (Upload { blocks: sender, taken: Arc::clone(&taken) }, Self { blocks, rest: None, taken })
     }
 
     pub(crate) fn with_length(self, length: u64) -> Self {
-        Self { rest: length, ..self }
+        Self { rest: Some(length), ..self }
     }
 }
 
@@ -50,24 +51,28 @@ impl Body for UploadBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         let this = self.get_mut();
-        if this.rest == 0 {
+        if this.rest == Some(0) {
             return Poll::Ready(None);
         }
         let Some(block) = ready!(this.blocks.poll_recv(context)) else {
             // Its maker stopped: the source failed, or the attempt ended. A short body must not look whole.
             return Poll::Ready(Some(Err(io::Error::other("the segment was not made to its end"))));
         };
+        if block.is_empty() {
+            this.rest = Some(0);
+            return Poll::Ready(None);
+        }
         let length = u64::try_from(block.len()).unwrap_or(u64::MAX);
-        this.rest = this.rest.saturating_sub(length);
+        this.rest = this.rest.map(|rest| rest.saturating_sub(length));
         this.taken.fetch_add(length, Ordering::Relaxed);
         Poll::Ready(Some(Ok(Frame::data(block))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest == 0
+        self.rest == Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest)
+        self.rest.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }

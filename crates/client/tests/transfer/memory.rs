@@ -44,7 +44,8 @@ pub struct Memory {
 impl Memory {
     pub fn file(bytes: &Arc<Vec<u8>>) -> Self {
         let size = Some(bytes.len() as u64);
-        let description = Description { kind: Kind::File, name: "file".into(), size, mtime: Some(1), mode: Some(0o640) };
+        let description =
+            Description { kind: Kind::File, name: "file".into(), size, mtime: Some(1), mode: Some(0o640) };
         Self { description, bytes: Arc::clone(bytes), offset: 0, changes_at: None }
     }
 
@@ -127,7 +128,12 @@ impl Destination for OnDisk {
         }))
     }
 
-    fn begin(&mut self, transfer: &Id, receiver: &ReceiverId, description: &Description) -> Result<(), DestinationError> {
+    fn begin(
+        &mut self,
+        transfer: &Id,
+        receiver: &ReceiverId,
+        description: &Description,
+    ) -> Result<(), DestinationError> {
         let mut disk = self.disk.lock().unwrap();
         disk.begun += 1;
         disk.state = Some((transfer.clone(), receiver.clone()));

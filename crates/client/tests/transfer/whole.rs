@@ -28,7 +28,9 @@ fn assert_stored(sent: &SendEnding, received: &ReceiveEnding, disk: &Arc<Mutex<D
     assert!(matches!(received, ReceiveEnding::Stored { confirmed: true, .. }), "{received:?}");
     assert!(disk.is_confirmed);
     match sent {
-        SendEnding::Stored { bytes, sha256 } => assert_eq!((*bytes, *sha256), (data.len() as u64, digest_of(data))),
+        SendEnding::Stored { bytes, sha256 } => {
+            assert_eq!((*bytes, *sha256), (data.len() as u64, digest_of(data)))
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -36,7 +38,15 @@ fn assert_stored(sent: &SendEnding, received: &ReceiveEnding, disk: &Arc<Mutex<D
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_and_pipes_of_all_sizes_are_stored_and_confirmed() {
     let server = TestServer::start().await;
-    for (length, is_pipe) in [(0, false), (0, true), (1, false), (65_000, true), (3 * MIB, false), (9 * MIB + 7, true), (21 * MIB, false)] {
+    for (length, is_pipe) in [
+        (0, false),
+        (0, true),
+        (1, false),
+        (65_000, true),
+        (3 * MIB, false),
+        (9 * MIB + 7, true),
+        (21 * MIB, false),
+    ] {
         let data = data(length);
         let source = if is_pipe { Memory::pipe(&data) } else { Memory::file(&data) };
         let mut sending = Sending::start(source, relay_at(server.address()));
@@ -45,7 +55,10 @@ async fn files_and_pipes_of_all_sizes_are_stored_and_confirmed() {
         let received = Receiving::start(link, OnDisk::new(&disk)).ending().await;
         assert_stored(&sending.ending().await, &received, &disk, &data);
         let description = disk.lock().unwrap().description.clone().unwrap();
-        assert_eq!((description.name.as_str(), description.mode, description.mtime), ("file", Some(0o640), Some(1)));
+        assert_eq!(
+            (description.name.as_str(), description.mode, description.mtime),
+            ("file", Some(0o640), Some(1))
+        );
     }
 }
 
@@ -150,8 +163,9 @@ async fn a_relay_that_cannot_be_used_ends_a_sender_before_any_link() {
         config.create_token = rendezvous_server::config::Token::parse(token).ok();
     });
     let needs_token = needs_token.await;
-    let no_paths = TestServer::start_with(|config| config.paths = false).await;
-    let with = |text: &str| Relay { token: Some(Token::parse(text).unwrap()), ..relay_at(needs_token.address()) };
+    let no_paths = TestServer::start_with(|config| config.no_paths = true).await;
+    let with =
+        |text: &str| Relay { token: Some(Token::parse(text).unwrap()), ..relay_at(needs_token.address()) };
     for (relay, expected) in [
         (relay_at(needs_token.address()), Unusable::TokenNeeded),
         (with("wrong-wrong-wrong-wrong"), Unusable::TokenRefused),
