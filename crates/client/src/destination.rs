@@ -125,6 +125,11 @@ pub trait Destination: Send {
     /// Removes what must not stay: the transfer failed for good.
     fn abandon(&mut self);
 
+    /// Returns whether a later run could continue this transfer. Not so if bytes are passed on.
+    fn can_continue(&self) -> bool {
+        true
+    }
+
     /// Returns where the data is once [`Destination::finish`] succeeded, or `None` if it was passed on.
     fn stored_at(&self) -> Option<&Path>;
 }

@@ -18,18 +18,24 @@
 #![forbid(unsafe_code)]
 
 mod backoff;
+mod clock;
 pub mod destination;
 pub mod digest;
 mod file_name;
+mod http;
 mod keys;
 pub mod link;
 mod messages;
 pub mod plain;
 pub mod receive;
 mod receiver;
+mod receiving;
 pub mod relay;
 mod reply;
 mod seal;
 pub mod send;
 mod sender;
+mod sending;
+#[cfg(test)]
+mod simulation;
 pub mod source;

@@ -1,11 +1,15 @@
 //! Transfers without encryption, which any HTTP client can take part in: nothing is verified or resumed.
 
+mod download;
+mod upload;
+
 use std::path::PathBuf;
 
 use reqwest::Url;
 use tokio_util::sync::CancellationToken;
 
 use crate::destination::{Destination, DestinationError};
+use crate::http::Http;
 use crate::relay::{Relay, Token, Unusable};
 use crate::source::{Description, Source, SourceError};
 
@@ -51,8 +55,15 @@ pub async fn send_plain(
     stop: CancellationToken,
     observe: impl FnMut(PlainSendEvent) + Send,
 ) -> PlainSendEnding {
-    let _ = (source, relay, stop, observe);
-    PlainSendEnding::NoPeer
+    let http = match Http::new(&relay) {
+        Ok(http) => http,
+        Err(unusable) => return PlainSendEnding::Unusable(unusable),
+    };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => PlainSendEnding::Interrupted,
+        ending = upload::run(source, &relay, &http, observe) => ending,
+    }
 }
 
 /// What happens during a download.
@@ -105,6 +116,9 @@ pub async fn download(
     stop: CancellationToken,
     observe: impl FnMut(DownloadEvent) + Send,
 ) -> DownloadEnding {
-    let _ = (url, token, destination, stop, observe);
-    DownloadEnding::NoPeer { why: String::new() }
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => DownloadEnding::Interrupted,
+        ending = download::run(url, token, destination, observe) => ending,
+    }
 }

@@ -1,5 +1,7 @@
 //! Receives what a link offers.
 
+mod driver;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::destination::{Destination, DestinationError};
 use crate::digest::Digest;
+use crate::http::Http;
 use crate::link::Link;
-use crate::relay::Unusable;
+use crate::relay::{Relay, Unusable};
 use crate::source::Description;
 
 /// How to receive.
@@ -125,6 +128,9 @@ pub async fn receive(
     stop: CancellationToken,
     observe: impl FnMut(ReceiveEvent) + Send,
 ) -> ReceiveEnding {
-    let _ = (destination, options, stop, observe);
-    ReceiveEnding::NoPeer
+    let relay = Relay { url: options.link.relay().clone(), token: None };
+    match Http::new(&relay) {
+        Ok(http) => driver::run(destination, &options, http, &stop, observe).await,
+        Err(unusable) => ReceiveEnding::Unusable(unusable),
+    }
 }

@@ -333,9 +333,9 @@ impl Receiver {
 
     fn send_ask(&mut self) {
         let Phase::Asking { ask, attempt, .. } = &self.phase else { return };
+        let (ask, attempt) = (ask.clone(), attempt.clone());
         // A repeated PUT carries the same message: a sender that has it already ignores the second.
-        let message = ask.clone().unwrap_or_else(|| {
-            let attempt = attempt.clone();
+        let message = ask.unwrap_or_else(|| {
             let (offset, recipient, transfer) = (self.held, self.recipient.clone(), self.transfer.clone());
             self.message(Body::Ask(Ask { attempt, offset, recipient, transfer }))
         });

@@ -101,6 +101,7 @@ fn is_control_header(sealed: &[u8]) -> bool {
 pub(crate) type Data<R> = StreamReader<io::Chain<io::Cursor<Vec<u8>>, R>>;
 
 /// A receiver's key pair, made anew in each run.
+#[derive(Clone)]
 pub(crate) struct Identity(x25519::Identity);
 
 impl Identity {

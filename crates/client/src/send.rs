@@ -1,13 +1,18 @@
 //! Sends a source to whoever has the link.
 
+mod driver;
+
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::digest::Digest;
+use crate::http::Http;
 use crate::link::Link;
 use crate::relay::{Relay, Unusable};
 use crate::source::{Source, SourceError};
+
+use driver::Driver;
 
 /// How to send.
 #[derive(Clone, Debug)]
@@ -119,6 +124,12 @@ pub async fn send(
     stop: CancellationToken,
     observe: impl FnMut(SendEvent) + Send,
 ) -> SendEnding {
-    let _ = (source, options, stop, observe);
-    SendEnding::NoPeer
+    let link = match Link::new(&options.relay.url) {
+        Ok(link) => link,
+        Err(error) => return SendEnding::Unusable(Unusable::BadUrl { why: error.to_string() }),
+    };
+    match Http::new(&options.relay) {
+        Ok(http) => Driver::new(source, link, http, options.give_up, observe).run(&stop).await,
+        Err(unusable) => SendEnding::Unusable(unusable),
+    }
 }

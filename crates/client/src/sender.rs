@@ -15,7 +15,7 @@
 //! *Invariants.* [`SendEnding::Stored`] is only decided by a `done` of this transfer whose size and digest are those of the whole source. An `ask`
 //! that cannot be served changes nothing of the running attempt.
 //!
-//! *Bounds.* Two segments are in flight at most, and [`MAX_RECEIVERS`] receivers are known.
+//! *Bounds.* Two segments are in flight at most, and [`asks::MAX_RECEIVERS`] receivers are known.
 
 mod asks;
 mod attempt;
@@ -34,8 +34,6 @@ use crate::send::{Failure, SendEvent};
 
 use asks::Receivers;
 use attempt::Attempt;
-
-pub(crate) use asks::MAX_RECEIVERS;
 
 /// How long the confirmation is offered.
 const BYE: Duration = Duration::from_secs(10);

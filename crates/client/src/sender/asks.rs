@@ -12,7 +12,7 @@ use crate::receive::Refusal;
 use crate::send::SendEvent;
 
 /// So many receivers are remembered; more are ignored. Only who has the link can be one.
-pub(crate) const MAX_RECEIVERS: usize = 256;
+pub(super) const MAX_RECEIVERS: usize = 256;
 
 /// Another receiver is refused for so long after the served one asked or took a segment.
 const BUSY: Duration = Duration::from_secs(60);
