@@ -62,8 +62,7 @@ impl Part {
     ) -> Result<Resume<Self>, DestinationError> {
         let description = record.description();
         if description.kind == Kind::Tar {
-            let tree =
-                TreePart::resume(directory, names, &record.part, &description, record.offset, hasher)?;
+            let tree = TreePart::resume(directory, names, &record.part, &description, record.offset, hasher)?;
             return Ok(match tree {
                 Resume::Part(tree) => Resume::Part(Self::Tree(Box::new(tree))),
                 Resume::Lost => Resume::Lost,
@@ -80,9 +79,11 @@ impl Part {
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), DestinationError> {
         match self {
-            Self::File(file) => file
-                .write_all(bytes)
-                .map_err(|source| DestinationError::Io { doing: "write", path: "the file".into(), source }),
+            Self::File(file) => file.write_all(bytes).map_err(|source| DestinationError::Io {
+                doing: "write",
+                path: "the file".into(),
+                source,
+            }),
             Self::Tree(tree) => tree.write(bytes),
         }
     }
@@ -103,7 +104,7 @@ impl Part {
         };
         let mode = description.mode.map_or_else(default_mode, |mode| mode & 0o777);
         let applied = || match description.mtime {
-            Some(seconds) => Finally { mode, mtime: Time { seconds, nanoseconds: 0 } }.apply(file),
+            Some(seconds) => Finally { mode, mtime: Time { seconds, nanoseconds: 0 } }.apply(&*file),
             None => Ok(rustix::fs::fchmod(&*file, Mode::from_raw_mode(mode))?),
         };
         applied().map_err(|source| DestinationError::Io {
