@@ -170,10 +170,9 @@ impl Local {
     /// The data has its name: what is not needed any more is removed.
     fn published(&mut self, name: &OsStr) -> Result<(), DestinationError> {
         self.place.sync()?;
-        self.place.remove(&self.names.replaced())?;
-        self.place.remove(&self.names.headers())?;
         self.stored_at = Some(self.place.path.join(name));
-        Ok(())
+        self.place.remove(&self.names.headers())?;
+        self.place.remove(&self.names.replaced())
     }
 
     /// Records all that is written, as the last act of a receiver that goes on later.

@@ -24,7 +24,7 @@ use super::archive::{ArchiveReader, Entry, Expected, Kind, check_target, shown};
 use super::directories::{
     Access, Directories, Finally, make_accessible, open_directory, remove_all, timestamps,
 };
-use super::part::{Resume, create_file, is_loss, open_file};
+use super::part::{Resume, create_file, finally_of, is_loss, open_file};
 use super::state::Names;
 use super::{DestinationError, refused};
 use crate::digest::Hasher;
@@ -241,9 +241,7 @@ fn replay(
 impl Tree {
     fn new(root: OwnedFd, description: &Description) -> io::Result<Self> {
         let mut directories = Directories::new(root, Access::Make);
-        if let (Some(mode), Some(seconds)) = (description.mode, description.mtime) {
-            directories.enter_finally(&[], Finally { mode, mtime: Time { seconds, nanoseconds: 0 } })?;
-        }
+        directories.enter_finally(&[], finally_of(description, 0o777))?;
         let name = description.name.as_bytes().to_vec();
         Ok(Self { directories, earlier: None, name, rooted: None, file: None })
     }
@@ -266,7 +264,7 @@ impl Tree {
         } else {
             path
         };
-        let finally = Finally { mode, mtime };
+        let finally = Finally { mode, mtime: Some(mtime) };
         match (kind, path.split_last()) {
             (Kind::Directory, _) => {
                 self.directories.enter_finally(&path, finally).map_err(|error| failed("make", &path, error))

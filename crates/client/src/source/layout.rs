@@ -14,6 +14,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
+
 use super::header::{BLOCK, EntryHead, EntryKind, TRAILER, Time};
 use super::{LeftOut, SourceError};
 use crate::file_name::leads_out;
@@ -152,6 +154,9 @@ impl Layout {
         }
         let kind = metadata.file_type();
         let content = if kind.is_file() {
+            // Better now than in the middle of the transfer.
+            rustix::fs::access(path, Access::READ_OK)
+                .map_err(|error| SourceError::io("read", path, error.into()))?;
             self.files += 1;
             Content::File(Identity::of(metadata))
         } else if kind.is_dir() {

@@ -121,9 +121,13 @@ fn an_empty_file_is_a_file() {
 fn data_without_a_mode_gets_that_of_a_new_file() {
     let into = TempDir::new().unwrap();
     fs::write(into.path().join("new"), "").unwrap();
+    fs::create_dir(into.path().join("new-directory")).unwrap();
     let description = Description { mode: None, mtime: None, size: None, ..file("pipe", 0) };
     let path = receive(into.path(), Existing::Fail, &description, b"x").unwrap();
-    assert_eq!(fs::metadata(path).unwrap().mode(), fs::metadata(into.path().join("new")).unwrap().mode());
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode();
+    assert_eq!(mode(&path), mode(&into.path().join("new")));
+    let path = receive(into.path(), Existing::Fail, &tar("tree"), &archive(&[("a", "1")])).unwrap();
+    assert_eq!(mode(&path), mode(&into.path().join("new-directory")));
 }
 
 #[test]

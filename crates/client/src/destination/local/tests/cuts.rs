@@ -180,6 +180,37 @@ fn a_receiver_that_ends_while_it_reads_again_can_be_started_again() {
     assert_eq!(names_in(into.path()), ["holiday"]);
 }
 
+#[test]
+fn modes_without_rights_for_their_own_user_do_not_stop_a_restart() {
+    use crate::source::header::{EntryHead, EntryKind, Time};
+    let mut bytes = Vec::new();
+    for (path, kind, mode) in [
+        ("t/", EntryKind::Directory, 0o500),
+        ("t/closed/", EntryKind::Directory, 0o000),
+        ("t/closed/secret", EntryKind::File { size: 0 }, 0o000),
+        ("t/d/", EntryKind::Directory, 0o555),
+        ("t/d/f", EntryKind::File { size: 0 }, 0o444),
+        ("t/e/", EntryKind::Directory, 0o700),
+    ] {
+        let mtime = Time { seconds: 1, nanoseconds: 0 };
+        bytes.extend(EntryHead { path: path.as_bytes(), kind, mode, mtime }.encode());
+    }
+    bytes.resize(bytes.len() + 1024, 0);
+    for offset in (0..=bytes.len()).step_by(256) {
+        let into = TempDir::new().unwrap();
+        receive_first(into.path(), &tar("t"), &bytes[..offset]);
+        assert_eq!(go_on(into.path(), Existing::Fail, &tar("t"), &bytes), Some(offset));
+        // And once more, which removes all of it.
+        receive(into.path(), Existing::Force, &tar("t"), &bytes).unwrap();
+        let mode = |path| fs::metadata(into.path().join(path)).unwrap().mode() & 0o777;
+        assert_eq!([mode("t"), mode("t/closed"), mode("t/d"), mode("t/d/f")], [0o500, 0, 0o555, 0o444]);
+        // So that the directory of the test can be removed.
+        let mut local = local(into.path(), Existing::Fail);
+        local.place.remove("t").unwrap();
+        assert!(local.resume().unwrap().is_none());
+    }
+}
+
 /// Something that happens to what a receiver left: in this directory, to this `.part`.
 type Loss = fn(&Path, &Path);
 
