@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use self::file::FileSource;
 use self::pipe::PipeSource;
 use self::tree::TreeSource;
+use crate::file_name::{MAX_NAME, shortened};
 
 /// The replay buffer of a pipe if nothing else is wished: 64 MiB.
 pub const DEFAULT_REPLAY_BUFFER: usize = 64 << 20;
@@ -34,31 +35,28 @@ pub fn open(paths: &[PathBuf], name: Option<&str>) -> Result<Box<dyn Source>, So
     if kind.is_dir() {
         return Ok(Box::new(TreeSource::open(paths, name)?));
     }
-    // A named pipe blocks here until somebody writes to it.
-    let file = File::open(path).map_err(|error| SourceError::io("open", path, error))?;
-    if kind.is_file() {
-        return Ok(Box::new(FileSource::new(path, file, name)?));
-    }
     if kind.is_socket() {
         return Err(SourceError::io("send", path, io::Error::other("it is a socket")));
     }
+    // A named pipe blocks here until somebody writes to it.
+    let file = File::open(path).map_err(|error| SourceError::io("open", path, error))?;
     let name = match name {
         Some(name) => name.to_owned(),
         None => layout::last_component(path)?.to_string_lossy().into_owned(),
     };
+    let name = shortened(&name, MAX_NAME);
+    if kind.is_file() {
+        return Ok(Box::new(FileSource::new(path, file, name)?));
+    }
     Ok(Box::new(PipeSource::new(file, path.clone(), name, DEFAULT_REPLAY_BUFFER)))
 }
 
 /// Sends what a reader gives. Its last `replay_buffer` bytes are kept, so that a receiver can go back that far after a cut.
 ///
 /// Without a name it is called `stdin`.
-pub fn pipe(
-    reader: impl Read + Send + 'static,
-    name: Option<&str>,
-    replay_buffer: usize,
-) -> Box<dyn Source> {
-    let name = name.unwrap_or("stdin");
-    Box::new(PipeSource::new(reader, PathBuf::from("standard input"), name.to_owned(), replay_buffer))
+pub fn pipe(reader: impl Read + Send + 'static, name: Option<&str>, replay_buffer: usize) -> Box<dyn Source> {
+    let name = shortened(name.unwrap_or("stdin"), MAX_NAME);
+    Box::new(PipeSource::new(reader, PathBuf::from("standard input"), name, replay_buffer))
 }
 
 /// What a source tells about itself. It travels in the first segment.

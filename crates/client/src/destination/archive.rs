@@ -108,7 +108,8 @@ impl ArchiveReader {
 
     /// Tells whether the stream may end here.
     pub(super) fn may_end(&self) -> bool {
-        self.state == State::End || (self.state == State::Header && self.unit.is_empty() && !self.extensions.any)
+        self.state == State::End
+            || (self.state == State::Header && self.unit.is_empty() && !self.extensions.any)
     }
 
     /// Takes bytes of content, no more than [`ArchiveReader::expected`] returned. Returns whether the entry is complete.
@@ -219,7 +220,8 @@ impl Extensions {
             let space = data.iter().position(|byte| *byte == b' ').ok_or_else(damaged)?;
             let length: usize = parse(data.get(..space).unwrap_or_default()).ok_or_else(damaged)?;
             let (record, rest) = data.split_at_checked(length).ok_or_else(damaged)?;
-            let record = record.get(space + 1..).and_then(|record| record.strip_suffix(b"\n")).ok_or_else(damaged)?;
+            let record =
+                record.get(space + 1..).and_then(|record| record.strip_suffix(b"\n")).ok_or_else(damaged)?;
             let equals = record.iter().position(|byte| *byte == b'=').ok_or_else(damaged)?;
             let (key, value) = record.split_at_checked(equals).ok_or_else(damaged)?;
             self.set(key, value.get(1..).unwrap_or_default())?;
@@ -233,11 +235,13 @@ impl Extensions {
             b"path" => self.path = Some(value.to_vec()),
             b"linkpath" => self.target = Some(value.to_vec()),
             b"size" => {
-                let size = parse(value).ok_or_else(|| refused("the archive is damaged: a size is no number"))?;
+                let size =
+                    parse(value).ok_or_else(|| refused("the archive is damaged: a size is no number"))?;
                 self.size = Some(size);
             }
             b"mtime" => {
-                let time = parse_time(value).ok_or_else(|| refused("the archive is damaged: a time is no number"))?;
+                let time = parse_time(value)
+                    .ok_or_else(|| refused("the archive is damaged: a time is no number"))?;
                 self.mtime = Some(time);
             }
             _ if key.starts_with(b"GNU.sparse.") => return Err(refused("the archive holds a sparse file")),
@@ -258,7 +262,8 @@ fn entry_of(header: &Header, size: u64, extensions: Extensions) -> Result<Entry,
         EntryType::Regular | EntryType::Continuous => Kind::File(size),
         EntryType::Directory => Kind::Directory,
         EntryType::Symlink => {
-            let target = extensions.target.or_else(|| header.link_name_bytes().map(|name| name.into_owned()));
+            let target =
+                extensions.target.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
             Kind::Symlink(target.unwrap_or_default())
         }
         EntryType::Link => return Err(of_entry("is a hard link")),

@@ -36,7 +36,8 @@ struct Level {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Finally {
     pub mode: u32,
-    pub mtime: Time,
+    /// `None` keeps the time of the last write.
+    pub mtime: Option<Time>,
 }
 
 /// What happens when a directory is entered.
@@ -110,13 +111,15 @@ impl Directories {
 
 impl Finally {
     fn of(stat: &Stat) -> Self {
-        Self { mode: stat.st_mode & 0o777, mtime: mtime_of(stat) }
+        Self { mode: stat.st_mode & 0o777, mtime: Some(mtime_of(stat)) }
     }
 
     /// Gives an open file or directory its mode and time.
     pub(super) fn apply(&self, fd: &impl AsFd) -> io::Result<()> {
         rustix::fs::fchmod(fd, Mode::from_raw_mode(self.mode & 0o777))?;
-        rustix::fs::futimens(fd, &timestamps(self.mtime))?;
+        if let Some(mtime) = self.mtime {
+            rustix::fs::futimens(fd, &timestamps(mtime))?;
+        }
         Ok(())
     }
 }

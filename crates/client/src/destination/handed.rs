@@ -67,7 +67,8 @@ mod tests {
     use crate::source::Kind;
 
     fn begin(handed: &mut dyn Destination) {
-        let description = Description { kind: Kind::File, name: "a".into(), size: None, mtime: None, mode: None };
+        let description =
+            Description { kind: Kind::File, name: "a".into(), size: None, mtime: None, mode: None };
         let receiver = ReceiverId { name: Id::random(), run: 0 };
         handed.begin(&Id::random(), &receiver, &description).unwrap();
     }

@@ -121,7 +121,11 @@ impl Local {
         };
         let has_part = self.place.holds(OsStr::new(&record.part))?;
         self.run = Some(Run { state, record, part: None, bytes, checkpoints: Checkpoints::new(bytes) });
-        if has_part { self.publish()? } else { self.published(&named)? }
+        if has_part {
+            self.publish()?;
+        } else {
+            self.published(&named)?;
+        }
         let complete = Some(Complete { bytes, sha256 });
         Ok(Some(Resumed { transfer, receiver, description, bytes, hasher: Hasher::default(), complete }))
     }
@@ -145,10 +149,8 @@ impl Local {
         let failed = self.state_failed("write");
         let Some(Run { state, record, .. }) = &mut self.run else { return Ok(()) };
         let complete = CompleteRecord { bytes, sha256: sha256.to_string(), target: None };
-        let record_with = Record { offset: bytes, complete: Some(complete), ..record.clone() };
-        state.write(&record_with).map_err(failed)?;
-        *record = record_with;
-        Ok(())
+        (record.offset, record.complete) = (bytes, Some(complete));
+        state.write(record).map_err(failed)
     }
 
     /// The third step: the data gets its name.
@@ -168,10 +170,9 @@ impl Local {
     /// The data has its name: what is not needed any more is removed.
     fn published(&mut self, name: &OsStr) -> Result<(), DestinationError> {
         self.place.sync()?;
-        self.place.remove(&self.names.replaced())?;
-        self.place.remove(&self.names.headers())?;
         self.stored_at = Some(self.place.path.join(name));
-        Ok(())
+        self.place.remove(&self.names.headers())?;
+        self.place.remove(&self.names.replaced())
     }
 
     /// Records all that is written, as the last act of a receiver that goes on later.
@@ -194,7 +195,7 @@ impl Destination for Local {
         let found = StateFile::open(&self.place.directory, &self.names.state());
         let (mut state, mut record) = match found.map_err(self.state_failed("use"))? {
             Found::Nothing => return Ok(None),
-            Found::Record(state, record) => (state, record),
+            Found::Record(found) => *found,
         };
         record.run = record.run.saturating_add(1);
         state.write(&record).map_err(self.state_failed("write"))?;

@@ -62,8 +62,7 @@ impl Part {
     ) -> Result<Resume<Self>, DestinationError> {
         let description = record.description();
         if description.kind == Kind::Tar {
-            let tree =
-                TreePart::resume(directory, names, &record.part, &description, record.offset, hasher)?;
+            let tree = TreePart::resume(directory, names, &record.part, &description, record.offset, hasher)?;
             return Ok(match tree {
                 Resume::Part(tree) => Resume::Part(Self::Tree(Box::new(tree))),
                 Resume::Lost => Resume::Lost,
@@ -80,9 +79,11 @@ impl Part {
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), DestinationError> {
         match self {
-            Self::File(file) => file
-                .write_all(bytes)
-                .map_err(|source| DestinationError::Io { doing: "write", path: "the file".into(), source }),
+            Self::File(file) => file.write_all(bytes).map_err(|source| DestinationError::Io {
+                doing: "write",
+                path: "the file".into(),
+                source,
+            }),
             Self::Tree(tree) => tree.write(bytes),
         }
     }
@@ -101,12 +102,7 @@ impl Part {
             Self::Tree(tree) => return tree.close(),
             Self::File(file) => file,
         };
-        let mode = description.mode.map_or_else(default_mode, |mode| mode & 0o777);
-        let applied = || match description.mtime {
-            Some(seconds) => Finally { mode, mtime: Time { seconds, nanoseconds: 0 } }.apply(file),
-            None => Ok(rustix::fs::fchmod(&*file, Mode::from_raw_mode(mode))?),
-        };
-        applied().map_err(|source| DestinationError::Io {
+        finally_of(description, 0o666).apply(&*file).map_err(|source| DestinationError::Io {
             doing: "set the mode and time of",
             path: description.name.clone().into(),
             source,
@@ -150,12 +146,16 @@ pub(super) fn is_loss(error: &io::Error) -> bool {
         || Errno::from_io_error(error) == Some(Errno::LOOP)
 }
 
-/// Returns the mode of a new file, as the process's umask has it.
-fn default_mode() -> u32 {
+/// Returns what a file or the root of a tree gets at the end. A mode that was not sent is this one without the bits of the process's umask.
+pub(super) fn finally_of(description: &Description, default_mode: u32) -> Finally {
+    let mode = description.mode.unwrap_or_else(|| default_mode & !umask());
+    Finally { mode, mtime: description.mtime.map(|seconds| Time { seconds, nanoseconds: 0 }) }
+}
+
+fn umask() -> u32 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    let umask = umask.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok());
-    umask.map_or(0o600, |umask| 0o666 & !umask)
+    umask.and_then(|octal| u32::from_str_radix(octal.trim(), 8).ok()).unwrap_or(0o077)
 }
 
 fn resume_file(directory: &OwnedFd, name: &str, offset: u64, hasher: &mut Hasher) -> io::Result<File> {

@@ -56,12 +56,14 @@ impl Place {
         let name = self.name(description);
         let path = self.path.join(&name);
         match (self.existing, self.kind_of(&name)?) {
-            (_, None) | (Existing::Rename, _) => Ok(()),
             (Existing::Fail, Some(_)) => Err(DestinationError::Exists { path }),
             (Existing::Force, Some(FileType::Directory)) if description.kind != Kind::Tar => {
-                Err(refused(&format!("{} is a directory, and a file does not replace it: choose a name with -o", path.display())))
+                Err(refused(&format!(
+                    "{} is a directory, and a file does not replace it: choose a name with -o",
+                    path.display()
+                )))
             }
-            (Existing::Force, Some(_)) => Ok(()),
+            (_, None) | (Existing::Rename | Existing::Force, Some(_)) => Ok(()),
         }
     }
 

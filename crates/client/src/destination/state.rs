@@ -80,7 +80,7 @@ pub(super) struct Record {
     pub transfer: String,
     pub receiver: String,
     pub run: u32,
-    tar: bool,
+    kind: RecordKind,
     pub name: String,
     pub size: Option<u64>,
     pub mtime: Option<i64>,
@@ -90,6 +90,24 @@ pub(super) struct Record {
     /// How many bytes are on disk.
     pub offset: u64,
     pub complete: Option<CompleteRecord>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RecordKind {
+    File,
+    Tar,
+    Text,
+}
+
+impl From<Kind> for RecordKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::File => Self::File,
+            Kind::Tar => Self::Tar,
+            Kind::Text => Self::Text,
+        }
+    }
 }
 
 /// What is recorded once all data is verified and on disk, before it gets its name.
@@ -114,7 +132,7 @@ impl Record {
             transfer: transfer.to_owned(),
             receiver: receiver.0.to_owned(),
             run: receiver.1,
-            tar: description.kind == Kind::Tar,
+            kind: description.kind.into(),
             name: shortened(&description.name, MAX_NAME),
             size: description.size,
             mtime: description.mtime,
@@ -127,7 +145,11 @@ impl Record {
 
     pub(super) fn description(&self) -> Description {
         let Self { size, mtime, mode, .. } = *self;
-        let kind = if self.tar { Kind::Tar } else { Kind::File };
+        let kind = match self.kind {
+            RecordKind::File => Kind::File,
+            RecordKind::Tar => Kind::Tar,
+            RecordKind::Text => Kind::Text,
+        };
         Description { kind, name: self.name.clone(), size, mtime, mode }
     }
 }
@@ -143,7 +165,7 @@ pub(super) struct StateFile {
 #[derive(Debug)]
 pub(super) enum Found {
     Nothing,
-    Record(StateFile, Record),
+    Record(Box<(StateFile, Record)>),
 }
 
 impl StateFile {
@@ -170,9 +192,11 @@ impl StateFile {
         let records = [read_slot(&file, 0)?, read_slot(&file, 1)?];
         match records.into_iter().flatten().max_by_key(|record| record.sequence) {
             Some(record) if record.v == VERSION => {
-                Ok(Found::Record(Self { file, sequence: record.sequence }, record))
+                Ok(Found::Record(Box::new((Self { file, sequence: record.sequence }, record))))
             }
-            Some(_) => Err(io::Error::other("another version of the program wrote it: use that, or remove it")),
+            Some(_) => {
+                Err(io::Error::other("another version of the program wrote it: use that, or remove it"))
+            }
             None => {
                 rustix::fs::unlinkat(directory, name, AtFlags::empty())?;
                 Ok(Found::Nothing)
@@ -247,15 +271,20 @@ mod tests {
     }
 
     fn record(offset: u64) -> Record {
-        let description =
-            Description { kind: Kind::Tar, name: "n\n\u{1f600}".into(), size: None, mtime: Some(-1), mode: None };
+        let description = Description {
+            kind: Kind::Tar,
+            name: "n\n\u{1f600}".into(),
+            size: None,
+            mtime: Some(-1),
+            mode: None,
+        };
         Record { offset, ..Record::new("transfer", ("receiver", 3), &description, "n.part".into()) }
     }
 
     fn read(fd: &OwnedFd) -> Option<Record> {
         match StateFile::open(fd, "state").unwrap() {
             Found::Nothing => None,
-            Found::Record(_, record) => Some(record),
+            Found::Record(found) => Some(found.1),
         }
     }
 

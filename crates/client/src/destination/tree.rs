@@ -24,7 +24,7 @@ use super::archive::{ArchiveReader, Entry, Expected, Kind, check_target, shown};
 use super::directories::{
     Access, Directories, Finally, make_accessible, open_directory, remove_all, timestamps,
 };
-use super::part::{Resume, create_file, is_loss, open_file};
+use super::part::{Resume, create_file, finally_of, is_loss, open_file};
 use super::state::Names;
 use super::{DestinationError, refused};
 use crate::digest::Hasher;
@@ -71,7 +71,11 @@ impl TreePart {
         let headers = create_file(directory, &names.headers())?;
         rustix::fs::mkdirat(directory, part, Mode::RWXU)?;
         let tree = Tree::new(open_directory(directory, part)?, description)?;
-        Ok(Self { reader: ArchiveReader::default(), tree, headers: BufWriter::new(headers) })
+        Ok(Self {
+            reader: ArchiveReader::default(),
+            tree,
+            headers: BufWriter::with_capacity(64 * 1024, headers),
+        })
     }
 
     /// Opens the tree of an earlier run, and reads it again up to this offset of the stream.
@@ -104,7 +108,7 @@ impl TreePart {
         let headers = kept.map_err(|error| failed("read", &[], error))?;
         tree.earlier = None;
         remove_all(directory, names.earlier().as_bytes()).map_err(|error| failed("remove", &[], error))?;
-        Ok(Resume::Part(Self { reader, tree, headers: BufWriter::new(headers) }))
+        Ok(Resume::Part(Self { reader, tree, headers: BufWriter::with_capacity(64 * 1024, headers) }))
     }
 
     /// Takes the next bytes of the stream.
@@ -237,9 +241,7 @@ fn replay(
 impl Tree {
     fn new(root: OwnedFd, description: &Description) -> io::Result<Self> {
         let mut directories = Directories::new(root, Access::Make);
-        if let (Some(mode), Some(seconds)) = (description.mode, description.mtime) {
-            directories.enter_finally(&[], Finally { mode, mtime: Time { seconds, nanoseconds: 0 } })?;
-        }
+        directories.enter_finally(&[], finally_of(description, 0o777))?;
         let name = description.name.as_bytes().to_vec();
         Ok(Self { directories, earlier: None, name, rooted: None, file: None })
     }
@@ -252,17 +254,21 @@ impl Tree {
         let path = if rooted {
             match path.split_first() {
                 Some((first, below)) if *first == self.name => below.to_vec(),
-                _ => return Err(refused(&format!("{} is outside of the directory", shown(&path.join(&b'/'))))),
+                _ => {
+                    return Err(refused(&format!(
+                        "{} is outside of the directory",
+                        shown(&path.join(&b'/'))
+                    )));
+                }
             }
         } else {
             path
         };
-        let finally = Finally { mode, mtime };
+        let finally = Finally { mode, mtime: Some(mtime) };
         match (kind, path.split_last()) {
-            (Kind::Directory, _) => self
-                .directories
-                .enter_finally(&path, finally)
-                .map_err(|error| failed("make", &path, error)),
+            (Kind::Directory, _) => {
+                self.directories.enter_finally(&path, finally).map_err(|error| failed("make", &path, error))
+            }
             (_, None) => Err(refused("the root of the archive is no directory")),
             (Kind::Symlink(target), Some((name, parent))) => {
                 check_target(&path, &target, parent.len())?;
@@ -300,7 +306,7 @@ impl Tree {
             return Ok(rustix::fs::openat(new, name, flags, Mode::RUSR | Mode::WUSR)?.into());
         };
         // A restart that was cut has moved it already.
-        if rustix::fs::statat(new, name, AtFlags::SYMLINK_NOFOLLOW) == Err(Errno::NOENT) {
+        if let Err(Errno::NOENT) = rustix::fs::statat(new, name, AtFlags::SYMLINK_NOFOLLOW) {
             let old = earlier.enter(parent)?;
             rustix::fs::renameat_with(old, name, new, name, RenameFlags::NOREPLACE)?;
         }

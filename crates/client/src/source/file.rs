@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::layout::{Identity, last_component, mode_of, time_of};
+use super::layout::{Identity, mode_of, time_of};
 use super::{Description, Kind, Source, SourceError};
 
 /// A regular file, read from any offset.
@@ -22,12 +22,8 @@ pub(super) struct FileSource {
 
 impl FileSource {
     /// Takes an open regular file.
-    pub(super) fn new(path: &Path, file: File, name: Option<&str>) -> Result<Self, SourceError> {
+    pub(super) fn new(path: &Path, file: File, name: String) -> Result<Self, SourceError> {
         let metadata = file.metadata().map_err(|error| SourceError::io("read", path, error))?;
-        let name = match name {
-            Some(name) => name.to_owned(),
-            None => last_component(path)?.to_string_lossy().into_owned(),
-        };
         let description = Description {
             kind: Kind::File,
             name,

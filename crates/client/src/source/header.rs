@@ -100,7 +100,7 @@ impl EntryHead<'_> {
         header.set_gid(0);
         header.set_size(0);
         header.set_mtime(self.mtime.ustar().unwrap_or(u64::try_from(self.mtime.seconds).unwrap_or(0)));
-        header.set_entry_type(match self.kind {
+        let kind = match self.kind {
             EntryKind::File { size } => {
                 // From 8 GiB on this writes the base-256 form of GNU tar, for readers that ignore the record.
                 header.set_size(size);
@@ -111,7 +111,8 @@ impl EntryHead<'_> {
                 copy_into(&mut header.as_old_mut().linkname, target);
                 EntryType::Symlink
             }
-        });
+        };
+        header.set_entry_type(kind);
         header.set_cksum();
         header
     }

@@ -14,6 +14,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
+
 use super::header::{BLOCK, EntryHead, EntryKind, TRAILER, Time};
 use super::{LeftOut, SourceError};
 use crate::file_name::leads_out;
@@ -24,7 +26,8 @@ pub(crate) const MAX_DEPTH: usize = 256;
 /// Maximum length in bytes of a path in the archive, as of a path for the system.
 pub(crate) const MAX_PATH: usize = 4096;
 
-const TOO_DEEP: &str = "it is nested too deep: send it as an archive of your own, tar c PATH | rendezvous send -";
+const TOO_DEEP: &str =
+    "it is nested too deep: send it as an archive of your own, tar c PATH | rendezvous send -";
 
 /// The entries of a tar stream.
 #[derive(Debug)]
@@ -104,7 +107,15 @@ impl Layout {
         let mut layout =
             Self { entries: vec![], paths: BTreeMap::new(), size: 0, files: 0, left_out: vec![] };
         let name = OsString::from(name);
-        layout.push(Entry { parent: 0, depth: 0, name, content: Content::Directory, mode, mtime, offset: 0 })?;
+        layout.push(Entry {
+            parent: 0,
+            depth: 0,
+            name,
+            content: Content::Directory,
+            mode,
+            mtime,
+            offset: 0,
+        })?;
         Ok(layout)
     }
 
@@ -143,6 +154,9 @@ impl Layout {
         }
         let kind = metadata.file_type();
         let content = if kind.is_file() {
+            // Better now than in the middle of the transfer.
+            rustix::fs::access(path, Access::READ_OK)
+                .map_err(|error| SourceError::io("read", path, error.into()))?;
             self.files += 1;
             Content::File(Identity::of(metadata))
         } else if kind.is_dir() {
@@ -155,7 +169,7 @@ impl Layout {
             }
             Content::Symlink(target.into_os_string())
         } else {
-            self.left_out.push(LeftOut { path: path.to_owned(), why: special(&kind) });
+            self.left_out.push(LeftOut { path: path.to_owned(), why: special(kind) });
             return Ok(());
         };
         let is_directory = matches!(content, Content::Directory);
@@ -268,12 +282,7 @@ impl Entry {
 
 impl Identity {
     pub(super) fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.len(),
-            mtime: time_of(metadata),
-        }
+        Self { device: metadata.dev(), inode: metadata.ino(), size: metadata.len(), mtime: time_of(metadata) }
     }
 
     /// Returns what differs from an earlier look at the file, or `None` if nothing does.
@@ -309,7 +318,7 @@ pub(super) fn time_of(metadata: &Metadata) -> Time {
     Time { seconds: metadata.mtime(), nanoseconds }
 }
 
-fn special(kind: &fs::FileType) -> &'static str {
+fn special(kind: fs::FileType) -> &'static str {
     if kind.is_socket() {
         "it is a socket"
     } else if kind.is_fifo() {

@@ -114,7 +114,8 @@ impl ReplayBuffer {
     /// Copies from this offset on, which is held, as far as a block goes.
     fn copy_from(&self, offset: u64, buffer: &mut [u8]) -> usize {
         let within = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
-        let rest = self.blocks.get(within / BLOCK).and_then(|block| block.get(within % BLOCK..)).unwrap_or_default();
+        let rest =
+            self.blocks.get(within / BLOCK).and_then(|block| block.get(within % BLOCK..)).unwrap_or_default();
         let length = rest.len().min(buffer.len());
         if let (Some(to), Some(from)) = (buffer.get_mut(..length), rest.get(..length)) {
             to.copy_from_slice(from);
@@ -154,9 +155,15 @@ mod tests {
         let earliest = source.earliest();
         assert!(earliest > 0);
         let error = source.seek(earliest - 1).unwrap_err();
-        assert!(matches!(error, SourceError::Gone { .. }) && error.to_string().contains("--replay-buffer"), "{error}");
+        assert!(
+            matches!(error, SourceError::Gone { .. }) && error.to_string().contains("--replay-buffer"),
+            "{error}"
+        );
         source.seek(earliest).unwrap();
-        assert_eq!(read_all(&mut source, 7000), &bytes[3 * BLOCK - (3 * BLOCK - usize::try_from(earliest).unwrap())..]);
+        assert_eq!(
+            read_all(&mut source, 7000),
+            &bytes[3 * BLOCK - (3 * BLOCK - usize::try_from(earliest).unwrap())..]
+        );
     }
 
     #[test]
@@ -172,7 +179,7 @@ mod tests {
         fn the_last_bytes_up_to_the_limit_can_always_be_read_again(
             length in 0..4 * BLOCK, limit in 0..3 * BLOCK, step in 1000..300_000usize, back in any::<prop::sample::Index>(),
         ) {
-            let bytes: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
+            let bytes: Vec<u8> = (0..=250).cycle().take(length).collect();
             let mut source = pipe(&bytes, limit);
             prop_assert_eq!(&read_all(&mut source, step), &bytes);
             let held = length - usize::try_from(source.earliest()).unwrap();

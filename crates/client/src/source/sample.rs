@@ -3,12 +3,13 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
 use tempfile::TempDir;
+
+use crate::digest::Hasher;
 
 /// Names that have broken programs.
 const NAMES: [&[u8]; 9] = [
@@ -35,7 +36,8 @@ pub(crate) fn tree() -> TempDir {
     for (index, name) in NAMES.iter().enumerate() {
         let path = top.join(OsStr::from_bytes(name));
         write(&path, &vec![b'a'; index * 300]);
-        let mtime = UNIX_EPOCH + Duration::from_secs(1_600_000_000) + Duration::from_nanos(index as u64 * 1_000_001);
+        let mtime =
+            UNIX_EPOCH + Duration::from_secs(1_600_000_000) + Duration::from_nanos(index as u64 * 1_000_001);
         File::options().write(true).open(&path).unwrap().set_modified(mtime).unwrap();
     }
     let deep = top.join("d".repeat(90)).join("e".repeat(90)).join("ö");
@@ -50,11 +52,62 @@ pub(crate) fn tree() -> TempDir {
     root
 }
 
-/// Returns path, kind, size or target, mode and time of all that is below a directory, and its content.
+/// Returns path, kind, mode, time and content of all that is below a directory, one a line. Times of links are left out: copies do not keep them.
 pub(crate) fn listing(directory: &Path) -> String {
-    let find = r#"find holiday -printf '%P|%y|%l|%m|%T@|' \( -type f -printf '%s\n' -o -printf '\n' \) | sort; find holiday -type f -exec md5sum {} + | sort"#;
-    let output = Command::new("sh").args(["-c", find]).env("LC_ALL", "C").current_dir(directory).output().unwrap();
-    assert!(output.status.success());
-    String::from_utf8_lossy(&output.stdout).into_owned()
+    let mut lines = Vec::new();
+    walk(directory, &mut |path| {
+        let metadata = fs::symlink_metadata(path).unwrap();
+        let content = if metadata.is_symlink() {
+            format!("-> {:?}", fs::read_link(path).unwrap())
+        } else {
+            let mut hasher = Hasher::default();
+            hasher.update(&if metadata.is_file() { fs::read(path).unwrap() } else { vec![] });
+            let (mode, seconds) = (metadata.mode(), metadata.mtime());
+            format!("{mode:o} {seconds}.{:09} {}", metadata.mtime_nsec(), hasher.digest())
+        };
+        lines.push(format!("{:?} {content}", path.strip_prefix(directory).unwrap()));
+    });
+    lines.sort();
+    lines.join("\n")
 }
 
+/// Copies all that is below a directory, with modes and times.
+pub(crate) fn copy_of(directory: &Path) -> TempDir {
+    let copy = TempDir::new().unwrap();
+    let mut directories = Vec::new();
+    walk(directory, &mut |path| {
+        let to = copy.path().join(path.strip_prefix(directory).unwrap());
+        let metadata = fs::symlink_metadata(path).unwrap();
+        if metadata.is_symlink() {
+            symlink(fs::read_link(path).unwrap(), to).unwrap();
+        } else if metadata.is_dir() {
+            fs::create_dir(&to).unwrap();
+            directories.push((to, metadata));
+        } else {
+            fs::copy(path, &to).unwrap();
+            File::open(&to).unwrap().set_modified(metadata.modified().unwrap()).unwrap();
+        }
+    });
+    for (to, metadata) in directories.iter().rev() {
+        fs::set_permissions(to, metadata.permissions()).unwrap();
+        File::open(to).unwrap().set_modified(metadata.modified().unwrap()).unwrap();
+    }
+    copy
+}
+
+/// Calls this with all that is below a directory, a directory before what is in it.
+fn walk(directory: &Path, visit: &mut dyn FnMut(&Path)) {
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        visit(&path);
+        if fs::symlink_metadata(&path).unwrap().is_dir() {
+            walk(&path, visit);
+        }
+    }
+}
+
+/// Makes a named pipe. No process is started for it: one would hold the locks of other tests for a moment.
+pub(crate) fn make_pipe(path: &Path) {
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+}

@@ -14,6 +14,7 @@ use rustix::fs::{Mode, OFlags};
 use super::header::{BLOCK, TRAILER};
 use super::layout::{Content, Identity, Layout, last_component};
 use super::{Description, Kind, LeftOut, Source, SourceError};
+use crate::file_name::{MAX_NAME, shortened};
 
 /// Several files, or a directory.
 #[derive(Debug)]
@@ -43,7 +44,10 @@ impl TreeSource {
             None => name_of(paths)?,
         };
         // In the archive the name is one component.
-        let name = if matches!(&*name, "" | "." | "..") { "_".to_owned() } else { name.replace(['/', '\0'], "_") };
+        let name = match &*name {
+            "" | "." | ".." => "_".to_owned(),
+            name => shortened(&name.replace(['/', '\0'], "_"), MAX_NAME),
+        };
         let layout = match paths {
             [directory] => Layout::of_directory(directory, &name)?,
             _ => Layout::of_paths(paths, &name)?,
@@ -199,8 +203,7 @@ fn open(layout: &Layout, index: usize) -> Result<File, SourceError> {
 
 fn verify(layout: &Layout, index: usize, file: &File) -> Result<(), SourceError> {
     let Some(Content::File(earlier)) = layout.entry(index).map(|entry| &entry.content) else { return Ok(()) };
-    let metadata =
-        file.metadata().map_err(|error| SourceError::io("read", &layout.path(index), error))?;
+    let metadata = file.metadata().map_err(|error| SourceError::io("read", &layout.path(index), error))?;
     match Identity::of(&metadata).difference(earlier) {
         Some(difference) => Err(SourceError::changed(&layout.path(index), difference)),
         None => Ok(()),
@@ -233,6 +236,3 @@ fn fill_zeros(buffer: &mut [u8], left: u64) -> usize {
     }
     length
 }
-
-#[cfg(test)]
-mod tests;

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::destination::{Existing, directory};
 use crate::source::sample::{listing, tree};
-use crate::source::{self, Kind, Source};
+use crate::source::{self, Kind};
 
 const LINK: &str = "https://relay.example/r#000G40R40M30E209185GR38E1W";
 
@@ -80,9 +80,7 @@ fn archive(entries: &[(&str, &str)]) -> Vec<u8> {
     let mut stream = Vec::new();
     for (path, content) in entries {
         let (path, kind) = match path.split_once(" -> ") {
-            Some((path, target)) => {
-                (path, source::header::EntryKind::Symlink { target: target.as_bytes() })
-            }
+            Some((path, target)) => (path, source::header::EntryKind::Symlink { target: target.as_bytes() }),
             None if path.ends_with('/') => (*path, source::header::EntryKind::Directory),
             None => (*path, source::header::EntryKind::File { size: content.len() as u64 }),
         };
@@ -123,15 +121,21 @@ fn an_empty_file_is_a_file() {
 fn data_without_a_mode_gets_that_of_a_new_file() {
     let into = TempDir::new().unwrap();
     fs::write(into.path().join("new"), "").unwrap();
+    fs::create_dir(into.path().join("new-directory")).unwrap();
     let description = Description { mode: None, mtime: None, size: None, ..file("pipe", 0) };
     let path = receive(into.path(), Existing::Fail, &description, b"x").unwrap();
-    assert_eq!(fs::metadata(path).unwrap().mode(), fs::metadata(into.path().join("new")).unwrap().mode());
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode();
+    assert_eq!(mode(&path), mode(&into.path().join("new")));
+    let path = receive(into.path(), Existing::Fail, &tar("tree"), &archive(&[("a", "1")])).unwrap();
+    assert_eq!(mode(&path), mode(&into.path().join("new-directory")));
 }
 
 #[test]
 fn a_hostile_name_stays_in_the_directory() {
     let into = TempDir::new().unwrap();
-    for (name, safe) in [("../../x", "___.._x"), ("/etc/passwd", "_etc_passwd"), (".bashrc", "_bashrc"), ("", "_")] {
+    for (name, safe) in
+        [("../../x", "___.._x"), ("/etc/passwd", "_etc_passwd"), (".bashrc", "_bashrc"), ("", "_")]
+    {
         let path = receive(into.path(), Existing::Fail, &file(name, 1), b"x").unwrap();
         assert_eq!(path, into.path().join(safe));
     }
@@ -199,7 +203,13 @@ fn what_exists_stays_unless_it_may_be_replaced() {
             let into = TempDir::new().unwrap();
             let target = into.path().join("holiday");
             // Either there is something from the start, or it comes into being at the last moment.
-            let exists = || if what == "file" { fs::write(&target, "old") } else { fs::create_dir_all(target.join("old")) };
+            let exists = || {
+                if what == "file" {
+                    fs::write(&target, "old")
+                } else {
+                    fs::create_dir_all(target.join("old"))
+                }
+            };
             let receive = |existing: Existing| {
                 let mut local = local(into.path(), existing);
                 if !is_late {
@@ -214,7 +224,8 @@ fn what_exists_stays_unless_it_may_be_replaced() {
             };
             let error = receive(Existing::Fail).unwrap_err();
             assert!(matches!(error, DestinationError::Exists { .. }), "{what} {error}");
-            let is_old = || fs::read(&target).is_ok_and(|content| content == b"old") || target.join("old").exists();
+            let is_old =
+                || fs::read(&target).is_ok_and(|content| content == b"old") || target.join("old").exists();
             assert!(is_old(), "{what}");
             if is_late {
                 // The data is complete and waits for another name.
@@ -261,7 +272,8 @@ fn more_than_is_free_is_refused_before_it_comes() {
 #[test]
 fn a_full_file_system_is_told_as_such() {
     let local = local(Path::new("."), Existing::Fail);
-    let full = DestinationError::Io { doing: "write", path: "a".into(), source: io::ErrorKind::StorageFull.into() };
+    let full =
+        DestinationError::Io { doing: "write", path: "a".into(), source: io::ErrorKind::StorageFull.into() };
     assert!(matches!(local.or_no_space(full), DestinationError::NoSpace { .. }));
 }
 
