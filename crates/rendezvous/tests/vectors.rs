@@ -112,38 +112,3 @@ fn the_identity_of_the_receiver_opens_the_segment_of_the_page() {
     });
     assert_eq!(serde_json::from_slice::<Value>(object).unwrap(), expected);
 }
-
-#[test]
-#[ignore]
-fn zz_generate() {
-    use std::io::Write;
-    use age::secrecy::ExposeSecret;
-    let secret: Vec<u8> = (0..16).collect();
-    let pass = base32(&hkdf(&secret, "key ctl", 32), RFC_4648);
-    let (receiver, attempt, transfer) = ("4hk2r9d0xw7m3q8v6b5c1jtz9e", "0123456789abcdefghijklmnop", "zyxwvutsrqponmlkjihgfedcba");
-    let identity = age::x25519::Identity::generate();
-    let recipient = identity.to_public();
-    let enc = |r: &dyn age::Recipient, content: &[u8]| {
-        let mut out = Vec::new();
-        let mut w = age::Encryptor::with_recipients(std::iter::once(r)).unwrap().wrap_output(&mut out).unwrap();
-        w.write_all(content).unwrap();
-        w.finish().unwrap();
-        out.iter().map(|b| format!("{b:02x}")).collect::<String>()
-    };
-    let mut scrypt = age::scrypt::Recipient::new(SecretString::from(pass.clone()));
-    scrypt.set_work_factor(10);
-    let ask = json!({"v": 1, "type": "ask", "receiver": receiver, "n": 1, "attempt": attempt, "offset": 0, "recipient": recipient.to_string()}).to_string();
-    let sha256: String = digest(&SHA256, b"hello\n").as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    let seg = json!({"v": 1, "transfer": transfer, "attempt": attempt, "segment": 0, "offset": 0,
-        "kind": "file", "name": "hello.txt", "size": 6, "mtime": 1_700_000_000, "mode": 420,
-        "end": true, "bytes": 6, "sha256": sha256}).to_string();
-    let mut content = (seg.len() as u32).to_be_bytes().to_vec();
-    content.extend_from_slice(seg.as_bytes());
-    content.extend_from_slice(b"hello\n");
-    let out = json!({"secret": secret.iter().map(|b| format!("{b:02x}")).collect::<String>(),
-      "link": format!("https://relay.example/r#{}", base32(&secret, CROCKFORD)), "P": base32(&hkdf(&secret, "path", 16), RFC_4648),
-      "passphrase": pass, "receiver": receiver, "attempt": attempt, "transfer": transfer,
-      "identity": identity.to_string().expose_secret(), "recipient": recipient.to_string(),
-      "control": enc(&scrypt, ask.as_bytes()), "segment": enc(&recipient, &content)});
-    std::fs::write("/tmp/vec/out.json", out.to_string()).unwrap();
-}

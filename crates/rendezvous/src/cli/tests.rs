@@ -161,7 +161,7 @@ fn the_help_of_the_client_commands_has_the_exit_codes_and_never_the_link() {
 
 #[test]
 fn the_page_for_operators_explains_every_kind_of_value() {
-    let page = include_str!("../../../docs/operations.md");
+    let page = include_str!("../../../../docs/operations.md");
     for name in flags().iter().map(value).filter(|name| name.starts_with('`') && !name.contains(", ")) {
         assert!(page.contains(&format!("\n| {name} | ")), "{name} is not explained");
     }
@@ -219,7 +219,7 @@ fn the_examples_are_valid_command_lines() {
         examples.lines().map(str::trim).filter(|line| line.starts_with("rendezvous ")).collect();
     assert_eq!(commands.len(), 4, "{examples}");
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "0123456789abcdef").unwrap();
+    fs::write(file.path(), "0123456789abcdef").unwrap();
     let path = file.path().to_str().unwrap();
     for command in commands {
         let command = command.replace("/etc/rendezvous/create-token", path);
