@@ -76,7 +76,9 @@ impl Exit {
     /// What the code means, for people.
     pub(crate) const fn meaning(self) -> &'static str {
         match self {
-            Self::Stored => "send: the receiver has verified the data and flushed it to disk; recv: received and verified",
+            Self::Stored => {
+                "send: the receiver has verified the data and flushed it to disk; recv: received and verified"
+            }
             Self::Failed => "any other failure; standard error says which",
             Self::Usage => "the command line, a variable or the configuration file is invalid",
             Self::Handed => "send: verified and passed on, to a pipe or a browser, which may still lose it",

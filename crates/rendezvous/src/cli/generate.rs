@@ -82,7 +82,8 @@ pub(super) fn man(program: clap::Command, command: Option<&str>) -> anyhow::Resu
     // Without the commit, so that the pages of the repository do not change with each one.
     let mut program = program.version(env!("CARGO_PKG_VERSION")).disable_help_subcommand(true);
     program.build();
-    let Some(page) = command.map_or(Some(program.clone()), |name| program.find_subcommand(name).cloned()) else {
+    let Some(page) = command.map_or(Some(program.clone()), |name| program.find_subcommand(name).cloned())
+    else {
         return Ok(None);
     };
     let mut bytes = Vec::new();

@@ -13,10 +13,10 @@ use rendezvous_client::source::{self, Source};
 use rendezvous_server::config::{Period, Size};
 
 use super::exit::{Exit, Failure};
+use super::transfer;
 use super::transfer::relay::{RelayFlags, choose};
 use super::transfer::text::quoted;
 use super::transfer::view::{Ending, Event, OutputFlags, Side, View};
-use super::transfer;
 
 const EXAMPLES: &str = "Examples:
   A file, a directory, the output of a program:
@@ -93,7 +93,9 @@ fn open(arguments: &SendArguments) -> Result<Box<dyn Source>, Failure> {
             .map_err(|error| Failure::new(Exit::Failed, error.to_string()));
     }
     if arguments.paths.len() > 1 {
-        return Err(Failure::usage("- cannot be sent together with other paths: send them one after the other"));
+        return Err(Failure::usage(
+            "- cannot be sent together with other paths: send them one after the other",
+        ));
     }
     let replay_buffer = usize::try_from(arguments.replay_buffer.get())
         .map_err(|_| Failure::usage("--replay-buffer is larger than the memory can be"))?;

@@ -53,8 +53,11 @@ fn tables(command: &Command) -> String {
 }
 
 fn row(flag: &Arg) -> String {
-    let name = flag.get_long().map_or_else(|| flag.get_value_names().unwrap()[0].to_string(), |long| format!("--{long}"));
-    let variable = flag.get_env().map_or_else(|| "–".to_owned(), |name| format!("`{}`", name.to_str().unwrap()));
+    let name = flag
+        .get_long()
+        .map_or_else(|| flag.get_value_names().unwrap()[0].to_string(), |long| format!("--{long}"));
+    let variable =
+        flag.get_env().map_or_else(|| "–".to_owned(), |name| format!("`{}`", name.to_str().unwrap()));
     let help = flag.get_help().unwrap().to_string();
     // The end of the first line names a default that clap does not know.
     let (line, computed) = help.split_once(" [default: ").unwrap_or((&help, "none]"));
@@ -96,7 +99,10 @@ fn assert_or_update(path: &str, expected: &str) {
         fs::write(&file, expected).unwrap();
     }
     let is_equal = fs::read_to_string(&file).is_ok_and(|found| found == expected);
-    assert!(is_equal, "{path} is out of date: `UPDATE_DOCS=1 cargo test --bin rendezvous` updates it\n{expected}");
+    assert!(
+        is_equal,
+        "{path} is out of date: `UPDATE_DOCS=1 cargo test --bin rendezvous` updates it\n{expected}"
+    );
 }
 
 /// Asserts that a page has this part behind a comment that names it, or writes it there.
@@ -203,8 +209,7 @@ fn the_short_help_has_a_line_for_each_flag_below_the_heading_of_its_group() {
 #[test]
 fn only_the_long_help_has_examples() {
     for mut command in [Arguments::command(), serve()] {
-        let [short, long] =
-            [command.render_help(), command.render_long_help()].map(|help| help.to_string());
+        let [short, long] = [command.render_help(), command.render_long_help()].map(|help| help.to_string());
         assert!(long.contains("\nExamples:\n") && !short.contains("Examples:"), "{long}");
         assert!(short.contains("--help"), "{short}");
     }
@@ -237,8 +242,7 @@ fn the_version_has_the_commit_if_there_is_one() {
         let version =
             text.strip_prefix(concat!("rendezvous ", env!("CARGO_PKG_VERSION"))).unwrap().trim_end();
         let commit = version.strip_prefix(" (").and_then(|rest| rest.strip_suffix(')'));
-        let is_commit =
-            |text: &str| text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let is_commit = |text: &str| text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         assert!(version.is_empty() || commit.is_some_and(is_commit), "{text}");
     }
 }

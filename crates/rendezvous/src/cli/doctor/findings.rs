@@ -65,9 +65,14 @@ pub(super) fn version(identity: &Identity) -> Finding {
         Some(version) if version == ours => {
             Finding::new("version", Verdict::Good, format!("{version}, the same as this program's"))
         }
-        Some(version) => Finding::new("version", Verdict::Note, format!("{version}; this program's is {ours}")),
+        Some(version) => {
+            Finding::new("version", Verdict::Note, format!("{version}; this program's is {ours}"))
+        }
         None => {
-            let text = format!("this is no http-rendezvous relay: /openapi.json gets status {}. Check the URL", identity.status);
+            let text = format!(
+                "this is no http-rendezvous relay: /openapi.json gets status {}. Check the URL",
+                identity.status
+            );
             Finding::new("version", Verdict::Fault, text)
         }
     }
@@ -75,9 +80,11 @@ pub(super) fn version(identity: &Identity) -> Finding {
 
 pub(super) fn tls(handshake: Option<&Handshake>, is_loopback: bool) -> Finding {
     match handshake {
-        Some(Handshake { version, .. }) => {
-            Finding::new("TLS", Verdict::Good, format!("{version}, with a certificate that this machine trusts"))
-        }
+        Some(Handshake { version, .. }) => Finding::new(
+            "TLS",
+            Verdict::Good,
+            format!("{version}, with a certificate that this machine trusts"),
+        ),
         None if is_loopback => Finding::new("TLS", Verdict::Good, "none, and none is needed on this machine"),
         None => Finding::new(
             "TLS",
@@ -91,22 +98,32 @@ pub(super) fn tls(handshake: Option<&Handshake>, is_loopback: bool) -> Finding {
 pub(super) fn http2(handshake: Option<&Handshake>) -> Finding {
     match handshake {
         Some(Handshake { offers_http2: true, .. }) => Finding::new("HTTP/2", Verdict::Good, "offered"),
-        Some(_) => Finding::new("HTTP/2", Verdict::Note, "not offered: clients use HTTP/1.1, which is no fault"),
-        None => Finding::new("HTTP/2", Verdict::Note, "not offered without TLS: clients use HTTP/1.1, which is no fault"),
+        Some(_) => {
+            Finding::new("HTTP/2", Verdict::Note, "not offered: clients use HTTP/1.1, which is no fault")
+        }
+        None => Finding::new(
+            "HTTP/2",
+            Verdict::Note,
+            "not offered without TLS: clients use HTTP/1.1, which is no fault",
+        ),
     }
 }
 
 pub(super) fn access(access: &Access) -> Finding {
     let (verdict, text) = match access {
         Access::Open => (Verdict::Good, "named paths can be used".to_owned()),
-        Access::TokenNeeded => (Verdict::Fault, "a token is needed: give its file with --token-file".to_owned()),
+        Access::TokenNeeded => {
+            (Verdict::Fault, "a token is needed: give its file with --token-file".to_owned())
+        }
         Access::TokenRefused => {
             (Verdict::Fault, "the token was refused: ask the operator for the right one".to_owned())
         }
         Access::NoPaths => {
             (Verdict::Fault, "named paths are off: start the relay without --no-paths".to_owned())
         }
-        Access::Other(answer) => (Verdict::Fault, format!("a named path gets an unexpected answer: {answer}")),
+        Access::Other(answer) => {
+            (Verdict::Fault, format!("a named path gets an unexpected answer: {answer}"))
+        }
     };
     Finding::new("paths", verdict, text)
 }
@@ -157,7 +174,10 @@ pub(super) fn body(limit: &BodyLimit) -> Finding {
             };
             Finding::fault(
                 "body",
-                format!("limited: {} get 413{accepted}. send makes do with it, other uploads fail", size(*refused)),
+                format!(
+                    "limited: {} get 413{accepted}. send makes do with it, other uploads fail",
+                    size(*refused)
+                ),
                 Mend::BodyLimit,
             )
         }
@@ -188,12 +208,18 @@ pub(super) fn idle(waiting: &Idle, pausing: &anyhow::Result<Idle>, waited: Durat
         (Idle::Ttl(after), _) => Finding::new(
             "idle",
             Verdict::Note,
-            format!("the relay's own --ttl ends a wait after {}: longer ones were not measured", exact(after)),
+            format!(
+                "the relay's own --ttl ends a wait after {}: longer ones were not measured",
+                exact(after)
+            ),
         ),
         (Idle::Kept, Err(error)) => Finding::new(
             "idle",
             Verdict::Note,
-            format!("a wait of {} is not cut; a pause within a transfer was not measured: {error:#}", time(waited)),
+            format!(
+                "a wait of {} is not cut; a pause within a transfer was not measured: {error:#}",
+                time(waited)
+            ),
         ),
         (Idle::Kept, Ok(_)) => Finding::new(
             "idle",
@@ -205,10 +231,14 @@ pub(super) fn idle(waiting: &Idle, pausing: &anyhow::Result<Idle>, waited: Durat
 
 pub(super) fn interim(interim: Interim) -> Finding {
     match interim {
-        Interim::Paired => Finding::new("interim", Verdict::Good, "100 Continue comes once the receiver is there"),
-        Interim::Early => {
-            Finding::new("interim", Verdict::Note, "a proxy sends 100 Continue itself, before the receiver is there")
+        Interim::Paired => {
+            Finding::new("interim", Verdict::Good, "100 Continue comes once the receiver is there")
         }
+        Interim::Early => Finding::new(
+            "interim",
+            Verdict::Note,
+            "a proxy sends 100 Continue itself, before the receiver is there",
+        ),
         Interim::Dropped => Finding::fault(
             "interim",
             "100 Continue is dropped: curl waits a second before each upload, and other clients for ever",
@@ -225,7 +255,11 @@ pub(super) fn departure(is_free: Option<bool>) -> Finding {
             "a receiver that has left keeps its seat: others get 429, and a sender gets 200 for data that nobody has",
             Mend::Departure,
         ),
-        None => Finding::new("seats", Verdict::Unknown, "could not be measured: HEAD did not see a waiting receiver"),
+        None => Finding::new(
+            "seats",
+            Verdict::Unknown,
+            "could not be measured: HEAD did not see a waiting receiver",
+        ),
     }
 }
 
@@ -312,9 +346,13 @@ mod tests {
 
     #[test]
     fn a_clock_may_be_some_seconds_off() {
-        for (ahead, expected) in
-            [(0, Verdict::Good), (-3, Verdict::Good), (10, Verdict::Note), (-61, Verdict::Fault), (3600, Verdict::Fault)]
-        {
+        for (ahead, expected) in [
+            (0, Verdict::Good),
+            (-3, Verdict::Good),
+            (10, Verdict::Note),
+            (-61, Verdict::Fault),
+            (3600, Verdict::Fault),
+        ] {
             assert_eq!(clock(Some(ahead)).verdict, expected, "{ahead}");
         }
         assert!(clock(Some(-61)).text.starts_with("1 min 1 s behind ours"));

@@ -76,7 +76,9 @@ impl Mend {
         match (self, proxy) {
             (Self::BodyLimit, Proxy::Caddy) => "# no limit by default: remove `max_size` of `request_body`",
             (Self::BodyLimit, _) => "# no limit by default: remove rules on req.body_size or Content-Length",
-            (Self::IdleLimit, _) => "# no limit by default: remove `read_timeout` and `response_header_timeout`",
+            (Self::IdleLimit, _) => {
+                "# no limit by default: remove `read_timeout` and `response_header_timeout`"
+            }
             (Self::Interim, _) => "# passed on by default: remove rules that delete Expect",
             _ => "# nothing by default",
         }

@@ -55,7 +55,9 @@ impl Target {
         let host = self.url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
         let port = self.url.port_or_known_default().unwrap_or(80);
         let dialed = timeout(CONNECT, TcpStream::connect((host, port))).await;
-        let socket = dialed.map_err(|_| anyhow!("no answer within {} s", CONNECT.as_secs())).and_then(|socket| Ok(socket?));
+        let socket = dialed
+            .map_err(|_| anyhow!("no answer within {} s", CONNECT.as_secs()))
+            .and_then(|socket| Ok(socket?));
         let socket = socket.with_context(|| format!("cannot connect to {host} port {port}"))?;
         // A probe sends single bytes and waits for them.
         socket.set_nodelay(true)?;
@@ -137,7 +139,10 @@ async fn handshake(
     socket: TcpStream,
 ) -> anyhow::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let shaken = TlsConnector::from(Arc::clone(config)).connect(name.clone(), socket);
-    timeout(CONNECT, shaken).await.context("the TLS handshake takes too long")?.context("the TLS handshake failed")
+    timeout(CONNECT, shaken)
+        .await
+        .context("the TLS handshake takes too long")?
+        .context("the TLS handshake failed")
 }
 
 /// The head of a response.
@@ -198,7 +203,9 @@ impl Connection {
     fn take_answer(&mut self) -> anyhow::Result<Option<Answer>> {
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut response = httparse::Response::new(&mut fields);
-        let httparse::Status::Complete(length) = response.parse(&self.input).context("the answer is not HTTP")? else {
+        let httparse::Status::Complete(length) =
+            response.parse(&self.input).context("the answer is not HTTP")?
+        else {
             return Ok(None);
         };
         let fields = response.headers.iter();
@@ -240,7 +247,8 @@ impl Connection {
 
     /// Returns the body of a response, whose connection closes behind it. What cannot be read is missing.
     async fn body(&mut self, answer: &Answer, patience: Duration) -> String {
-        let length = answer.field("content-length").and_then(|length| length.parse().ok()).unwrap_or(usize::MAX);
+        let length =
+            answer.field("content-length").and_then(|length| length.parse().ok()).unwrap_or(usize::MAX);
         while self.input.len() < length {
             match timeout(patience, self.read()).await {
                 Ok(Ok(true)) => {}
@@ -282,7 +290,8 @@ mod tests {
 
     #[test]
     fn a_request_is_below_the_path_of_the_relay() {
-        let target = Target::new(Url::parse("http://[::1]:80/a?b#c").unwrap(), Some("secret".into())).unwrap();
+        let target =
+            Target::new(Url::parse("http://[::1]:80/a?b#c").unwrap(), Some("secret".into())).unwrap();
         let head = target.head("GET", "p/x", &["Prefer: wait=1"]);
         assert!(head.starts_with("GET /a/p/x HTTP/1.1\r\nHost: [::1]\r\n"), "{head}");
         assert!(head.ends_with("Authorization: Bearer secret\r\nPrefer: wait=1\r\n\r\n"), "{head}");

@@ -24,7 +24,10 @@ pub(super) fn encrypted(ending: ReceiveEnding, give_up: Duration) -> Ending {
         },
         ReceiveEnding::NoPeer => Ending::failure(
             Exit::NoPeer,
-            format!("no sender answered within {}: does it still run, and is this its latest link?", time(give_up)),
+            format!(
+                "no sender answered within {}: does it still run, and is this its latest link?",
+                time(give_up)
+            ),
         ),
         ReceiveEnding::Cut { why, bytes } => Ending::failure(
             Exit::Cut,
@@ -74,7 +77,10 @@ pub(super) fn plain(ending: DownloadEnding) -> Ending {
         }
         DownloadEnding::NoPeer { why } => Ending::failure(
             Exit::NoPeer,
-            format!("nothing is sent at this URL ({}): a URL can be fetched once, so ask for a new one", harmless(&why)),
+            format!(
+                "nothing is sent at this URL ({}): a URL can be fetched once, so ask for a new one",
+                harmless(&why)
+            ),
         ),
         DownloadEnding::Cut { why, bytes } => {
             Ending::failure(Exit::Cut, format!("the transfer was cut at {}: {}", size(bytes), harmless(&why)))

@@ -90,7 +90,8 @@ fn from_stdin() -> Result<String, Failure> {
         let _ = write!(stderr(), "link: ");
     }
     let line = first_line(&mut stdin().lock());
-    let line = line.map_err(|error| Failure::usage(format!("cannot read the link from standard input: {error}")))?;
+    let line =
+        line.map_err(|error| Failure::usage(format!("cannot read the link from standard input: {error}")))?;
     if line.trim().is_empty() {
         return Err(Failure::usage("there is no link on standard input"));
     }
@@ -137,7 +138,9 @@ mod tests {
 
     #[test]
     fn a_link_and_the_url_of_a_stream_can_be_received_and_nothing_else() {
-        assert!(matches!(format!(" {LINK}\n").parse(), Ok(Offer::Encrypted(link)) if link.to_string() == LINK));
+        assert!(
+            matches!(format!(" {LINK}\n").parse(), Ok(Offer::Encrypted(link)) if link.to_string() == LINK)
+        );
         for url in ["https://relay.example/stream/2f9c", "http://127.0.0.1:9999/p/a/b"] {
             assert!(matches!(url.parse(), Ok(Offer::Plain(plain)) if plain.as_str() == url), "{url}");
         }

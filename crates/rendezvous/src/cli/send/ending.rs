@@ -37,7 +37,9 @@ pub(super) fn encrypted(ending: SendEnding, give_up: Duration) -> Ending {
         SendEnding::Failed { reason, message } => failed(reason, &harmless(&message)),
         SendEnding::Source(error) => Ending::failure(Exit::Failed, error.to_string()),
         SendEnding::Unusable(error) => Ending::failure(Exit::Failed, error.to_string()),
-        SendEnding::Interrupted => Ending::failure(Exit::Interrupted, "interrupted; the link is of no use any more"),
+        SendEnding::Interrupted => {
+            Ending::failure(Exit::Interrupted, "interrupted; the link is of no use any more")
+        }
     }
 }
 

@@ -193,7 +193,8 @@ mod tests {
     fn without_a_relay_the_error_says_how_to_name_one_and_how_to_start_one() {
         let failure = decide(None, None, &Settings::default(), Some(Path::new(FILE))).unwrap_err();
         assert_eq!(failure.exit, Exit::Usage);
-        for part in ["--to URL", "RENDEZVOUS_TO", FILE, "to = \"https://", "rendezvous serve --host 0.0.0.0"] {
+        for part in ["--to URL", "RENDEZVOUS_TO", FILE, "to = \"https://", "rendezvous serve --host 0.0.0.0"]
+        {
             assert!(failure.message.contains(part), "{}", failure.message);
         }
     }

@@ -47,7 +47,11 @@ pub(crate) fn size(bytes: u64) -> String {
 
 /// Returns a rate: `94 MiB/s`.
 pub(crate) fn rate(bytes_per_second: f64) -> String {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a negative rate is shown as 0")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a negative rate is shown as 0"
+    )]
     let whole = bytes_per_second as u64;
     format!("{}/s", size(whole))
 }

@@ -11,7 +11,7 @@ mod lines;
 mod screen;
 
 use std::io::{IsTerminal, Write, stderr, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use rendezvous_client::digest::Digest;
@@ -182,7 +182,9 @@ fn print_link(link: &str, command: &str) {
 }
 
 /// Prints a path: to a program byte by byte, to a terminal harmless.
-fn print_path(path: &std::path::Path) {
+fn print_path(path: &Path) {
+    // The current directory is where people look anyway.
+    let path = path.strip_prefix(".").unwrap_or(path);
     if stdout().is_terminal() {
         return print(&harmless(&path.to_string_lossy()));
     }

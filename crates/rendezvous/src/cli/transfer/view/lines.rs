@@ -65,9 +65,9 @@ impl Lines {
     }
 
     fn rate(&self, bytes: u64) -> String {
-        let rate = self.began.and_then(|(began, offset)| {
-            overall_rate(bytes.saturating_sub(offset), began.elapsed())
-        });
+        let rate = self
+            .began
+            .and_then(|(began, offset)| overall_rate(bytes.saturating_sub(offset), began.elapsed()));
         rate.map(|rate| format!(" · {rate}")).unwrap_or_default()
     }
 
@@ -86,7 +86,13 @@ mod tests {
     use crate::cli::exit::Exit;
 
     fn description() -> Description {
-        Description { kind: Kind::Tar, name: "a\x1bb".to_owned(), size: Some(3 << 20), mtime: None, mode: None }
+        Description {
+            kind: Kind::Tar,
+            name: "a\x1bb".to_owned(),
+            size: Some(3 << 20),
+            mtime: None,
+            mode: None,
+        }
     }
 
     #[tokio::test(start_paused = true)]

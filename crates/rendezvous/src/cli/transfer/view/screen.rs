@@ -32,7 +32,8 @@ pub(crate) struct Screen {
 
 impl Screen {
     pub(crate) fn new(side: Side) -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style(WAITING));
+        let bar =
+            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()).with_style(style(WAITING));
         // A link that cannot be printed yet and a sender that is not there yet look the same for a moment.
         bar.set_message(match side {
             Side::Send => "connecting to the relay",
@@ -122,9 +123,10 @@ impl Screen {
             self.bar.set_length(bytes);
             self.bar.set_position(bytes);
         }
-        let rate = self.began.zip(ending.bytes).and_then(|((began, offset), bytes)| {
-            overall_rate(bytes.saturating_sub(offset), began.elapsed())
-        });
+        let rate = self
+            .began
+            .zip(ending.bytes)
+            .and_then(|((began, offset), bytes)| overall_rate(bytes.saturating_sub(offset), began.elapsed()));
         let rate = rate.map(|rate| format!("{rate} · ")).unwrap_or_default();
         self.bar.set_style(style(ENDED));
         self.bar.finish_with_message(format!("{rate}{}", ending.message));
