@@ -1,21 +1,30 @@
-//! The command line: parses the arguments, runs the subcommand, and reports a failure as one line of text and an exit code.
+//! The command line: parses the arguments, runs the subcommand, and reports a failure as text and an exit code.
 
+mod doctor;
+mod exit;
+mod generate;
 mod log;
+mod recv;
+mod send;
 mod serve;
+mod signals;
 mod systemd;
+mod transfer;
 mod variables;
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 
+use self::exit::{Exit, Failure};
+use self::transfer::view::complain;
 use self::variables::UnknownVariables;
 
 const EXAMPLES: &str = r#"Examples:
-  Start the server:
+  Start the relay, and send a directory through it; the other side uses the link that this prints:
       rendezvous serve
+      rendezvous send holiday/ --to http://127.0.0.1:9999
 
   Create a stream, receive in one terminal, and send in another:
       id=$(curl -fsS -X POST http://127.0.0.1:9999/stream | cut -d'"' -f4)
@@ -43,19 +52,31 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::ServeArguments),
+    Send(Box<send::SendArguments>),
+    Recv(recv::RecvArguments),
+    Doctor(doctor::DoctorArguments),
+    Completions(generate::CompletionsArguments),
+    Man(generate::ManArguments),
 }
 
-/// Runs the program. The exit code is 0 for success, 1 for a failure, and 2 for invalid arguments or environment variables.
+/// Runs the program. [`Exit`] has the exit codes; `serve` uses 0 for success, 1 for a failure, and 2 for invalid arguments or environment
+/// variables.
 pub(crate) fn run() -> ExitCode {
-    let Arguments { command: Command::Serve(arguments) } = parse().unwrap_or_else(|error| error.exit());
-    match serve::run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Standard error may be closed; then only the exit code reports the failure.
-            let _ = writeln!(std::io::stderr(), "rendezvous: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let Arguments { command } = parse().unwrap_or_else(|error| error.exit());
+    let ended = match command {
+        Command::Serve(arguments) => serve::run(&arguments).map(|()| Exit::Stored).map_err(Failure::from),
+        Command::Send(arguments) => send::run(&arguments),
+        Command::Recv(arguments) => recv::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Completions(arguments) => generate::print_completions(&arguments, Arguments::command()),
+        Command::Man(arguments) => generate::print_man(&arguments, Arguments::command()),
+    };
+    ended
+        .unwrap_or_else(|Failure { exit, message }| {
+            complain(&message);
+            exit
+        })
+        .into()
 }
 
 /// Returns the arguments, or the error or help text to exit with. An unknown variable is reported before other errors, because it may
@@ -88,175 +109,4 @@ fn variables_of_flags() -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use clap::error::ErrorKind;
-    use clap::{Arg, Command, CommandFactory, Parser};
-
-    use super::Arguments;
-
-    const BEGIN: &str = "<!-- The flags, made by `UPDATE_DOCS=1 cargo test --bin rendezvous`: -->\n";
-    const END: &str = "<!-- The end of the flags. -->\n";
-    /// The maximum length of a line of the short help.
-    const WIDTH: usize = 120;
-
-    fn serve() -> Command {
-        let mut command = Arguments::command();
-        command.build();
-        command.find_subcommand("serve").unwrap().clone()
-    }
-
-    fn flags() -> Vec<Arg> {
-        serve().get_arguments().filter(|flag| flag.get_id() != "help").cloned().collect()
-    }
-
-    /// The flags of `serve` as Markdown: a table for each group.
-    fn tables() -> String {
-        let mut tables = String::new();
-        let mut group = None;
-        for flag in flags() {
-            let heading = flag.get_help_heading().map(str::to_owned);
-            if heading != group {
-                tables.extend(["\n**", heading.as_deref().unwrap(), "**\n\n"]);
-                tables += "| flag | environment variable | value | default | |\n|---|---|---|---|---|\n";
-                group = heading;
-            }
-            tables += &row(&flag);
-        }
-        tables
-    }
-
-    fn row(flag: &Arg) -> String {
-        let name = flag.get_long().unwrap();
-        let variable = flag.get_env().unwrap_or_else(|| panic!("--{name} has no environment variable"));
-        let help = flag.get_help().unwrap().to_string();
-        // The end of the first line names a default that clap does not know.
-        let (line, computed) = help.split_once(" [default: ").unwrap_or((&help, "none]"));
-        let given: Vec<_> = flag.get_default_values().iter().map(|value| value.to_str().unwrap()).collect();
-        let default = match (flag.get_action().takes_values(), given.as_slice()) {
-            (false, _) => "off".to_owned(),
-            (true, []) => computed.strip_suffix(']').unwrap().to_owned(),
-            (true, values) => format!("`{}`", values.join(",")),
-        };
-        let long = flag.get_long_help().map(ToString::to_string).unwrap_or_default();
-        let rest = long.split_once("\n\n").map(|(_, rest)| format!(". {}", rest.replace('\n', " ")));
-        let text = format!("{line}{}", rest.unwrap_or_default()).replace('|', "\\|");
-        let (variable, value) = (variable.to_str().unwrap(), value(flag));
-        format!("| `--{name}` | `{variable}` | {value} | {default} | {text} |\n")
-    }
-
-    /// The possible values of a flag, or the name of their kind.
-    fn value(flag: &Arg) -> String {
-        let words = flag.get_possible_values();
-        match (flag.get_action().takes_values(), words.as_slice()) {
-            (false, _) => "none; as a variable `true` or `false`".to_owned(),
-            (true, []) => format!("`{}`", flag.get_value_names().unwrap_or_default().join(" ")),
-            (true, words) => {
-                words.iter().map(|word| format!("`{}`", word.get_name())).collect::<Vec<_>>().join(", ")
-            }
-        }
-    }
-
-    #[test]
-    fn the_page_for_operators_has_every_flag() {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations.md");
-        let page = std::fs::read_to_string(&path).unwrap();
-        let (before, rest) = page.split_once(BEGIN).unwrap();
-        let (_, after) = rest.split_once(END).unwrap();
-        let expected = [before, BEGIN, &tables(), "\n", END, after].concat();
-        if std::env::var_os("UPDATE_DOCS").is_some() {
-            std::fs::write(&path, &expected).unwrap();
-            return;
-        }
-        assert!(
-            page == expected,
-            "docs/operations.md is out of date: `UPDATE_DOCS=1 cargo test --bin rendezvous` updates it\n{}",
-            tables()
-        );
-    }
-
-    #[test]
-    fn the_page_for_operators_explains_every_kind_of_value() {
-        let page = include_str!("../../../docs/operations.md");
-        for name in flags().iter().map(value).filter(|name| name.starts_with('`') && !name.contains(", ")) {
-            assert!(page.contains(&format!("\n| {name} | ")), "{name} is not explained");
-        }
-    }
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        Arguments::command().debug_assert();
-    }
-
-    #[test]
-    fn a_variable_has_the_name_of_its_flag() {
-        for flag in flags() {
-            let name = flag.get_long().unwrap().to_uppercase().replace('-', "_");
-            assert_eq!(flag.get_env().unwrap().to_str().unwrap(), format!("RENDEZVOUS_{name}"));
-        }
-    }
-
-    #[test]
-    fn the_short_help_has_a_line_for_each_flag_below_the_heading_of_its_group() {
-        let help = serve().render_help().to_string();
-        assert!(!help.contains("Examples:"), "{help}");
-        let mut rest = help.as_str();
-        for flag in flags() {
-            let heading = format!("\n{}:\n", flag.get_help_heading().unwrap());
-            if let Some((_, below)) = rest.split_once(&heading) {
-                rest = below;
-            }
-            let (before, below) = rest.split_once(&format!("--{} ", flag.get_long().unwrap())).unwrap();
-            assert!(!before.contains(":\n"), "--{} is not below {heading}", flag.get_long().unwrap());
-            rest = below;
-        }
-        for line in help.lines() {
-            assert!(line.len() <= WIDTH, "{line}");
-        }
-        assert!(help.lines().count() < flags().len() + 40, "{help}");
-    }
-
-    #[test]
-    fn only_the_long_help_has_examples() {
-        for mut command in [Arguments::command(), serve()] {
-            let [short, long] =
-                [command.render_help(), command.render_long_help()].map(|help| help.to_string());
-            assert!(long.contains("\nExamples:\n") && !short.contains("Examples:"), "{long}");
-            assert!(short.contains("--help"), "{short}");
-        }
-    }
-
-    #[test]
-    fn the_examples_are_valid_command_lines() {
-        let help = serve().render_long_help().to_string();
-        let (_, examples) = help.split_once("\nExamples:\n").unwrap();
-        let examples = examples.replace("\\\n", " ");
-        let commands: Vec<_> =
-            examples.lines().map(str::trim).filter(|line| line.starts_with("rendezvous ")).collect();
-        assert_eq!(commands.len(), 4, "{examples}");
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "0123456789abcdef").unwrap();
-        let path = file.path().to_str().unwrap();
-        for command in commands {
-            let command = command.replace("/etc/rendezvous/create-token", path);
-            let parsed = Arguments::try_parse_from(command.split_whitespace());
-            assert!(parsed.is_ok(), "{command}: {}", parsed.unwrap_err());
-        }
-    }
-
-    #[test]
-    fn the_version_has_the_commit_if_there_is_one() {
-        for flag in ["-V", "--version"] {
-            let error = Arguments::try_parse_from(["rendezvous", flag]).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::DisplayVersion);
-            let text = error.to_string();
-            let version =
-                text.strip_prefix(concat!("rendezvous ", env!("CARGO_PKG_VERSION"))).unwrap().trim_end();
-            let commit = version.strip_prefix(" (").and_then(|rest| rest.strip_suffix(')'));
-            let is_commit =
-                |text: &str| text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-            assert!(version.is_empty() || commit.is_some_and(is_commit), "{text}");
-        }
-    }
-}
+mod tests;

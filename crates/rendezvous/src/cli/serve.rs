@@ -11,11 +11,12 @@ use anyhow::Context;
 use rendezvous_server::config::Config;
 use rendezvous_server::{Inherited, ListenerKind, SHUTDOWN_GRACE, Server};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::flags::ServeArguments;
 use self::greeting::{Greeting, own_address};
+use super::signals::Signals;
 use super::{log, systemd};
 
 /// How long a blocking thread without work is kept. It must be shorter than the interval of the checks of the certificate: a check that begins
@@ -101,24 +102,4 @@ fn raise_descriptor_limit() -> Option<usize> {
     let _ = setrlimit(Resource::Nofile, limit);
     let descriptors = getrlimit(Resource::Nofile).current?;
     Some(usize::try_from(descriptors).unwrap_or(usize::MAX))
-}
-
-/// The signals that end the server: SIGINT and SIGTERM.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    /// Waits for either signal.
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
 }

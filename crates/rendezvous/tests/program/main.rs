@@ -12,6 +12,7 @@ mod certificates;
 mod deploys;
 #[cfg(target_os = "linux")]
 mod descriptors;
+mod doctor;
 mod errors;
 mod flags;
 mod greeting;
@@ -20,6 +21,7 @@ mod log;
 mod memory;
 mod patterns;
 mod signals;
+mod transfers;
 mod with_curl;
 
 use std::io::{BufRead, BufReader, Read, Write};

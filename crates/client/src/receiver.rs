@@ -1,0 +1,422 @@
+//! The receiver as a state machine: no I/O and no clock.
+//!
+//! ```text
+//!           ask delivered            the end, all bytes held          stored
+//! Asking ─────────────────► Taking ───────────────────────► Storing ────────► Confirming ──► Ended
+//!   ▲ ▲                       │ │                               │               (bye, or 60 s)
+//!   │ └─ cut, misfit, silent ─┘ │ busy: 15 s                    │ the destination failed
+//!   └───────────────────────────┘                               ▼
+//!                                                            Failing (10 s) ──► Ended
+//! ```
+//!
+//! The driver calls [`Receiver::handle`] with each [`Input`] and performs the [`Action`]s. It calls it with [`Input::Tick`] at
+//! [`Receiver::deadline`].
+//!
+//! *Invariants.* Data is only taken from a segment that opened and that continues what is held: its transfer, attempt, number and offset fit. A
+//! `done` is only sent after the destination has stored what was verified.
+//!
+//! *Bounds.* Two GETs of segments are out at most.
+
+mod confirm;
+mod take;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::backoff::Backoff;
+use crate::destination::{Complete, ReceiverId, Stored};
+use crate::link::Id;
+use crate::messages::{Ask, Body, Control, SegmentHead};
+use crate::receive::{ReceiveEvent, Refusal};
+use crate::reply::{Reply, Verdict};
+use crate::send::Failure;
+use crate::source::Description;
+
+use confirm::Confirming;
+use take::Taking;
+
+/// How long 401 means that the sender is about to come, and how often that is looked at.
+const ABOUT_TO_COME: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Messages of a run are numbered from its number times this.
+const MESSAGES_PER_RUN: u64 = 1 << 32;
+
+/// What has happened.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// The PUT of a control message ended.
+    Told(Reply),
+    /// A segment opened; the driver waits for [`Action::Take`] or [`Action::Drop`].
+    Opened { segment: u64, head: SegmentHead },
+    /// So many bytes more are authenticated and written.
+    Wrote { bytes: u64 },
+    /// The GETs are ended, as [`Action::Close`] wished, and nothing is written any more.
+    Closed,
+    /// A segment's data ended, whole, or else cut.
+    Ended { segment: u64, whole: bool },
+    /// A segment's GET ended without data that opens.
+    Got { segment: u64, reply: Reply },
+    /// The destination has stored or passed on the verified data.
+    Stored(Stored),
+    /// Size or digest of what is held are not those of the end.
+    Mismatch { why: String },
+    /// The destination failed for good, as the driver knows.
+    DestinationFailed { reason: Failure, message: String },
+    /// The GET for the confirmation ended. `true` if it opened.
+    ByeGot { opened: bool, reply: Reply },
+    /// A person wishes to stop.
+    Stop,
+    /// Time has passed.
+    Tick,
+}
+
+/// What the driver must do.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Action {
+    /// PUT a control message.
+    Tell(Control),
+    /// GET a segment of the current attempt.
+    Get { attempt: Id, segment: u64 },
+    /// Take the data of the opened segment. With `begin`, begin or restart the destination before.
+    Take { segment: u64, begin: Option<Begin> },
+    /// End all GETs of segments, and report when nothing of them is written any more.
+    Close,
+    /// Check size and digest of what is held, and make it final.
+    Finish(Complete),
+    /// GET the confirmation.
+    GetBye { attempt: Id },
+    /// The sender has confirmed: remove the state.
+    Confirmed,
+    /// Tell people.
+    Event(ReceiveEvent),
+    /// The last action.
+    End(Ending),
+}
+
+/// How the destination starts.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Begin {
+    pub(crate) transfer: Id,
+    pub(crate) description: Description,
+    /// Whether to drop first what is held.
+    pub(crate) restart: bool,
+}
+
+/// How it ended, without what only the driver knows.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Ending {
+    Stored {
+        complete: Complete,
+        stored: Stored,
+        confirmed: bool,
+    },
+    NoPeer,
+    Cut {
+        why: String,
+        bytes: u64,
+    },
+    Refused {
+        reason: Refusal,
+        message: String,
+    },
+    Integrity {
+        why: String,
+    },
+    /// The destination failed, as the driver knows.
+    Destination,
+    Unusable {
+        verdict: Verdict,
+    },
+    Interrupted,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// An `ask` is to be sent at `at`, or is on its way. Not before the last attempt is closed: until then bytes may still be written.
+    Asking {
+        ask: Option<Control>,
+        attempt: Id,
+        at: Option<Duration>,
+        since: Duration,
+        is_closed: bool,
+    },
+    Taking(Taking),
+    /// The destination makes it final.
+    Storing {
+        attempt: Id,
+        complete: Complete,
+    },
+    Confirming(Confirming),
+    /// The sender is told that it failed.
+    Failing {
+        message: Control,
+        at: Option<Duration>,
+        until: Duration,
+        ending: Option<Ending>,
+    },
+    Ended,
+}
+
+/// The receiver.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    id: ReceiverId,
+    messages: u64,
+    recipient: String,
+    give_up: Duration,
+    now: Duration,
+    phase: Phase,
+    transfer: Option<Id>,
+    held: u64,
+    /// Whether the held bytes include some of an earlier run: then a wrong digest may be the disk's fault.
+    is_resumed: bool,
+    /// Whether bytes cannot be taken back.
+    passes_on: bool,
+    /// Whether what is on disk is wrong, and the next segment 0 begins again.
+    restarts: bool,
+    /// Misfit segments in a row.
+    misfits: u32,
+    backoff: Backoff,
+    progress_at: Duration,
+    last_failure: String,
+    actions: VecDeque<Action>,
+}
+
+/// What a receiver starts with.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) id: ReceiverId,
+    pub(crate) recipient: String,
+    pub(crate) give_up: Duration,
+    /// Whether bytes are passed on, and so cannot be taken back.
+    pub(crate) passes_on: bool,
+    /// What an earlier run has left: the transfer, the bytes held, and the receipt if all was stored.
+    pub(crate) resumed: Option<(Id, u64, Option<Complete>)>,
+    pub(crate) seed: u64,
+}
+
+impl Receiver {
+    pub(crate) fn new(start: Start) -> Self {
+        let mut receiver = Self {
+            id: start.id,
+            messages: 0,
+            recipient: start.recipient,
+            give_up: start.give_up,
+            now: Duration::ZERO,
+            phase: Phase::Ended,
+            transfer: None,
+            held: 0,
+            is_resumed: false,
+            passes_on: start.passes_on,
+            restarts: false,
+            misfits: 0,
+            backoff: Backoff::new(start.seed),
+            progress_at: Duration::ZERO,
+            last_failure: "no sender answered".into(),
+            actions: VecDeque::new(),
+        };
+        let mut receipt = None;
+        if let Some((transfer, held, complete)) = start.resumed {
+            receiver.transfer = Some(transfer);
+            receiver.held = complete.as_ref().map_or(held, |complete| complete.bytes);
+            receiver.is_resumed = true;
+            receipt = complete;
+        }
+        receiver.ask_at(Duration::ZERO, true);
+        if let Some(complete) = receipt {
+            // The sender needs the key of this run before it can confirm, so an `ask` goes before the receipt.
+            receiver.confirm_after_ask(complete);
+        }
+        receiver.run();
+        receiver
+    }
+
+    /// Takes what has happened. `now` never goes back.
+    pub(crate) fn handle(&mut self, now: Duration, input: Input) {
+        self.now = now;
+        if matches!(self.phase, Phase::Ended) {
+            return;
+        }
+        match input {
+            Input::Told(reply) => self.told(&reply),
+            Input::Opened { segment, head } => self.opened(segment, head),
+            Input::Wrote { bytes } => self.wrote(bytes),
+            Input::Closed => {
+                if let Phase::Asking { is_closed, .. } = &mut self.phase {
+                    *is_closed = true;
+                }
+            }
+            Input::Ended { segment, whole } => self.segment_ended(segment, whole),
+            Input::Got { segment, reply } => self.got(segment, &reply),
+            Input::Stored(stored) => self.stored(stored),
+            Input::Mismatch { why } => self.mismatch(why),
+            Input::DestinationFailed { reason, message } => {
+                self.fail(reason, message, Ending::Destination);
+            }
+            Input::ByeGot { opened, reply } => self.bye_got(opened, &reply),
+            Input::Stop => self.stop(),
+            Input::Tick => {}
+        }
+        self.run();
+    }
+
+    /// Returns the next thing to do.
+    pub(crate) fn action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Returns when [`Input::Tick`] is due.
+    pub(crate) fn deadline(&self) -> Duration {
+        let give_up = self.progress_at.saturating_add(self.give_up);
+        let at = match &self.phase {
+            Phase::Asking { at, is_closed, .. } => at.filter(|_| *is_closed),
+            Phase::Taking(taking) => Some(taking.deadline()),
+            Phase::Confirming(confirming) => return confirming.deadline(),
+            Phase::Failing { at, until, .. } => return at.unwrap_or(*until).min(*until),
+            Phase::Storing { .. } | Phase::Ended => None,
+        };
+        at.unwrap_or(give_up).min(give_up)
+    }
+
+    /// Does what is due.
+    fn run(&mut self) {
+        let now = self.now;
+        let mut gives_up = false;
+        match &mut self.phase {
+            Phase::Asking { at, is_closed, .. } => {
+                gives_up = true;
+                if *is_closed && at.is_some_and(|at| at <= now) {
+                    *at = None;
+                    self.send_ask();
+                }
+            }
+            Phase::Taking(_) => {
+                gives_up = true;
+                self.run_taking();
+            }
+            Phase::Confirming(_) => self.run_confirming(),
+            Phase::Failing { message, at, until, ending } => {
+                if *until <= now {
+                    if let Some(ending) = ending.take() {
+                        self.end(ending);
+                    }
+                } else if at.is_some_and(|at| at <= now) {
+                    *at = None;
+                    self.actions.push_back(Action::Tell(message.clone()));
+                }
+            }
+            Phase::Storing { .. } | Phase::Ended => {}
+        }
+        if gives_up && self.progress_at.saturating_add(self.give_up) <= now {
+            let ending = if self.transfer.is_none() {
+                Ending::NoPeer
+            } else {
+                Ending::Cut { why: self.last_failure.clone(), bytes: self.held }
+            };
+            self.actions.push_back(Action::Close);
+            self.end(ending);
+        }
+    }
+
+    /// Numbers a message.
+    fn message(&mut self, body: Body) -> Control {
+        self.messages += 1;
+        let n = u64::from(self.id.run) * MESSAGES_PER_RUN + self.messages;
+        Control { receiver: self.id.name.clone(), n, body }
+    }
+
+    /// Begins a new attempt, at this time.
+    fn ask_at(&mut self, at: Duration, is_closed: bool) {
+        self.phase = Phase::Asking { ask: None, attempt: Id::random(), at: Some(at), since: at, is_closed };
+    }
+
+    fn send_ask(&mut self) {
+        let Phase::Asking { ask, attempt, .. } = &self.phase else { return };
+        let (ask, attempt) = (ask.clone(), attempt.clone());
+        // A repeated PUT carries the same message: a sender that has it already ignores the second.
+        let message = ask.unwrap_or_else(|| {
+            let (offset, recipient, transfer) = (self.held, self.recipient.clone(), self.transfer.clone());
+            self.message(Body::Ask(Ask { attempt, offset, recipient, transfer }))
+        });
+        if let Phase::Asking { ask, .. } = &mut self.phase {
+            *ask = Some(message.clone());
+        }
+        self.actions.push_back(Action::Tell(message));
+    }
+
+    /// The PUT of a control message ended.
+    fn told(&mut self, reply: &Reply) {
+        let verdict = reply.verdict();
+        match &mut self.phase {
+            Phase::Asking { attempt, at, since, .. } => {
+                if verdict == Verdict::Success {
+                    let attempt = attempt.clone();
+                    return self.take(attempt);
+                }
+                if is_fatal(&verdict) {
+                    return self.end(Ending::Unusable { verdict });
+                }
+                let since = *since;
+                *at = Some(self.now);
+                let pause = self.pause_after(reply, since);
+                if let Phase::Asking { at, .. } = &mut self.phase {
+                    *at = Some(self.now + pause);
+                }
+            }
+            Phase::Confirming(_) => self.told_done(reply),
+            Phase::Failing { at, until, .. } => {
+                if verdict == Verdict::Success || is_fatal(&verdict) {
+                    *until = self.now;
+                } else {
+                    *at = Some(self.now + LOOK);
+                }
+            }
+            Phase::Taking(_) | Phase::Storing { .. } | Phase::Ended => {}
+        }
+    }
+
+    /// Returns how long to wait before a request is repeated whose peer may be about to come since `since`.
+    fn pause_after(&mut self, reply: &Reply, since: Duration) -> Duration {
+        match reply.verdict() {
+            Verdict::Unauthorized if since + ABOUT_TO_COME > self.now => LOOK,
+            // The relay has waited already.
+            Verdict::NotPaired if since + Duration::from_secs(1) < self.now => LOOK,
+            Verdict::Later { why } => {
+                self.last_failure.clone_from(&why);
+                self.actions.push_back(Action::Event(ReceiveEvent::Cut { why }));
+                self.backoff.after_failure(reply.retry_after())
+            }
+            _ => self.backoff.after_failure(reply.retry_after()),
+        }
+    }
+
+    fn stop(&mut self) {
+        match &self.phase {
+            Phase::Confirming(confirming) => {
+                let ending = confirming.ending(false);
+                self.end(ending);
+            }
+            // Data that is passed on cannot be continued by another run, so the sender need not wait for one.
+            Phase::Taking(_) if self.passes_on => {
+                self.fail(Failure::Other, "the receiver was interrupted".into(), Ending::Interrupted);
+            }
+            _ => {
+                self.actions.push_back(Action::Close);
+                self.end(Ending::Interrupted);
+            }
+        }
+    }
+
+    fn end(&mut self, ending: Ending) {
+        if !matches!(self.phase, Phase::Ended) {
+            self.phase = Phase::Ended;
+            self.actions.push_back(Action::End(ending));
+        }
+    }
+}
+
+/// Returns whether repeating a request with this answer is of no use.
+fn is_fatal(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Forbidden | Verdict::NoPaths)
+}
