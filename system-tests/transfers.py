@@ -121,13 +121,13 @@ def environment(folder: Path) -> dict[str, str]:
 @contextmanager
 def client(program: str, folder: Path, *arguments: str | Path, **how: Any) -> Iterator[Client]:
     options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE} | how
-    with child(program, *arguments, "--json", env=environment(folder), cwd=folder, **options) as process:
+    with child(program, arguments[0], "--json", *arguments[1:], env=environment(folder), cwd=folder, **options) as process:
         yield Client(process)
 
 
 def transfer(program: str, relay: str, folder: Path, *source: str | Path, target: Path, **how: Any) -> tuple[Client, Client]:
     """Sends and receives once. Both must end well."""
-    with client(program, folder, "send", *source, "--to", relay, **how) as sender:
+    with client(program, folder, "send", "--to", relay, *source, **how) as sender:
         with client(program, folder, "recv", sender.link(), "-o", target) as receiver:
             got, sent = receiver.end(), sender.end()
     check(got["code"] == 0 and sent["code"] == 0, f"sender {sent}, receiver {got}")
@@ -466,7 +466,7 @@ def stored(options: argparse.Namespace, tally: Tally) -> None:
                     sender = Client(shell)
                     with client(program, folder, "recv", sender.link(), "-o", target) as receiver:
                         with suppress(subprocess.TimeoutExpired):
-                            receiver.process.wait(chance.uniform(0, 0.25))
+                            receiver.process.wait(chance.uniform(0, 1.5))
                         receiver.process.kill()
                     shell.wait(LIMIT)
                     sender._reader.join(PATIENCE)
@@ -543,7 +543,7 @@ def speed(options: argparse.Namespace, tally: Tally) -> None:
 
 # ----------------------------------------------------------------------------------------------------- nginx
 
-NGINX = """daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
+NGINX = """daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{}}
 http {{
     access_log off;
@@ -561,7 +561,6 @@ def nginx(options: argparse.Namespace, tally: Tally) -> None:
     check(program is not None, "there is no nginx")
     with tempfile.TemporaryDirectory(prefix="transfers-") as name, serving(options.server) as server:
         folder, port = Path(name), free_port()
-        folder.chmod(0o755)  # nginx gives its workers another user
         (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, relay=server.port))
         with child(str(program), "-e", folder / "error.log", "-c", folder / "nginx.conf"), tally.trial("200 MiB"):
             wait_until(lambda: subprocess.call((*CURL, "-o", "/dev/null", f"http://{LOOPBACK}:{port}/ping")), lambda code: code == 0, "nginx")
