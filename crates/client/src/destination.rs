@@ -1,11 +1,77 @@
 //! Where received bytes go: a file, a directory, or a pipe.
 
-use std::io;
+mod archive;
+mod checkpoints;
+mod directories;
+mod handed;
+mod local;
+mod part;
+mod place;
+mod state;
+mod tree;
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use self::handed::Handed;
+use self::local::Local;
+use self::place::Place;
 use crate::digest::{Digest, Hasher};
-use crate::link::Id;
+use crate::link::{Id, Link};
 use crate::source::Description;
+
+/// What happens if there is something under the name of what is received.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and nothing is received.
+    #[default]
+    Fail,
+    /// It is replaced once all is received and verified. A file does not replace a directory.
+    Force,
+    /// It stays, and what is received gets a number, as in `name (1).txt`.
+    Rename,
+}
+
+/// Receives into a directory, under the name that the sender chose, or into a file or directory that is to be made.
+///
+/// If `into` is an existing directory, it is the former. Until all is received and verified, the data is in `NAME.KEY.part` in the same
+/// directory, and beside it is the hidden state file by which a later run with the same link goes on. KEY is a hash of the secret.
+///
+/// A directory is unpacked as it comes. Its files are synced with the file system as a whole, which is one call for however many there are.
+/// If `into` is a device or a named pipe, the bytes are [`handed`] on.
+///
+/// # Errors
+/// [`DestinationError::Exists`] if `into` is a file and may not be replaced; an error of the file system if there is no such directory.
+pub fn directory(
+    into: &Path,
+    link: &Link,
+    existing: Existing,
+) -> Result<Box<dyn Destination>, DestinationError> {
+    let failed = |source| DestinationError::Io { doing: "open", path: into.to_owned(), source };
+    let kind = match fs::metadata(into) {
+        Ok(metadata) => Some(metadata.file_type()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(failed(error)),
+    };
+    let Some(name) = into.file_name().filter(|_| kind.is_none_or(|kind| !kind.is_dir())) else {
+        return Ok(Box::new(Local::new(Place::open(into, None, existing)?, link)));
+    };
+    if kind.is_some_and(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_block_device()) {
+        return Ok(handed(File::options().write(true).open(into).map_err(failed)?));
+    }
+    if kind.is_some() && existing == Existing::Fail {
+        return Err(DestinationError::Exists { path: into.to_owned() });
+    }
+    let parent = into.parent().unwrap_or(Path::new("."));
+    Ok(Box::new(Local::new(Place::open(parent, Some(name.to_owned()), existing)?, link)))
+}
+
+/// Passes the bytes on to a writer, such as standard output. A tar stream is passed on as it is.
+pub fn handed(writer: impl Write + Send + 'static) -> Box<dyn Destination> {
+    Box::new(Handed::new(writer))
+}
 
 /// Where `receive` puts the bytes.
 ///
@@ -153,4 +219,8 @@ pub enum DestinationError {
         /// What the system reported.
         source: io::Error,
     },
+}
+
+fn refused(what: &str) -> DestinationError {
+    DestinationError::Refused { what: what.to_owned() }
 }

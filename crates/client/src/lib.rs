@@ -21,6 +21,7 @@ mod backoff;
 mod clock;
 pub mod destination;
 pub mod digest;
+mod file_name;
 mod http;
 mod keys;
 pub mod link;

@@ -1,7 +1,63 @@
 //! What is sent: a file, a tree of files as a tar stream, or a pipe.
 
-use std::io;
-use std::path::PathBuf;
+mod file;
+pub(crate) mod header;
+pub(crate) mod layout;
+mod pipe;
+mod tree;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use self::file::FileSource;
+use self::pipe::PipeSource;
+use self::tree::TreeSource;
+use crate::file_name::{MAX_NAME, shortened};
+
+/// The replay buffer of a pipe if nothing else is wished: 64 MiB.
+pub const DEFAULT_REPLAY_BUFFER: usize = 64 << 20;
+
+/// Opens what is to be sent. One file is sent as it is; a directory, or several paths, as a tar stream that is laid out now. A named pipe or a
+/// device is read as [`pipe`] does.
+///
+/// In the archive all entries are below one directory with the name of the transfer: that of the directory that is sent, of several paths that of
+/// the first with the number of the others, or `name`. Hard links are sent as files of their own. Links that lead out of the directory, sockets,
+/// named pipes and devices within it are left out, and are listed by [`Source::left_out`].
+///
+/// # Errors
+/// If a path cannot be read, is a socket, or if two paths have the same last component.
+pub fn open(paths: &[PathBuf], name: Option<&str>) -> Result<Box<dyn Source>, SourceError> {
+    let [path] = paths else { return Ok(Box::new(TreeSource::open(paths, name)?)) };
+    let kind = std::fs::metadata(path).map_err(|error| SourceError::io("read", path, error))?.file_type();
+    if kind.is_dir() {
+        return Ok(Box::new(TreeSource::open(paths, name)?));
+    }
+    if kind.is_socket() {
+        return Err(SourceError::io("send", path, io::Error::other("it is a socket")));
+    }
+    // A named pipe blocks here until somebody writes to it.
+    let file = File::open(path).map_err(|error| SourceError::io("open", path, error))?;
+    let name = match name {
+        Some(name) => name.to_owned(),
+        None => layout::last_component(path)?.to_string_lossy().into_owned(),
+    };
+    let name = shortened(&name, MAX_NAME);
+    if kind.is_file() {
+        return Ok(Box::new(FileSource::new(path, file, name)?));
+    }
+    Ok(Box::new(PipeSource::new(file, path.clone(), name, DEFAULT_REPLAY_BUFFER)))
+}
+
+/// Sends what a reader gives. Its last `replay_buffer` bytes are kept, so that a receiver can go back that far after a cut.
+///
+/// Without a name it is called `stdin`.
+pub fn pipe(reader: impl Read + Send + 'static, name: Option<&str>, replay_buffer: usize) -> Box<dyn Source> {
+    let name = shortened(name.unwrap_or("stdin"), MAX_NAME);
+    Box::new(PipeSource::new(reader, PathBuf::from("standard input"), name, replay_buffer))
+}
 
 /// What a source tells about itself. It travels in the first segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +112,31 @@ pub trait Source: Send {
     /// # Errors
     /// [`SourceError::Changed`] if it has.
     fn check(&mut self) -> Result<(), SourceError>;
+
+    /// Returns what of the wished is not sent, and why.
+    fn left_out(&self) -> &[LeftOut] {
+        &[]
+    }
+
+    /// Returns the number of files.
+    fn files(&self) -> u64 {
+        1
+    }
+}
+
+/// Something in a directory that is not sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The path on disk.
+    pub path: PathBuf,
+    /// The reason, as a sentence without a full stop.
+    pub why: &'static str,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} is not sent: {}", self.path.display(), self.why)
+    }
 }
 
 /// Why a source cannot be read.
@@ -88,3 +169,19 @@ pub enum SourceError {
         source: io::Error,
     },
 }
+
+impl SourceError {
+    fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { doing, path: path.to_owned(), source }
+    }
+
+    /// The difference completes a sentence that begins with the path and goes on with "changed while it was sent".
+    fn changed(path: &Path, difference: &str) -> Self {
+        Self::Changed { what: format!("{} {difference}", path.display()) }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
+mod tests;
