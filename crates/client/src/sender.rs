@@ -38,8 +38,8 @@ use attempt::Attempt;
 /// How long the confirmation is offered.
 const BYE: Duration = Duration::from_secs(10);
 
-/// How long a sender whose source failed stays, to tell a receiver so.
-const REFUSE: Duration = Duration::from_secs(20);
+/// How long a sender whose source failed stays, to tell a receiver so: longer than a receiver waits for an attempt that brings nothing.
+const REFUSE: Duration = Duration::from_secs(45);
 
 /// How long an interrupted sender stays, to tell a receiver so.
 const REFUSE_INTERRUPTED: Duration = Duration::from_secs(2);

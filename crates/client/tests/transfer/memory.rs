@@ -86,6 +86,31 @@ impl Source for Memory {
     }
 }
 
+/// A source whose type is not known.
+pub(crate) struct Boxed(pub(crate) Box<dyn Source>);
+
+impl Source for Boxed {
+    fn description(&self) -> &Description {
+        self.0.description()
+    }
+
+    fn earliest(&self) -> u64 {
+        self.0.earliest()
+    }
+
+    fn seek(&mut self, offset: u64) -> Result<(), SourceError> {
+        self.0.seek(offset)
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
+        self.0.read(buffer)
+    }
+
+    fn check(&mut self) -> Result<(), SourceError> {
+        self.0.check()
+    }
+}
+
 /// What a destination in memory holds; it outlives a run of the receiver.
 #[derive(Default)]
 pub(crate) struct Disk {
