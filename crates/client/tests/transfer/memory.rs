@@ -206,7 +206,7 @@ impl Sending {
     pub(crate) fn start(source: impl Source + 'static, relay: Relay) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
-        let options = SendOptions { relay, give_up: Duration::from_secs(60) };
+        let options = SendOptions { relay, give_up: Duration::from_secs(30) };
         let observe = move |event| drop(sender.send(event));
         let running = tokio::spawn(send(Box::new(source), options, stop.clone(), observe));
         Self { events, stop, running }
@@ -236,7 +236,7 @@ impl Receiving {
     pub(crate) fn start(link: Link, destination: Box<dyn Destination>) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
-        let options = ReceiveOptions { link, give_up: Duration::from_secs(60) };
+        let options = ReceiveOptions { link, give_up: Duration::from_secs(30) };
         let observe = move |event| drop(sender.send(event));
         let running = tokio::spawn(receive(destination, options, stop.clone(), observe));
         Self { events, stop, running }
