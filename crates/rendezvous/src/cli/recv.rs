@@ -1,5 +1,7 @@
 //! `rendezvous recv`: receives what a link offers.
 
+#![allow(clippy::doc_markdown, reason = "the help is plain text")]
+
 mod ending;
 mod link;
 mod terminal;
@@ -68,7 +70,7 @@ pub(crate) struct RecvArguments {
 
 /// Receives, and returns the exit code.
 pub(crate) fn run(arguments: &RecvArguments) -> Result<Exit, Failure> {
-    let text = link::find(arguments.link.clone())?;
+    let text = link::find(arguments.link.as_deref())?;
     let offer: Offer = text.parse()?;
     let mut view = View::new(arguments.show, Side::Receive);
     let ending = match offer {
