@@ -117,7 +117,7 @@ pub enum Failure {
 
 /// Sends `source` to whoever asks with the link, until one receiver has confirmed it.
 ///
-/// Cancelling `stop` ends it early: the other side is told, within two seconds.
+/// Cancelling `stop` ends it early: the other side is told, for which it gets five seconds to ask.
 pub async fn send(
     source: Box<dyn Source>,
     options: SendOptions,

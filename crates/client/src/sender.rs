@@ -38,11 +38,11 @@ use attempt::Attempt;
 /// How long the confirmation is offered.
 const BYE: Duration = Duration::from_secs(10);
 
-/// How long a sender whose source failed stays, to tell a receiver so.
-const REFUSE: Duration = Duration::from_secs(20);
+/// How long a sender whose source failed stays, to tell a receiver so: longer than a receiver waits for an attempt that brings nothing.
+const REFUSE: Duration = Duration::from_secs(45);
 
 /// How long an interrupted sender stays, to tell a receiver so.
-const REFUSE_INTERRUPTED: Duration = Duration::from_secs(2);
+const REFUSE_INTERRUPTED: Duration = Duration::from_secs(5);
 
 /// The link is shown after this time, even if something before the relay does not answer HEAD.
 const PROBE_AT_MOST: Duration = Duration::from_secs(2);
@@ -108,6 +108,8 @@ pub(crate) enum Action {
     Put { attempt: Id, recipient: String, segment: u64, offset: u64, limit: u64 },
     /// End the PUTs of segments from this one on.
     Close { segment: u64 },
+    /// PUT nothing at the place of a segment.
+    Nudge { attempt: Id, segment: u64 },
     /// PUT a segment 0 that refuses an attempt.
     Refuse { attempt: Id, recipient: String, reason: Refused, message: String },
     /// PUT the confirmation.
@@ -408,10 +410,15 @@ impl Sender {
             Phase::Confirming { .. } | Phase::Refusing { .. } => return,
             Phase::Linking { .. } | Phase::Open | Phase::Ended => {}
         }
-        if self.attempt.take().is_none() {
+        let Some(attempt) = self.attempt.take() else {
             return self.end(ending);
-        }
+        };
         self.actions.push_back(Action::Close { segment: 0 });
+        // A receiver that waits for a segment sees no cut. One that cannot be opened makes it ask anew, and then it is refused.
+        let first = attempt.undelivered();
+        for segment in [first, first + 1] {
+            self.actions.push_back(Action::Nudge { attempt: attempt.id.clone(), segment });
+        }
         let until = self.now + within;
         self.phase = Phase::Refusing { refusal, message, until, interrupted, told: false };
     }

@@ -9,6 +9,8 @@
     reason = "a test fails loudly"
 )]
 
+#[path = "transfer/files.rs"]
+mod files;
 #[path = "transfer/memory.rs"]
 mod memory;
 #[path = "transfer/proxy.rs"]

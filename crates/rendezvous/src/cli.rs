@@ -51,8 +51,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Serve(serve::ServeArguments),
-    Send(Box<send::SendArguments>),
+    Serve(Box<serve::ServeArguments>),
+    Send(send::SendArguments),
     Recv(recv::RecvArguments),
     Doctor(doctor::DoctorArguments),
     Completions(generate::CompletionsArguments),
@@ -68,7 +68,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Send(arguments) => send::run(&arguments),
         Command::Recv(arguments) => recv::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
-        Command::Completions(arguments) => generate::print_completions(&arguments, Arguments::command()),
+        Command::Completions(arguments) => Ok(generate::print_completions(&arguments, Arguments::command())),
         Command::Man(arguments) => generate::print_man(&arguments, Arguments::command()),
     };
     ended

@@ -73,7 +73,7 @@ fn named_paths(text: &str) -> Vec<&str> {
     let words = code.chain(blocks).map(|word| word.split("::").next().unwrap_or(word));
     let is_path = |word: &&str| {
         FOLDERS.iter().any(|folder| word.starts_with(folder))
-            || (word.contains('/') && !word.contains(':') && !word.starts_with(['/', '<', '-', '$']))
+            || (word.contains('/') && !word.contains(':') && !word.starts_with(['/', '<', '-', '$', '~']))
                 && ENDINGS.iter().any(|ending| word.ends_with(ending))
     };
     let paths = words.filter(is_path).filter(|path| !path.contains("/target/"));

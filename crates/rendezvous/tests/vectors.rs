@@ -36,6 +36,14 @@ fn base32(bytes: &[u8], alphabet: &str) -> String {
     digits.collect()
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .map(|digit| char::from_digit(digit.into(), 16).unwrap())
+        .collect()
+}
+
 fn base64(text: &str) -> Vec<u8> {
     let digit = |byte: u8| match byte {
         b'A'..=b'Z' => u32::from(byte - b'A'),
@@ -76,7 +84,7 @@ fn decrypted(file: &[u8], identity: &dyn Identity) -> Vec<u8> {
 #[test]
 fn a_secret_gives_the_link_the_path_and_the_passphrase_of_the_page() {
     let secret: Vec<u8> = (0..16).collect();
-    assert_eq!(vector("secret"), secret.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    assert_eq!(vector("secret"), hex(&secret));
     assert_eq!(vector("link"), format!("https://relay.example/r#{}", base32(&secret, CROCKFORD)));
     assert_eq!(vector("P"), base32(&hkdf(&secret, "path", 16), RFC_4648));
     assert_eq!(vector("passphrase"), base32(&hkdf(&secret, "key ctl", 32), RFC_4648));
@@ -104,7 +112,7 @@ fn the_identity_of_the_receiver_opens_the_segment_of_the_page() {
     let (length, rest) = content.split_first_chunk::<4>().unwrap();
     let (object, data) = rest.split_at(u32::from_be_bytes(*length) as usize);
     assert_eq!(data, b"hello\n");
-    let sha256: String = digest(&SHA256, data).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = hex(digest(&SHA256, data).as_ref());
     let expected = json!({
         "v": 1, "transfer": vector("transfer"), "attempt": vector("attempt"), "segment": 0, "offset": 0,
         "kind": "file", "name": "hello.txt", "size": 6, "mtime": 1_700_000_000, "mode": 420,

@@ -52,6 +52,10 @@ impl<W: Write + Send> Destination for Handed<W> {
 
     fn abandon(&mut self) {}
 
+    fn can_continue(&self) -> bool {
+        false
+    }
+
     fn stored_at(&self) -> Option<&Path> {
         None
     }

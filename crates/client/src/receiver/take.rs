@@ -212,10 +212,17 @@ impl Receiver {
             return self.end(Ending::Unusable { verdict });
         }
         let (since, is_current) = (taking.since, segment == taking.current);
-        if verdict == Verdict::Success {
-            // Something that was not made for this receiver. Only the current one matters: the next may be mended meanwhile.
-            if is_current {
-                return self.ask_anew("what arrived cannot be decrypted".into());
+        // Only the segment that is waited for matters: the next one may be mended meanwhile.
+        if is_current {
+            match &verdict {
+                // Something that was not made for this receiver.
+                Verdict::Success => return self.ask_anew("what arrived cannot be decrypted".into()),
+                Verdict::PeerCut => return self.ask_anew("the sender's connection was cut".into()),
+                // The relay may not know yet that this connection is gone, so its path is not used again.
+                Verdict::Later { why } if matches!(reply, Reply::Lost { .. }) => {
+                    return self.ask_anew(why.clone());
+                }
+                _ => {}
             }
         }
         let pause = self.pause_after(reply, since);

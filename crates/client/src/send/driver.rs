@@ -39,8 +39,8 @@ enum Done {
         made: Made,
         body: UploadBody,
     },
-    /// A segment was not made: the source failed, which is reported by itself.
-    Unmade,
+    /// Nothing: a segment was not made because the source failed, which is reported by itself, or nobody waits for the answer.
+    Nothing,
     Put {
         upload: u64,
         reply: Reply,
@@ -186,7 +186,7 @@ impl<O: FnMut(SendEvent) + Send> Driver<O> {
             Done::Fetched(Fetched::Not(reply)) => self.tell(Input::Listened(reply)),
             Done::Probed(reply) => self.tell(Input::Probed(reply)),
             Done::Made { upload, made, body } => self.upload(upload, made, body),
-            Done::Unmade => {}
+            Done::Nothing => {}
             Done::Put { upload, reply } => {
                 self.report_progress();
                 let segment = self.uploads.iter().find(|(_, running)| running.upload == upload);
@@ -226,6 +226,13 @@ impl<O: FnMut(SendEvent) + Send> Driver<O> {
                     stays
                 });
             }
+            Action::Nudge { attempt, segment } => {
+                let path = self.keys.segment_path(&attempt, segment);
+                self.tasks.spawn(async move {
+                    http.put(&path, WAIT, Vec::new()).await;
+                    Done::Nothing
+                });
+            }
             Action::Refuse { attempt, recipient, reason, message } => {
                 let path = self.keys.segment_path(&attempt, 0);
                 let body = self.refusal(attempt, &recipient, reason, message);
@@ -253,7 +260,7 @@ impl<O: FnMut(SendEvent) + Send> Driver<O> {
         self.maker.make(job);
         let id = attempt.clone();
         let task = self.tasks.spawn(async move {
-            let Ok(Report { data, sealed, end }) = made.await else { return Done::Unmade };
+            let Ok(Report { data, sealed, end }) = made.await else { return Done::Nothing };
             let made = Made { attempt: id, segment, data, sealed, end };
             Done::Made { upload, made, body: body.with_length(sealed) }
         });

@@ -88,6 +88,11 @@ impl Attempt {
         }
     }
 
+    /// Returns the first segment that is not delivered.
+    pub(super) fn undelivered(&self) -> u64 {
+        self.in_flight.front().map_or(self.next, |first| first.number)
+    }
+
     /// Returns when the attempt has something to do.
     pub(super) fn deadline(&self, now: Duration) -> Option<Duration> {
         let stalled = self.in_flight.front().map(|first| first.moved_at + STALLED);

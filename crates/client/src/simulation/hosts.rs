@@ -253,7 +253,8 @@ impl World {
                 let body = Sealed::Segment { recipient, head: Head::Bye, data: 0, sealed: 300 };
                 self.request(SENDER, Use::ByePut, Path::Bye(attempt), WAIT, Some(body));
             }
-            Action::Link | Action::Event(_) => {}
+            // Only a source that fails or a person who stops lead to it.
+            Action::Link | Action::Nudge { .. } | Action::Event(_) => {}
             Action::End(ending) => {
                 self.sender.ending = Some(ending);
                 self.close(SENDER, |_| true);

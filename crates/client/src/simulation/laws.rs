@@ -47,23 +47,27 @@ fn check(seed: u64, world: &World) {
 
 #[test]
 fn whatever_the_relay_does_no_wrong_byte_is_taken_and_both_sides_end() {
-    let (mut stored, mut resumed) = (0, 0);
-    let count = seeds(1000);
-    for seed in 0..count {
+    let mut resumed = 0;
+    for seed in 0..seeds(300) {
         let mut world = World::new(seed, lies_of(seed), 1);
         world.run(HORIZON);
         check(seed, &world);
-        stored += u64::from(matches!(world.sender.ending, Some(sender::Ending::Received { .. })));
         resumed += u64::from(world.receivers[0].resumed);
+        // The relay is honest after ten minutes. Until then it can end a transfer for good only by three segments in a row of another place.
+        let is_stored = matches!(world.sender.ending, Some(sender::Ending::Received { .. }));
+        let ending = &world.receivers[0].ending;
+        let is_explained = matches!(
+            ending,
+            Some(receiver::Ending::Integrity { .. } | receiver::Ending::Stored { confirmed: false, .. })
+        );
+        assert!(is_stored || is_explained, "seed {seed}: {:?}, {ending:?}", world.sender.ending);
     }
-    // The relay is honest after ten minutes, so only an attack that ends a transfer for good may keep it from being stored.
-    assert!(stored * 100 >= count * 90, "{stored} of {count} are stored");
     assert!(resumed > 0, "receivers restart");
 }
 
 #[test]
 fn of_two_receivers_none_gets_a_wrong_byte_and_all_end() {
-    for seed in 0..seeds(500) {
+    for seed in 0..seeds(200) {
         let mut world = World::new(seed, lies_of(seed), 2);
         world.run(HORIZON);
         check(seed, &world);
@@ -72,7 +76,7 @@ fn of_two_receivers_none_gets_a_wrong_byte_and_all_end() {
 
 #[test]
 fn with_an_honest_relay_every_transfer_is_confirmed_without_repeating_a_byte() {
-    for seed in 0..seeds(300) {
+    for seed in 0..seeds(100) {
         let mut world = World::new(seed, Lies::default(), 1);
         world.run(HORIZON);
         check(seed, &world);
@@ -92,7 +96,7 @@ fn with_an_honest_relay_every_transfer_is_confirmed_without_repeating_a_byte() {
 
 #[test]
 fn after_cuts_and_restarts_no_more_is_sent_again_than_twice_what_was_lost() {
-    for seed in 0..seeds(500) {
+    for seed in 0..seeds(200) {
         let lies = Lies { cut: 20, restart: 10, ghost: 30, ..Lies::default() };
         let mut world = World::new(seed, lies, 1);
         world.run(HORIZON);

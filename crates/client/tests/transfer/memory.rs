@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 /// Bytes that compress badly and tell where they are.
-pub fn bytes(length: usize) -> Vec<u8> {
+pub(crate) fn bytes(length: usize) -> Vec<u8> {
     let mut random = 1_u64;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -26,23 +26,23 @@ pub fn bytes(length: usize) -> Vec<u8> {
     bytes
 }
 
-pub fn digest_of(bytes: &[u8]) -> Digest {
+pub(crate) fn digest_of(bytes: &[u8]) -> Digest {
     let mut hasher = Hasher::default();
     hasher.update(bytes);
     hasher.digest()
 }
 
 /// A source in memory.
-pub struct Memory {
+pub(crate) struct Memory {
     description: Description,
     bytes: Arc<Vec<u8>>,
     offset: usize,
     /// The source reports that it has changed once this was read.
-    pub changes_at: Option<usize>,
+    pub(crate) changes_at: Option<usize>,
 }
 
 impl Memory {
-    pub fn file(bytes: &Arc<Vec<u8>>) -> Self {
+    pub(crate) fn file(bytes: &Arc<Vec<u8>>) -> Self {
         let size = Some(bytes.len() as u64);
         let description =
             Description { kind: Kind::File, name: "file".into(), size, mtime: Some(1), mode: Some(0o640) };
@@ -50,7 +50,7 @@ impl Memory {
     }
 
     /// Of a size that is not told.
-    pub fn pipe(bytes: &Arc<Vec<u8>>) -> Self {
+    pub(crate) fn pipe(bytes: &Arc<Vec<u8>>) -> Self {
         let mut source = Self::file(bytes);
         source.description.size = None;
         source
@@ -86,26 +86,51 @@ impl Source for Memory {
     }
 }
 
+/// A source whose type is not known.
+pub(crate) struct Boxed(pub(crate) Box<dyn Source>);
+
+impl Source for Boxed {
+    fn description(&self) -> &Description {
+        self.0.description()
+    }
+
+    fn earliest(&self) -> u64 {
+        self.0.earliest()
+    }
+
+    fn seek(&mut self, offset: u64) -> Result<(), SourceError> {
+        self.0.seek(offset)
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize, SourceError> {
+        self.0.read(buffer)
+    }
+
+    fn check(&mut self) -> Result<(), SourceError> {
+        self.0.check()
+    }
+}
+
 /// What a destination in memory holds; it outlives a run of the receiver.
 #[derive(Default)]
-pub struct Disk {
-    pub bytes: Vec<u8>,
-    pub description: Option<Description>,
-    pub begun: u32,
-    pub stored: Option<Complete>,
-    pub is_confirmed: bool,
-    pub is_abandoned: bool,
+pub(crate) struct Disk {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) description: Option<Description>,
+    pub(crate) begun: u32,
+    pub(crate) stored: Option<Complete>,
+    pub(crate) is_confirmed: bool,
+    pub(crate) is_abandoned: bool,
     state: Option<(Id, ReceiverId)>,
 }
 
 /// A destination in memory.
-pub struct OnDisk {
-    pub disk: Arc<Mutex<Disk>>,
-    pub stored: Stored,
+pub(crate) struct OnDisk {
+    pub(crate) disk: Arc<Mutex<Disk>>,
+    pub(crate) stored: Stored,
 }
 
 impl OnDisk {
-    pub fn new(disk: &Arc<Mutex<Disk>>) -> Box<Self> {
+    pub(crate) fn new(disk: &Arc<Mutex<Disk>>) -> Box<Self> {
         Box::new(Self { disk: Arc::clone(disk), stored: Stored::Disk })
     }
 }
@@ -171,54 +196,54 @@ impl Destination for OnDisk {
 }
 
 /// A sender that runs.
-pub struct Sending {
-    pub events: mpsc::UnboundedReceiver<SendEvent>,
-    pub stop: CancellationToken,
-    pub running: tokio::task::JoinHandle<SendEnding>,
+pub(crate) struct Sending {
+    pub(crate) events: mpsc::UnboundedReceiver<SendEvent>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) running: tokio::task::JoinHandle<SendEnding>,
 }
 
 impl Sending {
-    pub fn start(source: impl Source + 'static, relay: Relay) -> Self {
+    pub(crate) fn start(source: impl Source + 'static, relay: Relay) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
-        let options = SendOptions { relay, give_up: Duration::from_secs(60) };
+        let options = SendOptions { relay, give_up: Duration::from_secs(30) };
         let observe = move |event| drop(sender.send(event));
         let running = tokio::spawn(send(Box::new(source), options, stop.clone(), observe));
         Self { events, stop, running }
     }
 
     /// Waits until the link is shown.
-    pub async fn link(&mut self) -> Link {
+    pub(crate) async fn link(&mut self) -> Link {
         match self.events.recv().await {
             Some(SendEvent::Link(link)) => link,
             other => panic!("no link, but {other:?}"),
         }
     }
 
-    pub async fn ending(self) -> SendEnding {
+    pub(crate) async fn ending(self) -> SendEnding {
         self.running.await.unwrap()
     }
 }
 
 /// A receiver that runs.
-pub struct Receiving {
-    pub events: mpsc::UnboundedReceiver<ReceiveEvent>,
-    pub stop: CancellationToken,
-    pub running: tokio::task::JoinHandle<ReceiveEnding>,
+pub(crate) struct Receiving {
+    pub(crate) events: mpsc::UnboundedReceiver<ReceiveEvent>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) running: tokio::task::JoinHandle<ReceiveEnding>,
 }
 
 impl Receiving {
-    pub fn start(link: Link, destination: Box<dyn Destination>) -> Self {
+    pub(crate) fn start(link: Link, destination: Box<dyn Destination>) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
-        let options = ReceiveOptions { link, give_up: Duration::from_secs(60) };
+        let options = ReceiveOptions { link, give_up: Duration::from_secs(30) };
         let observe = move |event| drop(sender.send(event));
         let running = tokio::spawn(receive(destination, options, stop.clone(), observe));
         Self { events, stop, running }
     }
 
     /// Waits until so many bytes are received.
-    pub async fn until(&mut self, wanted: u64) {
+    pub(crate) async fn until(&mut self, wanted: u64) {
         loop {
             match self.events.recv().await {
                 Some(ReceiveEvent::Received { bytes }) if bytes >= wanted => return,
@@ -228,7 +253,7 @@ impl Receiving {
         }
     }
 
-    pub async fn ending(self) -> ReceiveEnding {
+    pub(crate) async fn ending(self) -> ReceiveEnding {
         self.running.await.unwrap()
     }
 }

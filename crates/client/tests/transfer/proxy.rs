@@ -8,15 +8,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinHandle};
 
 /// A proxy to an address that can be changed.
-pub struct Proxy {
-    pub address: SocketAddr,
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
     target: Arc<Mutex<SocketAddr>>,
     connections: Arc<Mutex<Vec<AbortHandle>>>,
     accepting: JoinHandle<()>,
 }
 
 impl Proxy {
-    pub async fn start(target: SocketAddr) -> Self {
+    pub(crate) async fn start(target: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let target = Arc::new(Mutex::new(target));
@@ -38,14 +38,14 @@ impl Proxy {
     }
 
     /// Cuts all connections. New ones go to the target as before.
-    pub fn cut(&self) {
+    pub(crate) fn cut(&self) {
         for connection in self.connections.lock().unwrap().drain(..) {
             connection.abort();
         }
     }
 
     /// Cuts all connections, and sends new ones elsewhere.
-    pub fn turn_to(&self, target: SocketAddr) {
+    pub(crate) fn turn_to(&self, target: SocketAddr) {
         *self.target.lock().unwrap() = target;
         self.cut();
     }

@@ -4,6 +4,8 @@
 //!
 //! *Bounds.* All probes run at the same time, over at most a dozen connections; the longest takes `--wait`. They send some 2 MiB.
 
+#![allow(clippy::doc_markdown, reason = "the help is plain text")]
+
 mod findings;
 mod mend;
 mod probes;

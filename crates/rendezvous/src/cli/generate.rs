@@ -41,10 +41,7 @@ pub(crate) struct ManArguments {
 }
 
 /// Prints the completions.
-pub(crate) fn print_completions(
-    arguments: &CompletionsArguments,
-    program: clap::Command,
-) -> Result<Exit, Failure> {
+pub(crate) fn print_completions(arguments: &CompletionsArguments, program: clap::Command) -> Exit {
     print(&completions(arguments.shell, program))
 }
 
@@ -56,14 +53,14 @@ pub(crate) fn print_man(arguments: &ManArguments, program: clap::Command) -> Res
         let unknown = name.unwrap_or_default();
         Failure::usage(format!("there is no command {unknown:?}: give one of {}", names.join(", ")))
     })?;
-    print(&page)
+    Ok(print(&page))
 }
 
 /// A reader that closes its end early, such as `head`, is no failure.
-fn print(bytes: &[u8]) -> Result<Exit, Failure> {
+fn print(bytes: &[u8]) -> Exit {
     let mut out = stdout().lock();
     let _ = out.write_all(bytes).and_then(|()| out.flush());
-    Ok(Exit::Stored)
+    Exit::Stored
 }
 
 pub(super) fn completions(shell: Shell, mut program: clap::Command) -> Vec<u8> {

@@ -1,10 +1,14 @@
 //! `rendezvous recv`: receives what a link offers.
 
+#![allow(clippy::doc_markdown, reason = "the help is plain text")]
+
 mod ending;
 mod link;
 mod terminal;
 
+use std::fs::File;
 use std::io::{IsTerminal, stdout};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -66,7 +70,7 @@ pub(crate) struct RecvArguments {
 
 /// Receives, and returns the exit code.
 pub(crate) fn run(arguments: &RecvArguments) -> Result<Exit, Failure> {
-    let text = link::find(arguments.link.clone())?;
+    let text = link::find(arguments.link.as_deref())?;
     let offer: Offer = text.parse()?;
     let mut view = View::new(arguments.show, Side::Receive);
     let ending = match offer {
@@ -88,7 +92,7 @@ impl RecvArguments {
     fn destination(&self, link: &Link) -> Result<Box<dyn Destination>, Failure> {
         let into = self.output.as_deref().unwrap_or(Path::new("."));
         if into == Path::new("-") {
-            return Ok(to_stdout());
+            return to_stdout();
         }
         destination::directory(into, link, self.existing())
             .map_err(|error| Failure::new(ending::exit_of(&error), error.to_string()))
@@ -104,13 +108,14 @@ impl RecvArguments {
     }
 }
 
-/// Standard output: as it is, or without control characters if it is a terminal.
-fn to_stdout() -> Box<dyn Destination> {
-    if stdout().is_terminal() {
-        destination::handed(Terminal::new(stdout()))
-    } else {
-        destination::handed(stdout())
-    }
+/// Standard output: as it is, or without control characters if it is a terminal. Not by [`std::io::Stdout`], which would hold back the end
+/// of a line that has not ended.
+fn to_stdout() -> Result<Box<dyn Destination>, Failure> {
+    let descriptor = stdout().as_fd().try_clone_to_owned();
+    let out = descriptor
+        .map(File::from)
+        .map_err(|error| Failure::new(Exit::Failed, format!("cannot write to standard output: {error}")))?;
+    Ok(if out.is_terminal() { destination::handed(Terminal::new(out)) } else { destination::handed(out) })
 }
 
 fn encrypted(

@@ -128,7 +128,7 @@ fn the_page_for_clients_has_every_flag_and_exit_code() {
     }
     let mut codes = "\n| code | in JSON | meaning |\n|---:|---|---|\n".to_owned();
     for exit in Exit::ALL {
-        codes += &format!("| {} | `{}` | {} |\n", exit.code(), exit.name(), exit.meaning());
+        codes.extend(["| ", &exit.code().to_string(), " | `", exit.name(), "` | ", exit.meaning(), " |\n"]);
     }
     assert_or_update_part(page, "The exit codes", &codes);
 }

@@ -29,11 +29,11 @@ struct Sender {
 impl Sender {
     fn start(command: &mut Command) -> Self {
         let mut process = spawn(command);
-        let mut link = String::new();
+        let (mut link, mut byte) = (String::new(), [0]);
         // Byte by byte, so that nothing behind the line is lost.
         let out = process.0.stdout.as_mut().unwrap();
-        for byte in out.bytes().map(Result::unwrap).take_while(|byte| *byte != b'\n') {
-            link.push(char::from(byte));
+        while out.read(&mut byte).unwrap() == 1 && byte != *b"\n" {
+            link.push(char::from(byte[0]));
         }
         Self { process, link }
     }
@@ -66,7 +66,7 @@ fn files_arrive_with_their_content_time_and_mode_whatever_their_name() {
     for (name, content) in [
         ("empty", vec![]),
         ("a b 'c\" ü 日本", vec![7; 100_000]),
-        ("large", (0..3_000_000).map(|n| (n % 251) as u8).collect()),
+        ("large", (0..=250).cycle().take(3_000_000).collect()),
     ] {
         let path = from.path().join(name);
         fs::write(&path, &content).unwrap();

@@ -16,17 +16,17 @@ pub(super) enum Mend {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Proxy {
     Nginx,
-    HaProxy,
+    Haproxy,
     Caddy,
 }
 
 impl Proxy {
-    pub(super) const ALL: [Self; 3] = [Self::Nginx, Self::HaProxy, Self::Caddy];
+    pub(super) const ALL: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Caddy];
 
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Nginx => "nginx",
-            Self::HaProxy => "HAProxy",
+            Self::Haproxy => "HAProxy",
             Self::Caddy => "Caddy",
         }
     }
@@ -49,7 +49,7 @@ impl Mend {
             (Self::Buffering, Proxy::Nginx) => {
                 &["proxy_http_version 1.1;", "proxy_request_buffering off;", "proxy_buffering off;"]
             }
-            (Self::Buffering, Proxy::HaProxy) => &["option http-no-delay", "no option http-buffer-request"],
+            (Self::Buffering, Proxy::Haproxy) => &["option http-no-delay", "no option http-buffer-request"],
             (Self::Buffering | Self::Departure, Proxy::Caddy) => &["flush_interval 1ms"],
             (Self::BodyLimit, Proxy::Nginx) => &["client_max_body_size 0;"],
             (Self::IdleLimit, Proxy::Nginx) => &[
@@ -58,16 +58,16 @@ impl Mend {
                 "proxy_read_timeout 7h;",
                 "proxy_send_timeout 7h;",
             ],
-            (Self::IdleLimit, Proxy::HaProxy) => &["timeout client 7h", "timeout server 7h"],
+            (Self::IdleLimit, Proxy::Haproxy) => &["timeout client 7h", "timeout server 7h"],
             (Self::Interim, Proxy::Nginx) => &["proxy_http_version 1.1;"],
             (Self::Interim, Proxy::Caddy) => &["versions 1.1"],
             (Self::Departure, Proxy::Nginx) => {
                 &["proxy_http_version 1.1;", "proxy_request_buffering off;", "proxy_ignore_client_abort off;"]
             }
-            (Self::Departure, Proxy::HaProxy) => &["option abortonclose"],
-            (Self::BodyLimit, Proxy::HaProxy | Proxy::Caddy)
+            (Self::Departure, Proxy::Haproxy) => &["option abortonclose"],
+            (Self::BodyLimit, Proxy::Haproxy | Proxy::Caddy)
             | (Self::IdleLimit, Proxy::Caddy)
-            | (Self::Interim, Proxy::HaProxy) => &[],
+            | (Self::Interim, Proxy::Haproxy) => &[],
         }
     }
 
@@ -97,7 +97,7 @@ mod tests {
 
     const SAMPLES: [(Proxy, &str); 3] = [
         (Proxy::Nginx, include_str!("../../../../../packaging/proxies/nginx.conf")),
-        (Proxy::HaProxy, include_str!("../../../../../packaging/proxies/haproxy.cfg")),
+        (Proxy::Haproxy, include_str!("../../../../../packaging/proxies/haproxy.cfg")),
         (Proxy::Caddy, include_str!("../../../../../packaging/proxies/Caddyfile")),
     ];
 

@@ -43,8 +43,9 @@ pub(super) struct Identity {
 pub(super) async fn identity(target: &Target) -> anyhow::Result<Identity> {
     let (answer, body) = target.ask("GET", "openapi.json", &[], PATIENCE).await?;
     let document: Value = serde_json::from_str(&body).unwrap_or_default();
-    let is_relay = document["info"]["title"] == "http-rendezvous";
-    let version = document["info"]["version"].as_str().filter(|_| is_relay).map(str::to_owned);
+    let is_relay = document.pointer("/info/title").is_some_and(|title| title == "http-rendezvous");
+    let version =
+        document.pointer("/info/version").and_then(Value::as_str).filter(|_| is_relay).map(str::to_owned);
     let named = ["server", "via"].iter().filter_map(|name| answer.field(name)).collect::<Vec<_>>();
     let through = (!named.is_empty()).then(|| named.join(", "));
     Ok(Identity { status: answer.status, version, through, clock: answer.field("date").and_then(ahead) })
@@ -86,7 +87,7 @@ pub(super) async fn access(target: &Target) -> Access {
 /// The name of an error of the relay. `None` if a proxy made the response.
 fn error_name(body: &str) -> Option<String> {
     let object: Value = serde_json::from_str(body).ok()?;
-    object["name"].as_str().map(str::to_owned)
+    object.get("name")?.as_str().map(str::to_owned)
 }
 
 /// A transfer to ourselves.

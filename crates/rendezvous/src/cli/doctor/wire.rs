@@ -18,6 +18,8 @@ use tokio_rustls::TlsConnector;
 
 /// The most that a connection keeps of its input: more than `/openapi.json` has.
 const MAX_INPUT: usize = 1 << 20;
+/// The room for one read.
+const READ: usize = 16 * 1024;
 /// The fields of a response that are read.
 const MAX_FIELDS: usize = 100;
 /// How long connecting and a TLS handshake may take.
@@ -178,9 +180,8 @@ impl Connection {
         if self.is_at_end || self.input.len() >= MAX_INPUT {
             return Ok(false);
         }
-        let mut buffer = [0; 16 * 1024];
-        let read = self.stream.read(&mut buffer).await?;
-        self.input.extend_from_slice(buffer.get(..read).unwrap_or_default());
+        self.input.reserve(READ);
+        let read = self.stream.read_buf(&mut self.input).await?;
         self.is_at_end = read == 0;
         Ok(read > 0)
     }

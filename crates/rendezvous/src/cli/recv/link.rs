@@ -65,8 +65,8 @@ fn invalid(text: &str, error: &InvalidLink) -> Failure {
 ///
 /// If it is an argument, starts the program again with the link in the variable instead, and does not return: the environment of a process
 /// can be read only by its user and by root, its arguments by everybody.
-pub(super) fn find(given: Option<String>) -> Result<String, Failure> {
-    match given.as_deref() {
+pub(super) fn find(given: Option<&str>) -> Result<String, Failure> {
+    match given {
         Some("-") => return from_stdin(),
         Some("") | None => {}
         Some(link) => {

@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn only_a_receipt_from_disk_exits_with_0() {
         let sha256 = [0; 32].into();
-        let day = Duration::from_secs(86_400);
+        let day = Duration::from_hours(24);
         let failed = |reason| SendEnding::Failed { reason, message: "no\x1b[2J".into() };
         for (ending, exit) in [
             (SendEnding::Stored { bytes: 1, sha256 }, Exit::Stored),

@@ -2,6 +2,8 @@
 //!
 //! *Invariant.* The token of the configuration file is sent only to the relay of the configuration file.
 
+#![allow(clippy::doc_markdown, reason = "the help is plain text")]
+
 use std::env::VarError;
 use std::ffi::OsString;
 use std::fs::File;
