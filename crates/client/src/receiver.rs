@@ -3,7 +3,7 @@
 //! ```text
 //!           ask delivered            the end, all bytes held          stored
 //! Asking ─────────────────► Taking ───────────────────────► Storing ────────► Confirming ──► Ended
-//!   ▲ ▲                       │ │                               │               (bye, or 60 s)
+//!   ▲ ▲                       │ │                               │               (bye, or 120 s)
 //!   │ └─ cut, misfit, silent ─┘ │ busy: 15 s                    │ the destination failed
 //!   └───────────────────────────┘                               ▼
 //!                                                            Failing (10 s) ──► Ended

@@ -10,8 +10,8 @@ use crate::receive::ReceiveEvent;
 use crate::reply::{Reply, Verdict};
 use crate::send::Failure;
 
-/// A receipt is repeated for so long.
-const CONFIRM: Duration = Duration::from_secs(60);
+/// A receipt is repeated for so long. A sender that was stopped for a minute has time to take it.
+const CONFIRM: Duration = Duration::from_secs(120);
 
 /// A failure is told for so long.
 const FAIL: Duration = Duration::from_secs(10);
