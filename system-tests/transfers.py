@@ -67,7 +67,7 @@ REPLAY = 64 * MIB
 TRANSFERS, LANES = 200, 8
 FAULT_SIZE = 24 * MIB
 FAULT_RATE = "2m"  # of the relay: a transfer lasts long enough for a fault
-STOPPED = 60.0
+STOPPED, BRIEFLY = 60.0, 5.0
 KILLS = 100
 LIMIT = 600.0  # seconds for any transfer
 
@@ -184,7 +184,7 @@ def whole(options: argparse.Namespace, tally: Tally) -> None:
     small = options.quick
     with tempfile.TemporaryDirectory(prefix="transfers-") as name, serving(options.server) as server:
         folder, relay = Path(name), f"http://{LOOPBACK}:{server.port}"
-        for label, size in (("empty", 0), ("one byte", 1), ("4 GiB", 4 * GIB if not small else 64 * MIB)):
+        for label, size in (("empty", 0), ("one byte", 1), ("4 GiB", 4 * GIB if not small else 32 * MIB)):
             with tally.trial(f"a file, {label}"):
                 file, target = folder / "file", folder / "got"
                 digest = write_random(file, size)
@@ -200,7 +200,7 @@ def whole(options: argparse.Namespace, tally: Tally) -> None:
                 file.unlink()
         tally.notes.append(f"files: at most {peak_of_children() >> 20} MiB a client")
         with tally.trial("a pipe"):
-            size = 10 * GIB if not small else 256 * MIB
+            size = 10 * GIB if not small else 96 * MIB
             zeros = f"head -c {size} /dev/zero"
             with child("sh", "-c", zeros, stdout=subprocess.PIPE) as producer:
                 transfer(program, relay, folder, "-", target=folder / "zeros", stdin=output_of(producer))
@@ -280,6 +280,7 @@ class Lane:
     receiving: Host
     chance: random.Random
     folder: Path
+    stopped: float  # how long a client is stopped
 
     def end(self) -> None:
         for part in (self.relay, self.sending, self.receiving):
@@ -315,17 +316,17 @@ def cut(lane: Lane, host: Host) -> None:
     host.repair()
 
 
-def stop_sender(_lane: Lane, sender: Client, _receiver: Client) -> None:
-    stop(sender)
+def stop_sender(lane: Lane, sender: Client, _receiver: Client) -> None:
+    stop(lane, sender)
 
 
-def stop_receiver(_lane: Lane, _sender: Client, receiver: Client) -> None:
-    stop(receiver)
+def stop_receiver(lane: Lane, _sender: Client, receiver: Client) -> None:
+    stop(lane, receiver)
 
 
-def stop(one: Client) -> None:
+def stop(lane: Lane, one: Client) -> None:
     one.process.send_signal(signal.SIGSTOP)
-    time.sleep(STOPPED)
+    time.sleep(lane.stopped)
     one.process.send_signal(signal.SIGCONT)
 
 
@@ -412,7 +413,7 @@ def faults(options: argparse.Namespace, tally: Tally) -> None:
             raise
         print(f"faults: SKIPPED: {error}")
         return
-    transfers, size = (20, FAULT_SIZE // 4) if options.quick else (options.transfers, FAULT_SIZE)
+    transfers, size = (2 * LANES, FAULT_SIZE // 4) if options.quick else (options.transfers, FAULT_SIZE)
     program = options.server[0]
     numbers = iter(range(transfers))
     turn = threading.Lock()
@@ -443,7 +444,8 @@ def new_lane(options: argparse.Namespace, router: Router, folder: Path, number: 
     own = folder / f"lane-{number}"
     own.mkdir()
     chance = random.Random(options.seed * 1000 + number)
-    return Lane(Relay(options.server, router.server), router.host(), router.host(), chance, own)
+    stopped = BRIEFLY if options.quick else STOPPED
+    return Lane(Relay(options.server, router.server), router.host(), router.host(), chance, own, stopped)
 
 
 # ---------------------------------------------------------------------------------------------------- stored
