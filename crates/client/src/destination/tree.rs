@@ -101,7 +101,6 @@ impl TreePart {
         }
         let kept = headers.stream_position().and_then(|position| {
             let mut file = headers.into_inner();
-            file.set_len(position)?;
             file.seek(SeekFrom::Start(position))?;
             Ok(file)
         });
