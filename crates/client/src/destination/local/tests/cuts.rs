@@ -1,5 +1,5 @@
-//! Receivers that end at any point, and those that go on after them. A copy of the directory at some moment is what the end of the process at that
-//! moment would leave.
+//! Receivers that end at any point, and those that go on after them. A copy of the directory at some moment is what the end of the process
+//! at that moment would leave.
 
 use proptest::prelude::*;
 
