@@ -20,12 +20,12 @@ use crate::file_name::{MAX_NAME, shortened};
 /// The replay buffer of a pipe if nothing else is wished: 64 MiB.
 pub const DEFAULT_REPLAY_BUFFER: usize = 64 << 20;
 
-/// Opens what is to be sent. One file is sent as it is; a directory, or several paths, as a tar stream that is laid out now. A named pipe or a
-/// device is read as [`pipe`] does.
+/// Opens what is to be sent. One file is sent as it is; a directory, or several paths, as a tar stream that is laid out now. A named pipe
+/// or a device is read as [`pipe`] does.
 ///
-/// In the archive all entries are below one directory with the name of the transfer: that of the directory that is sent, of several paths that of
-/// the first with the number of the others, or `name`. Hard links are sent as files of their own. Links that lead out of the directory, sockets,
-/// named pipes and devices within it are left out, and are listed by [`Source::left_out`].
+/// In the archive all entries are below one directory with the name of the transfer: that of the directory that is sent, of several paths
+/// that of the first with the number of the others, or `name`. Hard links are sent as files of their own. Links that lead out of the
+/// directory, sockets, named pipes and devices within it are left out, and are listed by [`Source::left_out`].
 ///
 /// # Errors
 /// If a path cannot be read, is a socket, or if two paths have the same last component.

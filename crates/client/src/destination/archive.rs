@@ -2,8 +2,8 @@
 //!
 //! ustar, pax and the long names of GNU tar are understood. Sparse files, hard links, devices and named pipes are refused.
 //!
-//! *Invariants.* The path of an [`Entry`] has neither `..` nor an absolute start. The target of a link is not yet judged: [`check_target`] does,
-//! once it is known how deep in the directory the link will be. Each byte of the stream is either metadata or content.
+//! *Invariants.* The path of an [`Entry`] has neither `..` nor an absolute start. The target of a link is not yet judged: [`check_target`]
+//! does, once it is known how deep in the directory the link will be. Each byte of the stream is either metadata or content.
 //!
 //! *Bounds.* 64 KiB of extended headers.
 

@@ -1,7 +1,7 @@
 //! Walks and makes the directories of a tree, without ever following a link.
 //!
-//! *Invariants.* Each directory is opened in its parent, by one component, with `O_NOFOLLOW`. A directory gets its mode and time when it is left,
-//! once what is in it is written; one that is entered again later keeps those it had.
+//! *Invariants.* Each directory is opened in its parent, by one component, with `O_NOFOLLOW`. A directory gets its mode and time when it is
+//! left, once what is in it is written; one that is entered again later keeps those it had.
 //!
 //! *Bounds.* One descriptor per directory of the current path.
 

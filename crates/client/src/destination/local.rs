@@ -1,8 +1,8 @@
 //! A destination on disk: `.part`, its state file, and the steps at the end.
 //!
-//! *Invariants.* The state file comes first and goes last. What it records as on disk has been synced before. [`Destination::finish`] has three steps,
-//! and after a crash within or between any of them a restarted receiver goes on to the same end: all data synced; `complete` recorded; named.
-//! After `complete` the data is never taken for unverified, and `.part` exists exactly as long as the data has no name.
+//! *Invariants.* The state file comes first and goes last. What it records as on disk has been synced before. [`Destination::finish`] has
+//! three steps, and after a crash within or between any of them a restarted receiver goes on to the same end: all data synced; `complete`
+//! recorded; named. After `complete` the data is never taken for unverified, and `.part` exists exactly as long as the data has no name.
 //!
 //! *Concurrency.* One receiver per link and directory, by a lock on the state file.
 

@@ -1,8 +1,8 @@
 //! The directory that is received into: what is free in it, and how `.part` gets its name there.
 //!
-//! *Invariants.* Nothing is replaced unless [`Existing::Force`] allows it, also if it comes into being at the last moment: the rename itself
-//! refuses. A directory that is replaced is moved aside before, and removed once the new one has its name; at each moment the new data is
-//! either in `.part` or has its name.
+//! *Invariants.* Nothing is replaced unless [`Existing::Force`] allows it, also if it comes into being at the last moment: the rename
+//! itself refuses. A directory that is replaced is moved aside before, and removed once the new one has its name; at each moment the new
+//! data is either in `.part` or has its name.
 
 use std::ffi::{OsStr, OsString};
 use std::io;

@@ -1,10 +1,10 @@
 //! The state file: what a restarted receiver needs to go on.
 //!
-//! It lies in the directory that is received into, hidden, under a name that follows from the link. The name is a hash, so it does not reveal the
-//! secret.
+//! It lies in the directory that is received into, hidden, under a name that follows from the link. The name is a hash, so it does not
+//! reveal the secret.
 //!
-//! *Invariants.* The file has two slots, each with a sequence number and a checksum, which are written in turn: a write that is cut leaves the
-//! other slot. Only one process at a time has the file, by a lock that ends with it.
+//! *Invariants.* The file has two slots, each with a sequence number and a checksum, which are written in turn: a write that is cut leaves
+//! the other slot. Only one process at a time has the file, by a lock that ends with it.
 //!
 //! *Bounds.* 16 KiB.
 

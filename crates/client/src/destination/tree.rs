@@ -1,12 +1,12 @@
 //! A directory that is unpacked as its tar stream comes.
 //!
-//! The tree grows in `.part`, which is a directory, and beside it the file of headers takes all of the stream that is not the content of a file.
-//! Both together are the stream: a restarted receiver reads the headers again, and the content from the files, for the digest and to be where it
-//! was. So nothing needs twice the space, and an archive never lies around half unpacked under its final name.
+//! The tree grows in `.part`, which is a directory, and beside it the file of headers takes all of the stream that is not the content of a
+//! file. Both together are the stream: a restarted receiver reads the headers again, and the content from the files, for the digest and to
+//! be where it was. So nothing needs twice the space, and an archive never lies around half unpacked under its final name.
 //!
-//! *Invariants.* Nothing is written but in directories that this receiver made, and no link is followed on the way. Two entries never share a
-//! file: a name that is taken, also because the file system does not tell it from another, is refused. What was written behind the offset that a
-//! restart goes on from is dropped: the files before it move to a new tree as they are read, and what remains is removed.
+//! *Invariants.* Nothing is written but in directories that this receiver made, and no link is followed on the way. Two entries never share
+//! a file: a name that is taken, also because the file system does not tell it from another, is refused. What was written behind the offset
+//! that a restart goes on from is dropped: the files before it move to a new tree as they are read, and what remains is removed.
 //!
 //! *Bounds.* One open file, a descriptor for each directory of its path, and 64 KiB of extended headers.
 
@@ -101,7 +101,6 @@ impl TreePart {
         }
         let kept = headers.stream_position().and_then(|position| {
             let mut file = headers.into_inner();
-            file.set_len(position)?;
             file.seek(SeekFrom::Start(position))?;
             Ok(file)
         });

@@ -1,6 +1,7 @@
 //! One file.
 //!
-//! *Invariants.* The bytes come from the file that was opened at the start, even if its name is given to another; [`Source::check`] notices both.
+//! *Invariants.* The bytes come from the file that was opened at the start, even if its name is given to another; [`Source::check`] notices
+//! both.
 
 use std::fs::{self, File};
 use std::io;

@@ -1,7 +1,7 @@
 //! The header of a tar entry: the same bytes each time for the same entry. Pure.
 //!
-//! The format is POSIX pax (IEEE Std 1003.1, "pax Interchange Format"): a ustar block, and before it an extended header for what a ustar block
-//! cannot hold: paths over 100 bytes or outside ASCII, sizes from 8 GiB, times before 1970 or within a second.
+//! The format is POSIX pax (IEEE Std 1003.1, "pax Interchange Format"): a ustar block, and before it an extended header for what a ustar
+//! block cannot hold: paths over 100 bytes or outside ASCII, sizes from 8 GiB, times before 1970 or within a second.
 //!
 //! *Invariants.* Owner and group are not sent. A path that is no UTF-8 travels as its bytes, under `hdrcharset=BINARY`.
 

@@ -1,8 +1,9 @@
 //! The layout of a tree: which entries its tar stream has, in which order and at which offsets.
 //!
-//! *Invariants.* A layout does not change once it is made. Entries come depth first, those of a directory sorted by the bytes of their names, so
-//! a parent precedes its children. All are below one directory, which has the name of the transfer. Links are kept as links if they stay inside
-//! of that directory, and are never followed; hard links are sent as files of their own, so that each entry can be stored without another.
+//! *Invariants.* A layout does not change once it is made. Entries come depth first, those of a directory sorted by the bytes of their
+//! names, so a parent precedes its children. All are below one directory, which has the name of the transfer. Links are kept as links if
+//! they stay inside of that directory, and are never followed; hard links are sent as files of their own, so that each entry can be stored
+//! without another.
 //!
 //! *Bounds.* About 100 bytes of memory per entry, and its name.
 
@@ -82,8 +83,8 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Lays out several paths side by side in a directory that exists in the archive only. Links among the paths are followed, as their user
-    /// named them.
+    /// Lays out several paths side by side in a directory that exists in the archive only. Links among the paths are followed, as their
+    /// user named them.
     pub(super) fn of_paths(paths: &[PathBuf], name: &str) -> Result<Self, SourceError> {
         let mut found = BTreeMap::new();
         for path in paths {
@@ -215,8 +216,8 @@ impl Layout {
         self.entries.get(index)
     }
 
-    /// Returns the index of the entry that this byte of the stream belongs to. Bytes behind the last entry belong to no entry: the result is the
-    /// number of entries.
+    /// Returns the index of the entry that this byte of the stream belongs to. Bytes behind the last entry belong to no entry: the result
+    /// is the number of entries.
     pub(super) fn index_at(&self, offset: u64) -> usize {
         if offset >= self.size.saturating_sub(TRAILER) {
             return self.entries.len();

@@ -1,6 +1,7 @@
 //! A pipe: read once, with its last bytes kept for going back.
 //!
-//! *Bounds.* The replay buffer takes as much memory as was read, up to its limit and one block of 256 KiB. It is full only once that much was read.
+//! *Bounds.* The replay buffer takes as much memory as was read, up to its limit and one block of 256 KiB. It is full only once that much
+//! was read.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};

@@ -52,7 +52,8 @@ pub(crate) fn tree() -> TempDir {
     root
 }
 
-/// Returns path, kind, mode, time and content of all that is below a directory, one a line. Times of links are left out: copies do not keep them.
+/// Returns path, kind, mode, time and content of all that is below a directory, one a line. Times of links are left out: copies do not keep
+/// them.
 pub(crate) fn listing(directory: &Path) -> String {
     let mut lines = Vec::new();
     walk(directory, &mut |path| {

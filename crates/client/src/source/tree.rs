@@ -1,8 +1,8 @@
 //! A tree of files as a tar stream, made anew from any offset.
 //!
-//! *Invariants.* The stream at an offset is a function of the layout and of the files, and each file is checked against the layout when it is
-//! opened and once all of it is read. So a file that was written to, grew, shrank or was replaced between the layout and the end of its reading
-//! is [`SourceError::Changed`]; a change after that is not seen, and need not be.
+//! *Invariants.* The stream at an offset is a function of the layout and of the files, and each file is checked against the layout when it
+//! is opened and once all of it is read. So a file that was written to, grew, shrank or was replaced between the layout and the end of its
+//! reading is [`SourceError::Changed`]; a change after that is not seen, and need not be.
 //!
 //! *Bounds.* One open file, and the header of one entry.
 

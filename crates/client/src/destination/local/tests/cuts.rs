@@ -1,5 +1,5 @@
-//! Receivers that end at any point, and those that go on after them. A copy of the directory at some moment is what the end of the process at that
-//! moment would leave.
+//! Receivers that end at any point, and those that go on after them. A copy of the directory at some moment is what the end of the process
+//! at that moment would leave.
 
 use proptest::prelude::*;
 
@@ -219,7 +219,7 @@ fn remove_part(part: &Path) {
 }
 
 /// What is lost, for which kind of transfer, and how.
-const LOSSES: [(&str, Option<Kind>, Loss); 6] = [
+const LOSSES: [(&str, Option<Kind>, Loss); 7] = [
     ("no part", None, |_, part| remove_part(part)),
     ("a short file", Some(Kind::File), |_, part| {
         fs::File::options().write(true).open(part).unwrap().set_len(5).unwrap();
@@ -234,6 +234,9 @@ const LOSSES: [(&str, Option<Kind>, Loss); 6] = [
     }),
     ("a file of the tree is short", Some(Kind::Tar), |_, part| {
         fs::File::options().write(true).open(part.join("back\\slash")).unwrap().set_len(5).unwrap();
+    }),
+    ("a file of the tree is long", Some(Kind::Tar), |_, part| {
+        fs::File::options().write(true).open(part.join("back\\slash")).unwrap().set_len(5000).unwrap();
     }),
     ("a link in place of a file of the tree", Some(Kind::Tar), |into, part| {
         fs::write(into.join("victim"), "victim").unwrap();
