@@ -127,7 +127,9 @@ fn encrypted(
     let ended = transfer::run(|stop| {
         receive(destination, options, stop, |event| match event {
             ReceiveEvent::Resumed { offset } => view.show(&Event::Resumed { offset }),
-            ReceiveEvent::Description(description) => view.show(&Event::Description(&description)),
+            ReceiveEvent::Description(description) => {
+                view.show(&Event::Description { description: &description, files: None })
+            }
             ReceiveEvent::Received { bytes } => view.show(&Event::Moved { bytes }),
             ReceiveEvent::Busy => view.show(&Event::Busy),
             ReceiveEvent::Cut { why } => view.show(&Event::Cut { why: &why }),
@@ -141,7 +143,9 @@ fn encrypted(
 fn plain(url: Url, destination: Box<dyn Destination>, view: &mut View) -> Result<Ending, Failure> {
     let ended = transfer::run(|stop| {
         download(url, None, destination, stop, |event| match event {
-            DownloadEvent::Description(description) => view.show(&Event::Description(&description)),
+            DownloadEvent::Description(description) => {
+                view.show(&Event::Description { description: &description, files: None })
+            }
             DownloadEvent::Received { bytes } => view.show(&Event::Moved { bytes }),
         })
     })?;

@@ -74,7 +74,7 @@ pub(crate) fn run(arguments: &SendArguments) -> Result<Exit, Failure> {
     let (relay, _) = choose(arguments.relay.to.as_deref(), &arguments.relay.token)?;
     let source = open(arguments)?;
     let mut view = View::new(arguments.output, Side::Send);
-    view.show(&Event::Description(source.description()));
+    view.show(&Event::Description { description: source.description(), files: Some(source.files()) });
     for left_out in source.left_out() {
         view.show(&Event::Warning { message: &left_out.to_string() });
     }

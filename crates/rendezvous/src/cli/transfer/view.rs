@@ -62,8 +62,8 @@ impl Side {
 /// Something to show.
 #[derive(Debug)]
 pub(crate) enum Event<'a> {
-    /// What is transferred.
-    Description(&'a Description),
+    /// What is transferred. The number of files is known to the sender only.
+    Description { description: &'a Description, files: Option<u64> },
     /// The link to give away, and how the other side uses it.
     Link { link: &'a str, command: String, qr: Option<String> },
     /// A receiver asked for the bytes from `offset` on.
@@ -193,11 +193,16 @@ fn print_path(path: &Path) {
     let _ = out.flush();
 }
 
-/// One line about what is transferred: `holiday/ · 3.1 GiB`.
-fn described(description: &Description) -> String {
+/// One line about what is transferred: `holiday/ · 1204 files · 3.1 GiB`.
+fn described(description: &Description, files: Option<u64>) -> String {
     let slash = if description.kind == Kind::Tar { "/" } else { "" };
     let size = description.size.map(|bytes| format!(" · {}", size(bytes))).unwrap_or_default();
-    format!("{}{slash}{size}", harmless(&description.name))
+    let files = match files.filter(|_| description.kind == Kind::Tar) {
+        Some(1) => " · 1 file".to_owned(),
+        Some(files) => format!(" · {files} files"),
+        None => String::new(),
+    };
+    format!("{}{slash}{files}{size}", harmless(&description.name))
 }
 
 /// Events that read the same in a line of text, whatever the mode.

@@ -36,11 +36,12 @@ impl Json {
 
     fn object(&self, event: &Event<'_>) -> Value {
         match event {
-            Event::Description(description) => json!({
+            Event::Description { description, files } => json!({
                 "event": "description",
                 "kind": match description.kind { Kind::File => "file", Kind::Tar => "tar", Kind::Text => "text" },
                 "name": description.name,
                 "size": description.size,
+                "files": files,
             }),
             Event::Link { link, command, .. } => json!({"event": "link", "link": link, "command": command}),
             Event::Asked { receivers, offset } => {

@@ -31,9 +31,9 @@ impl Lines {
             let _ = writeln!(out, "{sentence}");
         }
         match event {
-            Event::Description(description) => {
+            Event::Description { description, files } => {
                 self.total = description.size;
-                let _ = writeln!(out, "{}", described(description));
+                let _ = writeln!(out, "{}", described(description, *files));
             }
             Event::Link { link, command, qr } => {
                 print_link(link, command);
@@ -98,7 +98,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn progress_is_a_line_every_ten_seconds_and_the_end_says_both_facts() {
         let (mut lines, mut out) = (Lines::new(Side::Send), Vec::new());
-        lines.show(&Event::Description(&description()), &mut out);
+        lines.show(&Event::Description { description: &description(), files: Some(3) }, &mut out);
         lines.show(&Event::Asked { receivers: 1, offset: 0 }, &mut out);
         for second in 1..=25 {
             tokio::time::advance(Duration::from_secs(1)).await;
@@ -109,7 +109,7 @@ mod tests {
         lines.end(&Ending::success(Exit::Stored, "received and verified", 3 << 20), &mut out);
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "a_b/ · 3.0 MiB\n\
+            "a_b/ · 3 files · 3.0 MiB\n\
              the receiver has asked\n\
              sent 11 KiB of 3.0 MiB · 1.0 KiB/s\n\
              sent 21 KiB of 3.0 MiB · 1.0 KiB/s\n\

@@ -48,9 +48,9 @@ impl Screen {
             self.line(&sentence);
         }
         match event {
-            Event::Description(description) => {
+            Event::Description { description, files } => {
                 self.total = description.size;
-                self.line(&described(description));
+                self.line(&described(description, *files));
             }
             Event::Link { link, command, qr } => {
                 self.bar.suspend(|| print_link(link, command));
