@@ -11,7 +11,7 @@ use crate::reply::{Reply, Verdict};
 use crate::send::Failure;
 
 /// A receipt is repeated for so long.
-const CONFIRM: Duration = Duration::from_secs(60);
+const CONFIRM: Duration = Duration::from_mins(1);
 
 /// A failure is told for so long.
 const FAIL: Duration = Duration::from_secs(10);
