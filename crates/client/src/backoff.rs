@@ -46,7 +46,7 @@ mod tests {
                 let wait = backoff.after_failure(None).as_secs_f64();
                 let expected = if failure < 20 { 0.5..=1.5 } else { 1.0..=30.0 };
                 assert!(expected.contains(&wait), "round {round}, failure {failure}: {wait} s");
-                assert!(failure < 55 || wait == 30.0, "{wait}");
+                assert!(failure < 55 || wait >= 30.0, "{wait}");
             }
             backoff.succeeded();
         }
@@ -56,6 +56,6 @@ mod tests {
     fn a_relay_can_make_clients_wait_longer_but_not_forever() {
         let mut backoff = Backoff::new(1);
         assert_eq!(backoff.after_failure(Some(Duration::from_secs(7))), Duration::from_secs(7));
-        assert_eq!(backoff.after_failure(Some(Duration::from_secs(86_400))), LONGEST);
+        assert_eq!(backoff.after_failure(Some(Duration::from_hours(24))), LONGEST);
     }
 }

@@ -43,7 +43,7 @@ mod tests {
         let mut clock = Clock::start();
         tokio::time::advance(Duration::from_millis(700)).await;
         assert_eq!(clock.now(), Duration::from_millis(700));
-        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::advance(Duration::from_mins(1)).await;
         assert_eq!(clock.now(), Duration::from_millis(1700));
     }
 }

@@ -99,7 +99,7 @@ mod tests {
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
         );
         hasher.update(b"a");
-        drop(hasher.digest());
+        assert_ne!(hasher.digest(), Hasher::default().digest());
         hasher.update(b"bc");
         let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(hasher.digest().to_string(), abc);

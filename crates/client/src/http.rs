@@ -26,7 +26,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 const PING: Duration = Duration::from_secs(5);
 
 /// Idle connections are kept for less than the relay keeps them (75 s).
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// The flow control window of an HTTP/2 stream, in bytes; that of the connection is twice as large.
 const WINDOW: u32 = 2 * 1024 * 1024;
@@ -79,7 +79,7 @@ impl Http {
             loop {
                 match response.chunk().await {
                     Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_CONTROL => {
-                        body.extend_from_slice(&chunk)
+                        body.extend_from_slice(&chunk);
                     }
                     // Too long, so it is no message.
                     Ok(Some(_)) => return Fetched::Body(Vec::new()),
@@ -243,12 +243,12 @@ pub(crate) fn reason_of(error: &reqwest::Error) -> String {
 }
 
 /// Returns what makes a relay unusable.
-pub(crate) fn unusable(verdict: Verdict, url: &Url) -> Unusable {
+pub(crate) fn unusable(verdict: &Verdict, url: &Url) -> Unusable {
     let url = url.clone();
     match verdict {
         Verdict::Unauthorized => Unusable::TokenNeeded,
         Verdict::Forbidden => Unusable::TokenRefused,
-        Verdict::Foreign(status) => Unusable::NoRelay { url, status },
+        Verdict::Foreign(status) => Unusable::NoRelay { url, status: *status },
         _ => Unusable::NoPaths { url },
     }
 }

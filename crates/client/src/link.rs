@@ -182,7 +182,7 @@ impl FromStr for Secret {
             count += 1;
             if count < SECRET_LENGTH {
                 bits = bits << 5 | u128::from(digit);
-            } else if count == SECRET_LENGTH && digit & 0b11 == 0 {
+            } else if count == SECRET_LENGTH && digit.trailing_zeros() >= 2 {
                 bits = bits << 3 | u128::from(digit >> 2);
             } else {
                 return Err(InvalidLink::Secret);

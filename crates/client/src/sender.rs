@@ -19,7 +19,9 @@
 
 mod asks;
 mod attempt;
+mod ending;
 mod size;
+mod steps;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -27,10 +29,11 @@ use std::time::Duration;
 use crate::backoff::Backoff;
 use crate::destination::{Complete, Stored};
 use crate::link::Id;
-use crate::messages::{Control, Refused};
 use crate::receive::Refusal;
 use crate::reply::{FIRST_WAIT, Reply, Verdict, WAIT};
-use crate::send::{Failure, SendEvent};
+use crate::send::SendEvent;
+
+pub(crate) use steps::{Action, Ending, Input, Made};
 
 use asks::Receivers;
 use attempt::Attempt;
@@ -50,102 +53,6 @@ const PROBE_EVERY: Duration = Duration::from_millis(50);
 
 /// The pause after a control message that does not open, or is none to obey: who floods the path must not keep the processor busy.
 const IGNORED_PAUSE: Duration = Duration::from_millis(100);
-
-/// What has happened.
-#[derive(Debug)]
-pub(crate) enum Input {
-    /// A control message arrived.
-    Heard(Control),
-    /// A control message arrived that does not open.
-    Unreadable,
-    /// The GET for a control message ended without one.
-    Listened(Reply),
-    /// The answer to [`Action::Probe`].
-    Probed(Reply),
-    /// The data of a segment is known.
-    Made(Made),
-    /// So many bytes of a segment's ciphertext are taken by the connection.
-    Taken { attempt: Id, segment: u64, bytes: u64 },
-    /// A segment's PUT ended.
-    Put { attempt: Id, segment: u64, reply: Reply },
-    /// The PUT of a refusal ended.
-    RefusalPut(Reply),
-    /// The PUT of the confirmation ended.
-    ByePut(Reply),
-    /// The source reaches back to this offset only.
-    Earliest(u64),
-    /// The source failed for good.
-    SourceFailed { refusal: Refusal, message: String },
-    /// A person wishes to stop.
-    Stop,
-    /// Time has passed.
-    Tick,
-}
-
-/// What a segment that is about to be sent consists of.
-#[derive(Clone, Debug)]
-pub(crate) struct Made {
-    pub(crate) attempt: Id,
-    pub(crate) segment: u64,
-    /// The number of bytes of data.
-    pub(crate) data: u64,
-    /// The length of the message.
-    pub(crate) sealed: u64,
-    /// Set if the data ends with it.
-    pub(crate) end: Option<Complete>,
-}
-
-/// What the driver must do.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Action {
-    /// GET the control path, with this wait.
-    Listen { wait: Duration },
-    /// HEAD the control path.
-    Probe,
-    /// Show the link: the relay holds the control request.
-    Link,
-    /// Make a segment of at most `limit` bytes from `offset` on, and PUT it. One at a time, in this order.
-    Put { attempt: Id, recipient: String, segment: u64, offset: u64, limit: u64 },
-    /// End the PUTs of segments from this one on.
-    Close { segment: u64 },
-    /// PUT nothing at the place of a segment.
-    Nudge { attempt: Id, segment: u64 },
-    /// PUT a segment 0 that refuses an attempt.
-    Refuse { attempt: Id, recipient: String, reason: Refused, message: String },
-    /// PUT the confirmation.
-    Bye { attempt: Id, recipient: String },
-    /// Tell people.
-    Event(SendEvent),
-    /// The last action.
-    End(Ending),
-}
-
-/// How it ended, without what only the driver knows.
-#[derive(Debug, PartialEq)]
-pub(crate) enum Ending {
-    Received {
-        complete: Complete,
-        stored: Stored,
-    },
-    Unconfirmed {
-        bytes: u64,
-    },
-    NoPeer,
-    Cut {
-        why: String,
-        bytes: u64,
-    },
-    Failed {
-        reason: Failure,
-        message: String,
-    },
-    /// The source failed, as the driver knows.
-    Source,
-    Unusable {
-        verdict: Verdict,
-    },
-    Interrupted,
-}
 
 #[derive(Debug)]
 enum Phase {
@@ -355,7 +262,7 @@ impl Sender {
                 self.show_link();
             } else {
                 // More and more seldom: 50 ms at first.
-                *probe_at = Some(self.now + PROBE_EVERY.max((self.now - *since) / 4));
+                *probe_at = Some(self.now + PROBE_EVERY.max(self.now.saturating_sub(*since) / 4));
             }
         }
     }
@@ -398,74 +305,5 @@ impl Sender {
     fn cut(&mut self, why: String) {
         self.last_failure.clone_from(&why);
         self.actions.push_back(Action::Event(SendEvent::Cut { why }));
-    }
-
-    /// The source failed, or a person stops: what is known to be asked for is refused, and then it ends.
-    fn refuse_all(&mut self, refusal: Refusal, message: String, within: Duration, interrupted: bool) {
-        let ending = if interrupted { Ending::Interrupted } else { Ending::Source };
-        match self.phase {
-            // The receipt is here: nothing can take it back.
-            Phase::Confirming { .. } if interrupted => return self.confirmed(),
-            Phase::Refusing { .. } if interrupted => return self.end(ending),
-            Phase::Confirming { .. } | Phase::Refusing { .. } => return,
-            Phase::Linking { .. } | Phase::Open | Phase::Ended => {}
-        }
-        let Some(attempt) = self.attempt.take() else {
-            return self.end(ending);
-        };
-        self.actions.push_back(Action::Close { segment: 0 });
-        // A receiver that waits for a segment sees no cut. One that cannot be opened makes it ask anew, and then it is refused.
-        let first = attempt.undelivered();
-        for segment in [first, first + 1] {
-            self.actions.push_back(Action::Nudge { attempt: attempt.id.clone(), segment });
-        }
-        let until = self.now + within;
-        self.phase = Phase::Refusing { refusal, message, until, interrupted, told: false };
-    }
-
-    fn refusal_put(&mut self, reply: &Reply) {
-        if let Phase::Refusing { interrupted, told: true, .. } = self.phase
-            && reply.verdict() == Verdict::Success
-        {
-            self.end(if interrupted { Ending::Interrupted } else { Ending::Source });
-        }
-    }
-
-    fn bye_put(&mut self, reply: &Reply) {
-        if let Phase::Confirming { bye, .. } = &mut self.phase {
-            if reply.verdict() == Verdict::Success {
-                self.confirmed();
-            } else {
-                let pause = match reply.verdict() {
-                    Verdict::NotPaired => Duration::from_millis(250),
-                    _ => self.segment_backoff.after_failure(reply.retry_after()),
-                };
-                bye.retry_at = Some(self.now + pause);
-            }
-        }
-    }
-
-    fn confirmed(&mut self) {
-        if let Phase::Confirming { complete, stored, .. } = &self.phase {
-            let ending = Ending::Received { complete: complete.clone(), stored: *stored };
-            self.end(ending);
-        }
-    }
-
-    /// Nothing moved for as long as the person is willing to wait.
-    fn give_up(&mut self) {
-        let ending = match (&self.complete, self.receivers.is_empty()) {
-            (_, true) => Ending::NoPeer,
-            (Some(complete), _) if self.all_sent => Ending::Unconfirmed { bytes: complete.bytes },
-            _ => Ending::Cut { why: self.last_failure.clone(), bytes: self.sent_to },
-        };
-        self.end(ending);
-    }
-
-    fn end(&mut self, ending: Ending) {
-        if !matches!(self.phase, Phase::Ended) {
-            self.phase = Phase::Ended;
-            self.actions.push_back(Action::End(ending));
-        }
     }
 }

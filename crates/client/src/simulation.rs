@@ -5,12 +5,14 @@
 //!
 //! `RENDEZVOUS_SEEDS` sets how many seeds each test tries.
 
-mod hosts;
+mod flow;
 mod laws;
+mod queue;
+mod receiver_host;
 mod relay;
+mod sender_host;
+mod world;
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use crate::link::Id;
@@ -76,39 +78,4 @@ pub(super) enum Event {
     Tick(usize),
     /// A receiver's host starts again.
     Start(usize),
-}
-
-/// The world: a queue of events.
-pub(super) struct Queue {
-    pub(super) now: Duration,
-    events: BinaryHeap<Reverse<(Duration, u64)>>,
-    what: std::collections::HashMap<u64, Event>,
-    next: u64,
-}
-
-impl Queue {
-    pub(super) fn new() -> Self {
-        Self {
-            now: Duration::ZERO,
-            events: BinaryHeap::new(),
-            what: std::collections::HashMap::new(),
-            next: 0,
-        }
-    }
-
-    pub(super) fn at(&mut self, at: Duration, event: Event) {
-        self.next += 1;
-        self.what.insert(self.next, event);
-        self.events.push(Reverse((at.max(self.now), self.next)));
-    }
-
-    pub(super) fn after(&mut self, pause: Duration, event: Event) {
-        self.at(self.now + pause, event);
-    }
-
-    pub(super) fn pop(&mut self) -> Option<Event> {
-        let Reverse((at, key)) = self.events.pop()?;
-        self.now = at;
-        self.what.remove(&key)
-    }
 }

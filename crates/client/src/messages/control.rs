@@ -1,8 +1,6 @@
 //! Messages of the receiver to the sender.
 
-use serde_json::json;
-
-use super::object::Object;
+use super::object::{NewObject, Object};
 use super::{InvalidMessage, VERSION};
 use crate::destination::Stored;
 use crate::digest::Digest;
@@ -116,27 +114,34 @@ impl Control {
 
     /// Writes it as JSON.
     pub(crate) fn to_json(&self) -> Vec<u8> {
-        let mut object = match &self.body {
+        let mut object = NewObject::new();
+        match &self.body {
             Body::Ask(ask) => {
-                let mut object = json!({"v": VERSION, "type": "ask", "attempt": ask.attempt.as_str(),
-                    "offset": ask.offset, "recipient": ask.recipient});
-                if let Some(transfer) = &ask.transfer {
-                    object["transfer"] = transfer.as_str().into();
-                }
-                object
+                object.set("type", "ask");
+                object.set("attempt", ask.attempt.as_str());
+                object.set("offset", ask.offset);
+                object.set("recipient", ask.recipient.as_str());
+                object.set_optional("transfer", ask.transfer.as_ref().map(Id::as_str));
             }
-            Body::Done(done) => json!({"v": VERSION, "type": "done", "attempt": done.attempt.as_str(),
-                "transfer": done.transfer.as_str(), "bytes": done.bytes, "sha256": done.sha256.to_string(),
-                "stored": match done.stored { Stored::Disk => "disk", Stored::Handed => "handed" }}),
+            Body::Done(done) => {
+                object.set("type", "done");
+                object.set("attempt", done.attempt.as_str());
+                object.set("transfer", done.transfer.as_str());
+                object.set("bytes", done.bytes);
+                object.set("sha256", done.sha256.to_string());
+                object.set("stored", stored_name(done.stored));
+            }
             Body::Failed(failed) => {
-                json!({"v": VERSION, "type": "failed", "attempt": failed.attempt.as_str(),
-                "transfer": failed.transfer.as_str(), "reason": failure_name(failed.reason),
-                "message": printable(&failed.message)})
+                object.set("type", "failed");
+                object.set("attempt", failed.attempt.as_str());
+                object.set("transfer", failed.transfer.as_str());
+                object.set("reason", failure_name(failed.reason));
+                object.set("message", printable(&failed.message));
             }
-        };
-        object["receiver"] = self.receiver.as_str().into();
-        object["n"] = self.n.into();
-        object.to_string().into_bytes()
+        }
+        object.set("receiver", self.receiver.as_str());
+        object.set("n", self.n);
+        object.into_json()
     }
 }
 
@@ -151,6 +156,13 @@ pub(super) fn printable(text: &str) -> String {
 
 fn recipient_of(text: &str) -> Result<String, InvalidMessage> {
     if is_recipient(text) { Ok(text.to_owned()) } else { Err(InvalidMessage::Field("recipient")) }
+}
+
+fn stored_name(stored: Stored) -> &'static str {
+    match stored {
+        Stored::Disk => "disk",
+        Stored::Handed => "handed",
+    }
 }
 
 fn failure_of(name: &str) -> Failure {

@@ -1,9 +1,9 @@
 //! The JSON object at the start of each message of the sender.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::control::printable;
-use super::object::Object;
+use super::object::{NewObject, Object};
 use super::{InvalidMessage, VERSION};
 use crate::destination::Complete;
 use crate::link::Id;
@@ -14,7 +14,7 @@ use crate::source::{Description, Kind};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Head {
     /// Data of an attempt, or its end, or its refusal.
-    Segment(SegmentHead),
+    Segment(Box<SegmentHead>),
     /// The confirmation of a receipt.
     Bye,
 }
@@ -70,7 +70,7 @@ impl Head {
         })?;
         let segment = object.integer("segment")?;
         let description = if segment == 0 && error.is_none() { Some(description_of(&object)?) } else { None };
-        Ok(Self::Segment(SegmentHead {
+        Ok(Self::Segment(Box::new(SegmentHead {
             transfer: object.parsed("transfer")?,
             attempt: object.parsed("attempt")?,
             segment,
@@ -78,44 +78,41 @@ impl Head {
             description,
             end,
             error,
-        }))
+        })))
     }
 
     /// Writes it as JSON.
     pub(crate) fn to_json(&self) -> Vec<u8> {
         match self {
             Self::Bye => br#"{"type":"bye"}"#.to_vec(),
-            Self::Segment(head) => head.to_json().to_string().into_bytes(),
+            Self::Segment(head) => head.to_json(),
         }
     }
 }
 
 impl SegmentHead {
-    fn to_json(&self) -> Value {
-        let mut object = json!({"v": VERSION, "transfer": self.transfer.as_str(), "attempt": self.attempt.as_str(),
-            "segment": self.segment, "offset": self.offset});
+    fn to_json(&self) -> Vec<u8> {
+        let mut object = NewObject::new();
+        object.set("transfer", self.transfer.as_str());
+        object.set("attempt", self.attempt.as_str());
+        object.set("segment", self.segment);
+        object.set("offset", self.offset);
         if let Some(description) = &self.description {
-            object["kind"] = kind_name(description.kind).into();
-            object["name"] = description.name.as_str().into();
-            if let Some(size) = description.size {
-                object["size"] = size.into();
-            }
-            if let Some(mtime) = description.mtime {
-                object["mtime"] = mtime.into();
-            }
-            if let Some(mode) = description.mode {
-                object["mode"] = mode.into();
-            }
+            object.set("kind", kind_name(description.kind));
+            object.set("name", description.name.as_str());
+            object.set_optional("size", description.size);
+            object.set_optional("mtime", description.mtime);
+            object.set_optional("mode", description.mode);
         }
         if let Some(end) = &self.end {
-            object["end"] = true.into();
-            object["bytes"] = end.bytes.into();
-            object["sha256"] = end.sha256.to_string().into();
+            object.set("end", true);
+            object.set("bytes", end.bytes);
+            object.set("sha256", end.sha256.to_string());
         }
         if let Some((reason, message)) = &self.error {
-            object["error"] = json!({"reason": refused_name(*reason), "message": printable(message)});
+            object.set("error", json!({"reason": refused_name(*reason), "message": printable(message)}));
         }
-        object
+        object.into_json()
     }
 }
 

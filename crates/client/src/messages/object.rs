@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::{INTEGER_LIMIT, InvalidMessage};
+use super::{INTEGER_LIMIT, InvalidMessage, VERSION};
 
 /// A parsed JSON object, in which no object has a key twice.
 pub(super) struct Object(Map<String, Value>);
@@ -69,6 +69,32 @@ impl Object {
     pub(super) fn object(&self, field: &'static str) -> Result<Self, InvalidMessage> {
         let value = self.0.get(field).and_then(Value::as_object);
         value.cloned().map(Self).ok_or(InvalidMessage::Field(field))
+    }
+}
+
+/// A message that is being written, with its version.
+pub(super) struct NewObject(Map<String, Value>);
+
+impl NewObject {
+    pub(super) fn new() -> Self {
+        let mut object = Self(Map::new());
+        object.set("v", VERSION);
+        object
+    }
+
+    pub(super) fn set(&mut self, field: &str, value: impl Into<Value>) {
+        self.0.insert(field.to_owned(), value.into());
+    }
+
+    /// Leaves the field out if there is no value.
+    pub(super) fn set_optional(&mut self, field: &str, value: Option<impl Into<Value>>) {
+        if let Some(value) = value {
+            self.set(field, value);
+        }
+    }
+
+    pub(super) fn into_json(self) -> Vec<u8> {
+        Value::Object(self.0).to_string().into_bytes()
     }
 }
 

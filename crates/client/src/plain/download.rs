@@ -76,7 +76,7 @@ fn ending_of(reply: &Reply, url: &Url) -> DownloadEnding {
         Verdict::NotPaired => DownloadEnding::NoPeer { why: "no sender came in time".into() },
         Verdict::PeerCut => DownloadEnding::Cut { why: "the sender disconnected".into(), bytes: 0 },
         Verdict::Later { why } => DownloadEnding::Cut { why, bytes: 0 },
-        verdict => DownloadEnding::Unusable(unusable(verdict, url)),
+        verdict => DownloadEnding::Unusable(unusable(&verdict, url)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Creates a stream, and uploads to it what a thread reads.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -78,7 +79,7 @@ fn ending_of(reply: &Reply, bytes: u64, relay: &Relay) -> PlainSendEnding {
         Verdict::Later { why } => PlainSendEnding::Cut { why },
         Verdict::NoPaths => PlainSendEnding::Cut { why: "the relay has forgotten the stream".into() },
         Verdict::TooLarge => PlainSendEnding::Cut { why: "the data is larger than the relay allows".into() },
-        verdict => PlainSendEnding::Unusable(unusable(verdict, &relay.url)),
+        verdict => PlainSendEnding::Unusable(unusable(&verdict, &relay.url)),
     }
 }
 
@@ -108,7 +109,7 @@ async fn create(http: &Http, relay: &Relay, description: &Description) -> Result
             Verdict::Later { why } => PlainSendEnding::Cut { why },
             Verdict::NotPaired | Verdict::PeerCut => PlainSendEnding::Cut { why: "the relay is busy".into() },
             Verdict::NoPaths => unusable(Unusable::NoRelay { url: relay.url.clone(), status: 404 }),
-            verdict => unusable(crate::http::unusable(verdict, &relay.url)),
+            verdict => unusable(crate::http::unusable(&verdict, &relay.url)),
         }),
     }
 }
@@ -130,7 +131,7 @@ fn disposition(name: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-_.".contains(&byte) {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            let _ = write!(encoded, "%{byte:02X}");
         }
     }
     format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}")

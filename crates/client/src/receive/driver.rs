@@ -214,7 +214,11 @@ impl<O: FnMut(ReceiveEvent) + Send> Driver<O> {
                 self.tell(Input::Ended { segment, whole });
                 self.open_next();
             }
-            Event::Opened { .. } | Event::Unopened { .. } | Event::Ended { .. } | Event::Wrote(0) => {}
+            Event::Opened { .. }
+            | Event::Unopened { .. }
+            | Event::Ended { .. }
+            | Event::Wrote(0)
+            | Event::Over(_) => {}
             Event::Wrote(bytes) => self.tell(Input::Wrote { bytes }),
             Event::Closed => {
                 self.closing = self.closing.saturating_sub(1);
@@ -233,7 +237,6 @@ impl<O: FnMut(ReceiveEvent) + Send> Driver<O> {
                 self.failure = Some(error);
                 self.tell(Input::DestinationFailed { reason, message });
             }
-            Event::Over(_) => {}
         }
     }
 
@@ -346,7 +349,7 @@ impl<O: FnMut(ReceiveEvent) + Send> Driver<O> {
                 Some(error) => ReceiveEnding::Destination(error),
                 None => ReceiveEnding::Interrupted,
             },
-            Ending::Unusable { verdict } => ReceiveEnding::Unusable(unusable(verdict, options.link.relay())),
+            Ending::Unusable { verdict } => ReceiveEnding::Unusable(unusable(&verdict, options.link.relay())),
             Ending::Interrupted => ReceiveEnding::Interrupted,
         }
     }

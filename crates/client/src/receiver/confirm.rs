@@ -11,7 +11,7 @@ use crate::reply::{Reply, Verdict};
 use crate::send::Failure;
 
 /// A receipt is repeated for so long. A sender that was stopped for a minute has time to take it.
-const CONFIRM: Duration = Duration::from_secs(120);
+const CONFIRM: Duration = Duration::from_mins(2);
 
 /// A failure is told for so long.
 const FAIL: Duration = Duration::from_secs(10);

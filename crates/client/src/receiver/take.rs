@@ -99,11 +99,10 @@ impl Receiver {
             return self.misfit("a segment of another place arrived");
         }
         if let Some((refused, message)) = head.error {
-            return if segment == 0 {
-                self.refused(refused, message)
-            } else {
-                self.misfit("an error in mid-attempt")
-            };
+            if segment > 0 {
+                return self.misfit("an error in mid-attempt");
+            }
+            return self.refused(refused, message);
         }
         let is_same = self.transfer.as_ref() == Some(&head.transfer);
         let continues = is_same && head.offset == self.held && !self.restarts;

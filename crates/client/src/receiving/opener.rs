@@ -68,7 +68,7 @@ impl Opener {
     fn open(&self, segment: u64, body: Body) -> Result<Option<Data<Body>>, Over> {
         match self.identity.open(body) {
             Ok((Head::Segment(head), data)) => {
-                self.events.blocking_send(Event::Opened { segment, head })?;
+                self.events.blocking_send(Event::Opened { segment, head: *head })?;
                 Ok(Some(data))
             }
             Ok((Head::Bye, _)) | Err(_) => {

@@ -82,7 +82,7 @@ fn from_a_cut_segment_come_the_authenticated_chunks_and_no_more() {
 #[test]
 fn a_flipped_bit_ends_a_segment_before_its_chunk() {
     let identity = Identity::generate();
-    let mut forged = sealed(&identity.recipient(), &Head::Bye, &[1; 100_000]);
+    let mut forged = sealed(&identity.recipient(), &Head::Bye, &vec![1; 100_000]);
     *forged.last_mut().unwrap() ^= 1;
     let (_, mut reader) = identity.open(&forged[..]).unwrap();
     let mut opened = Vec::new();
@@ -105,7 +105,7 @@ fn a_head_longer_than_16_kib_is_refused() {
     let mut sealed = Vec::new();
     let mut writer = seal(&identity.recipient(), &mut sealed).unwrap();
     writer.write_all(&u32::MAX.to_be_bytes()).unwrap();
-    writer.write_all(&[b' '; 20_000]).unwrap();
+    writer.write_all(&vec![b' '; 20_000]).unwrap();
     writer.finish().unwrap();
     assert!(matches!(identity.open(&sealed[..]), Err(OpenError::Content(InvalidMessage::Json))));
 }

@@ -291,7 +291,7 @@ impl<O: FnMut(SendEvent) + Send> Driver<O> {
             end: None,
             error: Some((reason, message)),
         };
-        sealed(recipient, &Head::Segment(head))
+        sealed(recipient, &Head::Segment(Box::new(head)))
     }
 
     fn ending(&mut self, ending: Ending) -> SendEnding {
@@ -310,7 +310,7 @@ impl<O: FnMut(SendEvent) + Send> Driver<O> {
                 Some(error) => SendEnding::Source(error),
                 None => SendEnding::Interrupted,
             },
-            Ending::Unusable { verdict } => SendEnding::Unusable(unusable(verdict, self.link.relay())),
+            Ending::Unusable { verdict } => SendEnding::Unusable(unusable(&verdict, self.link.relay())),
             Ending::Interrupted => SendEnding::Interrupted,
         }
     }

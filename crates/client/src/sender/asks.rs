@@ -15,7 +15,7 @@ use crate::send::SendEvent;
 pub(super) const MAX_RECEIVERS: usize = 256;
 
 /// Another receiver is refused for so long after the served one asked or took a segment.
-const BUSY: Duration = Duration::from_secs(60);
+const BUSY: Duration = Duration::from_mins(1);
 
 /// The receivers that have asked.
 #[derive(Debug, Default)]
@@ -136,8 +136,8 @@ impl Sender {
 
     /// A receipt is accepted if it is for this transfer, and for all of it.
     fn done(&mut self, receiver: &Id, done: &Done) {
-        let received = Complete { bytes: done.bytes, sha256: done.sha256 };
-        if done.transfer != self.transfer || self.complete.as_ref() != Some(&received) {
+        let complete = Complete { bytes: done.bytes, sha256: done.sha256 };
+        if done.transfer != self.transfer || self.complete.as_ref() != Some(&complete) {
             let warning = "a receipt arrived that does not fit what was sent: it is ignored".to_owned();
             return self.actions.push_back(Action::Event(SendEvent::Warning(warning)));
         }
@@ -156,7 +156,7 @@ impl Sender {
                     self.actions.push_back(Action::Close { segment: 0 });
                 }
                 let until = self.now + BYE;
-                self.phase = Phase::Confirming { complete: received, stored: done.stored, until, bye };
+                self.phase = Phase::Confirming { complete, stored: done.stored, until, bye };
             }
         }
     }

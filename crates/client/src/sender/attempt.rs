@@ -215,7 +215,7 @@ impl Sender {
             Verdict::PeerCut => self.size.cut(),
             // An attempt to connect says nothing about sizes.
             Verdict::Later { .. } if matches!(reply, Reply::Lost { .. }) && has_moved => {
-                self.size.failed(data)
+                self.size.failed(data);
             }
             _ => {}
         }

@@ -197,7 +197,7 @@ impl Cutter {
 
     /// Reports the length, and starts the message with its head.
     fn begin(&mut self, job: Job, data: u64, end: Option<Complete>) -> Result<StreamWriter<Blocks>, Stop> {
-        let head = Head::Segment(SegmentHead {
+        let head = Head::Segment(Box::new(SegmentHead {
             transfer: self.transfer.clone(),
             attempt: job.attempt,
             segment: job.segment,
@@ -205,7 +205,7 @@ impl Cutter {
             description: (job.segment == 0).then(|| self.description.clone()),
             end: end.clone(),
             error: None,
-        });
+        }));
         let framed = seal::framed(&head);
         let written = Arc::new(AtomicU64::new(0));
         let blocks = Blocks { output: job.output, written: Arc::clone(&written), buffer: Vec::new() };

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::Lies;
-use super::hosts::World;
+use super::world::World;
 use crate::{receiver, sender};
 
 /// Long enough for both sides to give up.
-const HORIZON: Duration = Duration::from_secs(6 * 3600);
+const HORIZON: Duration = Duration::from_hours(6);
 
 fn seeds(default: u64) -> u64 {
     std::env::var("RENDEZVOUS_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(default)
@@ -32,7 +32,7 @@ fn lies_of(seed: u64) -> Lies {
 fn check(seed: u64, world: &World) {
     assert!(world.all_ended(), "seed {seed}: not ended after {:?}, {} events", world.queue.now, world.events);
     let has_stored =
-        |host: &super::hosts::ReceiverHost| host.stored.is_some() && host.held == world.sender.size;
+        |host: &super::receiver_host::ReceiverHost| host.stored.is_some() && host.held == world.sender.size;
     if let Some(sender::Ending::Received { complete, .. }) = &world.sender.ending {
         assert_eq!(complete.bytes, world.sender.size, "seed {seed}");
         assert!(world.receivers.iter().any(has_stored), "seed {seed}: a receipt for what nobody stored");

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{Event, Lies, Path, Queue, Request, Sealed};
+use super::queue::Queue;
+use super::{Event, Lies, Path, Request, Sealed};
 
 /// The lies stop then, so that it is seen whether the clients recover.
-pub(super) const HONEST_FROM: Duration = Duration::from_secs(600);
+pub(super) const HONEST_FROM: Duration = Duration::from_mins(10);
 
 pub(super) struct Relay {
     pub(super) lies: Lies,
@@ -20,29 +21,30 @@ pub(super) struct Relay {
     pub(super) pairs: HashMap<u64, u64>,
 }
 
+/// Returns whether a lie of this likelihood is told now.
+fn tells(queue: &Queue, random: &mut fastrand::Rng, percent: u8) -> bool {
+    queue.now < HONEST_FROM && random.u8(0..100) < percent
+}
+
 impl Relay {
     pub(super) fn new(lies: Lies) -> Self {
         Self { lies, seats: HashMap::new(), ghosts: Vec::new(), recorded: Vec::new(), pairs: HashMap::new() }
-    }
-
-    fn tells(&self, queue: &Queue, random: &mut fastrand::Rng, percent: u8) -> bool {
-        queue.now < HONEST_FROM && random.u8(0..100) < percent
     }
 
     /// A client sends a request.
     pub(super) fn send(&mut self, queue: &mut Queue, random: &mut fastrand::Rng, request: Request) {
         queue.after(request.wait + Duration::from_secs(5), Event::GiveUp(request.id));
         let mut latency = Duration::from_millis(random.u64(1..40));
-        if self.tells(queue, random, self.lies.delayed) {
+        if tells(queue, random, self.lies.delayed) {
             latency += Duration::from_millis(random.u64(0..20_000));
         }
-        if !self.tells(queue, random, self.lies.lost) {
+        if !tells(queue, random, self.lies.lost) {
             queue.after(latency, Event::Arrive(request));
         }
     }
 
     pub(super) fn arrive(&mut self, queue: &mut Queue, random: &mut fastrand::Rng, request: Request) {
-        if self.tells(queue, random, self.lies.false_status) {
+        if tells(queue, random, self.lies.false_status) {
             let code = *random.choice(&[200, 401, 408, 429, 500, 502, 503, 504]).unwrap();
             return queue.after(Duration::from_millis(5), Event::Answer(request.id, Some(code)));
         }
@@ -53,7 +55,7 @@ impl Relay {
             self.recorded.push(sealed.clone());
         }
         if !is_put
-            && self.tells(queue, random, self.lies.replayed)
+            && tells(queue, random, self.lies.replayed)
             && let Some(sealed) = random.choice(&self.recorded).cloned()
         {
             let (whole, damaged) = (true, false);
@@ -67,8 +69,8 @@ impl Relay {
             return queue.after(Duration::from_millis(5), Event::Answer(request.id, Some(429)));
         }
         match self.seats.remove(&(request.path.clone(), !is_put)) {
-            Some(other) if is_put => self.pair(queue, random, other, &request),
-            Some(other) => self.pair(queue, random, request, &other),
+            Some(other) if is_put => self.pair(queue, random, other.id, &request),
+            Some(other) => self.pair(queue, random, request.id, &other),
             None => {
                 queue.after(request.wait, Event::WaitOver(request.id));
                 self.seats.insert(seat, request);
@@ -76,18 +78,18 @@ impl Relay {
         }
     }
 
-    fn pair(&mut self, queue: &mut Queue, random: &mut fastrand::Rng, get: Request, put: &Request) {
+    fn pair(&mut self, queue: &mut Queue, random: &mut fastrand::Rng, get: u64, put: &Request) {
         let Some(mut sealed) = put.body.clone() else { return };
-        let damaged = self.tells(queue, random, self.lies.damaged);
-        if self.tells(queue, random, self.lies.replayed)
+        let damaged = tells(queue, random, self.lies.damaged);
+        if tells(queue, random, self.lies.replayed)
             && let Some(other) = random.choice(&self.recorded)
         {
             sealed = other.clone();
         }
-        let whole = !self.tells(queue, random, self.lies.cut);
-        self.pairs.insert(get.id, put.id);
+        let whole = !tells(queue, random, self.lies.cut);
+        self.pairs.insert(get, put.id);
         let latency = Duration::from_millis(random.u64(1..40));
-        queue.after(latency, Event::Body { get: get.id, put: put.id, sealed, whole, damaged });
+        queue.after(latency, Event::Body { get, put: put.id, sealed, whole, damaged });
     }
 
     pub(super) fn wait_over(&mut self, queue: &mut Queue, id: u64) {
@@ -103,7 +105,7 @@ impl Relay {
         let seat = self.seats.iter().find(|(_, request)| request.id == id).map(|(seat, _)| seat.clone());
         if let Some(seat) = seat {
             self.seats.remove(&seat);
-            if self.tells(queue, random, self.lies.ghost) {
+            if tells(queue, random, self.lies.ghost) {
                 self.ghosts.push(seat.clone());
                 queue.after(Duration::from_millis(random.u64(0..40_000)), Event::GhostGone(seat.0, seat.1));
             }

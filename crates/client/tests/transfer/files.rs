@@ -1,8 +1,9 @@
 //! Files, trees and pipes from disk to disk.
 
 use std::fs;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rendezvous_client::destination::{Destination, Existing, directory};
 use rendezvous_client::link::Link;
 use rendezvous_client::receive::ReceiveEnding;
@@ -72,6 +73,6 @@ async fn a_pipe_arrives_whole() {
     let data = bytes(20 * MIB);
     let source = pipe(std::io::Cursor::new(data.clone()), Some("piped"), 16 * MIB);
     let disk: Arc<Mutex<Disk>> = Arc::default();
-    transfer(source, |_| OnDisk::new(&disk)).await;
-    assert!(disk.lock().unwrap().bytes == data);
+    transfer(source, |_| OnDisk::boxed(&disk)).await;
+    assert!(disk.lock().bytes == data);
 }

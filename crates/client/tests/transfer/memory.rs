@@ -1,9 +1,10 @@
 //! A source and a destination in memory, and both sides of a transfer.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rendezvous_client::destination::{Complete, Destination, DestinationError, ReceiverId, Resumed, Stored};
 use rendezvous_client::digest::{Digest, Hasher};
 use rendezvous_client::link::{Id, Link};
@@ -12,6 +13,7 @@ use rendezvous_client::relay::Relay;
 use rendezvous_client::send::{SendEnding, SendEvent, SendOptions, send};
 use rendezvous_client::source::{Description, Kind, Source, SourceError};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Bytes that compress badly and tell where they are.
@@ -130,14 +132,14 @@ pub(crate) struct OnDisk {
 }
 
 impl OnDisk {
-    pub(crate) fn new(disk: &Arc<Mutex<Disk>>) -> Box<Self> {
+    pub(crate) fn boxed(disk: &Arc<Mutex<Disk>>) -> Box<dyn Destination> {
         Box::new(Self { disk: Arc::clone(disk), stored: Stored::Disk })
     }
 }
 
 impl Destination for OnDisk {
     fn resume(&mut self) -> Result<Option<Resumed>, DestinationError> {
-        let mut disk = self.disk.lock().unwrap();
+        let mut disk = self.disk.lock();
         let Some((transfer, receiver)) = &mut disk.state else { return Ok(None) };
         receiver.run += 1;
         let (transfer, receiver) = (transfer.clone(), receiver.clone());
@@ -159,7 +161,7 @@ impl Destination for OnDisk {
         receiver: &ReceiverId,
         description: &Description,
     ) -> Result<(), DestinationError> {
-        let mut disk = self.disk.lock().unwrap();
+        let mut disk = self.disk.lock();
         disk.begun += 1;
         disk.state = Some((transfer.clone(), receiver.clone()));
         disk.description = Some(description.clone());
@@ -167,27 +169,27 @@ impl Destination for OnDisk {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), DestinationError> {
-        self.disk.lock().unwrap().bytes.extend_from_slice(bytes);
+        self.disk.lock().bytes.extend_from_slice(bytes);
         Ok(())
     }
 
     fn restart(&mut self) -> Result<(), DestinationError> {
-        self.disk.lock().unwrap().bytes.clear();
+        self.disk.lock().bytes.clear();
         Ok(())
     }
 
     fn finish(&mut self, bytes: u64, sha256: &Digest) -> Result<Stored, DestinationError> {
-        self.disk.lock().unwrap().stored = Some(Complete { bytes, sha256: *sha256 });
+        self.disk.lock().stored = Some(Complete { bytes, sha256: *sha256 });
         Ok(self.stored)
     }
 
     fn confirmed(&mut self) -> Result<(), DestinationError> {
-        self.disk.lock().unwrap().is_confirmed = true;
+        self.disk.lock().is_confirmed = true;
         Ok(())
     }
 
     fn abandon(&mut self) {
-        self.disk.lock().unwrap().is_abandoned = true;
+        self.disk.lock().is_abandoned = true;
     }
 
     fn stored_at(&self) -> Option<&Path> {
@@ -199,7 +201,7 @@ impl Destination for OnDisk {
 pub(crate) struct Sending {
     pub(crate) events: mpsc::UnboundedReceiver<SendEvent>,
     pub(crate) stop: CancellationToken,
-    pub(crate) running: tokio::task::JoinHandle<SendEnding>,
+    running: JoinSet<SendEnding>,
 }
 
 impl Sending {
@@ -208,7 +210,7 @@ impl Sending {
         let stop = CancellationToken::new();
         let options = SendOptions { relay, give_up: Duration::from_secs(30) };
         let observe = move |event| drop(sender.send(event));
-        let running = tokio::spawn(send(Box::new(source), options, stop.clone(), observe));
+        let running = JoinSet::from_iter([send(Box::new(source), options, stop.clone(), observe)]);
         Self { events, stop, running }
     }
 
@@ -220,8 +222,8 @@ impl Sending {
         }
     }
 
-    pub(crate) async fn ending(self) -> SendEnding {
-        self.running.await.unwrap()
+    pub(crate) async fn ending(mut self) -> SendEnding {
+        self.running.join_next().await.unwrap().unwrap()
     }
 }
 
@@ -229,7 +231,7 @@ impl Sending {
 pub(crate) struct Receiving {
     pub(crate) events: mpsc::UnboundedReceiver<ReceiveEvent>,
     pub(crate) stop: CancellationToken,
-    pub(crate) running: tokio::task::JoinHandle<ReceiveEnding>,
+    running: JoinSet<ReceiveEnding>,
 }
 
 impl Receiving {
@@ -238,7 +240,7 @@ impl Receiving {
         let stop = CancellationToken::new();
         let options = ReceiveOptions { link, give_up: Duration::from_secs(30) };
         let observe = move |event| drop(sender.send(event));
-        let running = tokio::spawn(receive(destination, options, stop.clone(), observe));
+        let running = JoinSet::from_iter([receive(destination, options, stop.clone(), observe)]);
         Self { events, stop, running }
     }
 
@@ -253,7 +255,7 @@ impl Receiving {
         }
     }
 
-    pub(crate) async fn ending(self) -> ReceiveEnding {
-        self.running.await.unwrap()
+    pub(crate) async fn ending(mut self) -> ReceiveEnding {
+        self.running.join_next().await.unwrap().unwrap()
     }
 }

@@ -1,8 +1,9 @@
 //! What a person sees: stored, continued after a cut or a restart, or told why not.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rendezvous_client::destination::Stored;
 use rendezvous_client::receive::{ReceiveEnding, Refusal};
 use rendezvous_client::relay::{Relay, Token, Unusable};
@@ -23,13 +24,13 @@ fn data(length: usize) -> Arc<Vec<u8>> {
 }
 
 fn assert_stored(sent: &SendEnding, received: &ReceiveEnding, disk: &Arc<Mutex<Disk>>, data: &[u8]) {
-    let disk = disk.lock().unwrap();
+    let disk = disk.lock();
     assert!(disk.bytes == data, "{} bytes arrived, {} were sent", disk.bytes.len(), data.len());
     assert!(matches!(received, ReceiveEnding::Stored { confirmed: true, .. }), "{received:?}");
     assert!(disk.is_confirmed);
     match sent {
         SendEnding::Stored { bytes, sha256 } => {
-            assert_eq!((*bytes, *sha256), (data.len() as u64, digest_of(data)))
+            assert_eq!((*bytes, *sha256), (data.len() as u64, digest_of(data)));
         }
         other => panic!("{other:?}"),
     }
@@ -52,9 +53,9 @@ async fn files_and_pipes_of_all_sizes_are_stored_and_confirmed() {
         let mut sending = Sending::start(source, relay_at(server.address()));
         let link = sending.link().await;
         let disk = Arc::default();
-        let received = Receiving::start(link, OnDisk::new(&disk)).ending().await;
+        let received = Receiving::start(link, OnDisk::boxed(&disk)).ending().await;
         assert_stored(&sending.ending().await, &received, &disk, &data);
-        let description = disk.lock().unwrap().description.clone().unwrap();
+        let description = disk.lock().description.clone().unwrap();
         assert_eq!(
             (description.name.as_str(), description.mode, description.mtime),
             ("file", Some(0o640), Some(1))
@@ -83,13 +84,13 @@ async fn after_cut_connections_a_transfer_goes_on_where_it_was() {
     let mut sending = Sending::start(Memory::file(&data), relay_at(proxy.address));
     let link = sending.link().await;
     let disk: Arc<Mutex<Disk>> = Arc::default();
-    let mut receiving = Receiving::start(link, OnDisk::new(&disk));
+    let mut receiving = Receiving::start(link, OnDisk::boxed(&disk));
     for part in 1..4 {
         receiving.until(part * 5 * MIB as u64).await;
         proxy.cut();
     }
     assert_stored(&sending.ending().await, &receiving.ending().await, &disk, &data);
-    assert_eq!(disk.lock().unwrap().begun, 1, "it never began again");
+    assert_eq!(disk.lock().begun, 1, "it never began again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,13 +101,13 @@ async fn a_restarted_relay_does_not_end_a_transfer() {
     let mut sending = Sending::start(Memory::pipe(&data), relay_at(proxy.address));
     let link = sending.link().await;
     let disk: Arc<Mutex<Disk>> = Arc::default();
-    let mut receiving = Receiving::start(link, OnDisk::new(&disk));
+    let mut receiving = Receiving::start(link, OnDisk::boxed(&disk));
     receiving.until(4 * MIB as u64).await;
     let restarted = TestServer::start().await;
     proxy.turn_to(restarted.address());
     drop(server);
     assert_stored(&sending.ending().await, &receiving.ending().await, &disk, &data);
-    assert_eq!(disk.lock().unwrap().begun, 1, "it never began again");
+    assert_eq!(disk.lock().begun, 1, "it never began again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -116,14 +117,14 @@ async fn a_restarted_receiver_goes_on_with_what_it_has() {
     let mut sending = Sending::start(Memory::file(&data), relay_at(server.address()));
     let link = sending.link().await;
     let disk: Arc<Mutex<Disk>> = Arc::default();
-    let mut receiving = Receiving::start(link.clone(), OnDisk::new(&disk));
+    let mut receiving = Receiving::start(link.clone(), OnDisk::boxed(&disk));
     receiving.until(4 * MIB as u64).await;
     receiving.stop.cancel();
     assert!(matches!(receiving.ending().await, ReceiveEnding::Interrupted));
-    assert!(!disk.lock().unwrap().is_abandoned);
-    let received = Receiving::start(link, OnDisk::new(&disk)).ending().await;
+    assert!(!disk.lock().is_abandoned);
+    let received = Receiving::start(link, OnDisk::boxed(&disk)).ending().await;
     assert_stored(&sending.ending().await, &received, &disk, &data);
-    assert_eq!(disk.lock().unwrap().begun, 1, "it never began again");
+    assert_eq!(disk.lock().begun, 1, "it never began again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -133,7 +134,7 @@ async fn an_interrupted_sender_tells_the_receiver() {
     let mut sending = Sending::start(Memory::file(&data), relay_at(server.address()));
     let link = sending.link().await;
     let disk: Arc<Mutex<Disk>> = Arc::default();
-    let mut receiving = Receiving::start(link, OnDisk::new(&disk));
+    let mut receiving = Receiving::start(link, OnDisk::boxed(&disk));
     receiving.until(MIB as u64).await;
     sending.stop.cancel();
     let received = receiving.ending().await;
@@ -150,9 +151,9 @@ async fn a_source_that_changed_ends_the_transfer_on_both_sides() {
     let mut sending = Sending::start(source, relay_at(server.address()));
     let link = sending.link().await;
     let disk: Arc<Mutex<Disk>> = Arc::default();
-    let received = Receiving::start(link, OnDisk::new(&disk)).ending().await;
+    let received = Receiving::start(link, OnDisk::boxed(&disk)).ending().await;
     assert!(matches!(received, ReceiveEnding::Refused { reason: Refusal::Changed, .. }), "{received:?}");
-    assert!(disk.lock().unwrap().is_abandoned);
+    assert!(disk.lock().is_abandoned);
     assert!(matches!(sending.ending().await, SendEnding::Source(_)));
 }
 
@@ -183,6 +184,6 @@ async fn a_relay_that_cannot_be_used_ends_a_sender_before_any_link() {
     let mut sending = Sending::start(Memory::file(&data), with(token));
     let link = sending.link().await;
     let disk: Arc<Mutex<Disk>> = Arc::default();
-    let received = Receiving::start(link, OnDisk::new(&disk)).ending().await;
+    let received = Receiving::start(link, OnDisk::boxed(&disk)).ending().await;
     assert_stored(&sending.ending().await, &received, &disk, &data);
 }

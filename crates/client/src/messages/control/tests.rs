@@ -55,7 +55,7 @@ fn messages_are_read_back_as_they_were_written() {
     };
     let error = Some((Refused::ForGood(Refusal::Gone), "too far back".into()));
     let refusal = SegmentHead { description: None, end: None, error, ..segment.clone() };
-    for head in [Head::Segment(segment), Head::Segment(refusal), Head::Bye] {
+    for head in [Head::Segment(Box::new(segment)), Head::Segment(Box::new(refusal)), Head::Bye] {
         assert_eq!(Head::parse(&head.to_json()), Ok(head));
     }
 }
@@ -87,7 +87,7 @@ fn unknown_fields_are_ignored_and_all_else_is_strict() {
         assert!(Control::parse(bad.as_bytes()).is_err(), "{bad}");
     }
     assert_eq!(Control::parse(b"[]"), Err(InvalidMessage::Json));
-    assert_eq!(Control::parse(&[b'['; 32 * 1024]), Err(InvalidMessage::Json), "deep nesting");
+    assert_eq!(Control::parse(&vec![b'['; 32 * 1024]), Err(InvalidMessage::Json), "deep nesting");
 }
 
 #[test]
