@@ -128,7 +128,7 @@ fn encrypted(
         receive(destination, options, stop, |event| match event {
             ReceiveEvent::Resumed { offset } => view.show(&Event::Resumed { offset }),
             ReceiveEvent::Description(description) => {
-                view.show(&Event::Description { description: &description, files: None })
+                view.show(&Event::Description { description: &description, files: None });
             }
             ReceiveEvent::Received { bytes } => view.show(&Event::Moved { bytes }),
             ReceiveEvent::Busy => view.show(&Event::Busy),
@@ -144,7 +144,7 @@ fn plain(url: Url, destination: Box<dyn Destination>, view: &mut View) -> Result
     let ended = transfer::run(|stop| {
         download(url, None, destination, stop, |event| match event {
             DownloadEvent::Description(description) => {
-                view.show(&Event::Description { description: &description, files: None })
+                view.show(&Event::Description { description: &description, files: None });
             }
             DownloadEvent::Received { bytes } => view.show(&Event::Moved { bytes }),
         })
