@@ -39,6 +39,7 @@ complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l tls-cert
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l tls-key -d 'Private key of the certificate, in PEM' -r -F
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l plain-port -d 'Additional port of --host, without TLS' -r
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l admin-listen -d 'Listener for operators, without TLS' -r
+complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l public-url -d 'URL at which clients reach this very server' -r
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l create-token-file -d 'File with the token that POST /stream requires, and the first side of a path' -r
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l admin-token-file -d 'File with the token that GET /stream, GET /events and GET /metrics require' -r
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l trusted-proxy -d 'Network of proxies that may name the client; may be repeated' -r
