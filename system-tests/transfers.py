@@ -69,6 +69,8 @@ TRANSFERS, LANES = 200, 8
 FAULT_SIZE = 24 * MIB
 FAULT_RATE = "2m"  # of the relay: a transfer lasts long enough for a fault
 STOPPED, BRIEFLY = 60.0, 5.0
+# A segment that waits for its receiver lapses after so many seconds, and so many bytes of it may have left the host.
+LAPSE, LAPSED = 8.0, 2 * MIB
 KILLS = 100
 LIMIT = 600.0  # seconds for any transfer
 
@@ -378,7 +380,9 @@ def one_fault(program: str, lane: Lane, number: int, size: int) -> float:
             at = lane.chance.uniform(0, 1) * size
             while receiver.position() < at and sending.poll() is None:
                 time.sleep(0.05)
+            begun = time.monotonic()
             fault(lane, sender, receiver)
+            lapses = (time.monotonic() - begun) / LAPSE
             got, sent = receiver.end(), sender.end()
         finally:
             receiving.kill()
@@ -396,7 +400,8 @@ def one_fault(program: str, lane: Lane, number: int, size: int) -> float:
     lost = sum(after - before - (to - since) for (since, before), (to, after) in pairwise(asked))
     surplus = bytes_sent(lane.sending) - before - size
     # The framing of TCP and age, control messages and retries take some percent.
-    check(surplus <= 2 * lost + size * 0.06 + MIB, f"{fault.__name__}: {surplus / MIB:.1f} MiB too many, lost {lost / MIB:.1f}")
+    allowed = 2 * lost + lapses * LAPSED + size * 0.06 + MIB
+    check(surplus <= allowed, f"{fault.__name__}: {surplus / MIB:.1f} MiB too many, lost {lost / MIB:.1f}")
     for used in (path, target):
         shutil.rmtree(used) if used.is_dir() else used.unlink()
     return lost / MIB
