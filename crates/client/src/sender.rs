@@ -118,7 +118,7 @@ pub(crate) struct Sender {
     complete: Option<Complete>,
     /// Whether all was delivered once, the end included.
     all_sent: bool,
-    /// When a receiver asked for the first time, or asked for or was sent more than ever before. Only that counts: a relay that repeats or
+    /// When a receiver asked for the first time, or asked for or was sent more than before since it began. Only that counts: a relay that repeats or
     /// forges answers must not keep a sender forever.
     progress_at: Duration,
     asked_to: u64,

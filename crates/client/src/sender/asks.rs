@@ -116,6 +116,10 @@ impl Sender {
         if self.attempt.is_some() {
             self.actions.push_back(Action::Close { segment: 0 });
         }
+        // A receiver whose disk lost what it held begins again, and what it gets then is progress.
+        if offset == 0 && ask.transfer.as_ref() == Some(&self.transfer) {
+            (self.asked_to, self.delivered_to) = (0, 0);
+        }
         if offset > self.asked_to || self.attempt.is_none() && self.asked_to == 0 {
             self.progress_at = self.now;
         }

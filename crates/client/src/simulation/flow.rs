@@ -23,6 +23,8 @@ pub(super) struct Reading {
     pub(super) offset: u64,
     pub(super) data: u64,
     pub(super) sealed: u64,
+    /// Whether it was made for the place where it is read.
+    pub(super) is_in_place: bool,
     /// How much of it comes out.
     pub(super) authentic: u64,
     pub(super) done: u64,
@@ -111,9 +113,10 @@ impl World {
         };
         let opens = whole && !damaged;
         match (use_, sealed) {
-            (Use::Get(segment), Sealed::Segment { recipient, head: Head::Segment(head), data, sealed })
-                if recipient == self.receiver(host).recipient =>
-            {
+            (
+                Use::Get { attempt, segment },
+                Sealed::Segment { recipient, head: Head::Segment(head), data, sealed },
+            ) if recipient == self.receiver(host).recipient => {
                 let authentic = if opens {
                     data
                 } else if data == 0 {
@@ -122,13 +125,16 @@ impl World {
                     (self.random.u64(0..=data) / CHUNK * CHUNK).min(data - 1)
                 };
                 let offset = head.offset;
-                let reading = Reading { get, put, segment, offset, data, sealed, authentic, done: 0 };
+                let is_in_place = head.attempt == attempt && head.segment == segment;
+                let reading =
+                    Reading { get, put, segment, offset, data, sealed, is_in_place, authentic, done: 0 };
                 let receiver = self.receiver(host);
+                receiver.misplaced += u32::from(!is_in_place);
                 receiver.heads.insert(get, *head);
                 receiver.pending.insert(segment, reading);
                 self.open_next(host);
             }
-            (Use::Get(segment), _) => self.unreadable(host, get, put, segment),
+            (Use::Get { segment, .. }, _) => self.unreadable(host, get, put, segment),
             (Use::GetBye, Sealed::Segment { recipient, head: Head::Bye, .. }) if opens => {
                 let opened = recipient == self.receiver(host).recipient;
                 self.finish_get(get, put, code);

@@ -9,8 +9,11 @@ use super::{Event, Lies, Path, Request, Sealed};
 /// The lies stop then, so that it is seen whether the clients recover.
 pub(super) const HONEST_FROM: Duration = Duration::from_mins(10);
 
+/// What was delayed, a ghost, or a receiver that was down shows for so long after it.
+pub(super) const AFTERMATH: Duration = Duration::from_secs(40);
+
 pub(super) struct Relay {
-    pub(super) lies: Lies,
+    lies: Lies,
     /// The waiting requests: the path, and whether it is a PUT.
     seats: HashMap<(Path, bool), Request>,
     /// Seats of clients that have vanished.
@@ -19,16 +22,25 @@ pub(super) struct Relay {
     recorded: Vec<Sealed>,
     /// The paired requests: GET to PUT.
     pub(super) pairs: HashMap<u64, u64>,
+    /// Whether it ever told somebody falsely that a credential is missing.
+    pub(super) false_401: bool,
 }
 
 /// Returns whether a lie of this likelihood is told now.
-fn tells(queue: &Queue, random: &mut fastrand::Rng, percent: u8) -> bool {
+pub(super) fn tells(queue: &Queue, random: &mut fastrand::Rng, percent: u8) -> bool {
     queue.now < HONEST_FROM && random.u8(0..100) < percent
 }
 
 impl Relay {
     pub(super) fn new(lies: Lies) -> Self {
-        Self { lies, seats: HashMap::new(), ghosts: Vec::new(), recorded: Vec::new(), pairs: HashMap::new() }
+        Self {
+            lies,
+            seats: HashMap::new(),
+            ghosts: Vec::new(),
+            recorded: Vec::new(),
+            pairs: HashMap::new(),
+            false_401: false,
+        }
     }
 
     /// A client sends a request.
@@ -46,6 +58,7 @@ impl Relay {
     pub(super) fn arrive(&mut self, queue: &mut Queue, random: &mut fastrand::Rng, request: Request) {
         if tells(queue, random, self.lies.false_status) {
             let code = *random.choice(&[200, 401, 408, 429, 500, 502, 503, 504]).unwrap();
+            self.false_401 |= code == 401;
             return queue.after(Duration::from_millis(5), Event::Answer(request.id, Some(code)));
         }
         let is_put = request.body.is_some();
@@ -107,7 +120,10 @@ impl Relay {
             self.seats.remove(&seat);
             if tells(queue, random, self.lies.ghost) {
                 self.ghosts.push(seat.clone());
-                queue.after(Duration::from_millis(random.u64(0..40_000)), Event::GhostGone(seat.0, seat.1));
+                queue.after(
+                    Duration::from_millis(random.u64(0..u64::try_from(AFTERMATH.as_millis()).unwrap())),
+                    Event::GhostGone(seat.0, seat.1),
+                );
             }
         }
     }

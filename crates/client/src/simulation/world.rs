@@ -7,10 +7,9 @@ use super::queue::Queue;
 use super::receiver_host::ReceiverHost;
 use super::relay::Relay;
 use super::sender_host::SenderHost;
-use super::{Event, Lies, Path, Request, Sealed};
+use super::{Event, Path, Request, Sealed, Setup};
 use crate::link::Id;
 use crate::reply::{GRACE, Reply};
-use crate::sender::Sender;
 use crate::{receiver, sender};
 
 /// Both sides give up after this time without progress.
@@ -23,13 +22,15 @@ pub(super) enum Use {
     Probe,
     Put { attempt: Id, segment: u64, offset: u64, limit: u64, recipient: String },
     Refuse,
+    Nudge,
     ByePut,
     Tell,
-    Get(u64),
+    Get { attempt: Id, segment: u64 },
     GetBye,
 }
 
 pub(super) struct World {
+    pub(super) setup: Setup,
     pub(super) queue: Queue,
     pub(super) random: fastrand::Rng,
     pub(super) relay: Relay,
@@ -45,36 +46,23 @@ pub(super) struct World {
 pub(super) const SENDER: usize = 0;
 
 impl World {
-    pub(super) fn new(seed: u64, lies: Lies, receivers: usize) -> Self {
+    pub(super) fn new(seed: u64, setup: Setup) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        let size = match random.u8(0..10) {
-            0 => 0,
-            1..=6 => random.u64(0..5_000_000),
-            _ => random.u64(0..300_000_000),
-        };
-        let is_pipe = random.bool();
-        let transfer = Id::random();
-        let largest = if is_pipe { 8 << 20 } else { u64::MAX };
-        let sender = SenderHost {
-            machine: Sender::new(transfer.clone(), largest, GIVE_UP, seed),
-            transfer,
-            size,
-            is_pipe,
-            replay: 64 << 20,
-            ending: None,
-            sent: 0,
-            tick_at: None,
-        };
+        let sender = SenderHost::new(seed, &setup, &mut random);
         let mut queue = Queue::new();
-        let receivers = (0..receivers).map(|host| {
-            queue.at(Duration::from_millis(random.u64(0..20_000)), Event::Start(host + 1));
+        let receivers = (1..=setup.receivers).map(|host| {
+            queue.at(Duration::from_millis(random.u64(0..20_000)), Event::Start(host));
             ReceiverHost::new(seed + host as u64)
         });
         let receivers = receivers.collect();
+        if let Some(host) = setup.stops {
+            let longest = if random.bool() { 30_000 } else { 300_000 };
+            queue.at(Duration::from_millis(random.u64(0..longest)), Event::Stop(host));
+        }
         let rate = 1 << random.u32(16..27);
-        let relay = Relay::new(lies);
+        let relay = Relay::new(setup.lies);
         let requests = HashMap::new();
-        Self { queue, random, relay, sender, receivers, requests, next_request: 1, rate, events: 0 }
+        Self { setup, queue, random, relay, sender, receivers, requests, next_request: 1, rate, events: 0 }
     }
 
     /// Runs until all have ended, or this virtual time is over.
@@ -107,18 +95,44 @@ impl World {
             Event::Body { get, put, sealed, whole, damaged } => self.body(get, put, sealed, whole, damaged),
             Event::Part { host, get, left } => self.part(host, get, left),
             Event::GhostGone(path, is_put) => self.relay.ghost_gone(&path, is_put),
-            Event::Made { put } => self.made(put),
-            Event::Tick(SENDER) => {
+            Event::Made { put, since } => self.made(put, since),
+            Event::Tick { host, at } => self.tick(host, at),
+            Event::Stop(host) => self.stop(host),
+            Event::Start(host) => self.start(host),
+        }
+    }
+
+    /// A host looks at its clock, unless it has thought of an earlier time since.
+    fn tick(&mut self, host: usize, at: Duration) {
+        if host == SENDER {
+            if self.sender.tick_at == Some(at) {
                 self.sender.tick_at = None;
                 self.tell_sender(sender::Input::Tick);
             }
-            Event::Tick(host) => {
-                self.receiver(host).tick_at = None;
-                if self.receiver(host).is_up {
-                    self.tell_receiver(host, receiver::Input::Tick);
-                }
+        } else if self.receiver(host).tick_at == Some(at) {
+            self.receiver(host).tick_at = None;
+            if self.receiver(host).is_up {
+                self.tell_receiver(host, receiver::Input::Tick);
             }
-            Event::Start(host) => self.start(host),
+        }
+    }
+
+    /// A person stops a host, and runs a receiver again if that is of use.
+    fn stop(&mut self, host: usize) {
+        if host == SENDER {
+            if self.sender.ending.is_none() {
+                self.sender.stopped_at = Some(self.queue.now);
+                self.sender.held_at_stop = self.receivers.iter().map(|receiver| receiver.held).max();
+                self.tell_sender(sender::Input::Stop);
+            }
+        } else if self.receiver(host).ending.is_none() {
+            self.receiver(host).stopped_at = Some(self.queue.now);
+            if self.receiver(host).is_up {
+                self.tell_receiver(host, receiver::Input::Stop);
+            }
+            if !self.setup.passes_on && self.receiver(host).ending.take().is_some() {
+                self.crash(host);
+            }
         }
     }
 
@@ -174,10 +188,11 @@ impl World {
             Use::Put { attempt, segment, .. } => {
                 self.tell_sender(sender::Input::Put { attempt, segment, reply });
             }
+            Use::Nudge => {}
             Use::Refuse => self.tell_sender(sender::Input::RefusalPut(reply)),
             Use::ByePut => self.tell_sender(sender::Input::ByePut(reply)),
             Use::Tell => self.tell_receiver(host, receiver::Input::Told(reply)),
-            Use::Get(segment) => self.tell_receiver(host, receiver::Input::Got { segment, reply }),
+            Use::Get { segment, .. } => self.tell_receiver(host, receiver::Input::Got { segment, reply }),
             Use::GetBye => self.tell_receiver(host, receiver::Input::ByeGot { opened: false, reply }),
         }
     }
