@@ -2,7 +2,7 @@
 //!
 //! Standard output carries what other programs want: the link, the path of what was received, or JSON. Everything else goes to standard error.
 //!
-//! *Invariant.* Text of the other side is shown only by [`harmless`](super::text::harmless).
+//! *Invariant.* Text of the other side is shown only by [`harmless`].
 //!
 //! *Bounds.* Progress makes at most four JSON lines a second, and one line of text every ten seconds.
 
