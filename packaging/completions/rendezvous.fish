@@ -78,7 +78,7 @@ json\t''"
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l no-paths -d 'Serve no named paths: /p/... then gets 404'
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l open-list -d 'Show the list of streams and the metrics to everybody'
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c rendezvous -n "__fish_rendezvous_using_subcommand send" -l to -d 'URL of the relay, such as https://relay.example' -r
+complete -c rendezvous -n "__fish_rendezvous_using_subcommand send" -l to -d 'URL of the relay, such as `https://relay.example`' -r
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand send" -l token-file -d 'File with the create token of the relay, if it needs one' -r -F
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand send" -l name -d 'Name that the receiver gets [default: that of the first path, or stdin]' -r
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand send" -l give-up -d 'How long to go on without any progress' -r

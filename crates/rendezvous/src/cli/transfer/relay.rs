@@ -23,7 +23,7 @@ const MAX_BYTES: u64 = 64 * 1024;
 /// The flags that say which relay is used.
 #[derive(Debug, Args)]
 pub(crate) struct RelayFlags {
-    /// URL of the relay, such as https://relay.example
+    /// URL of the relay, such as `https://relay.example`
     ///
     /// Without this flag and its variable, `to = "URL"` in ~/.config/rendezvous/config.toml counts. No
     /// relay is built in.
