@@ -121,6 +121,12 @@ impl<B: Send + 'static> Rendezvous<B> {
         })
     }
 
+    /// Returns the tag with which the ids of new streams begin.
+    #[must_use]
+    pub fn tag(&self) -> Tag {
+        self.tag
+    }
+
     /// Creates a stream that waits for both sides.
     ///
     /// `permit` is called with the table locked, and only if there is room for the stream, so that a refusal does not count

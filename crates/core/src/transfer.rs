@@ -34,6 +34,9 @@ pub use halves::{DestinationHalf, SourceHalf};
 pub use relay::{Piece, Relay};
 pub use source::{Departure, Offer, PresenceCheck, SourceBody};
 
+/// Longer than any transfer.
+const NO_IDLE_LIMIT: Duration = Duration::from_hours(10 * 365 * 24);
+
 /// The limits of a transfer.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -149,6 +152,15 @@ impl Transfer {
             body_bytes,
         });
         (SourceHalf::new(Arc::clone(&transfer)), DestinationHalf::new(transfer))
+    }
+
+    /// Starts the part of a transfer that passes through this node, while another one has the stream, judges the transfer and limits it. Bytes
+    /// passed on are added to `body_bytes` too.
+    #[must_use]
+    pub fn pass_through(body_bytes: Arc<AtomicU64>) -> (SourceHalf, DestinationHalf) {
+        let limits = Limits { idle: NO_IDLE_LIMIT, stream: StreamLimits::default() };
+        let observer = Observer { on_release: None, on_end: Box::new(|_| {}) };
+        Self::start(Arc::default(), limits, body_bytes, observer)
     }
 
     /// Returns the header sets of the stream.

@@ -243,6 +243,13 @@ impl Socket {
         }
     }
 
+    /// Ends both directions at once, as if the peer had closed: whoever reads, writes or watches the connection notices. What was received
+    /// can still be read.
+    pub fn disconnect(&self) {
+        // Fails only on a connection that is broken already.
+        let _ = net::shutdown(self.tcp.stream(), net::Shutdown::Both);
+    }
+
     /// Waits until the peer has closed its sending side or reset the connection, also while data is unread.
     pub fn departed(&self) -> impl Future<Output = Departure> + Send {
         system::departed(self.tcp.stream())

@@ -62,6 +62,28 @@ pub(super) async fn serve_tls(
     serve_http(Connection::new(socket, peer, listener), shared, refusal.map(Box::new)).await;
 }
 
+/// Serves the connection of another node, once both have proved themselves.
+pub(super) async fn serve_node(accepted: Accepted, shared: Arc<Shared>) {
+    let Accepted { mut stream, peer, listener } = accepted;
+    let Some(cluster) = &shared.app.cluster else { return };
+    let proving = Box::pin(timeout(shared.app.request_timeout, cluster.membership.accept(&mut stream)));
+    let node = match proving.await {
+        Ok(Ok(tag)) => cluster.peers.accepted(tag),
+        Ok(Err(error)) => {
+            return debug!(%error, client = %peer.address, "a connection to --cluster-listen is not of a node");
+        }
+        Err(_) => {
+            return debug!(client = %peer.address, "a connection to --cluster-listen has not proved itself in time");
+        }
+    };
+    let socket = Socket::new(stream, shared.app.peer_timeout);
+    let mut connection = Connection::new(socket, peer, listener);
+    connection.register(&node);
+    node.note_heard();
+    drop(node);
+    http1::serve(&connection, &shared, None).await;
+}
+
 /// Whether the client's first byte is that of a TLS handshake record (RFC 8446, section 5.1).
 async fn speaks_tls(stream: &TcpStream) -> io::Result<bool> {
     const HANDSHAKE: u8 = 22;

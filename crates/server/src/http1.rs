@@ -20,6 +20,7 @@
 //! [`Exchange::carry_out`] boxes everything else, so that a waiting side does not reserve space for it.
 
 mod download;
+mod passing;
 mod responder;
 mod response;
 
@@ -64,6 +65,8 @@ enum ConnectionOutcome {
     Closed,
     /// It is dropped: the response was aborted, or could not be written.
     Dropped,
+    /// The same request is routed again: another node may have its stream.
+    RoutedAgain,
 }
 
 impl ConnectionOutcome {
@@ -81,8 +84,14 @@ pub(super) async fn serve(
 ) -> ServeOutcome {
     let mut is_first = true;
     loop {
+        // Only in a cluster is a head needed again.
+        let mut kept = None;
         let exchange = match next_request(connection, shared, is_first, refusal).await {
-            NextRequest::Head(head) => Exchange::begin(connection, shared, &head),
+            NextRequest::Head(head) => {
+                let exchange = Exchange::begin(connection, shared, &head, 0);
+                kept = shared.app.cluster.is_some().then(|| Box::new(head));
+                exchange
+            }
             NextRequest::Refused(refusal) => Exchange::refused(connection, shared, refusal),
             NextRequest::Http2 => return ServeOutcome::Http2,
             NextRequest::Closed => {
@@ -91,13 +100,28 @@ pub(super) async fn serve(
             }
         };
         is_first = false;
-        match exchange.carry_out().await {
+        let mut outcome = exchange.carry_out().await;
+        if let (ConnectionOutcome::RoutedAgain, Some(head)) = (&outcome, kept) {
+            outcome = Box::pin(route_again(connection, shared, &head)).await;
+        }
+        match outcome {
             ConnectionOutcome::Kept => {}
             ConnectionOutcome::Closed => {
                 Box::pin(close(connection)).await;
                 return ServeOutcome::Closed;
             }
-            ConnectionOutcome::Dropped => return ServeOutcome::Closed,
+            ConnectionOutcome::Dropped | ConnectionOutcome::RoutedAgain => return ServeOutcome::Closed,
+        }
+    }
+}
+
+/// Carries out the request with this head again, until a node has its stream, or refuses it. [`route`] limits the tries.
+async fn route_again(connection: &Connection, shared: &Shared, head: &[u8]) -> ConnectionOutcome {
+    let mut tries = 1;
+    loop {
+        match Exchange::begin(connection, shared, head, tries).carry_out().await {
+            ConnectionOutcome::RoutedAgain => tries += 1,
+            outcome => return outcome,
         }
     }
 }
@@ -216,13 +240,14 @@ struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    fn begin(connection: &'a Connection, shared: &'a Shared, head: &[u8]) -> Self {
+    /// `tries` is how often it was routed before.
+    fn begin(connection: &'a Connection, shared: &'a Shared, head: &[u8], tries: usize) -> Self {
         connection.open.set_protocol(Protocol::Http1);
         let wire = &connection.wire;
         let parsed = head::parse(head, |head| {
             wire.input().lock().begin_body(head.framing, head.version == Version::HTTP_11);
             let body = || RequestBody::Socket(SocketBody::new(Arc::clone(wire), head.expects_continue));
-            let (context, action) = route(&shared.app, connection.info, head, body, wire);
+            let (context, action) = route(&shared.app, connection.info, head, body, wire, tries);
             Self { connection, shared, request: Request::of(head), context, action }
         });
         parsed.unwrap_or_else(|error| Self::refused(connection, shared, error))
@@ -248,6 +273,7 @@ impl<'a> Exchange<'a> {
                     paired = seat.paired() => paired,
                     () = connection.wire.source_left() => return ConnectionOutcome::Closed,
                 };
+                connection.set_paired(paired.is_ok());
                 Box::pin(responder.respond_to_source(context, paired)).await
             }
             Action::Destination(mut seat) => {
@@ -256,10 +282,19 @@ impl<'a> Exchange<'a> {
                     paired = seat.paired() => paired,
                     () = connection.wire.destination_left() => return ConnectionOutcome::Closed,
                 };
+                connection.set_paired(paired.is_ok());
                 Box::pin(responder.respond_to_destination(context, paired)).await
             }
             Action::Respond(response) => Box::pin(responder.respond(context, *response)).await,
             Action::Generate(response) => Box::pin(responder.generate(context, response)).await,
+            Action::Reconsider(known) => {
+                Box::pin(known).await;
+                let mut context = context;
+                context.record.cancel();
+                ConnectionOutcome::RoutedAgain
+            }
+            Action::PassSource(passed) => Box::pin(responder.pass_source(context, *passed)).await,
+            Action::PassDestination(reply) => Box::pin(responder.pass_destination(context, reply)).await,
             Action::Wait(response) => Box::pin(responder.respond_later(context, response)).await,
             Action::ReadJson(route) => Box::pin(responder.respond_to_json(context, route)).await,
         }

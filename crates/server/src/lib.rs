@@ -39,12 +39,15 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod body_writer;
 mod certificate;
+mod cluster;
 pub mod config;
 mod connection;
 mod descriptors;
 mod exposure;
 mod handshake;
+mod hop;
 mod http1;
 mod http2;
 mod listener;
@@ -59,6 +62,7 @@ mod tls;
 mod wire;
 
 pub use certificate::CertificateSummary;
+pub use cluster::joined::{ClusterConfig, ClusterError};
 pub use listener::{BindError, Inherited, ListenerKind};
 pub use server::{SHUTDOWN_GRACE, Server};
 pub use tls::TlsError;
@@ -67,6 +71,9 @@ pub use tls::TlsError;
 #[doc(hidden)]
 pub mod internal {
     use rendezvous_codec::head::Head;
+
+    pub use crate::cluster::membership::{Found, Lookup, Membership, Node, Owner};
+    pub use crate::server::Join;
 
     pub use crate::api::json_body::{BodyError, StreamSettings, report, stream_settings};
     pub use crate::api::message::head;

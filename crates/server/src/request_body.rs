@@ -176,7 +176,8 @@ impl SocketBody {
         self.end_if_done();
     }
 
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+    /// Polls for the next data of the body. `None` is its proper end.
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         loop {
             let data = match &mut self.progress {
                 Progress::Untouched => {

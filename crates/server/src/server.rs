@@ -15,19 +15,18 @@
 //!
 //! *Bounds.* [`DescriptorShares`] limits the connections of each audience, the refusals in progress and the pipes.
 
+mod bind;
+
 use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rendezvous_core::budget::Budget;
-use rendezvous_core::clients::{self, Clients};
-use rendezvous_core::rendezvous::{Census, Limits};
-use rendezvous_core::transfer;
-use rendezvous_net::splice::Pipes;
-use rendezvous_protocol::Size;
+use rendezvous_core::rendezvous::Census;
+use rendezvous_protocol::Tag;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -36,24 +35,21 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::api::App;
-use crate::api::access::Access;
 use crate::api::connection::Audience;
-use crate::api::cors::Cors;
 use crate::api::errors;
-use crate::api::hosts::Hosts;
 use crate::api::refusal::Refusal;
 use crate::certificate::CertificateSummary;
-use crate::config::{Config, DataPath};
+use crate::cluster::Cluster;
+use crate::config::Config;
 use crate::connection::{ConnectionPermit, Peer, Shared};
 use crate::descriptors::DescriptorShares;
-use crate::exposure::{BoundListener, Exposure};
 use crate::handshake::{self, Accepted};
-use crate::listener::{BindError, Inherited, Listener, ListenerKind};
-use crate::log::Log;
-use crate::metrics::Metrics;
+use crate::listener::{Listener, ListenerKind};
 use crate::operators::OperatorConnections;
 use crate::request_body::Rendezvous;
 use crate::tls::Certificate;
+
+pub use bind::Join;
 
 /// Pause after a failed accept, in which a connection may end and free a descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -76,113 +72,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the listeners; nothing is served before [`Server::run`]. An `inherited` socket replaces the address of the same kind in
-    /// `config`.
-    ///
-    /// # Errors
-    /// An address cannot be listened on, or the certificate cannot be used: see [`BindError`].
-    pub async fn bind(config: Config, inherited: Vec<Inherited>) -> Result<Self, BindError> {
-        let certificate = match config.tls.clone() {
-            Some(files) => Some(Certificate::load(files).await?),
-            None => None,
-        };
-        let mut listeners = listen(&config, inherited).await?;
-        if let Some(certificate) = &certificate {
-            let main = listeners.iter_mut().filter(|listener| listener.kind == ListenerKind::Main);
-            main.for_each(|listener| listener.tls = Some(certificate.acceptor()));
-        }
-        let limits = Limits {
-            ttl: config.ttl.get(),
-            transfer: transfer::Limits { idle: config.idle_timeout.get(), stream: config.streams },
-            max_streams: config.max_streams,
-        };
-        let access = Access {
-            create_token: config.create_token.clone(),
-            admin_token: config.admin_token.clone(),
-            open_list: config.open_list,
-            has_admin_listener: listeners.iter().any(|listener| listener.kind == ListenerKind::Admin),
-            has_proxies: !config.trusted_proxies.is_empty(),
-        };
-        let descriptors =
-            DescriptorShares::new(config.descriptors, config.max_connections, access.has_admin_listener);
-        if descriptors.connections < config.max_connections {
-            warn!(
-                descriptors = config.descriptors,
-                "the limit on connections is {} instead of {}, because the process may not open more descriptors: raise ulimit -n, or lower --max-connections",
-                descriptors.connections,
-                config.max_connections
-            );
-        }
-        let metrics = Arc::new(Metrics::default());
-        let app = App {
-            rendezvous: Rendezvous::new(limits, vec![Arc::clone(&metrics) as _, Arc::new(Log)]),
-            metrics,
-            pipes: (config.data_path == DataPath::Splice).then(|| Arc::new(Pipes::new(descriptors.pipes))),
-            request_timeout: config.head_timeout.get(),
-            has_paths: !config.no_paths,
-            max_ttl: config.max_ttl.max(config.ttl),
-            max_head_bytes: config.max_head_bytes.get(),
-            keep_alive: config.keep_alive.get(),
-            peer_timeout: config.peer_timeout.get(),
-            access,
-            cors: Cors::new(config.cors_origins.clone()),
-            hosts: Hosts::new(&config.host, &config.allowed_hosts, config.public_url.as_ref()),
-            public_url: config.public_url.clone(),
-            clients: Clients::new(config.clients),
-            metadata_memory: Budget::new(config.max_metadata_bytes.get()),
-            response_memory: Budget::new(config.max_metadata_bytes.get()),
-            upload_memory: Budget::new(config.max_http2_body_bytes.get()),
-            max_streams_per_connection: config.max_streams_per_connection.get(),
-            trusted_proxies: config.trusted_proxies.clone(),
-        };
-        let refusal_permits = Arc::new(Semaphore::new(descriptors.refused));
-        let shared = Arc::new(Shared { app, draining: CancellationToken::new() });
-        let reload = Arc::default();
-        let server = Self { listeners, config, shared, certificate, reload, descriptors, refusal_permits };
-        server.log_settings();
-        Ok(server)
-    }
-
     fn app(&self) -> &App {
         &self.shared.app
-    }
-
-    /// Logs the settings that are in force, and warnings about them.
-    fn log_settings(&self) {
-        let bound_listener = |listener: &Listener| BoundListener {
-            address: listener.address,
-            info: listener.info,
-            has_tls: listener.tls.is_some(),
-        };
-        let listeners: Vec<_> = self.listeners.iter().map(bound_listener).collect();
-        let exposure = Exposure::of(&self.app().access, &listeners);
-        let Config { clients, streams, .. } = &self.config;
-        info!(
-            clients = exposure.clients,
-            operators = exposure.operators,
-            tls = listeners.iter().any(|listener| listener.has_tls),
-            creation = exposure.creation,
-            list = exposure.list,
-            metrics = exposure.metrics,
-            trusted_proxies = self.app().access.has_proxies,
-            max_streams = self.config.max_streams,
-            max_connections = self.descriptors.connections,
-            max_connections_per_client = clients.max_connections.unwrap_or(clients::DEFAULT_CONNECTIONS),
-            max_streams_per_client = clients.max_streams.unwrap_or(clients::DEFAULT_STREAMS),
-            max_creations_per_minute = clients.max_creations_per_minute.unwrap_or(clients::DEFAULT_CREATIONS),
-            max_stream_bytes = streams.max_bytes.map(Size::get),
-            max_stream_rate = streams.max_rate.map(Size::get),
-            min_upload_rate = streams.min_upload_rate.map(Size::get),
-            ttl = %self.config.ttl,
-            max_ttl = %self.app().max_ttl,
-            paths = self.app().has_paths,
-            idle_timeout = %self.config.idle_timeout,
-            drain_timeout = %self.config.drain_timeout,
-            "listening"
-        );
-        for warning in exposure.warnings {
-            warn!("{warning}");
-        }
     }
 
     /// Returns the address of the listener of this kind, with the port that the system chose if 0 was configured; `None` if there is no such
@@ -190,6 +81,12 @@ impl Server {
     #[must_use]
     pub fn address(&self, kind: ListenerKind) -> Option<SocketAddr> {
         self.listeners.iter().find(|listener| listener.kind == kind).map(|listener| listener.address)
+    }
+
+    /// Returns the tag with which the ids of its streams begin.
+    #[must_use]
+    pub fn tag(&self) -> Tag {
+        self.app().rendezvous.tag()
     }
 
     /// Returns the certificate of the listener that speaks TLS; `None` if there is no such listener.
@@ -209,9 +106,14 @@ impl Server {
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let (mut clients, mut operators) =
             (JoinSet::new(), OperatorConnections::new(self.descriptors.operators));
+        let mut nodes = JoinSet::new();
         let rendezvous = Arc::clone(&self.app().rendezvous);
+        let (cluster, leave) = (self.app().cluster.clone(), CancellationToken::new());
+        let mut member = pin!(take_part(cluster.as_deref(), &rendezvous, leave.clone()));
         tokio::select! {
+            () = &mut member => {}
             () = self.accept_clients(&mut clients) => {}
+            () = self.accept_nodes(&mut nodes) => {}
             () = self.accept_operators(&mut operators) => {}
             () = rendezvous.run_timers() => {}
             () = self.watch_certificate() => {}
@@ -231,7 +133,10 @@ impl Server {
         tokio::select! {
             () = self.accept_operators(&mut operators) => {}
             // After this, the connections that remain are aborted.
-            _ = timeout(SHUTDOWN_GRACE, join_all(&mut clients)) => {}
+            _ = timeout(SHUTDOWN_GRACE, async {
+                leave.cancel();
+                tokio::join!(join_all(&mut clients), join_all(&mut nodes), member)
+            }) => {}
         }
         info!("stopped");
     }
@@ -247,6 +152,9 @@ impl Server {
     async fn drain(&self) {
         let rendezvous = &self.app().rendezvous;
         rendezvous.drain();
+        if let Some(cluster) = &self.app().cluster {
+            cluster.membership.drain();
+        }
         self.shared.draining.cancel();
         let Census { created, streaming, .. } = rendezvous.census();
         let waiting = rendezvous.census().attended() - streaming;
@@ -270,6 +178,21 @@ impl Server {
                 }
                 // The panic hook has logged a panic, and the connection's seat and half of a transfer were dropped.
                 Some(_) = clients.join_next() => {}
+            }
+        }
+    }
+
+    /// Accepts connections of other nodes: at most as many as those of clients.
+    async fn accept_nodes(&self, nodes: &mut JoinSet<()>) {
+        let mut turn = 0;
+        loop {
+            let has_room = nodes.len() < self.descriptors.connections;
+            tokio::select! {
+                (_, accepted) = self.accept(Audience::Nodes, &mut turn), if has_room => {
+                    nodes.spawn(handshake::serve_node(accepted, Arc::clone(&self.shared)));
+                }
+                Some(_) = nodes.join_next() => {}
+                else => pending().await,
             }
         }
     }
@@ -359,24 +282,12 @@ impl Server {
     }
 }
 
-/// Makes listeners of the inherited sockets, and binds one for each configured address without such a socket.
-async fn listen(config: &Config, inherited: Vec<Inherited>) -> Result<Vec<Listener>, BindError> {
-    let peer_timeout = config.peer_timeout.get();
-    let inherited = inherited.into_iter().map(|inherited| Listener::inherit(inherited, peer_timeout));
-    let mut listeners = inherited.collect::<Result<Vec<_>, _>>()?;
-    let admin = config.admin_listen.map(|address| (address.ip().to_string(), address.port()));
-    for (kind, address) in [
-        (ListenerKind::Main, Some((config.host.clone(), config.port))),
-        (ListenerKind::Plain, config.plain_port.map(|port| (config.host.clone(), port))),
-        (ListenerKind::Admin, admin),
-    ] {
-        if let Some((host, port)) = address
-            && listeners.iter().all(|listener| listener.kind != kind)
-        {
-            listeners.push(Listener::bind(&host, port, kind, peer_timeout).await?);
-        }
+/// Keeps this node a member of its cluster until `leave`. Without a cluster, until then.
+async fn take_part(cluster: Option<&Cluster>, rendezvous: &Rendezvous, leave: CancellationToken) {
+    match cluster {
+        Some(cluster) => cluster.run(rendezvous, leave).await,
+        None => leave.cancelled().await,
     }
-    Ok(listeners)
 }
 
 async fn join_all(connections: &mut JoinSet<()>) {

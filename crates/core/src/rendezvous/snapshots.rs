@@ -30,6 +30,12 @@ impl<B> Rendezvous<B> {
         self.table.lock().snapshots_after(after).take(count).collect()
     }
 
+    /// Returns the position before the newest `count` created streams. `None` if there are no more of them.
+    #[must_use]
+    pub fn position_before_newest(&self, count: usize) -> Option<Cursor> {
+        self.table.lock().position_before_newest(count)
+    }
+
     /// Returns a snapshot of one stream and a subscription to the changes that follow it. `None` if it is unknown.
     #[must_use]
     pub fn watch(&self, id: &StreamId) -> Option<(Snapshot, Subscription)> {

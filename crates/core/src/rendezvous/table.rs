@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
-use rendezvous_protocol::{StreamKind, StreamName};
+use rendezvous_protocol::{PathName, StreamKind, StreamName};
 use tokio::time::Instant;
 
 use super::admission::AdmissionState;
@@ -89,6 +89,13 @@ impl<B> Table<B> {
     pub(super) fn snapshots_after(&self, after: Cursor) -> impl Iterator<Item = Snapshot> {
         let entries = self.entries.range(Number(after.0.saturating_add(1))..).map(|(_, entry)| entry);
         entries.filter(|entry| entry.name.kind() == StreamKind::Created).map(|entry| entry.snapshot())
+    }
+
+    /// Returns the position before the newest `count` created streams, if there are more.
+    pub(super) fn position_before_newest(&self, count: usize) -> Option<Cursor> {
+        let newest_first =
+            self.entries.iter().rev().filter(|(_, entry)| entry.name.kind() == StreamKind::Created);
+        newest_first.map(|(number, _)| Cursor(number.0)).nth(count)
     }
 
     /// Returns all running transfers.
@@ -171,6 +178,12 @@ impl<B> Table<B> {
     /// Returns the numbers of all streams.
     pub(super) fn numbers(&self) -> Vec<Number> {
         self.entries.keys().copied().collect()
+    }
+
+    /// Returns the numbers of the streams whose paths are `wanted`.
+    pub(super) fn paths(&self, wanted: impl Fn(&PathName) -> bool) -> Vec<Number> {
+        let is_wanted = |name: &StreamName| matches!(name, StreamName::Path(path) if wanted(path));
+        self.names.iter().filter(|(name, _)| is_wanted(name)).map(|(_, number)| *number).collect()
     }
 
     /// Records that a side waits, for at most the time that it has asked for.

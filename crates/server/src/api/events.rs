@@ -68,6 +68,9 @@ pub(crate) enum PartError {
     /// A status cannot be serialized, which is a defect.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
+    /// The node that the body comes from is lost.
+    #[error("the node that has the stream is lost")]
+    NodeLost,
     /// The budget of large responses is used up. The client connects again.
     #[error(transparent)]
     Memory(#[from] Exhausted),

@@ -18,7 +18,7 @@ use super::response::{self, Body, Download, Response, ResponseHead};
 use crate::request_body::{Pairing, Relay};
 
 /// The representation fields of the source that are passed on to the destination.
-const PASSED_HEADERS: [HeaderName; 6] = [
+pub(crate) const PASSED_HEADERS: [HeaderName; 6] = [
     CONTENT_TYPE,
     CONTENT_ENCODING,
     CONTENT_LANGUAGE,
@@ -72,7 +72,7 @@ pub(crate) async fn destination_response(
     let mut head = ResponseHead { headers, ..ResponseHead::default() };
     override_by(&mut head, transfer.headers(), Side::Destination);
     declare_type(&mut head.headers);
-    Some(Response { head, body: Body::Download(Box::new(Download { half, relay })) })
+    Some(Response { head, body: Body::Download(Box::new(Download { half, relay, receipt: None })) })
 }
 
 /// Returns the fields of the source that are passed on to the destination; `None` if there are none.

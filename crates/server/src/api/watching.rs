@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, TryFutureExt};
 use http::header::{CACHE_CONTROL, ETAG};
 use http::{HeaderValue, StatusCode};
 use rendezvous_core::budget::Budget;
@@ -17,7 +17,7 @@ use super::events::Events;
 use super::head::RequestHead;
 use super::preferences::{self, entity_tag};
 use super::refusal::Refusal;
-use super::response::{self, Response};
+use super::response::{self, Later, Response};
 use super::status::status as status_of;
 use super::{Action, App, generate, respond};
 use crate::request_body::Rendezvous;
@@ -42,7 +42,7 @@ pub(super) fn status(app: &App, head: &impl RequestHead, id: StreamId) -> Result
         wait,
         changes,
     };
-    Ok(Action::Wait(poll.run().boxed()))
+    Ok(Action::Wait(poll.run().map_ok(Later::Response).boxed()))
 }
 
 /// A client that waits for the next version of a status.

@@ -37,17 +37,22 @@ pub(super) async fn deliver(
     head: http::Response<()>,
     download: Download,
 ) {
-    let Download { half, relay } = download;
+    let Download { half, relay, receipt } = download;
     // The drop of `half` reports that the destination has left.
     let Ok(mut send) = respond.send_response(head, false) else { return };
     let transfer = Arc::clone(half.transfer());
     let delivered = tokio::select! {
         biased;
-        delivered = send_body(connection, app, &mut watch, &mut send, relay, &transfer) => delivered,
+        delivered = send_body(connection, app, &mut watch, &mut send, relay, receipt.is_some()) => delivered,
         () = aborted(&transfer) => None,
     };
     match delivered {
-        Some(body) => half.delivered(body),
+        Some(body) => {
+            half.delivered(body);
+            if let Some(receipt) = receipt {
+                receipt.send(transfer.bytes()).await;
+            }
+        }
         // The drop of `half` reports that the destination has left, unless the transfer has failed already.
         None => send.send_reset(Reason::INTERNAL_ERROR),
     }
@@ -69,8 +74,9 @@ async fn send_body(
     watch: &mut ResponseWatch,
     send: &mut SendStream<Bytes>,
     mut relay: Relay,
-    transfer: &Transfer,
+    is_hop: bool,
 ) -> Option<WholeBody> {
+    let transfer = Arc::clone(relay.transfer());
     loop {
         let next = tokio::select! {
             biased;
@@ -81,7 +87,16 @@ async fn send_body(
         // END_STREAM is sent with the bytes that complete a declared length: a client that counts them may leave at once.
         let is_last = matches!(next, Piece::Last(_));
         transfer.awaits_destination();
-        send_all(send, next.into_data(), is_last, || transfer.touch()).await?;
+        let sending = send_all(send, next.into_data(), is_last, || transfer.touch());
+        tokio::select! {
+            biased;
+            taken = sending => taken?,
+            // The source is a hop, which says what the owner has decided.
+            () = relay.source_lost(), if is_hop => {
+                relay.source_disconnected();
+                return None;
+            }
+        }
         if is_last {
             break;
         }

@@ -15,7 +15,7 @@
 //!
 //! *Bounds.* A waiting side holds the future of [`carry_out`]. State needed only before or after waiting is boxed.
 
-use std::future::{Future, pending, poll_fn};
+use std::future::{Future, pending, poll_fn, ready};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -39,7 +39,7 @@ use super::traffic::Traffic;
 use super::upload::{Upload, Uploads};
 use crate::api::head::RequestHead;
 use crate::api::refusal::Refusal;
-use crate::api::response::Response;
+use crate::api::response::{Later, Response};
 use crate::api::{Action, App, JsonRoute, RequestContext, json_body, refuse, route, transfer};
 use crate::connection::Connection;
 use crate::request_body::{Pairing, RequestBody};
@@ -136,6 +136,10 @@ pub(super) struct Exchange<'a> {
     /// The client waits for a `100 Continue`.
     expects_continue: bool,
     body_length: Option<u64>,
+    /// `None` without a cluster: only in one is it needed again.
+    head: Option<Box<Head>>,
+    /// How often the request was routed before.
+    tries: usize,
 }
 
 /// Serves `request`. A `refusal` is its response.
@@ -157,7 +161,7 @@ pub(super) fn serve<'a>(
         refuse(app, connection.info, head.version(), refusal)
     } else {
         let body = || RequestBody::Stream(upload.clone().boxed());
-        route(app, connection.info, &head, body, &connection.wire)
+        route(app, connection.info, &head, body, &connection.wire, 0)
     };
     let exchange = Exchange {
         session,
@@ -168,6 +172,8 @@ pub(super) fn serve<'a>(
         has_body,
         expects_continue: expects_continue(head.values(EXPECT.as_str())),
         body_length: head.body_length,
+        head: app.cluster.is_some().then(|| Box::new(head)),
+        tries: 0,
     };
     carry_out(exchange, action)
 }
@@ -181,6 +187,9 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
             };
             // Frees the seat of a side that is refused, before its response.
             drop(seat);
+            if is_moved(&paired) {
+                return exchange.route_again().await;
+            }
             Box::pin(exchange.send_outcome(paired)).await
         }
         Action::Destination(mut seat) => {
@@ -188,10 +197,19 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
                 return ConnectionState::Reusable;
             };
             drop(seat);
+            if is_moved(&paired) {
+                return exchange.route_again().await;
+            }
             Box::pin(exchange.send_download(paired)).await
         }
         Action::Respond(response) => Box::pin(exchange.respond(*response)).await,
         Action::Generate(response) => Box::pin(exchange.generate(response)).await,
+        Action::Reconsider(known) => {
+            known.await;
+            exchange.route_again().await
+        }
+        Action::PassSource(passed) => Box::pin(exchange.pass_source(*passed)).await,
+        Action::PassDestination(reply) => Box::pin(exchange.pass_destination(reply)).await,
         Action::Wait(response) => Box::pin(exchange.wait_for_response(response)).await,
         Action::ReadJson(route) => Box::pin(exchange.read_json(route)).await,
     }
@@ -200,10 +218,13 @@ async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionStat
 impl Exchange<'_> {
     /// Waits until the sides are paired. `None` if the client has reset the HTTP/2 stream, or the connection has ended: the drop of the exchange
     /// resets the HTTP/2 stream.
-    async fn wait<M>(
+    pub(super) async fn wait<M, E>(
         &mut self,
-        paired: impl Future<Output = Result<M, SeatError>>,
-    ) -> Option<Result<M, Refusal>> {
+        paired: impl Future<Output = Result<M, E>>,
+    ) -> Option<Result<M, Refusal>>
+    where
+        Refusal: From<E>,
+    {
         let mut paired = pin!(paired);
         if let Some(paired) = paired.as_mut().now_or_never() {
             return Some(paired.map_err(Refusal::from));
@@ -217,6 +238,22 @@ impl Exchange<'_> {
             () = wait_for_reset(|cx| self.respond.poll_reset(cx)) => None,
             () = self.upload.exhausted() => Some(Err(Refusal::Busy(MEMORY_EXHAUSTED))),
         }
+    }
+
+    /// Routes the request again: another node may have its stream. [`route`] limits the tries.
+    pub(super) fn route_again<'b>(mut self) -> BoxFuture<'b, ConnectionState>
+    where
+        Self: 'b,
+    {
+        self.context.record.cancel();
+        self.tries += 1;
+        let Some(head) = &self.head else { return ready(ConnectionState::Reusable).boxed() };
+        let (app, connection) = (self.session.app, self.session.connection);
+        let upload = self.upload.clone();
+        let body = || RequestBody::Stream(upload.boxed());
+        let (context, action) = route(app, connection.info, &**head, body, &connection.wire, self.tries);
+        self.context = context;
+        carry_out(self, action).boxed()
     }
 
     /// Sends a source the outcome of its transfer.
@@ -260,9 +297,9 @@ impl Exchange<'_> {
     /// Waits for a response that depends on other clients, as long as this one stays.
     async fn wait_for_response(
         mut self,
-        response: BoxFuture<'static, Result<Response, Refusal>>,
+        response: BoxFuture<'static, Result<Later, Refusal>>,
     ) -> ConnectionState {
-        let Ok(_place) = self.session.places_to_wait.try_acquire() else {
+        let Ok(place) = self.session.places_to_wait.try_acquire() else {
             return self.respond_busy().await;
         };
         let response = tokio::select! {
@@ -270,8 +307,11 @@ impl Exchange<'_> {
             response = response => response,
             () = wait_for_reset(|cx| self.respond.poll_reset(cx)) => return ConnectionState::Reusable,
         };
-        let response = self.context.response_after_wait(self.session.app, response);
-        self.respond(response).await
+        drop(place);
+        match self.context.response_after_wait(self.session.app, response) {
+            Later::Response(response) => self.respond(response).await,
+            Later::Generated(response) => self.generate(Box::new(response)).await,
+        }
     }
 
     /// Refuses a request that would be one too many to wait.
@@ -289,12 +329,12 @@ impl Exchange<'_> {
             read = json_body::read(&mut body, *body_length, app.request_timeout, &app.metadata_memory) => read,
             () = wait_for_reset(|cx| respond.poll_reset(cx)) => return ConnectionState::Reusable,
         };
-        let response = context.json_response(app, route, read);
+        let response = context.json_response(app, route, read).await;
         self.respond(response).await
     }
 
     /// Sends a `100 Continue` if the client waits for one, before its body is read.
-    fn send_continue(&mut self) {
+    pub(super) fn send_continue(&mut self) {
         if std::mem::take(&mut self.expects_continue) {
             let mut interim = http::Response::new(());
             *interim.status_mut() = StatusCode::CONTINUE;
@@ -303,14 +343,19 @@ impl Exchange<'_> {
         }
     }
 
-    fn refuse(&mut self, refusal: Refusal) -> Response {
+    pub(super) fn refuse(&mut self, refusal: Refusal) -> Response {
         self.context.refuse(self.session.app, refusal)
     }
 }
 
+/// Whether a side that waited here should wait at another node now.
+fn is_moved<M>(paired: &Result<M, Refusal>) -> bool {
+    matches!(paired, Err(Refusal::Seat(SeatError::Moved)))
+}
+
 /// Waits until a paired source has left inside its body. If it leaves after its whole body has arrived, the transfer goes on, because the
 /// destination can still get all of it. Its path is then free.
-async fn abandoned(respond: &mut SendResponse<Bytes>, upload: &Upload, transfer: &Transfer) {
+pub(super) async fn abandoned(respond: &mut SendResponse<Bytes>, upload: &Upload, transfer: &Transfer) {
     wait_for_reset(|cx| respond.poll_reset(cx)).await;
     if upload.has_arrived() {
         transfer.release();

@@ -1,0 +1,71 @@
+//! Sides whose stream another node has: waits there, and passes the body through.
+
+use std::future::pending;
+use std::sync::Arc;
+
+use super::stream::{ConnectionState, Exchange, abandoned, wait_for_reset};
+use crate::api::refusal::Refusal;
+use crate::hop::HopError;
+use crate::hop::download;
+use crate::hop::exchange::Reply;
+use crate::hop::pass::{PassedSource, WaitingReply};
+use crate::hop::upload::Upload;
+
+impl Exchange<'_> {
+    /// Waits for the destination, and passes the body of the source on.
+    pub(super) async fn pass_source(mut self, passed: PassedSource) -> ConnectionState {
+        let PassedSource { reply, offer, .. } = passed;
+        let Some(reply) = self.wait(reply).await else { return ConnectionState::Reusable };
+        let app = self.session.app;
+        let response = match (reply, &app.cluster) {
+            (Err(Refusal::Hop(HopError::Misdirected)), Some(cluster)) => {
+                cluster.membership.read_again().await;
+                return self.route_again().await;
+            }
+            (Ok(Reply::Final(hop, answer)), _) => {
+                hop.finish(answer).await.map_err(|_| HopError::OwnerUnreachable.into())
+            }
+            (Ok(Reply::Paired(hop)), Some(cluster)) => {
+                self.send_continue();
+                let passing = Upload::new(cluster, hop, offer, false);
+                let transfer = Arc::clone(passing.transfer());
+                let Exchange { respond, upload, context, .. } = &mut self;
+                let abandoned = abandoned(respond, upload, &transfer);
+                match passing.run(app, abandoned, &mut context.record).await {
+                    Some(response) => response,
+                    None => return ConnectionState::Reusable,
+                }
+            }
+            (Ok(Reply::Paired(_)), None) => Err(Refusal::Internal),
+            (Err(refusal), _) => Err(refusal),
+        };
+        let response = response.unwrap_or_else(|refusal| self.refuse(refusal));
+        self.respond(response).await
+    }
+
+    /// Waits for the source, and brings the body to the destination.
+    pub(super) async fn pass_destination(mut self, reply: WaitingReply) -> ConnectionState {
+        let Some(reply) = self.wait(reply).await else { return ConnectionState::Reusable };
+        let response = match (reply, &self.session.app.cluster) {
+            (Err(Refusal::Hop(HopError::Misdirected)), Some(cluster)) => {
+                cluster.membership.read_again().await;
+                return self.route_again().await;
+            }
+            (Ok(reply), Some(cluster)) => {
+                let Exchange { respond, context, .. } = &mut self;
+                tokio::select! {
+                    biased;
+                    // The departure is `pending`: if the destination leaves, the other branch drops this one.
+                    response = download::respond(cluster, reply, pending(), &mut context.record) => response,
+                    () = wait_for_reset(|cx| respond.poll_reset(cx)) => Ok(None),
+                }
+            }
+            (Ok(_), None) => Err(Refusal::Internal),
+            (Err(refusal), _) => Err(refusal),
+        };
+        match response.unwrap_or_else(|refusal| Some(self.refuse(refusal))) {
+            Some(response) => self.respond(response).await,
+            None => ConnectionState::Reusable,
+        }
+    }
+}
