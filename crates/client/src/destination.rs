@@ -40,7 +40,7 @@ pub enum Existing {
 /// directory, and beside it is the hidden state file by which a later run with the same link goes on. KEY is a hash of the secret.
 ///
 /// A directory is unpacked as it comes. Its files are synced with the file system as a whole, which is one call for however many there are.
-/// If `into` is a device or a named pipe, the bytes are [`handed`] on.
+/// If `into` is a device or a named pipe, the bytes are [`handed()`] on.
 ///
 /// # Errors
 /// [`DestinationError::Exists`] if `into` is a file and may not be replaced; an error of the file system if there is no such directory.

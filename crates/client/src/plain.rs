@@ -78,7 +78,7 @@ pub enum DownloadEvent {
     },
 }
 
-/// How [`download`] ended.
+/// How [`download()`] ended.
 #[derive(Debug)]
 pub enum DownloadEnding {
     /// The whole body is stored or passed on, as it came.

@@ -12,7 +12,7 @@
 //!
 //! The driver calls [`Sender::handle`] with each [`Input`] and performs the [`Action`]s. It calls it with [`Input::Tick`] at [`Sender::deadline`].
 //!
-//! *Invariants.* [`SendEnding::Stored`] is only decided by a `done` of this transfer whose size and digest are those of the whole source. An `ask`
+//! *Invariants.* `SendEnding::Stored` is only decided by a `done` of this transfer whose size and digest are those of the whole source. An `ask`
 //! that cannot be served changes nothing of the running attempt.
 //!
 //! *Bounds.* Two segments are in flight at most, and [`asks::MAX_RECEIVERS`] receivers are known.

@@ -21,7 +21,7 @@ use crate::file_name::{MAX_NAME, shortened};
 pub const DEFAULT_REPLAY_BUFFER: usize = 64 << 20;
 
 /// Opens what is to be sent. One file is sent as it is; a directory, or several paths, as a tar stream that is laid out now. A named pipe
-/// or a device is read as [`pipe`] does.
+/// or a device is read as [`pipe()`] does.
 ///
 /// In the archive all entries are below one directory with the name of the transfer: that of the directory that is sent, of several paths
 /// that of the first with the number of the others, or `name`. Hard links are sent as files of their own. Links that lead out of the

@@ -13,7 +13,7 @@ use crate::source::Description;
 pub(crate) enum Input {
     /// The PUT of a control message ended.
     Told(Reply),
-    /// A segment opened; the driver waits for [`Action::Take`] or [`Action::Drop`].
+    /// A segment opened; the driver waits for [`Action::Take`].
     Opened { segment: u64, head: SegmentHead },
     /// So many bytes more are authenticated and written.
     Wrote { bytes: u64 },
