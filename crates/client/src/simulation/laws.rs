@@ -184,6 +184,20 @@ fn a_receipt_for_other_data_is_not_accepted() {
 }
 
 #[test]
+fn of_a_sender_that_errs_no_byte_is_taken_that_does_not_continue_what_is_held() {
+    let (mut received, mut refused) = (0, 0);
+    each_world(
+        |seed| Setup { lies: lies_of(seed), errs: 10, ..Setup::default() },
+        |_, world| {
+            received += u32::from(is_received(world));
+            refused +=
+                u32::from(matches!(world.receivers[0].ending, Some(receiver::Ending::Integrity { .. })));
+        },
+    );
+    assert!(received > 0 && refused > 0, "{received} received, {refused} refused");
+}
+
+#[test]
 fn with_an_honest_relay_every_transfer_is_confirmed_without_repeating_a_byte() {
     each_world(
         |_| Setup::default(),
