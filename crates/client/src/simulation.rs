@@ -3,7 +3,7 @@
 //! Ciphertext is symbolic: a [`Sealed`] opens for whom it was made, and the relay can lose, delay, repeat, cut, damage and exchange it, but not
 //! make it. Data is symbolic too: a byte is its offset in the source, so a destination sees at once if it is given another.
 //!
-//! Besides, worlds have limits on bodies, pipes that fall silent, disks that rot, receivers that send false receipts, and people who stop a side.
+//! Besides, worlds have limits on bodies, pipes that fall silent, disks that rot, senders and receivers that err, and people who stop a side.
 //!
 //! `RENDEZVOUS_SEEDS` sets how many seeds each test tries.
 
@@ -50,6 +50,8 @@ pub(super) struct Setup {
     pub(super) passes_on: bool,
     /// Whether the last receiver sends receipts for something else.
     pub(super) forges: bool,
+    /// How often the sender sends a segment of another offset or transfer than was asked for, in percent.
+    pub(super) errs: u8,
     /// The host that a person stops within the first minutes.
     pub(super) stops: Option<usize>,
 }
@@ -64,6 +66,7 @@ impl Default for Setup {
             rot: 0,
             passes_on: false,
             forges: false,
+            errs: 0,
             stops: None,
         }
     }

@@ -126,3 +126,78 @@ impl BufRead for Body {
         self.block.advance(length.min(self.block.len()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::link::Id;
+    use crate::messages::SegmentHead;
+    use crate::seal;
+
+    const LENGTH: usize = 200_000;
+
+    fn head() -> Head {
+        Head::Segment(Box::new(SegmentHead {
+            transfer: Id::random(),
+            attempt: Id::random(),
+            segment: 1,
+            offset: 0,
+            description: None,
+            end: None,
+            error: None,
+        }))
+    }
+
+    /// Opens what has come of a segment. Returns how many bytes go to the writer, and whether they are the whole.
+    fn taken(identity: &Identity, sealed: &[u8]) -> Option<(usize, bool)> {
+        let (events, _reported) = tokio::sync::mpsc::channel(1);
+        let (plain, written) = mpsc::sync_channel(16);
+        let (blocks, body) = tokio::sync::mpsc::channel(1);
+        blocks.try_send(Bytes::copy_from_slice(sealed)).unwrap();
+        drop(blocks);
+        let opener = Opener { identity: identity.clone(), events, plain };
+        let data = opener.open(1, Body { blocks: body, block: Bytes::new() }).ok().unwrap()?;
+        opener.take(1, data).ok().unwrap();
+        drop(opener);
+        let mut bytes = 0;
+        for work in written {
+            match work {
+                Work::Data(block) => bytes += block.len(),
+                Work::Ended { segment: 1, whole } => return Some((bytes, whole)),
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("no end after {bytes} bytes")
+    }
+
+    #[test]
+    fn of_a_cut_or_damaged_segment_only_authenticated_chunks_are_taken_and_it_is_not_whole() {
+        let identity = Identity::generate();
+        let framed = seal::framed(&head());
+        let mut writer = seal::seal(&identity.recipient(), Vec::new()).unwrap();
+        writer.write_all(&framed).unwrap();
+        writer.write_all(&vec![7; LENGTH]).unwrap();
+        let whole = writer.finish().unwrap();
+        let damaged = |at: usize| {
+            let mut sealed = whole.clone();
+            sealed[at] ^= 1;
+            sealed
+        };
+        let chunks = |count: usize| count * BLOCK - framed.len();
+        for (name, sealed, expected) in [
+            ("all of it", whole.clone(), Some((LENGTH, true))),
+            ("without its last byte", whole[..whole.len() - 1].to_vec(), Some((chunks(3), false))),
+            ("half of it", whole[..100_000].to_vec(), Some((chunks(1), false))),
+            ("damaged at its end", damaged(whole.len() - 1), Some((chunks(3), false))),
+            ("damaged in its second chunk", damaged(100_000), Some((chunks(1), false))),
+            ("damaged in its first chunk", damaged(1000), None),
+            ("without a whole chunk", whole[..1000].to_vec(), None),
+        ] {
+            assert_eq!(taken(&identity, &sealed), expected, "{name}");
+        }
+        assert_eq!(taken(&Identity::generate(), &whole), None, "for somebody else");
+    }
+}

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::world::{Use, World};
 use super::{Event, Sealed};
+use crate::link::Id;
 use crate::messages::Head;
 use crate::reply::Reply;
 use crate::{receiver, sender};
@@ -20,6 +21,7 @@ pub(super) struct Reading {
     pub(super) get: u64,
     pub(super) put: u64,
     pub(super) segment: u64,
+    pub(super) transfer: Id,
     pub(super) offset: u64,
     pub(super) data: u64,
     pub(super) sealed: u64,
@@ -43,24 +45,19 @@ impl World {
             return;
         };
         let is_open = reading.put == 0 || self.requests.contains_key(&reading.put);
-        let come = if is_open {
-            reading.data * u64::from(PARTS - left + 1) / u64::from(PARTS)
-        } else {
-            reading.done
-        };
+        let until = |parts: u32| reading.data * u64::from(parts) / u64::from(PARTS);
+        let (before, come) = (until(PARTS - left), until(PARTS - left + 1));
+        let come = if is_open { come } else { reading.done };
         let bytes = come.min(reading.authentic).saturating_sub(reading.done);
         if let Some(current) = &mut self.receiver(host).reading {
             current.done += bytes;
         }
         if reading.put != 0 && is_open {
-            let part = reading.data / u64::from(PARTS);
-            self.sender.sent += if left == 1 { reading.data - part * u64::from(PARTS - 1) } else { part };
+            self.sender.sent += come - before;
             if let Some((_, Use::Put { attempt, segment, .. })) = self.requests.get(&reading.put).cloned() {
-                let bytes = come;
-                self.tell_sender(sender::Input::Taken { attempt, segment, bytes });
+                self.tell_sender(sender::Input::Taken { attempt, segment, bytes: come });
             }
-            self.receiver(host).lost +=
-                (come - reading.data * u64::from(PARTS - left) / u64::from(PARTS)) - bytes.min(come);
+            self.receiver(host).lost += come - before - bytes;
         }
         if bytes > 0 {
             self.receiver(host).held += bytes;
@@ -116,18 +113,23 @@ impl World {
             (
                 Use::Get { attempt, segment },
                 Sealed::Segment { recipient, head: Head::Segment(head), data, sealed },
-            ) if recipient == self.receiver(host).recipient => {
-                let authentic = if opens {
-                    data
-                } else if data == 0 {
-                    return self.unreadable(host, get, put, segment);
-                } else {
-                    (self.random.u64(0..=data) / CHUNK * CHUNK).min(data - 1)
-                };
-                let offset = head.offset;
+            ) if recipient == self.receiver(host).recipient && (opens || data > 0) => {
+                let authentic =
+                    if opens { data } else { (self.random.u64(0..=data) / CHUNK * CHUNK).min(data - 1) };
+                let (transfer, offset) = (head.transfer.clone(), head.offset);
                 let is_in_place = head.attempt == attempt && head.segment == segment;
-                let reading =
-                    Reading { get, put, segment, offset, data, sealed, is_in_place, authentic, done: 0 };
+                let reading = Reading {
+                    get,
+                    put,
+                    segment,
+                    transfer,
+                    offset,
+                    data,
+                    sealed,
+                    is_in_place,
+                    authentic,
+                    done: 0,
+                };
                 let receiver = self.receiver(host);
                 receiver.misplaced += u32::from(!is_in_place);
                 receiver.heads.insert(get, *head);

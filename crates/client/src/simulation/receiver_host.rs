@@ -238,6 +238,11 @@ impl World {
         let reading = receiver.reading.as_ref().expect("a segment is taken that opened");
         assert_eq!(reading.segment, segment);
         assert!(reading.is_in_place, "a segment is taken that was made for another place");
+        assert_eq!(
+            Some(&reading.transfer),
+            receiver.transfer.as_ref(),
+            "a byte of another transfer is taken"
+        );
         assert_eq!(reading.offset, receiver.held, "a byte is taken that does not continue what is held");
         let get = reading.get;
         self.next_part(host, get, PARTS);

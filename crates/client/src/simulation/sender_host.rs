@@ -176,7 +176,10 @@ impl World {
             self.sender.machine.handle(now, sender::Input::Earliest(earliest));
         }
         let made = Made { attempt: attempt.clone(), segment, data, sealed, end: end.clone() };
-        let head = self.head(attempt.clone(), segment, offset, end, None);
+        let mut head = self.head(attempt.clone(), segment, offset, end, None);
+        if self.random.u8(0..100) < self.setup.errs {
+            self.err(&mut head);
+        }
         self.tell_sender(sender::Input::Made(made));
         match self.setup.limit {
             Some(limit) if limit.bytes < sealed => {
@@ -189,6 +192,17 @@ impl World {
                 let body = Some(Sealed::Segment { recipient, head, data, sealed });
                 let request = Request { id: put, path: Path::Segment(attempt, segment), wait: WAIT, body };
                 self.relay.send(&mut self.queue, &mut self.random, request);
+            }
+        }
+    }
+
+    /// Makes a segment one of another offset or transfer.
+    fn err(&mut self, head: &mut Head) {
+        if let Head::Segment(head) = head {
+            match self.random.u8(0..3) {
+                0 => head.offset += 1,
+                1 => head.offset /= 2,
+                _ => head.transfer = Id::random(),
             }
         }
     }
