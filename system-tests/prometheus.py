@@ -489,13 +489,17 @@ def promtool(*arguments: str | Path, text: str | None = None) -> None:
 
 @contextmanager
 def servers(program: Command) -> Iterator[tuple[Server, Server, Prometheus]]:
-    """A server with a long ttl that is scraped in both formats, one with narrow limits, and Prometheus."""
+    """A server with a long ttl that is scraped in both formats, one with narrow limits, a node of a cluster without an engine, and Prometheus."""
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         server = stack.enter_context(serving(program, *LONG, pair=new_pair(scratch, "metrics")))
         short = stack.enter_context(serving(program, *SHORT))
+        secret = scratch / "secret"
+        secret.write_text("x" * 64)
+        cluster = ("--cluster", f"redis://{LOOPBACK}:1", "--cluster-secret-file", str(secret))
+        node = stack.enter_context(serving(program, *cluster, "--cluster-listen", f"{LOOPBACK}:0"))
         older = stack.enter_context(older_format(server))
-        jobs = {"rendezvous": server.port, "older": older, "short": short.port}
+        jobs = {"rendezvous": server.port, "older": older, "short": short.port, "node": node.port}
         yield server, short, stack.enter_context(watching(jobs))
 
 
@@ -621,7 +625,7 @@ def dashboard(options: argparse.Namespace, tally: Tally) -> None:
         refusals(server)
         # A rate needs two scrapes.
         prometheus.wait_for_scrapes("rendezvous", 3)
-        choices = {"$__rate_interval": "30s", "$__range": "1m", "$job": "rendezvous|short", "$instance": ".*"}
+        choices = {"$__rate_interval": "30s", "$__range": "1m", "$job": "rendezvous|short|node", "$instance": ".*"}
         for title, expression in queries(board["panels"]):
             with tally.trial(f"{title}: {expression}"):
                 for name, choice in choices.items():

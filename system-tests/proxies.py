@@ -923,7 +923,7 @@ KNOWN = (
         (DEFAULTS,),
         ("a waiting * is killed", "download whose receiver is killed"),
         "a client that has gone is not looked for while the server has not answered",
-        "`option abortonclose`",
+        "`option abortonclose` in `defaults`: the frontend needs it too",
     ),
     Known(
         ("HAProxy",),

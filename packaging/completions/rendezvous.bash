@@ -301,7 +301,7 @@ _rendezvous() {
             return 0
             ;;
         rendezvous__subcmd__serve)
-            opts="-h --host --port --tls-cert --tls-key --plain-port --admin-listen --public-url --create-token-file --no-paths --admin-token-file --open-list --trusted-proxy --cors-origin --allow-host --ttl --max-ttl --idle-timeout --head-timeout --keep-alive --drain-timeout --peer-timeout --max-streams --max-metadata-bytes --max-head-bytes --max-connections --max-streams-per-connection --max-http2-body-bytes --max-connections-per-client --max-streams-per-client --max-creations-per-minute --max-stream-bytes --max-stream-rate --min-upload-rate --threads --data-path --log-level --log --log-format --help"
+            opts="-h --host --port --tls-cert --tls-key --plain-port --admin-listen --public-url --create-token-file --no-paths --admin-token-file --open-list --trusted-proxy --cors-origin --allow-host --cluster --cluster-name --cluster-listen --cluster-advertise --cluster-secret-file --cluster-tls --ttl --max-ttl --idle-timeout --head-timeout --keep-alive --drain-timeout --peer-timeout --max-streams --max-metadata-bytes --max-head-bytes --max-connections --max-streams-per-connection --max-http2-body-bytes --max-connections-per-client --max-streams-per-client --max-creations-per-minute --max-stream-bytes --max-stream-rate --min-upload-rate --threads --data-path --log-level --log --log-format --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -352,6 +352,26 @@ _rendezvous() {
                     return 0
                     ;;
                 --allow-host)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cluster)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cluster-name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cluster-listen)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cluster-advertise)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --cluster-secret-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

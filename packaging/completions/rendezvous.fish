@@ -45,6 +45,11 @@ complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l admin-to
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l trusted-proxy -d 'Network of proxies that may name the client; may be repeated' -r
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l cors-origin -d 'Origin whose web pages may use the server, or * for any; may be repeated' -r
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l allow-host -d 'Additional name that loopback listeners accept as Host; may be repeated' -r
+complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l cluster -d 'Redis or Valkey that has the list of nodes' -r
+complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l cluster-name -d 'Name of the cluster; several may share an engine' -r
+complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l cluster-listen -d 'Listener for the other nodes' -r
+complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l cluster-advertise -d 'Where other nodes reach --cluster-listen [default: own address]' -r
+complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l cluster-secret-file -d 'File with the secret by which nodes know each other' -r
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l ttl -d 'How long a stream or a path waits for both sides' -r
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l max-ttl -d 'Longest ttl that the creator of a stream may set' -r
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l idle-timeout -d 'How long a transfer may move no byte before it is aborted' -r
@@ -77,6 +82,7 @@ complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l log-form
 json\t''"
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l no-paths -d 'Serve no named paths: /p/... then gets 404'
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l open-list -d 'Show the list of streams and the metrics to everybody'
+complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -l cluster-tls -d 'Encrypt connections between nodes'
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand serve" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand send" -l to -d 'URL of the relay, such as `https://relay.example`' -r
 complete -c rendezvous -n "__fish_rendezvous_using_subcommand send" -l token-file -d 'File with the create token of the relay, if it needs one' -r -F

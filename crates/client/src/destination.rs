@@ -36,14 +36,16 @@ pub enum Existing {
 
 /// Receives into a directory, under the name that the sender chose, or into a file or directory that is to be made.
 ///
-/// If `into` is an existing directory, it is the former. Until all is received and verified, the data is in `NAME.KEY.part` in the same
-/// directory, and beside it is the hidden state file by which a later run with the same link goes on. KEY is a hash of the secret.
+/// If `into` is an existing directory or ends with a slash, it is the former. Until all is received and verified, the data is in
+/// `NAME.KEY.part` in the same directory, and beside it is the hidden state file by which a later run with the same link goes on. KEY is a hash
+/// of the secret.
 ///
 /// A directory is unpacked as it comes. Its files are synced with the file system as a whole, which is one call for however many there are.
 /// If `into` is a device or a named pipe, the bytes are [`handed()`] on.
 ///
 /// # Errors
-/// [`DestinationError::Exists`] if `into` is a file and may not be replaced; an error of the file system if there is no such directory.
+/// [`DestinationError::Exists`] if `into` is a file and may not be replaced; an error of the file system if there is no such directory, also
+/// for an `into` that ends with a slash.
 pub fn directory(
     into: &Path,
     link: &Link,
@@ -55,7 +57,9 @@ pub fn directory(
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(failed(error)),
     };
-    let Some(name) = into.file_name().filter(|_| kind.is_none_or(|kind| !kind.is_dir())) else {
+    let is_directory =
+        into.as_os_str().as_encoded_bytes().ends_with(b"/") || kind.is_some_and(|kind| kind.is_dir());
+    let Some(name) = into.file_name().filter(|_| !is_directory) else {
         return Ok(Box::new(Local::new(Place::open(into, None, existing)?, link)));
     };
     if kind.is_some_and(|kind| kind.is_fifo() || kind.is_char_device() || kind.is_block_device()) {
@@ -130,7 +134,8 @@ pub trait Destination: Send {
         true
     }
 
-    /// Returns where the data is once [`Destination::finish`] succeeded, or `None` if it was passed on.
+    /// Returns where the data is once [`Destination::finish`] succeeded. `None` if it was passed on, or if it is complete by an earlier run but
+    /// is no longer there.
     fn stored_at(&self) -> Option<&Path>;
 }
 

@@ -2,7 +2,7 @@
 //!
 //! *Invariant.* A request that is dropped closes its connection, or resets its HTTP/2 stream, so that the relay frees its seat.
 //!
-//! *Bounds.* A control request ends [`GRACE`] after its wait; bodies of control responses are read up to [`MAX_CONTROL`] bytes.
+//! *Bounds.* A control request ends [`GRACE`] after its wait; bodies other than data are read up to [`MAX_CONTROL`] bytes.
 
 mod upload;
 
@@ -17,7 +17,7 @@ use crate::messages::MAX_CONTROL;
 use crate::relay::{Relay, Token, Unusable};
 use crate::reply::{GRACE, Reply, Verdict};
 
-pub(crate) use upload::UploadBody;
+pub(crate) use upload::{BLOCK, UploadBody};
 
 /// A connection that does not come about within this is given up.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -55,7 +55,7 @@ pub(crate) enum Fetched {
 #[derive(Debug)]
 pub(crate) enum Created {
     /// The JSON of the response.
-    Stream(Bytes),
+    Stream(Vec<u8>),
     /// No stream.
     Not(Reply),
 }
@@ -70,23 +70,12 @@ impl Http {
     /// GETs a control message or a confirmation.
     pub(crate) async fn fetch(&self, path: &str, wait: Duration) -> Fetched {
         let answer = async {
-            let mut response = match self.send(Method::GET, path, Some(wait), Body::default()).await {
+            let response = match self.send(Method::GET, path, Some(wait), Body::default()).await {
                 Ok(response) if response.status().is_success() => response,
                 Ok(response) => return Fetched::Not(reply_of(&response)),
                 Err(reply) => return Fetched::Not(reply),
             };
-            let mut body = Vec::new();
-            loop {
-                match response.chunk().await {
-                    Ok(Some(chunk)) if body.len() + chunk.len() <= MAX_CONTROL => {
-                        body.extend_from_slice(&chunk);
-                    }
-                    // Too long, so it is no message.
-                    Ok(Some(_)) => return Fetched::Body(Vec::new()),
-                    Ok(None) => return Fetched::Body(body),
-                    Err(error) => return Fetched::Not(lost(&error)),
-                }
-            }
+            short_body(response).await.map_or_else(Fetched::Not, Fetched::Body)
         };
         let given_up = Fetched::Not(Reply::Lost { why: "the relay did not answer".into() });
         tokio::time::timeout(wait + GRACE, answer).await.unwrap_or(given_up)
@@ -132,9 +121,9 @@ impl Http {
     pub(crate) async fn create(&self, body: String) -> Created {
         let answer = async {
             match self.send(Method::POST, "stream", None, body.into()).await {
-                Ok(response) if response.status().as_u16() == 201 => match response.bytes().await {
+                Ok(response) if response.status().as_u16() == 201 => match short_body(response).await {
                     Ok(body) => Created::Stream(body),
-                    Err(error) => Created::Not(lost(&error)),
+                    Err(reply) => Created::Not(reply),
                 },
                 Ok(response) => Created::Not(reply_of(&response)),
                 Err(reply) => Created::Not(reply),
@@ -189,6 +178,18 @@ impl Http {
         }
         request.send().await.map_err(|error| lost(&error))
     }
+}
+
+/// Returns the body of a response that is no data, or nothing of one that is too long: it is no message then.
+async fn short_body(mut response: Response) -> Result<Vec<u8>, Reply> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| lost(&error))? {
+        if body.len() + chunk.len() > MAX_CONTROL {
+            return Ok(Vec::new());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 /// Returns the next part of a segment's body, `None` at its end, or why it is cut.

@@ -76,7 +76,7 @@ impl fmt::Debug for Link {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidLink {
     /// It is no URL of a relay.
-    #[error("{why}: a link looks like https://relay.example/r#SECRET")]
+    #[error("this is no link ({why}): a link looks like https://relay.example/r#SECRET")]
     Relay {
         /// What is wrong.
         why: String,

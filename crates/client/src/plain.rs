@@ -4,6 +4,7 @@ mod download;
 mod upload;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use reqwest::Url;
 use tokio_util::sync::CancellationToken;
@@ -108,10 +109,11 @@ pub enum DownloadEnding {
     Interrupted,
 }
 
-/// Fetches a stream into `destination`.
+/// Fetches a stream into `destination`. Gives up once nothing came for `give_up`.
 pub async fn download(
     url: Url,
     token: Option<Token>,
+    give_up: Duration,
     destination: Box<dyn Destination>,
     stop: CancellationToken,
     observe: impl FnMut(DownloadEvent) + Send,
@@ -119,6 +121,6 @@ pub async fn download(
     tokio::select! {
         biased;
         () = stop.cancelled() => DownloadEnding::Interrupted,
-        ending = download::run(url, token, destination, observe) => ending,
+        ending = download::run(url, token, give_up, destination, observe) => ending,
     }
 }

@@ -20,6 +20,8 @@
 mod confirm;
 mod steps;
 mod take;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -29,9 +31,11 @@ use crate::destination::{Complete, ReceiverId};
 use crate::link::Id;
 use crate::messages::{Ask, Body, Control};
 use crate::receive::ReceiveEvent;
-use crate::reply::{Reply, Verdict};
+use crate::reply::{NOT_WAITED, Reply, Verdict, WAITED};
 use crate::send::Failure;
 
+#[cfg(test)]
+pub(crate) use confirm::CONFIRM;
 pub(crate) use steps::{Action, Begin, Ending, Input};
 
 use confirm::Confirming;
@@ -93,6 +97,8 @@ pub(crate) struct Receiver {
     backoff: Backoff,
     progress_at: Duration,
     last_failure: String,
+    /// When the last control message was sent.
+    told_at: Duration,
     actions: VecDeque<Action>,
 }
 
@@ -127,6 +133,7 @@ impl Receiver {
             backoff: Backoff::new(start.seed),
             progress_at: Duration::ZERO,
             last_failure: "no sender answered".into(),
+            told_at: Duration::ZERO,
             actions: VecDeque::new(),
         };
         let mut receipt = None;
@@ -216,7 +223,8 @@ impl Receiver {
                     }
                 } else if at.is_some_and(|at| at <= now) {
                     *at = None;
-                    self.actions.push_back(Action::Tell(message.clone()));
+                    let message = message.clone();
+                    self.tell(message);
                 }
             }
             Phase::Storing { .. } | Phase::Ended => {}
@@ -239,6 +247,11 @@ impl Receiver {
         Control { receiver: self.id.name.clone(), n, body }
     }
 
+    fn tell(&mut self, message: Control) {
+        self.told_at = self.now;
+        self.actions.push_back(Action::Tell(message));
+    }
+
     /// Begins a new attempt, at this time.
     fn ask_at(&mut self, at: Duration, is_closed: bool) {
         self.phase = Phase::Asking { ask: None, attempt: Id::random(), at: Some(at), since: at, is_closed };
@@ -255,7 +268,7 @@ impl Receiver {
         if let Phase::Asking { ask, .. } = &mut self.phase {
             *ask = Some(message.clone());
         }
-        self.actions.push_back(Action::Tell(message));
+        self.tell(message);
     }
 
     /// The PUT of a control message ended.
@@ -267,12 +280,14 @@ impl Receiver {
                     let attempt = attempt.clone();
                     return self.take(attempt);
                 }
-                if is_fatal(&verdict) {
+                // Something that was never a relay does not become one; later it may be a proxy in trouble.
+                let is_foreign = matches!(verdict, Verdict::Foreign(_)) && self.transfer.is_none();
+                if is_foreign || is_fatal(&verdict) {
                     return self.end(Ending::Unusable { verdict });
                 }
                 let since = *since;
                 *at = Some(self.now);
-                let pause = self.pause_after(reply, since);
+                let pause = self.pause_after(reply, since, self.told_at);
                 if let Phase::Asking { at, .. } = &mut self.phase {
                     *at = Some(self.now + pause);
                 }
@@ -289,19 +304,21 @@ impl Receiver {
         }
     }
 
-    /// Returns how long to wait before a request is repeated whose peer may be about to come since `since`.
-    fn pause_after(&mut self, reply: &Reply, since: Duration) -> Duration {
-        match reply.verdict() {
-            Verdict::Unauthorized if since + ABOUT_TO_COME > self.now => LOOK,
+    /// Returns how long to wait before a request of the time `sent` is repeated, whose peer may be about to come since `since`.
+    fn pause_after(&mut self, reply: &Reply, since: Duration, sent: Duration) -> Duration {
+        let why = match reply.verdict() {
+            Verdict::Unauthorized if since + ABOUT_TO_COME > self.now => return LOOK,
             // The relay has waited already.
-            Verdict::NotPaired if since + Duration::from_secs(1) < self.now => LOOK,
-            Verdict::Later { why } => {
-                self.last_failure.clone_from(&why);
-                self.actions.push_back(Action::Event(ReceiveEvent::Cut { why }));
-                self.backoff.after_failure(reply.retry_after())
-            }
-            _ => self.backoff.after_failure(reply.retry_after()),
+            Verdict::NotPaired if sent + WAITED <= self.now => return LOOK,
+            Verdict::NotPaired => Some(NOT_WAITED.to_owned()),
+            Verdict::Later { why } => Some(why),
+            _ => None,
+        };
+        if let Some(why) = why {
+            self.last_failure.clone_from(&why);
+            self.actions.push_back(Action::Event(ReceiveEvent::Cut { why }));
         }
+        self.backoff.after_failure(reply.retry_after())
     }
 
     fn stop(&mut self) {

@@ -11,6 +11,12 @@ pub(crate) const FIRST_WAIT: Duration = Duration::from_secs(25);
 /// A request is given up so long after the wait that it asked for.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
+/// An answer that no peer came means that the relay has waited for one. If it comes sooner than this, it has not.
+pub(crate) const WAITED: Duration = Duration::from_secs(1);
+
+/// What people are told about such an answer.
+pub(crate) const NOT_WAITED: &str = "the relay answered at once that nobody is there";
+
 /// How a request ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Reply {

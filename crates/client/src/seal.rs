@@ -1,14 +1,16 @@
 //! Encryption with age: control messages by a passphrase, segments to the receiver's key.
 //!
 //! *Invariants.* The header of a control message is checked before any scrypt, since a forged work factor costs gigabytes. A segment's plaintext
-//! comes out only in chunks that age has authenticated.
-//!
-//! *Bounds.* The header of a segment is at most [`MAX_HEADER`] bytes. Reader and writer hold one chunk of 64 KiB each.
+//! comes out only in authenticated chunks (`payload`).
+
+mod header;
+mod payload;
 
 use std::io::{self, BufRead, Read, Write};
 
-use age::stream::{StreamReader, StreamWriter};
 use age::{Decryptor, Encryptor, scrypt, x25519};
+
+pub(crate) use self::payload::Sealer;
 
 use crate::keys::Keys;
 use crate::messages::{Control, Head, InvalidMessage, MAX_HEAD};
@@ -16,12 +18,8 @@ use crate::messages::{Control, Head, InvalidMessage, MAX_HEAD};
 /// The entropy is in the secret, so the lowest work factor that age's tools take will do.
 const WORK_FACTOR: u8 = 10;
 
-/// The longest header of a segment: one recipient, and what implementations add to keep parsers honest.
-const MAX_HEADER: usize = 4096;
-
-/// age's chunk, and the tag behind it.
-const CHUNK: u64 = 64 * 1024;
-const TAG: u64 = 16;
+/// The bytes in front of the JSON head that tell its length.
+const LENGTH: usize = 4;
 
 /// Why a message does not open.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +96,24 @@ fn is_control_header(sealed: &[u8]) -> bool {
 }
 
 /// The data of an opened message.
-pub(crate) type Data<R> = StreamReader<io::Chain<io::Cursor<Vec<u8>>, R>>;
+pub(crate) struct Data<R> {
+    /// What the first chunk has behind the head.
+    first: Option<Vec<u8>>,
+    chunks: payload::Unsealer<R>,
+}
+
+impl<R: Read> Data<R> {
+    /// Returns the next bytes, at most 64 KiB, or `None` at the end.
+    ///
+    /// # Errors
+    /// If what follows is damaged or cut.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        match self.first.take() {
+            Some(first) if !first.is_empty() => Ok(Some(first)),
+            _ => self.chunks.next(),
+        }
+    }
+}
 
 /// A receiver's key pair, made anew in each run.
 #[derive(Clone)]
@@ -116,47 +131,46 @@ impl Identity {
 
     /// Reads the header and the JSON head of a message of the sender, and returns the reader of its data.
     pub(crate) fn open<R: BufRead>(&self, mut sealed: R) -> Result<(Head, Data<R>), OpenError> {
-        let header = read_header(&mut sealed)?;
-        let decryptor =
-            Decryptor::new(io::Cursor::new(header).chain(sealed)).map_err(|_| OpenError::Header)?;
-        let reader = decryptor.decrypt([&self.0 as &dyn age::Identity].into_iter());
-        let mut reader = reader.map_err(|_| OpenError::Sealed)?;
-        let mut length = [0; 4];
-        reader.read_exact(&mut length)?;
-        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-        if length > MAX_HEAD {
-            return Err(OpenError::Content(InvalidMessage::Json));
-        }
-        let mut json = vec![0; length];
-        reader.read_exact(&mut json)?;
-        Ok((Head::parse(&json)?, reader))
+        let key = header::open(&mut sealed, &self.0)?;
+        let mut chunks = payload::Unsealer::new(key, sealed);
+        let cut = || OpenError::Content(InvalidMessage::Json);
+        let mut first = chunks.next()?.unwrap_or_default();
+        let (length, framed) = first.split_first_chunk().ok_or_else(cut)?;
+        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+        // A head fits into the first chunk.
+        let json = framed.get(..length).filter(|json| json.len() <= MAX_HEAD).ok_or_else(cut)?;
+        let head = Head::parse(json)?;
+        Ok((head, Data { first: Some(first.split_off(LENGTH + length)), chunks }))
     }
 }
 
-/// Reads an age header, up to and including its last line, and not more than [`MAX_HEADER`] bytes.
-fn read_header(sealed: &mut impl BufRead) -> Result<Vec<u8>, OpenError> {
-    let mut header = Vec::new();
-    loop {
-        let line_start = header.len();
-        let limit = u64::try_from(MAX_HEADER - line_start).unwrap_or(0);
-        sealed.take(limit).read_until(b'\n', &mut header)?;
-        if header.last() != Some(&b'\n') {
-            return Err(OpenError::Header);
-        }
-        if header.get(line_start..).is_some_and(|line| line.starts_with(b"--- ")) {
-            return Ok(header);
-        }
-    }
-}
-
-/// Starts a message to the receiver with this public key. The header is written to `output` at once.
+/// Starts a message to the receiver with this public key. Its ciphertext goes to `output`, block by block.
 ///
 /// # Errors
-/// If the key is none, or `output` fails.
-pub(crate) fn seal<W: Write>(recipient: &str, output: W) -> io::Result<StreamWriter<W>> {
+/// If the text is no public key.
+pub(crate) fn seal<O>(recipient: &str, output: O) -> io::Result<Sealer<O>>
+where
+    O: FnMut(Vec<u8>) -> io::Result<()>,
+{
     let recipient: x25519::Recipient = recipient.parse().map_err(io::Error::other)?;
-    let encryptor = Encryptor::with_recipients([&recipient as &dyn age::Recipient].into_iter());
-    encryptor.map_err(io::Error::other)?.wrap_output(output)
+    let (header, key) = header::make(&recipient)?;
+    Ok(Sealer::new(&header, key, output))
+}
+
+/// Returns a whole message to the receiver with this public key.
+///
+/// # Errors
+/// If the text is no public key.
+pub(crate) fn sealed(recipient: &str, head: &Head, data: &[u8]) -> io::Result<Vec<u8>> {
+    let mut message = Vec::new();
+    let mut sealer = seal(recipient, |block: Vec<u8>| {
+        message.extend(block);
+        Ok(())
+    })?;
+    sealer.write(&framed(head))?;
+    sealer.write(data)?;
+    sealer.finish()?;
+    Ok(message)
 }
 
 /// Returns whether a text is a public key to which [`seal`] can encrypt.
@@ -169,11 +183,6 @@ pub(crate) fn framed(head: &Head) -> Vec<u8> {
     let json = head.to_json();
     let length = u32::try_from(json.len()).unwrap_or(u32::MAX);
     [&length.to_be_bytes()[..], &json].concat()
-}
-
-/// Returns the length of a message of `plaintext` bytes whose header, with the nonce behind it, has `header` bytes.
-pub(crate) fn sealed_length(header: u64, plaintext: u64) -> u64 {
-    header + plaintext + TAG * plaintext.div_ceil(CHUNK).max(1)
 }
 
 #[cfg(test)]

@@ -22,6 +22,8 @@ mod attempt;
 mod ending;
 mod size;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -30,7 +32,7 @@ use crate::backoff::Backoff;
 use crate::destination::{Complete, Stored};
 use crate::link::Id;
 use crate::receive::Refusal;
-use crate::reply::{FIRST_WAIT, Reply, Verdict, WAIT};
+use crate::reply::{FIRST_WAIT, NOT_WAITED, Reply, Verdict, WAIT};
 use crate::send::SendEvent;
 
 pub(crate) use steps::{Action, Ending, Input, Made};
@@ -53,6 +55,9 @@ const PROBE_EVERY: Duration = Duration::from_millis(50);
 
 /// The pause after a control message that does not open, or is none to obey: who floods the path must not keep the processor busy.
 const IGNORED_PAUSE: Duration = Duration::from_millis(100);
+
+/// After so many messages in a row that do not open, people are told. The pause grows with each up to here.
+const UNREADABLE: u32 = 10;
 
 #[derive(Debug)]
 enum Phase {
@@ -77,6 +82,7 @@ enum Phase {
         until: Duration,
         interrupted: bool,
         told: bool,
+        nudges: Vec<Nudge>,
     },
     Ended,
 }
@@ -87,6 +93,15 @@ struct Bye {
     attempt: Id,
     recipient: String,
     retry_at: Option<Duration>,
+}
+
+/// An empty segment that is to be sent. A receiver that waits for a segment sees no cut; one that cannot be opened makes it ask anew, and then it is
+/// refused.
+#[derive(Debug)]
+struct Nudge {
+    attempt: Id,
+    segment: u64,
+    at: Duration,
 }
 
 /// The control request.
@@ -107,6 +122,8 @@ pub(crate) struct Sender {
     phase: Phase,
     listening: Listening,
     control_backoff: Backoff,
+    /// Control messages in a row that did not open.
+    unreadable: u32,
     receivers: Receivers,
     attempt: Option<Attempt>,
     size: size::SegmentSize,
@@ -137,6 +154,7 @@ impl Sender {
             phase: Phase::Linking { since: Duration::ZERO, probe_at: Some(PROBE_EVERY) },
             listening: Listening::Pausing { until: Duration::ZERO },
             control_backoff: Backoff::new(seed),
+            unreadable: 0,
             receivers: Receivers::default(),
             attempt: None,
             size: size::SegmentSize::new(largest),
@@ -163,12 +181,13 @@ impl Sender {
         }
         match input {
             Input::Heard(message) => self.heard(message),
-            Input::Unreadable => self.pause_listening(IGNORED_PAUSE),
+            Input::Unreadable => self.unreadable(),
             Input::Listened(reply) => self.listened(&reply),
             Input::Probed(reply) => self.probed(&reply),
             Input::Made(made) => self.made(made),
             Input::Taken { attempt, segment, bytes } => self.taken(&attempt, segment, bytes),
             Input::Put { attempt, segment, reply } => self.put_ended(&attempt, segment, &reply),
+            Input::Nudged { attempt, segment, reply } => self.nudged(attempt, segment, &reply),
             Input::RefusalPut(reply) => self.refusal_put(&reply),
             Input::ByePut(reply) => self.bye_put(&reply),
             Input::Earliest(offset) => self.earliest = offset,
@@ -189,22 +208,27 @@ impl Sender {
 
     /// Returns when [`Input::Tick`] is due.
     pub(crate) fn deadline(&self) -> Duration {
-        let mut deadline = self.progress_at.saturating_add(self.give_up);
+        let mut deadline = self.gives_up_at().unwrap_or(Duration::MAX);
         let mut earlier = |at: Option<Duration>| deadline = deadline.min(at.unwrap_or(deadline));
         if let Listening::Pausing { until } = self.listening {
             earlier(Some(until));
         }
         match &self.phase {
             Phase::Linking { since, probe_at } => {
-                earlier(*probe_at);
-                earlier(Some(*since + PROBE_AT_MOST));
+                if matches!(self.listening, Listening::Out { .. }) {
+                    earlier(*probe_at);
+                    earlier(Some(*since + PROBE_AT_MOST));
+                }
             }
             Phase::Open => earlier(self.attempt.as_ref().and_then(|attempt| attempt.deadline(self.now))),
             Phase::Confirming { until, bye, .. } => {
                 earlier(Some(*until));
                 earlier(bye.retry_at);
             }
-            Phase::Refusing { until, .. } => earlier(Some(*until)),
+            Phase::Refusing { until, nudges, .. } => {
+                earlier(Some(*until));
+                earlier(nudges.iter().map(|nudge| nudge.at).min());
+            }
             Phase::Ended => {}
         }
         deadline
@@ -220,8 +244,10 @@ impl Sender {
             self.actions.push_back(Action::Listen { wait });
         }
         match &mut self.phase {
+            // Without a control request there is nothing to find.
+            Phase::Linking { .. } if matches!(self.listening, Listening::Pausing { .. }) => {}
             Phase::Linking { since, probe_at } => {
-                if *since + PROBE_AT_MOST <= self.now && matches!(self.listening, Listening::Out { .. }) {
+                if *since + PROBE_AT_MOST <= self.now {
                     self.show_link();
                 } else if probe_at.is_some_and(|at| at <= self.now) {
                     *probe_at = None;
@@ -238,16 +264,27 @@ impl Sender {
                     self.actions.push_back(Action::Bye { attempt, recipient });
                 }
             }
-            Phase::Refusing { until, interrupted, .. } => {
-                let ending = if *interrupted { Ending::Interrupted } else { Ending::Source };
+            Phase::Refusing { until, interrupted, nudges, .. } => {
                 if *until <= self.now {
-                    self.end(ending);
+                    let ending = if *interrupted { Ending::Interrupted } else { Ending::Source };
+                    return self.end(ending);
                 }
+                let due = nudges.extract_if(.., |nudge| nudge.at <= self.now);
+                self.actions
+                    .extend(due.map(|Nudge { attempt, segment, .. }| Action::Nudge { attempt, segment }));
             }
             Phase::Ended => {}
         }
-        if self.progress_at.saturating_add(self.give_up) <= self.now {
+        if self.gives_up_at().is_some_and(|at| at <= self.now) {
             self.give_up();
+        }
+    }
+
+    /// Returns when the lack of progress ends it. A receipt that was accepted, or a failure that is told, has a deadline of its own.
+    fn gives_up_at(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::Linking { .. } | Phase::Open => Some(self.progress_at.saturating_add(self.give_up)),
+            Phase::Confirming { .. } | Phase::Refusing { .. } | Phase::Ended => None,
         }
     }
 
@@ -286,16 +323,30 @@ impl Sender {
                 Duration::ZERO
             }
             verdict => {
-                if let Verdict::Later { why } = verdict {
-                    self.cut(why);
+                match verdict {
+                    Verdict::Later { why } => self.cut(why),
+                    Verdict::NotPaired => self.cut(NOT_WAITED.into()),
+                    _ => {}
                 }
                 self.control_backoff.after_failure(reply.retry_after())
             }
         };
-        if let Phase::Linking { since, .. } = &mut self.phase {
+        if let Phase::Linking { since, probe_at } = &mut self.phase {
             *since = self.now + pause;
+            *probe_at = probe_at.map(|_| *since + PROBE_EVERY);
         }
         self.pause_listening(pause);
+    }
+
+    /// Something arrived that no receiver sent: somebody without the link, or what answers is no relay.
+    fn unreadable(&mut self) {
+        self.unreadable = self.unreadable.saturating_add(1);
+        if self.unreadable == UNREADABLE {
+            let warning = "what arrives is from no receiver: the URL may not be that of a relay, or somebody without the link \
+                           writes to its path";
+            self.actions.push_back(Action::Event(SendEvent::Warning(warning.into())));
+        }
+        self.pause_listening(IGNORED_PAUSE * self.unreadable.min(UNREADABLE));
     }
 
     fn pause_listening(&mut self, pause: Duration) {

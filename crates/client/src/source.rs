@@ -17,11 +17,9 @@ use self::pipe::PipeSource;
 use self::tree::TreeSource;
 use crate::file_name::{MAX_NAME, shortened};
 
-/// The replay buffer of a pipe if nothing else is wished: 64 MiB.
-pub const DEFAULT_REPLAY_BUFFER: usize = 64 << 20;
-
 /// Opens what is to be sent. One file is sent as it is; a directory, or several paths, as a tar stream that is laid out now. A named pipe
-/// or a device is read as [`pipe()`] does.
+/// or a device is read as [`pipe()`] does, with this replay buffer, and so is a file of /proc, whose size is not known before. An empty `name`
+/// counts as none.
 ///
 /// In the archive all entries are below one directory with the name of the transfer: that of the directory that is sent, of several paths
 /// that of the first with the number of the others, or `name`. Hard links are sent as files of their own. Links that lead out of the
@@ -29,7 +27,12 @@ pub const DEFAULT_REPLAY_BUFFER: usize = 64 << 20;
 ///
 /// # Errors
 /// If a path cannot be read, is a socket, or if two paths have the same last component.
-pub fn open(paths: &[PathBuf], name: Option<&str>) -> Result<Box<dyn Source>, SourceError> {
+pub fn open(
+    paths: &[PathBuf],
+    name: Option<&str>,
+    replay_buffer: usize,
+) -> Result<Box<dyn Source>, SourceError> {
+    let name = name.filter(|name| !name.is_empty());
     let [path] = paths else { return Ok(Box::new(TreeSource::open(paths, name)?)) };
     let kind = std::fs::metadata(path).map_err(|error| SourceError::io("read", path, error))?.file_type();
     if kind.is_dir() {
@@ -45,17 +48,23 @@ pub fn open(paths: &[PathBuf], name: Option<&str>) -> Result<Box<dyn Source>, So
         None => layout::last_component(path)?.to_string_lossy().into_owned(),
     };
     let name = shortened(&name, MAX_NAME);
-    if kind.is_file() {
+    if kind.is_file() && !is_made_when_read(&file) {
         return Ok(Box::new(FileSource::new(path, file, name)?));
     }
-    Ok(Box::new(PipeSource::new(file, path.clone(), name, DEFAULT_REPLAY_BUFFER)))
+    Ok(Box::new(PipeSource::new(file, path.clone(), name, replay_buffer)))
+}
+
+/// Tells whether a file has content though its size is 0, as those of /proc have.
+fn is_made_when_read(file: &File) -> bool {
+    let is_empty = file.metadata().is_ok_and(|metadata| metadata.len() == 0);
+    is_empty && file::read_at(file, &mut [0], 0).is_ok_and(|read| read > 0)
 }
 
 /// Sends what a reader gives. Its last `replay_buffer` bytes are kept, so that a receiver can go back that far after a cut.
 ///
-/// Without a name it is called `stdin`.
+/// Without a name, or with an empty one, it is called `stdin`.
 pub fn pipe(reader: impl Read + Send + 'static, name: Option<&str>, replay_buffer: usize) -> Box<dyn Source> {
-    let name = shortened(name.unwrap_or("stdin"), MAX_NAME);
+    let name = shortened(name.filter(|name| !name.is_empty()).unwrap_or("stdin"), MAX_NAME);
     Box::new(PipeSource::new(reader, PathBuf::from("standard input"), name, replay_buffer))
 }
 

@@ -47,7 +47,7 @@ fn gnu_tar_unpacks_the_stream_of_a_tree_to_the_same_tree() {
     let (from, to) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let top = from.path().join("holiday");
     make_tree(&top);
-    let mut source = source::open(&[top], None).unwrap();
+    let mut source = source::open(&[top], None, 0).unwrap();
     let mut stream = vec![0; 1_000_000];
     let length = source.read(&mut stream).unwrap();
     assert_eq!(source.description().size, Some(length as u64));

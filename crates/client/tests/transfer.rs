@@ -13,6 +13,8 @@
 mod files;
 #[path = "transfer/memory.rs"]
 mod memory;
+#[path = "transfer/plain.rs"]
+mod plain;
 #[path = "transfer/proxy.rs"]
 mod proxy;
 #[path = "transfer/whole.rs"]

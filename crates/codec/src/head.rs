@@ -16,6 +16,8 @@ pub use scanner::HeadScanner;
 
 /// Limit on the fields of a head.
 pub const MAX_HEAD_FIELDS: usize = 100;
+/// How many fields a node adds to a request that it passes on, at most.
+pub const NODE_FIELDS: usize = 16;
 
 /// A complete, well-formed request head.
 #[derive(Debug)]
@@ -72,7 +74,22 @@ pub enum HeadError {
 /// # Errors
 /// [`HeadError::Malformed`] or [`HeadError::TooManyFields`].
 pub fn parse<T>(bytes: &[u8], visit: impl FnOnce(&Head<'_>) -> T) -> Result<T, HeadError> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_HEAD_FIELDS];
+    parse_fields::<MAX_HEAD_FIELDS, T>(bytes, visit)
+}
+
+/// As [`parse`], for a head that a node has passed on from its client: it may have [`NODE_FIELDS`] more.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_passed_on<T>(bytes: &[u8], visit: impl FnOnce(&Head<'_>) -> T) -> Result<T, HeadError> {
+    parse_fields::<{ MAX_HEAD_FIELDS + NODE_FIELDS }, T>(bytes, visit)
+}
+
+fn parse_fields<const FIELDS: usize, T>(
+    bytes: &[u8],
+    visit: impl FnOnce(&Head<'_>) -> T,
+) -> Result<T, HeadError> {
+    let mut fields = [httparse::EMPTY_HEADER; FIELDS];
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(_)) => {}
@@ -118,9 +135,9 @@ fn has_member(list: &[u8], wanted: &[u8]) -> bool {
     list.split(|byte| *byte == b',').any(|member| member.trim_ascii().eq_ignore_ascii_case(wanted))
 }
 
-/// The fields that determine the framing of the message and whether the connection is kept.
+/// The fields that determine the framing of a message and whether the connection is kept.
 #[derive(Default)]
-struct FramingFields {
+pub(crate) struct FramingFields {
     hosts: usize,
     length: Option<u64>,
     chunked: bool,
@@ -129,7 +146,7 @@ struct FramingFields {
 }
 
 impl FramingFields {
-    fn add(&mut self, field: &httparse::Header<'_>) -> Result<(), HeadError> {
+    pub(crate) fn add(&mut self, field: &httparse::Header<'_>) -> Result<(), HeadError> {
         let is = |name: &str| field.name.eq_ignore_ascii_case(name);
         if is("host") {
             self.hosts += 1;
@@ -168,6 +185,22 @@ impl FramingFields {
             (length, false) => Ok(Framing::Length(length.unwrap_or(0))),
         }
     }
+
+    /// Returns whether the connection closes after the message.
+    pub(crate) fn closes(&self) -> bool {
+        self.closes
+    }
+
+    /// Returns the framing of a response (RFC 9112, section 6.3), if its head says it.
+    pub(crate) fn of_response(&self, status: u16) -> Result<Option<Framing>, HeadError> {
+        let has_body = !matches!(status, 100..=199 | 204 | 304);
+        match (self.length, self.chunked) {
+            (Some(_), true) => Err(malformed("both Content-Length and Transfer-Encoding")),
+            _ if !has_body => Ok(Some(Framing::NONE)),
+            (None, true) => Ok(Some(Framing::Chunked)),
+            (length, false) => Ok(length.map(Framing::Length)),
+        }
+    }
 }
 
 fn decimal(value: &[u8]) -> Result<u64, HeadError> {
@@ -178,7 +211,7 @@ fn decimal(value: &[u8]) -> Result<u64, HeadError> {
         .ok_or_else(|| malformed("a Content-Length that is not one decimal number of bytes"))
 }
 
-fn malformed(reason: &str) -> HeadError {
+pub(crate) fn malformed(reason: &str) -> HeadError {
     HeadError::Malformed(reason.to_owned())
 }
 

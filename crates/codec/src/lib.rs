@@ -1,6 +1,7 @@
 //! Parsers for the framing of HTTP/1 messages and HTTP/2 frames. Pure: bytes in, values out.
 //!
 //! - [`head`]: the head of an HTTP/1 request, and how its body is framed.
+//! - [`response`]: the head of a response between two nodes.
 //! - [`body`]: the position inside an HTTP/1 body. [`chunked`] is its chunked form.
 //! - [`frames`]: the boundaries of HTTP/2 frames.
 //!
@@ -18,4 +19,5 @@ pub mod body;
 pub mod chunked;
 pub mod frames;
 pub mod head;
+pub mod response;
 mod token;

@@ -1,13 +1,13 @@
-//! A bounded broadcast of snapshots to many subscribers, which does not delay transfers.
+//! A bounded broadcast to many subscribers, which does not delay transfers: of snapshots, or of what other nodes send of theirs.
 //!
-//! A `Feed` keeps the latest snapshots. Each [`Subscription`] reads them at its own speed. One that is too slow learns how many it has
+//! A [`Feed`] keeps the latest items. Each [`Subscription`] reads them at its own speed. One that is too slow learns how many it has
 //! missed, and goes on with the oldest one that is left.
 //!
 //! *Concurrency.* One lock for each feed, held for a few assignments. The publisher may hold the lock of the table. Subscribers are woken after
 //! it is released, many of them in `turns`.
 //!
-//! *Bounds.* A feed keeps at most a fixed number of snapshots and of bytes of header sets and reports, and for each a short text, shared by all its
-//! subscribers. A subscription is a position and a waker.
+//! *Bounds.* A feed keeps at most a fixed number of items and of bytes, of snapshots those of header sets and reports, and for each of these a
+//! short text, shared by all its subscribers. A subscription is a position and a waker.
 
 mod turns;
 
@@ -16,6 +16,7 @@ use std::future::poll_fn;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use self::turns::WaitingWakers;
@@ -28,38 +29,52 @@ const KEPT_TEXT: usize = 4 * 1024;
 /// The limits of a feed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Capacity {
-    /// The number of snapshots, at least 1.
-    pub(crate) snapshots: usize,
-    /// The bytes of their header sets and reports. One snapshot is kept in any case.
+    /// The number of items, at least 1.
+    pub(crate) items: usize,
+    /// The bytes of them all: see [`Item::memory`]. One item is kept in any case.
     pub(crate) bytes: u64,
 }
 
-/// The latest snapshots, and the subscribers that wait for the next one.
-#[derive(Debug)]
-pub(crate) struct Feed {
-    capacity: Capacity,
-    turns: Arc<Turns>,
-    state: Mutex<State>,
+impl Capacity {
+    /// For the changes of one stream: those of a usual life, and some sides that leave. They share their header sets.
+    pub(crate) const OF_A_STREAM: Self = Self { items: 16, bytes: u64::MAX };
+
+    /// For the changes of all streams. Of streams that are forgotten, only the feed holds the header sets.
+    pub(crate) const OF_ALL_STREAMS: Self = Self { items: 1024, bytes: 1 << 20 };
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// The latest snapshots, oldest first, from the first on that a subscriber has not read.
-    kept: VecDeque<Kept>,
+/// What a feed keeps. Its clones share it.
+pub trait Item: Clone {
+    /// Returns the bytes that it holds and that a peer decides about.
+    fn memory(&self) -> u64;
+}
+
+/// The latest items, and the subscribers that wait for the next one.
+#[derive(Debug)]
+pub struct Feed<T: Item = Arc<Published>> {
+    capacity: Capacity,
+    turns: Arc<Turns>,
+    state: Mutex<State<T>>,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    /// The latest items, oldest first, from the first on that a subscriber has not read.
+    kept: VecDeque<Kept<T>>,
     /// The bytes of `kept`.
     bytes: u64,
     subscribers: usize,
-    /// The position of the next snapshot: the number of those that were published.
+    /// The position of the next item: the number of those that were published.
     end: u64,
     is_closed: bool,
     /// The subscribers that have read everything, by their numbers.
     waiting: WaitingWakers,
 }
 
-/// A snapshot that a feed keeps.
+/// An item that a feed keeps.
 #[derive(Debug)]
-struct Kept {
-    published: Arc<Published>,
+struct Kept<T> {
+    item: T,
     /// The subscribers that have not read it.
     unread: usize,
 }
@@ -75,10 +90,10 @@ pub struct Published {
 
 /// The next news of a feed.
 #[derive(Debug)]
-pub enum News {
+pub enum News<T = Arc<Published>> {
     /// A stream has changed.
-    Changed(Arc<Published>),
-    /// The subscriber was too slow: so many snapshots are lost to it.
+    Changed(T),
+    /// The subscriber was too slow: so many items are lost to it.
     Missed(u64),
     /// Nothing will follow: the stream was forgotten, or the server is closing.
     Closed,
@@ -86,22 +101,23 @@ pub enum News {
 
 /// A position in a feed.
 #[derive(Debug)]
-pub struct Subscription {
-    feed: Arc<Feed>,
+pub struct Subscription<T: Item = Arc<Published>> {
+    feed: Arc<Feed<T>>,
     /// Its number among the subscriptions to all feeds.
     number: u64,
-    /// The position of the next snapshot to read.
+    /// The position of the next item to read.
     next: u64,
 }
 
-impl Feed {
-    /// Creates a feed without snapshots, whose subscribers are woken in `turns`.
+impl<T: Item> Feed<T> {
+    /// Creates a feed without items, whose subscribers are woken in `turns`.
     pub(crate) fn new(capacity: Capacity, turns: &Arc<Turns>) -> Arc<Self> {
-        Arc::new(Self { capacity, turns: Arc::clone(turns), state: Mutex::default() })
+        Arc::new(Self { capacity, turns: Arc::clone(turns), state: Mutex::new(State::new()) })
     }
 
     /// Returns a subscription to what is published from now on.
-    pub(crate) fn subscribe(self: &Arc<Self>) -> Subscription {
+    #[must_use]
+    pub fn subscribe(self: &Arc<Self>) -> Subscription<T> {
         let mut state = self.state.lock();
         state.subscribers += 1;
         let next = state.end;
@@ -109,16 +125,21 @@ impl Feed {
         Subscription { feed: Arc::clone(self), number: self.turns.next_number(), next }
     }
 
-    /// Adds a snapshot, and moves the wakers of the subscribers that wait for it to `wakers`. Over the capacity, the oldest are dropped.
-    pub(crate) fn publish(&self, snapshot: Snapshot, wakers: &mut Wakers) {
+    /// Adds an item, and wakes the subscribers that wait for it.
+    pub fn publish(&self, item: T) {
+        let mut wakers = Wakers::default();
+        self.add(item, &mut wakers);
+        self.turns.wake(wakers);
+    }
+
+    /// Adds an item, and moves the wakers of the subscribers that wait for it to `wakers`. Over the capacity, the oldest are dropped.
+    pub(crate) fn add(&self, item: T, wakers: &mut Wakers) {
         let mut state = self.state.lock();
-        state.bytes += snapshot.memory();
+        state.bytes += item.memory();
         let unread = state.subscribers;
-        state
-            .kept
-            .push_back(Kept { published: Arc::new(Published { snapshot, text: OnceLock::new() }), unread });
+        state.kept.push_back(Kept { item, unread });
         state.end += 1;
-        while state.kept.len() > self.capacity.snapshots
+        while state.kept.len() > self.capacity.items
             || state.bytes > self.capacity.bytes && state.kept.len() > 1
         {
             state.drop_oldest();
@@ -126,12 +147,12 @@ impl Feed {
         wakers.take(&mut state.waiting);
     }
 
-    /// Ends all subscriptions behind the last snapshot. Their wakers are moved to `wakers`.
+    /// Ends all subscriptions behind the last item. Their wakers are moved to `wakers`.
     pub(crate) fn close(&self, wakers: &mut Wakers) {
         self.state.lock().close(wakers);
     }
 
-    /// Closes the feed and drops its snapshots, so that a subscriber does not hold them for longer than the table does.
+    /// Closes the feed and drops its items, so that a subscriber does not hold them for longer than the table does.
     pub(crate) fn forget(&self, wakers: &mut Wakers) {
         let mut state = self.state.lock();
         state.close(wakers);
@@ -140,15 +161,26 @@ impl Feed {
     }
 }
 
-impl Kept {
+impl<T: Item> Kept<T> {
     /// Counts a subscriber that has read it.
-    fn read(&mut self) -> Arc<Published> {
+    fn read(&mut self) -> T {
         self.unread -= 1;
-        Arc::clone(&self.published)
+        self.item.clone()
     }
 }
 
-impl State {
+impl<T: Item> State<T> {
+    fn new() -> Self {
+        Self {
+            kept: VecDeque::new(),
+            bytes: 0,
+            subscribers: 0,
+            end: 0,
+            is_closed: false,
+            waiting: WaitingWakers::new(),
+        }
+    }
+
     fn close(&mut self, wakers: &mut Wakers) {
         self.is_closed = true;
         wakers.take(&mut self.waiting);
@@ -159,18 +191,18 @@ impl State {
     }
 
     /// Returns what a subscriber at this position has not read.
-    fn unread(&mut self, position: u64) -> impl Iterator<Item = &mut Kept> {
+    fn unread(&mut self, position: u64) -> impl Iterator<Item = &mut Kept<T>> {
         let skipped = position.saturating_sub(self.oldest());
         self.kept.iter_mut().skip(usize::try_from(skipped).unwrap_or(usize::MAX))
     }
 
     fn drop_oldest(&mut self) {
         if let Some(oldest) = self.kept.pop_front() {
-            self.bytes -= oldest.published.snapshot.memory();
+            self.bytes -= oldest.item.memory();
         }
     }
 
-    /// Drops the snapshots that all subscribers have read.
+    /// Drops the items that all subscribers have read.
     fn drop_read(&mut self) {
         while self.kept.front().is_some_and(|oldest| oldest.unread == 0) {
             self.drop_oldest();
@@ -178,7 +210,25 @@ impl State {
     }
 }
 
+impl Item for Arc<Published> {
+    fn memory(&self) -> u64 {
+        self.snapshot.memory()
+    }
+}
+
+/// What another node sends of the change of a stream.
+impl Item for Bytes {
+    fn memory(&self) -> u64 {
+        self.len() as u64
+    }
+}
+
 impl Published {
+    /// Makes an item of a feed.
+    pub(crate) fn new(snapshot: Snapshot) -> Arc<Self> {
+        Arc::new(Self { snapshot, text: OnceLock::new() })
+    }
+
     /// Appends what subscribers send of the snapshot. The first one makes it, and a short text is kept for the others.
     ///
     /// # Errors
@@ -202,7 +252,7 @@ impl Published {
     }
 }
 
-impl Subscription {
+impl<T: Item> Subscription<T> {
     /// Returns a number from 0 to 1 that spreads subscriptions evenly, for what each of them does periodically.
     #[must_use]
     pub fn spread(&self) -> f64 {
@@ -217,12 +267,12 @@ impl Subscription {
     }
 
     /// Waits for the next news. Cancelling it loses nothing.
-    pub async fn next(&mut self) -> News {
+    pub async fn next(&mut self) -> News<T> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// Returns the next news if there are any.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<News> {
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<News<T>> {
         let mut state = self.feed.state.lock();
         let oldest = state.oldest();
         if self.next < oldest {
@@ -231,10 +281,10 @@ impl Subscription {
             return Poll::Ready(News::Missed(missed));
         }
         let unread = state.unread(self.next).next().map(Kept::read);
-        if let Some(published) = unread {
+        if let Some(item) = unread {
             self.next += 1;
             state.drop_read();
-            return Poll::Ready(News::Changed(published));
+            return Poll::Ready(News::Changed(item));
         }
         if state.is_closed {
             return Poll::Ready(News::Closed);
@@ -244,7 +294,7 @@ impl Subscription {
     }
 }
 
-impl Drop for Subscription {
+impl<T: Item> Drop for Subscription<T> {
     fn drop(&mut self) {
         let mut state = self.feed.state.lock();
         state.waiting.remove(&self.number);
@@ -286,10 +336,10 @@ mod tests {
         Arc::new(Report { status: 400, name: String::new(), message: "m".repeat(bytes) })
     }
 
-    fn publish(feed: &Feed, snapshots: impl IntoIterator<Item = Snapshot>) -> Wakers {
+    fn publish(feed: &Feed<Arc<Published>>, snapshots: impl IntoIterator<Item = Snapshot>) -> Wakers {
         let mut wakers = Wakers::default();
         for snapshot in snapshots {
-            feed.publish(snapshot, &mut wakers);
+            feed.add(Published::new(snapshot), &mut wakers);
         }
         wakers
     }
@@ -312,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_slow_subscriber_learns_what_it_has_missed_and_goes_on_with_the_oldest_that_is_left() {
-        let feed = Feed::new(Capacity { snapshots: 3, bytes: u64::MAX }, &Arc::default());
+        let feed = Feed::new(Capacity { items: 3, bytes: u64::MAX }, &Arc::default());
         let (mut slow, mut quick) = (feed.subscribe(), feed.subscribe());
         publish(&feed, [1, 2].map(snapshot));
         assert_eq!(at_hand(&mut quick), [1, 2]);
@@ -327,7 +377,7 @@ mod tests {
     #[test]
     fn a_feed_keeps_as_many_bytes_as_it_may_and_one_snapshot_in_any_case() {
         let large = report(1000);
-        let feed = Feed::new(Capacity { snapshots: 10, bytes: 3 * large.memory() }, &Arc::default());
+        let feed = Feed::new(Capacity { items: 10, bytes: 3 * large.memory() }, &Arc::default());
         let (mut subscription, mut slow) = (feed.subscribe(), feed.subscribe());
         publish(&feed, (1..=5).map(|version| large_snapshot(version, &large)));
         assert_eq!(at_hand(&mut subscription), [-2, 3, 4, 5]);
@@ -339,11 +389,27 @@ mod tests {
     }
 
     #[test]
+    fn a_subscriber_to_all_streams_may_be_a_thousand_changes_or_a_mebibyte_behind() {
+        let report = report(60_000);
+        let small = |count| (1..=count).map(snapshot).collect::<Vec<_>>();
+        let large = |count| (1..=count).map(|version| large_snapshot(version, &report)).collect();
+        for (published, kept) in [(small(1024), 1024), (small(1500), 1024), (large(15), 15), (large(99), 15)]
+        {
+            let feed = Feed::new(Capacity::OF_ALL_STREAMS, &Arc::default());
+            let mut slow = feed.subscribe();
+            publish(&feed, published);
+            let mut news = at_hand(&mut slow);
+            news.retain(|&version| version > 0);
+            assert_eq!(news.len(), kept);
+        }
+    }
+
+    #[test]
     fn subscriptions_are_spread_evenly() {
         let turns = Arc::default();
         let mut tenths = [0; 10];
         for _ in 0..1000 {
-            let feed = Feed::new(Capacity { snapshots: 1, bytes: 0 }, &turns);
+            let feed: Arc<Feed> = Feed::new(Capacity { items: 1, bytes: 0 }, &turns);
             let spread = feed.subscribe().spread();
             assert!((0.0..=1.0).contains(&spread), "{spread}");
             let tenth = (0..9).take_while(|tenth| spread >= f64::from(tenth + 1) / 10.0).count();
@@ -355,7 +421,7 @@ mod tests {
     #[test]
     fn a_feed_keeps_nothing_that_all_subscribers_have_read_or_have_left_behind() {
         let held = report(1000);
-        let feed = Feed::new(Capacity { snapshots: 10, bytes: u64::MAX }, &Arc::default());
+        let feed = Feed::new(Capacity { items: 10, bytes: u64::MAX }, &Arc::default());
         let (mut quick, mut slow) = (feed.subscribe(), feed.subscribe());
         publish(&feed, [1, 2].map(|version| large_snapshot(version, &held)));
         assert_eq!(at_hand(&mut quick), [1, 2]);
@@ -377,7 +443,7 @@ mod tests {
     #[test]
     fn a_feed_of_a_forgotten_stream_ends_and_holds_nothing_of_it() {
         let held = report(1000);
-        let feed = Feed::new(Capacity { snapshots: 10, bytes: u64::MAX }, &Arc::default());
+        let feed = Feed::new(Capacity { items: 10, bytes: u64::MAX }, &Arc::default());
         let mut subscription = feed.subscribe();
         publish(&feed, [large_snapshot(1, &held)]);
         feed.forget(&mut Wakers::default());
@@ -387,7 +453,7 @@ mod tests {
 
     #[test]
     fn a_subscriber_that_waits_is_woken_by_the_next_change_unless_it_has_left() {
-        let feed = Feed::new(Capacity { snapshots: 3, bytes: u64::MAX }, &Arc::default());
+        let feed = Feed::new(Capacity { items: 3, bytes: u64::MAX }, &Arc::default());
         let (mut stays, mut leaves) = (feed.subscribe(), feed.subscribe());
         assert_eq!((at_hand(&mut stays), at_hand(&mut leaves)), (vec![], vec![]));
         drop(leaves);
@@ -398,7 +464,7 @@ mod tests {
     #[test]
     fn the_text_of_a_change_is_made_once_if_it_is_short() {
         for (bytes, makes) in [(KEPT_TEXT, 1), (KEPT_TEXT + 1, 2)] {
-            let feed = Feed::new(Capacity { snapshots: 1, bytes: 0 }, &Arc::default());
+            let feed = Feed::new(Capacity { items: 1, bytes: 0 }, &Arc::default());
             let mut subscriptions = [feed.subscribe(), feed.subscribe()];
             publish(&feed, [snapshot(1)]);
             let mut count = 0;

@@ -80,6 +80,17 @@ impl StreamHeaders {
 pub struct Spellings(Arc<HashMap<HeaderName, String>>);
 
 impl Spellings {
+    /// Returns the names that are not in lower case. `None` if there are none.
+    #[must_use]
+    pub fn of_names<'a>(names: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let is_spelled = |name: &&str| name.bytes().any(|byte| byte.is_ascii_uppercase());
+        let spelled = names.filter(is_spelled);
+        let spellings: HashMap<_, _> = spelled
+            .filter_map(|name| Some((HeaderName::from_bytes(name.as_bytes()).ok()?, name.to_owned())))
+            .collect();
+        (!spellings.is_empty()).then(|| Self(Arc::new(spellings)))
+    }
+
     /// Returns the name in its original case, if the set has it.
     #[must_use]
     pub fn of(&self, name: &HeaderName) -> Option<&str> {

@@ -129,6 +129,9 @@ pub enum SeatError {
     /// The server is shutting down.
     #[error("The server is shutting down")]
     ShuttingDown,
+    /// Another node of the cluster now owns the path. Nothing of the side's body was taken.
+    #[error("Another node has this stream")]
+    Moved,
 }
 
 /// Why a transfer failed after its sides had paired.

@@ -64,8 +64,8 @@ pub struct Limits {
 /// The table of all streams.
 pub struct Rendezvous<B> {
     limits: Limits,
-    /// The ids of its streams begin with it.
-    tag: Tag,
+    /// The ids of new streams begin with it.
+    tag: Mutex<Tag>,
     table: Mutex<Table<B>>,
     subscribers: Vec<Arc<dyn Subscriber>>,
     /// Shared by all streams without header sets, which are most streams.
@@ -110,7 +110,7 @@ impl<B: Send + 'static> Rendezvous<B> {
         let turns = Arc::default();
         Arc::new(Self {
             limits,
-            tag: Tag::draw(),
+            tag: Mutex::new(Tag::draw()),
             table: Mutex::new(Table::new(limits, Arc::clone(&turns))),
             subscribers,
             no_headers: Arc::default(),
@@ -119,6 +119,17 @@ impl<B: Send + 'static> Rendezvous<B> {
             counts_decreased: Notify::new(),
             turns,
         })
+    }
+
+    /// Returns the tag with which the ids of new streams begin.
+    #[must_use]
+    pub fn tag(&self) -> Tag {
+        *self.tag.lock()
+    }
+
+    /// Sets the tag with which the ids of new streams begin.
+    pub fn mint(&self, tag: Tag) {
+        *self.tag.lock() = tag;
     }
 
     /// Creates a stream that waits for both sides.
@@ -134,7 +145,7 @@ impl<B: Send + 'static> Rendezvous<B> {
         mut new: NewStream,
         permit: impl FnOnce() -> Result<Option<Permit>, TooMany>,
     ) -> Result<StreamId, SeatError> {
-        let id = StreamId::mint(self.tag);
+        let id = StreamId::mint(self.tag());
         let headers = std::mem::take(&mut new.headers);
         let headers = if headers.memory() == 0 { Arc::clone(&self.no_headers) } else { Arc::new(headers) };
         let name = StreamName::Id(id.clone());

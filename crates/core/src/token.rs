@@ -12,6 +12,9 @@ use uuid::Uuid;
 /// Minimum length of a configured token in bytes.
 const MIN_BYTES: usize = 16;
 
+/// The message to a request with a token that is not the required one.
+pub const WRONG_TOKEN: &str = "The token is not the one for this";
+
 /// A secret of at least 16 bytes of visible ASCII. Cloning copies a reference. Equality takes constant time.
 ///
 /// ```
@@ -143,11 +146,7 @@ fn check<'a>(
     matches: impl FnOnce(Credential<'a>) -> Choice,
 ) -> Result<(), AuthError> {
     let credential = credential.ok_or(AuthError::Unauthorized)?;
-    if matches(credential).into() {
-        Ok(())
-    } else {
-        Err(AuthError::Forbidden("The token is not the one for this"))
-    }
+    if matches(credential).into() { Ok(()) } else { Err(AuthError::Forbidden(WRONG_TOKEN)) }
 }
 
 impl<'a> Credential<'a> {

@@ -109,6 +109,17 @@ struct Progress {
 #[derive(Debug)]
 pub struct WholeBody(());
 
+/// The sides whose stalls a node judges: in a cluster, its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Judged {
+    /// Both sides use this node.
+    Both,
+    /// The destination uses another node.
+    Source,
+    /// The source uses another node, or the stream is that of another node.
+    Destination,
+}
+
 /// What the transfer waits for: it determines the side that a stall is attributed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Awaited {
@@ -151,6 +162,15 @@ impl Transfer {
         (SourceHalf::new(Arc::clone(&transfer)), DestinationHalf::new(transfer))
     }
 
+    /// Starts the part of a transfer that passes through this node, while another one has the stream, judges the transfer and limits it. Bytes
+    /// passed on are added to `body_bytes` too. `idle` is the idle limit of a destination at this node.
+    #[must_use]
+    pub fn pass_through(body_bytes: Arc<AtomicU64>, idle: Duration) -> (SourceHalf, DestinationHalf) {
+        let limits = Limits { idle, stream: StreamLimits::default() };
+        let observer = Observer { on_release: None, on_end: Box::new(|_| {}) };
+        Self::start(Arc::default(), limits, body_bytes, observer)
+    }
+
     /// Returns the header sets of the stream.
     #[must_use]
     pub fn headers(&self) -> &Arc<StreamHeaders> {
@@ -182,6 +202,19 @@ impl Transfer {
     /// Ends the transfer with `fault`. Does nothing if it has ended before.
     pub fn fail(&self, fault: Fault) {
         self.settle(Outcome::Failed(fault));
+    }
+
+    /// Ends the transfer with a `fault` of its source, unless the whole body was read: what a source does after its last byte does no harm.
+    pub fn fail_source(&self, fault: Fault) {
+        if !self.progress.lock().is_source_done {
+            self.fail(fault);
+        }
+    }
+
+    /// Returns the fault of a destination that another node has found to stand still.
+    #[must_use]
+    pub fn destination_stalled(&self) -> Fault {
+        Fault::Stalled { side: Side::Destination, limit: self.limits.idle }
     }
 
     /// Waits for the outcome.
@@ -246,15 +279,15 @@ impl Transfer {
     /// Waits until no byte has moved for the idle limit, or until the source has been too slow, and returns the fault.
     ///
     /// `unacknowledged` returns the bytes that the kernel still holds for the destination. While they decrease, bytes move,
-    /// although no write shows it.
-    pub async fn stalled(&self, unacknowledged: impl Fn() -> usize) -> Fault {
+    /// although no write shows it. Only the sides of `judged` can stall.
+    pub async fn stalled(&self, judged: Judged, unacknowledged: impl Fn() -> usize) -> Fault {
         tokio::select! {
-            fault = self.idle_timeout(unacknowledged) => fault,
+            fault = self.idle_timeout(judged, unacknowledged) => fault,
             fault = self.upload_too_slow() => fault,
         }
     }
 
-    async fn idle_timeout(&self, unacknowledged: impl Fn() -> usize) -> Fault {
+    async fn idle_timeout(&self, judged: Judged, unacknowledged: impl Fn() -> usize) -> Fault {
         let mut held_before = unacknowledged();
         loop {
             let last_moved = self.progress.lock().last_moved;
@@ -275,6 +308,13 @@ impl Transfer {
                 continue;
             }
             let side = if awaited == Awaited::Source { Side::Source } else { Side::Destination };
+            if matches!(
+                (judged, side),
+                (Judged::Source, Side::Destination) | (Judged::Destination, Side::Source)
+            ) {
+                self.touch();
+                continue;
+            }
             return Fault::Stalled { side, limit: self.limits.idle };
         }
     }

@@ -32,10 +32,11 @@ mod tcp;
 mod tests;
 mod tls;
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::task::{Context, Poll, Waker};
@@ -43,11 +44,12 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use rustix::net;
-use tokio::io::{Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::coop::unconstrained;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 pub use options::{keep_urgent_data_inline, set_nodelay, set_peer_timeout};
 
@@ -99,6 +101,29 @@ impl Socket {
         let tcp = Arc::new(Tcp::new(stream));
         let tls = TlsSession::accept(Arc::clone(&tcp), acceptor).await?;
         Ok(Self { tcp, tls: Some(Box::new(tls)), resets_on_close: AtomicBool::new(false), peer_timeout })
+    }
+
+    /// Wraps a connection that this process has opened as [`Socket::new`] does, and performs the TLS handshake as its client.
+    ///
+    /// # Errors
+    /// The handshake fails, or the server disconnects.
+    pub async fn secure_as_client(
+        stream: TcpStream,
+        peer_timeout: Duration,
+        connector: &TlsConnector,
+        name: ServerName<'static>,
+    ) -> io::Result<Self> {
+        let tcp = Arc::new(Tcp::new(stream));
+        let tls = TlsSession::connect(Arc::clone(&tcp), connector, name).await?;
+        Ok(Self { tcp, tls: Some(Box::new(tls)), resets_on_close: AtomicBool::new(false), peer_timeout })
+    }
+
+    /// Returns bytes that only both ends of this TLS connection know (`tls-exporter` of RFC 9266); `None` without TLS.
+    ///
+    /// # Errors
+    /// Those of the TLS library.
+    pub fn channel_binding(&self) -> io::Result<Option<[u8; 32]>> {
+        self.tls.as_ref().map(|tls| tls.channel_binding()).transpose()
     }
 
     /// Returns whether the connection is without TLS, so that the kernel can move its bytes.
@@ -237,10 +262,15 @@ impl Socket {
 
     /// Sends FIN after what was written, over TLS preceded by `close_notify`. Returns false if the connection is broken.
     pub async fn shutdown_write(&self) -> bool {
-        match &self.tls {
-            None => self.tcp.shutdown_write().is_ok(),
-            Some(tls) => poll_fn(|cx| tls.poll_shutdown(cx)).await.is_ok(),
-        }
+        let mut socket = self;
+        poll_fn(|cx| Pin::new(&mut socket).poll_shutdown(cx)).await.is_ok()
+    }
+
+    /// Ends both directions at once, as if the peer had closed: whoever reads, writes or watches the connection notices. What was received
+    /// can still be read.
+    pub fn disconnect(&self) {
+        // Fails only on a connection that is broken already.
+        let _ = net::shutdown(self.tcp.stream(), net::Shutdown::Both);
     }
 
     /// Waits until the peer has closed its sending side or reset the connection, also while data is unread.
@@ -282,6 +312,24 @@ impl Socket {
         unread.ok().and_then(|bytes| bytes.try_into().ok()).unwrap_or(0)
     }
 
+    /// Returns whether the peer has neither sent anything that was not read from the kernel nor ended the connection.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let (stream, flags) = (self.tcp.stream(), net::RecvFlags::PEEK | net::RecvFlags::DONTWAIT);
+        let was_asked = Cell::new(false);
+        let peek = || {
+            was_asked.set(true);
+            Ok(net::recv(stream, &mut [0; 1], flags)?)
+        };
+        // So tokio learns that nothing is there, and the next read does not ask the kernel in vain. If tokio takes that for known, the kernel may know
+        // better.
+        let mut peeked = stream.try_io(Interest::READABLE, peek);
+        if !was_asked.get() {
+            peeked = peek();
+        }
+        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// Returns how many bytes were written to the kernel since the connection was accepted: with TLS, of ciphertext.
     #[must_use]
     pub fn sent(&self) -> u64 {
@@ -304,6 +352,34 @@ impl Socket {
     #[must_use]
     pub fn unacknowledged(&self) -> usize {
         system::unacknowledged(self.tcp.stream())
+    }
+}
+
+/// For code that reads and writes any kind of connection.
+impl AsyncRead for &Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Socket::poll_read(&self, cx, buffer)
+    }
+}
+
+impl AsyncWrite for &Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Socket::poll_write(&self, cx, &[IoSlice::new(bytes)])
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Socket::poll_flush(&self, cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.tls {
+            None => Poll::Ready(self.tcp.shutdown_write()),
+            Some(tls) => tls.poll_shutdown(cx),
+        }
     }
 }
 

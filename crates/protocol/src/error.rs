@@ -57,6 +57,8 @@ error_kinds! {
     AlreadyStarted = 409 "StreamStartedError",
     /// The body is over its size limit.
     BodyTooLarge = 413 "BodyTooLargeError",
+    /// Another node of the cluster has the stream. Sent between nodes only.
+    Misdirected = 421 "MisdirectedError",
     /// This side of the stream is already connected.
     AlreadyConnected = 429 "AlreadyConnectedError",
     /// The client has reached one of its quotas.
@@ -65,8 +67,14 @@ error_kinds! {
     HeadTooLarge = 431 "BadRequestError",
     /// The server has a defect.
     Internal = 500 "InternalError",
+    /// The node that had the stream was lost after its sides had paired.
+    OwnerLost = 502 "OwnerLostError",
     /// The server has reached one of its limits.
     Busy = 503 "ServerBusyError",
+    /// It is not known which node has the stream.
+    DirectoryUnavailable = 503 "DirectoryUnavailableError",
+    /// The node that has the stream cannot be reached.
+    OwnerUnreachable = 503 "OwnerUnreachableError",
     /// The other side did not connect within the time for which this one had asked to wait.
     PeerNotConnected = 503 "PeerNotConnectedError",
     /// The server is shutting down.

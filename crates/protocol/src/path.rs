@@ -72,6 +72,12 @@ impl PathName {
         String::from_utf8_lossy(&self.0)
     }
 
+    /// Returns the decoded path, to compute its owner in a cluster. It must not be logged.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Returns the form for logs: equal for equal paths during the life of this process, and useless to connect.
     #[must_use]
     pub fn hashed(&self) -> HashedPath {

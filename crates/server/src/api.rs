@@ -27,6 +27,7 @@ pub(crate) mod json_body;
 pub(crate) mod listing;
 pub(crate) mod message;
 pub(crate) mod openapi;
+mod passing;
 pub(crate) mod preferences;
 pub(crate) mod record;
 pub(crate) mod refusal;
@@ -48,16 +49,20 @@ use rendezvous_core::rendezvous::{Presence, SeatRequest};
 use rendezvous_core::token::Credential;
 use rendezvous_core::transfer::SourceHalf;
 use rendezvous_protocol::{StreamId, StreamName};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 pub(crate) use self::app::App;
 pub(crate) use self::context::RequestContext;
+pub(crate) use self::passing::Attempt;
+use crate::hop::pass::{PassedSide, PassedSource};
+use crate::hop::request::{self, HopRequest};
 use crate::request_body::{Offer, Pairing, RequestBody, Seat};
-use connection::{ConnectionInfo, ListenerInfo};
+use connection::{Audience, ConnectionInfo, ListenerInfo};
 use head::RequestHead;
 use json_body::JsonBody;
 use record::Record;
 use refusal::Refusal;
-use response::{GeneratedResponse, Response};
+use response::{GeneratedResponse, Later, Response};
 use route::{Route, RouteError};
 
 /// The action that the driver of a connection must perform for a request.
@@ -69,11 +74,28 @@ pub(crate) enum Action {
     /// Read the JSON body, then call [`RequestContext::json_response`].
     ReadJson(JsonRoute),
     /// Wait for the response, as long as the client stays.
-    Wait(BoxFuture<'static, Result<Response, Refusal>>),
+    Wait(BoxFuture<'static, Result<Later, Refusal>>),
     /// Wait for the destination. The destination's task reads the source's body.
     Source(Seat<SourceHalf>),
     /// Wait for the source.
     Destination(Seat<Pairing>),
+    /// Wait, then route the request again: which node has the stream is known better then.
+    Reconsider(BoxFuture<'static, ()>),
+    /// Wait for the destination at the node that has the stream, and pass the body on to it.
+    PassSource(Box<PassedSource>),
+    /// Wait for the source at the node that has the stream, and bring the body from it.
+    PassDestination(PassedSide),
+}
+
+impl Action {
+    /// Counts a side in a cluster. It holds the count while it is routed again, so that a drain of this node waits for it without a gap.
+    pub(crate) fn count(&self, app: &App) -> Option<TaskTrackerToken> {
+        let is_side = matches!(
+            self,
+            Self::Source(_) | Self::Destination(_) | Self::PassSource(_) | Self::PassDestination(_)
+        );
+        app.cluster.as_ref().filter(|_| is_side).map(|cluster| cluster.sides.token())
+    }
 }
 
 /// A route whose request has a JSON body.
@@ -82,22 +104,28 @@ pub(crate) enum JsonRoute {
     Create(IpAddr),
     /// `POST /stream/:id/error`.
     Report(StreamId),
+    /// The same for a stream of another node.
+    Pass(StreamName, HopRequest),
+    /// `POST /stream` while this node drains, for another node.
+    CreateElsewhere(HopRequest),
 }
 
 /// Routes and authorizes a request, and takes its seat.
 ///
-/// `body` is called only for a source. `presence` is the connection or HTTP/2 stream; the seat is freed when it disconnects.
+/// `body` is called only for a source. `presence` is the connection or HTTP/2 stream; the seat is freed when it disconnects. It may have been
+/// routed before.
 pub(crate) fn route(
     app: &App,
     connection: ConnectionInfo,
     head: &impl RequestHead,
     body: impl FnOnce() -> RequestBody,
     presence: &Arc<impl Presence + 'static>,
+    attempt: Attempt,
 ) -> (RequestContext, Action) {
     let record = Record::begin(app.client(connection, head), head.version());
     let origin = app.cors.allowed_origin(connection.listener, head).map(Box::new);
     let mut context = RequestContext { record, origin };
-    let decided = guard(|| decide(app, connection, head, body, presence, &mut context));
+    let decided = guard(|| decide(app, connection, head, body, presence, &mut context, attempt));
     let action = decided.unwrap_or_else(|refusal| respond(context.refuse(app, refusal)));
     (context, action)
 }
@@ -126,6 +154,7 @@ fn decide(
     body: impl FnOnce() -> RequestBody,
     presence: &Arc<impl Presence + 'static>,
     context: &mut RequestContext,
+    attempt: Attempt,
 ) -> Result<Action, Refusal> {
     let listener = connection.listener;
     let route = match target(app, listener, head, context.origin.is_some())? {
@@ -141,14 +170,25 @@ fn decide(
     if route.is_named_path() {
         check_count(head)?;
     }
+    let is_hop = listener.audience == Audience::Nodes;
+    if let Some(cluster) = &app.cluster
+        && let Some(why) = passing::elsewhere(app, cluster, is_hop, &route)
+    {
+        let request = passing::Request { connection, route: &route, head, attempt };
+        return passing::pass_on(app, cluster, why, &request, body, record);
+    }
+    if is_hop && route == Route::Ping {
+        // Two a second from each node.
+        record.cancel();
+    }
     Ok(match route {
-        Route::Source(name) => Action::Source(seat_source(app, connection, head, &name, body, presence)?),
-        Route::Destination(_) | Route::Probe(_) if has_body(head) => {
-            let message = "A GET or HEAD cannot have a body here: to send, use PUT";
-            return Err(Refusal::BadRequest(message));
+        Route::Source(name) => {
+            Action::Source(seat_source(app, connection, head, &name, body, presence, attempt)?)
         }
+        // On a hop, the body of a GET is the receipt.
+        Route::Destination(_) | Route::Probe(_) if has_body(head) && !is_hop => return Err(no_body()),
         Route::Destination(name) => {
-            let request = seat_request(app, connection, head, &name, presence);
+            let request = seat_request(app, connection, head, &name, presence, attempt);
             Action::Destination(app.rendezvous.seat_destination(request)?)
         }
         Route::Probe(name) => respond(handlers::probe(app, &name)?),
@@ -157,8 +197,15 @@ fn decide(
             app.rendezvous.check_reportable(&id)?;
             read_json(app, head, JsonRoute::Report(id), record)?
         }
-        Route::List => handlers::list(app)?,
-        Route::ListEvents => watching::all_events(app),
+        Route::List => match &app.cluster {
+            Some(_) if is_hop => handlers::own_list(app)?,
+            Some(cluster) => passing::list(app, cluster, head),
+            None => handlers::list(app)?,
+        },
+        Route::ListEvents => match &app.cluster {
+            Some(cluster) if !is_hop => watching::events_of_all_nodes(app, cluster),
+            _ => watching::all_events(app),
+        },
         Route::Status(id) => watching::status(app, head, id)?,
         Route::Events(id) => watching::events(app, head, id)?,
         Route::Metrics => respond(handlers::metrics(app, head)),
@@ -212,13 +259,28 @@ fn has_body(head: &impl RequestHead) -> bool {
     head.body_length().map_or(head.version() != Version::HTTP_2, |length| length > 0)
 }
 
+/// Returns the refusal of a body where none may be.
+fn no_body() -> Refusal {
+    Refusal::BadRequest("A GET or HEAD cannot have a body here: to send, use PUT")
+}
+
+/// Refuses a part of a body.
+fn check_whole_body(head: &impl RequestHead) -> Result<(), Refusal> {
+    if head.has("content-range") {
+        let message = "A stream carries whole bodies only: send the PUT without Content-Range";
+        return Err(Refusal::BadRequest(message));
+    }
+    Ok(())
+}
+
 fn read_json(
     app: &App,
     head: &impl RequestHead,
     route: JsonRoute,
     record: &mut Record,
 ) -> Result<Action, Refusal> {
-    if head.body_length() == Some(0) {
+    let is_here = matches!(route, JsonRoute::Create(_) | JsonRoute::Report(_));
+    if head.body_length() == Some(0) && is_here {
         route.handle(app, JsonBody::default(), record).map(respond)
     } else {
         Ok(Action::ReadJson(route))
@@ -230,6 +292,8 @@ impl JsonRoute {
         guard(|| match self {
             Self::Create(client) => handlers::create(app, client, body, record),
             Self::Report(id) => handlers::report(app, &id, body),
+            // It is not handled here.
+            Self::Pass(..) | Self::CreateElsewhere(_) => Err(Refusal::Internal),
         })
     }
 }
@@ -241,12 +305,20 @@ fn seat_request<'a>(
     head: &'a impl RequestHead,
     name: &'a StreamName,
     presence: &Arc<impl Presence + 'static>,
+    attempt: Attempt,
 ) -> SeatRequest<'a, impl FnOnce() -> Result<Option<Permit>, TooMany>> {
     SeatRequest {
         name,
         presence: Arc::clone(presence) as _,
         wait: preferences::wait(head),
-        creation: app.access.creation().check(credential(head)),
+        waited: match connection.listener.audience {
+            Audience::Nodes => request::waited(head),
+            Audience::Clients | Audience::Operators => attempt.waited(),
+        },
+        creation: match connection.listener.audience {
+            Audience::Nodes => request::creation(head),
+            Audience::Clients | Audience::Operators => app.access.creation().check(credential(head)),
+        },
         permit: move || app.clients.create(app.client(connection, head)),
     }
 }
@@ -258,14 +330,12 @@ fn seat_source(
     name: &StreamName,
     body: impl FnOnce() -> RequestBody,
     presence: &Arc<impl Presence + 'static>,
+    attempt: Attempt,
 ) -> Result<Seat<SourceHalf>, Refusal> {
-    if head.has("content-range") {
-        let message = "A stream carries whole bodies only: send the PUT without Content-Range";
-        return Err(Refusal::BadRequest(message));
-    }
+    check_whole_body(head)?;
     let length = head.body_length();
     let offer = Offer { body: body(), length, headers: transfer::passed_headers(head) };
-    let request = seat_request(app, connection, head, name, presence);
+    let request = seat_request(app, connection, head, name, presence, attempt);
     Ok(app.rendezvous.seat_source(request, Box::new(offer))?)
 }
 

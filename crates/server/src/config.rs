@@ -12,6 +12,10 @@ pub use limits::{
     BadHeadLimit, BadPeerTimeout, BadStreamsPerConnection, HeadLimit, PeerTimeout, StreamsPerConnection,
 };
 pub use public_url::{BadPublicUrl, PublicUrl};
+pub use rendezvous_cluster::secret::SecretError;
+pub use rendezvous_cluster::{
+    BadClusterName, BadEngineUrl, BadNodeAddress, ClusterName, EngineUrl, NodeAddress, Secrets,
+};
 pub use rendezvous_core::clients::ClientLimits;
 pub use rendezvous_core::token::{BadToken, Token};
 pub use rendezvous_core::transfer::StreamLimits;

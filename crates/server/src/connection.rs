@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::App;
 use crate::api::connection::{ConnectionInfo, ListenerInfo};
+use crate::cluster;
+use crate::cluster::peers::Use;
 use crate::metrics::OpenConnection;
 use crate::wire::Wire;
 
@@ -54,13 +56,47 @@ pub(super) struct Connection {
     pub(super) info: ConnectionInfo,
     pub(super) open: OpenConnection,
     _permit: Option<ConnectionPermit>,
+    /// The node at the other end. `None` for clients.
+    node: Option<Arc<Use>>,
 }
 
 impl Connection {
     pub(super) fn new(socket: Socket, peer: Peer, listener: ListenerInfo) -> Self {
         let Peer { address, is_proxy, permit, open } = peer;
         let info = ConnectionInfo { listener, address, is_proxy, is_tls: !socket.is_plain() };
-        Self { wire: Wire::new(socket), info, open, _permit: permit }
+        Self { wire: Wire::new(socket), info, open, _permit: permit, node: None }
+    }
+
+    /// Registers the connection with the node that has made it.
+    pub(super) fn register(&mut self, node: &Arc<cluster::peers::Peer>) {
+        self.node = Some(node.register(Arc::clone(&self.wire)));
+        self.end_request();
+    }
+
+    /// Returns whether another node is at the other end.
+    pub(super) fn is_of_node(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// Records that the connection carries a request.
+    pub(super) fn begin_request(&self) {
+        if let Some(node) = &self.node {
+            node.begin_request();
+        }
+    }
+
+    /// Records that the connection carries no request, until the next.
+    pub(super) fn end_request(&self) {
+        if let Some(node) = &self.node {
+            node.end_request();
+        }
+    }
+
+    /// Records whether the sides of the stream that this connection is used for have paired.
+    pub(super) fn set_paired(&self, is_paired: bool) {
+        if let Some(node) = &self.node {
+            node.set_paired(is_paired);
+        }
     }
 
     pub(super) fn socket(&self) -> &Socket {

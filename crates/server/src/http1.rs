@@ -20,6 +20,7 @@
 //! [`Exchange::carry_out`] boxes everything else, so that a waiting side does not reserve space for it.
 
 mod download;
+mod passing;
 mod responder;
 mod response;
 
@@ -30,13 +31,14 @@ use bytes::Bytes;
 use http::{Method, Version};
 use rendezvous_codec::head::{self, Head, HeadError};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::responder::Responder;
 use super::connection::{Connection, LINGER, Shared};
 use crate::api::json_body;
 use crate::api::refusal::Refusal;
 use crate::api::route::is_upload;
-use crate::api::{Action, RequestContext, refuse, route};
+use crate::api::{Action, Attempt, RequestContext, refuse, route};
 use crate::metrics::Protocol;
 use crate::request_body::{RequestBody, SocketBody};
 
@@ -56,6 +58,17 @@ enum NextRequest {
     Closed,
 }
 
+/// What a node of a cluster keeps of a request until its end.
+struct ClusterRequest {
+    /// Needed again if another node turns out to have the stream.
+    head: Bytes,
+    attempt: Attempt,
+    _counted: Option<TaskTrackerToken>,
+}
+
+/// What a node adds to the head of its client, at most, besides a token.
+const NODE_BYTES: usize = 4096;
+
 /// What happens to the connection after a response.
 enum ConnectionOutcome {
     /// It is kept for the next request.
@@ -64,6 +77,8 @@ enum ConnectionOutcome {
     Closed,
     /// It is dropped: the response was aborted, or could not be written.
     Dropped,
+    /// The same request is routed again: another node may have its stream.
+    RoutedAgain,
 }
 
 impl ConnectionOutcome {
@@ -81,8 +96,20 @@ pub(super) async fn serve(
 ) -> ServeOutcome {
     let mut is_first = true;
     loop {
+        let mut kept = None;
         let exchange = match next_request(connection, shared, is_first, refusal).await {
-            NextRequest::Head(head) => Exchange::begin(connection, shared, &head),
+            NextRequest::Head(head) => {
+                connection.begin_request();
+                let attempt = Attempt::first();
+                let exchange = Exchange::begin(connection, shared, &head, attempt);
+                let counted = exchange.action.count(&shared.app);
+                kept = shared
+                    .app
+                    .cluster
+                    .is_some()
+                    .then(|| Box::new(ClusterRequest { head, attempt, _counted: counted }));
+                exchange
+            }
             NextRequest::Refused(refusal) => Exchange::refused(connection, shared, refusal),
             NextRequest::Http2 => return ServeOutcome::Http2,
             NextRequest::Closed => {
@@ -91,13 +118,34 @@ pub(super) async fn serve(
             }
         };
         is_first = false;
-        match exchange.carry_out().await {
+        let mut outcome = exchange.carry_out().await;
+        if let (ConnectionOutcome::RoutedAgain, Some(kept)) = (&outcome, &kept) {
+            outcome = Box::pin(route_again(connection, shared, &kept.head, kept.attempt)).await;
+        }
+        connection.end_request();
+        match outcome {
             ConnectionOutcome::Kept => {}
             ConnectionOutcome::Closed => {
                 Box::pin(close(connection)).await;
                 return ServeOutcome::Closed;
             }
-            ConnectionOutcome::Dropped => return ServeOutcome::Closed,
+            ConnectionOutcome::Dropped | ConnectionOutcome::RoutedAgain => return ServeOutcome::Closed,
+        }
+    }
+}
+
+/// Carries out the request with this head again, until a node has its stream, or refuses it. [`route()`] limits the tries.
+async fn route_again(
+    connection: &Connection,
+    shared: &Shared,
+    head: &[u8],
+    mut attempt: Attempt,
+) -> ConnectionOutcome {
+    loop {
+        attempt = attempt.next();
+        match Exchange::begin(connection, shared, head, attempt).carry_out().await {
+            ConnectionOutcome::RoutedAgain => {}
+            outcome => return outcome,
         }
     }
 }
@@ -134,7 +182,10 @@ async fn next_request(
                 return NextRequest::Refused(refusal.clone());
             }
         }
-        match poll_fn(|cx| wire.input().lock().poll_head(socket, app.max_head_bytes, cx)).await {
+        // A node writes some fields of its own, and a token that its client has in the query once more.
+        let limit =
+            if connection.is_of_node() { 2 * app.max_head_bytes + NODE_BYTES } else { app.max_head_bytes };
+        match poll_fn(|cx| wire.input().lock().poll_head(socket, limit, cx)).await {
             Ok(Ok(head)) => NextRequest::Head(head),
             Ok(Err(error)) => NextRequest::Refused(error.into()),
             Err(_) => NextRequest::Closed,
@@ -216,15 +267,20 @@ struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    fn begin(connection: &'a Connection, shared: &'a Shared, head: &[u8]) -> Self {
+    fn begin(connection: &'a Connection, shared: &'a Shared, head: &[u8], attempt: Attempt) -> Self {
         connection.open.set_protocol(Protocol::Http1);
         let wire = &connection.wire;
-        let parsed = head::parse(head, |head| {
+        let visit = |head: &Head<'_>| {
             wire.input().lock().begin_body(head.framing, head.version == Version::HTTP_11);
             let body = || RequestBody::Socket(SocketBody::new(Arc::clone(wire), head.expects_continue));
-            let (context, action) = route(&shared.app, connection.info, head, body, wire);
+            let (context, action) = route(&shared.app, connection.info, head, body, wire, attempt);
             Self { connection, shared, request: Request::of(head), context, action }
-        });
+        };
+        let parsed = if connection.is_of_node() {
+            head::parse_passed_on(head, visit)
+        } else {
+            head::parse(head, visit)
+        };
         parsed.unwrap_or_else(|error| Self::refused(connection, shared, error))
     }
 
@@ -248,6 +304,7 @@ impl<'a> Exchange<'a> {
                     paired = seat.paired() => paired,
                     () = connection.wire.source_left() => return ConnectionOutcome::Closed,
                 };
+                connection.set_paired(paired.is_ok());
                 Box::pin(responder.respond_to_source(context, paired)).await
             }
             Action::Destination(mut seat) => {
@@ -256,10 +313,19 @@ impl<'a> Exchange<'a> {
                     paired = seat.paired() => paired,
                     () = connection.wire.destination_left() => return ConnectionOutcome::Closed,
                 };
+                connection.set_paired(paired.is_ok());
                 Box::pin(responder.respond_to_destination(context, paired)).await
             }
             Action::Respond(response) => Box::pin(responder.respond(context, *response)).await,
             Action::Generate(response) => Box::pin(responder.generate(context, response)).await,
+            Action::Reconsider(known) => {
+                Box::pin(known).await;
+                let mut context = context;
+                context.record.cancel();
+                ConnectionOutcome::RoutedAgain
+            }
+            Action::PassSource(passed) => Box::pin(responder.pass_source(context, *passed)).await,
+            Action::PassDestination(side) => Box::pin(responder.pass_destination(context, side)).await,
             Action::Wait(response) => Box::pin(responder.respond_later(context, response)).await,
             Action::ReadJson(route) => Box::pin(responder.respond_to_json(context, route)).await,
         }

@@ -13,6 +13,7 @@
 
 mod download;
 mod io;
+mod passing;
 mod response;
 mod send;
 mod stream;

@@ -39,18 +39,22 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod body_writer;
 mod certificate;
+mod cluster;
 pub mod config;
 mod connection;
 mod descriptors;
 mod exposure;
 mod handshake;
+mod hop;
 mod http1;
 mod http2;
 mod listener;
 mod log;
 mod metrics;
-mod operators;
+mod newest;
+
 pub mod proxies;
 mod quoted;
 mod request_body;
@@ -59,6 +63,7 @@ mod tls;
 mod wire;
 
 pub use certificate::CertificateSummary;
+pub use cluster::joined::{ClusterConfig, ClusterError};
 pub use listener::{BindError, Inherited, ListenerKind};
 pub use server::{SHUTDOWN_GRACE, Server};
 pub use tls::TlsError;
@@ -67,6 +72,11 @@ pub use tls::TlsError;
 #[doc(hidden)]
 pub mod internal {
     use rendezvous_codec::head::Head;
+
+    pub use crate::cluster::membership::{
+        Caller, Found, Health, Lookup, Membership, Node, NodeAddress, Owner, Purpose,
+    };
+    pub use crate::server::{Join, NodeConfig};
 
     pub use crate::api::json_body::{BodyError, StreamSettings, report, stream_settings};
     pub use crate::api::message::head;

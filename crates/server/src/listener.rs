@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::tls::TlsError;
 use crate::api::connection::{Audience, ListenerInfo};
+use crate::cluster::joined::ClusterError;
 
 /// Connections that the kernel queues before they are accepted; it may lower this (`net.core.somaxconn`).
 const BACKLOG: u32 = 4096;
@@ -31,6 +32,8 @@ pub enum ListenerKind {
     Plain,
     /// `admin_listen`, for operators, without TLS.
     Admin,
+    /// For the other nodes of the cluster.
+    Cluster,
 }
 
 impl ListenerKind {
@@ -40,6 +43,7 @@ impl ListenerKind {
             Self::Main => "--port",
             Self::Plain => "--plain-port",
             Self::Admin => "--admin-listen",
+            Self::Cluster => "--cluster-listen",
         }
     }
 }
@@ -77,6 +81,9 @@ pub enum BindError {
     /// The certificate cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The server cannot take part in the cluster.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The inherited socket cannot be used as a listener.
     #[error("cannot listen on the inherited socket")]
     Inherited(#[source] io::Error),
@@ -133,8 +140,14 @@ impl Listener {
 
     fn new(tcp: TcpListener, kind: ListenerKind) -> io::Result<Self> {
         let address = tcp.local_addr()?;
-        let audience = if kind == ListenerKind::Admin { Audience::Operators } else { Audience::Clients };
-        let info = ListenerInfo { audience, is_loopback: address.ip().to_canonical().is_loopback() };
+        let audience = match kind {
+            ListenerKind::Main | ListenerKind::Plain => Audience::Clients,
+            ListenerKind::Admin => Audience::Operators,
+            ListenerKind::Cluster => Audience::Nodes,
+        };
+        // What a node passes on may come from anywhere.
+        let is_loopback = audience != Audience::Nodes && address.ip().to_canonical().is_loopback();
+        let info = ListenerInfo { audience, is_loopback };
         Ok(Self { tcp, address, info, kind, tls: None })
     }
 

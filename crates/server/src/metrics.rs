@@ -6,6 +6,7 @@
 //!
 //! *Bounds.* No label identifies a client or a stream. Each has a fixed set of values, so the size of the response is bounded.
 
+mod cluster;
 mod durations;
 mod families;
 mod format;
@@ -24,6 +25,7 @@ use rendezvous_core::events::{Change, Event, Subscriber};
 use rendezvous_core::rendezvous::Censuses;
 use rendezvous_protocol::StreamKind;
 
+pub(crate) use self::cluster::ClusterGauges;
 use self::durations::Durations;
 pub(crate) use self::families::REPORTED;
 use self::families::{Connections, Outcomes, Refusals};
@@ -57,7 +59,7 @@ pub(crate) struct Metrics {
 }
 
 /// The values that other modules count, at the time of a scrape.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 pub(crate) struct Gauges {
     /// The streams by kind and state.
     pub(crate) streams: Censuses,
@@ -65,6 +67,8 @@ pub(crate) struct Gauges {
     pub(crate) body_bytes: u64,
     /// Pipes that transfers use.
     pub(crate) pipes_in_use: usize,
+    /// Of a node of a cluster.
+    pub(crate) cluster: Option<ClusterGauges>,
 }
 
 impl Default for Metrics {
@@ -108,8 +112,7 @@ impl Metrics {
     /// Returns all metrics as text in the given format.
     #[must_use]
     pub(crate) fn text(&self, gauges: Gauges, format: Format) -> String {
-        let Gauges { streams, body_bytes, pipes_in_use } = gauges;
-        let gauge = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let Gauges { streams, body_bytes, pipes_in_use, cluster } = gauges;
         let mut now = Registry::with_prefix(PREFIX);
         let states = Family::<Labels<2>, Gauge>::default();
         for (kind, streams) in [(StreamKind::Created, streams.created), (StreamKind::Path, streams.paths)] {
@@ -128,6 +131,9 @@ impl Metrics {
         now.register("pipes_in_use", "Pipes through which bodies pass", pipes);
         let body_bytes = ConstCounter::new(body_bytes);
         now.register_with_unit("body", "Bytes of bodies passed on to destinations", Unit::Bytes, body_bytes);
+        if let Some(cluster) = cluster {
+            cluster.register(&mut now);
+        }
 
         let mut text = String::new();
         // Writing to a string cannot fail.
@@ -172,6 +178,10 @@ impl Subscriber for Metrics {
             Change::Created | Change::Waiting(_) | Change::Left(_) | Change::Reported { .. } => {}
         }
     }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// Returns the value of the label `kind`.

@@ -40,7 +40,7 @@ pub(crate) struct SocketBody {
     wire: Arc<Wire>,
     /// The unwritten rest of the `100 Continue` that the client waits for.
     interim: &'static [u8],
-    /// Bytes of each read after the first.
+    /// Bytes of each read, of the first at most [`SMALL_BUFFER`].
     read_size: usize,
     progress: Progress,
 }
@@ -138,6 +138,12 @@ impl SocketBody {
         Self { read_size: SMALL_BUFFER, ..Self::new(wire, expects_continue) }
     }
 
+    /// Like [`SocketBody::small`], for a body that fits into this many bytes with its framing.
+    #[must_use]
+    pub(crate) fn with_reads_of(bytes: usize, wire: Arc<Wire>) -> Self {
+        Self { read_size: bytes, ..Self::new(wire, false) }
+    }
+
     /// Returns the connection, and how many bytes of the body the kernel can move. `None` if the next bytes must be read: they
     /// are in the buffer already, chunked, or over TLS.
     #[must_use]
@@ -176,12 +182,14 @@ impl SocketBody {
         self.end_if_done();
     }
 
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
+    /// Polls for the next data of the body. `None` is its proper end.
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         loop {
             let data = match &mut self.progress {
                 Progress::Untouched => {
                     let (decoder, buffer) = self.wire.input().lock().take_body();
-                    self.progress = Progress::Reading { decoder, buffer, next_read: SMALL_BUFFER };
+                    self.progress =
+                        Progress::Reading { decoder, buffer, next_read: self.read_size.min(SMALL_BUFFER) };
                     continue;
                 }
                 Progress::Ended => return Poll::Ready(None),

@@ -15,45 +15,41 @@
 //!
 //! *Bounds.* [`DescriptorShares`] limits the connections of each audience, the refusals in progress and the pipes.
 
+mod bind;
+
 use std::future::{Future, pending, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rendezvous_core::budget::Budget;
-use rendezvous_core::clients::{self, Clients};
-use rendezvous_core::rendezvous::{Census, Limits};
-use rendezvous_core::transfer;
-use rendezvous_net::splice::Pipes;
-use rendezvous_protocol::Size;
+use rendezvous_core::rendezvous::Census;
+use rendezvous_protocol::Tag;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::api::App;
-use crate::api::access::Access;
 use crate::api::connection::Audience;
-use crate::api::cors::Cors;
 use crate::api::errors;
-use crate::api::hosts::Hosts;
 use crate::api::refusal::Refusal;
 use crate::certificate::CertificateSummary;
-use crate::config::{Config, DataPath};
+use crate::cluster::Cluster;
+use crate::cluster::membership::Purpose;
+use crate::config::Config;
 use crate::connection::{ConnectionPermit, Peer, Shared};
 use crate::descriptors::DescriptorShares;
-use crate::exposure::{BoundListener, Exposure};
 use crate::handshake::{self, Accepted};
-use crate::listener::{BindError, Inherited, Listener, ListenerKind};
-use crate::log::Log;
-use crate::metrics::Metrics;
-use crate::operators::OperatorConnections;
+use crate::listener::{Listener, ListenerKind};
+use crate::newest::NewestConnections;
 use crate::request_body::Rendezvous;
 use crate::tls::Certificate;
+
+pub use bind::{Join, NodeConfig};
 
 /// Pause after a failed accept, in which a connection may end and free a descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -75,114 +71,17 @@ pub struct Server {
     refusal_permits: Arc<Semaphore>,
 }
 
-impl Server {
-    /// Binds the listeners; nothing is served before [`Server::run`]. An `inherited` socket replaces the address of the same kind in
-    /// `config`.
-    ///
-    /// # Errors
-    /// An address cannot be listened on, or the certificate cannot be used: see [`BindError`].
-    pub async fn bind(config: Config, inherited: Vec<Inherited>) -> Result<Self, BindError> {
-        let certificate = match config.tls.clone() {
-            Some(files) => Some(Certificate::load(files).await?),
-            None => None,
-        };
-        let mut listeners = listen(&config, inherited).await?;
-        if let Some(certificate) = &certificate {
-            let main = listeners.iter_mut().filter(|listener| listener.kind == ListenerKind::Main);
-            main.for_each(|listener| listener.tls = Some(certificate.acceptor()));
-        }
-        let limits = Limits {
-            ttl: config.ttl.get(),
-            transfer: transfer::Limits { idle: config.idle_timeout.get(), stream: config.streams },
-            max_streams: config.max_streams,
-        };
-        let access = Access {
-            create_token: config.create_token.clone(),
-            admin_token: config.admin_token.clone(),
-            open_list: config.open_list,
-            has_admin_listener: listeners.iter().any(|listener| listener.kind == ListenerKind::Admin),
-            has_proxies: !config.trusted_proxies.is_empty(),
-        };
-        let descriptors =
-            DescriptorShares::new(config.descriptors, config.max_connections, access.has_admin_listener);
-        if descriptors.connections < config.max_connections {
-            warn!(
-                descriptors = config.descriptors,
-                "the limit on connections is {} instead of {}, because the process may not open more descriptors: raise ulimit -n, or lower --max-connections",
-                descriptors.connections,
-                config.max_connections
-            );
-        }
-        let metrics = Arc::new(Metrics::default());
-        let app = App {
-            rendezvous: Rendezvous::new(limits, vec![Arc::clone(&metrics) as _, Arc::new(Log)]),
-            metrics,
-            pipes: (config.data_path == DataPath::Splice).then(|| Arc::new(Pipes::new(descriptors.pipes))),
-            request_timeout: config.head_timeout.get(),
-            has_paths: !config.no_paths,
-            max_ttl: config.max_ttl.max(config.ttl),
-            max_head_bytes: config.max_head_bytes.get(),
-            keep_alive: config.keep_alive.get(),
-            peer_timeout: config.peer_timeout.get(),
-            access,
-            cors: Cors::new(config.cors_origins.clone()),
-            hosts: Hosts::new(&config.host, &config.allowed_hosts, config.public_url.as_ref()),
-            public_url: config.public_url.clone(),
-            clients: Clients::new(config.clients),
-            metadata_memory: Budget::new(config.max_metadata_bytes.get()),
-            response_memory: Budget::new(config.max_metadata_bytes.get()),
-            upload_memory: Budget::new(config.max_http2_body_bytes.get()),
-            max_streams_per_connection: config.max_streams_per_connection.get(),
-            trusted_proxies: config.trusted_proxies.clone(),
-        };
-        let refusal_permits = Arc::new(Semaphore::new(descriptors.refused));
-        let shared = Arc::new(Shared { app, draining: CancellationToken::new() });
-        let reload = Arc::default();
-        let server = Self { listeners, config, shared, certificate, reload, descriptors, refusal_permits };
-        server.log_settings();
-        Ok(server)
-    }
+/// Connections of other nodes that have proved themselves.
+#[derive(Default)]
+struct NodeConnections {
+    /// For requests.
+    hops: JoinSet<()>,
+    links: JoinSet<()>,
+}
 
+impl Server {
     fn app(&self) -> &App {
         &self.shared.app
-    }
-
-    /// Logs the settings that are in force, and warnings about them.
-    fn log_settings(&self) {
-        let bound_listener = |listener: &Listener| BoundListener {
-            address: listener.address,
-            info: listener.info,
-            has_tls: listener.tls.is_some(),
-        };
-        let listeners: Vec<_> = self.listeners.iter().map(bound_listener).collect();
-        let exposure = Exposure::of(&self.app().access, &listeners);
-        let Config { clients, streams, .. } = &self.config;
-        info!(
-            clients = exposure.clients,
-            operators = exposure.operators,
-            tls = listeners.iter().any(|listener| listener.has_tls),
-            creation = exposure.creation,
-            list = exposure.list,
-            metrics = exposure.metrics,
-            trusted_proxies = self.app().access.has_proxies,
-            max_streams = self.config.max_streams,
-            max_connections = self.descriptors.connections,
-            max_connections_per_client = clients.max_connections.unwrap_or(clients::DEFAULT_CONNECTIONS),
-            max_streams_per_client = clients.max_streams.unwrap_or(clients::DEFAULT_STREAMS),
-            max_creations_per_minute = clients.max_creations_per_minute.unwrap_or(clients::DEFAULT_CREATIONS),
-            max_stream_bytes = streams.max_bytes.map(Size::get),
-            max_stream_rate = streams.max_rate.map(Size::get),
-            min_upload_rate = streams.min_upload_rate.map(Size::get),
-            ttl = %self.config.ttl,
-            max_ttl = %self.app().max_ttl,
-            paths = self.app().has_paths,
-            idle_timeout = %self.config.idle_timeout,
-            drain_timeout = %self.config.drain_timeout,
-            "listening"
-        );
-        for warning in exposure.warnings {
-            warn!("{warning}");
-        }
     }
 
     /// Returns the address of the listener of this kind, with the port that the system chose if 0 was configured; `None` if there is no such
@@ -190,6 +89,12 @@ impl Server {
     #[must_use]
     pub fn address(&self, kind: ListenerKind) -> Option<SocketAddr> {
         self.listeners.iter().find(|listener| listener.kind == kind).map(|listener| listener.address)
+    }
+
+    /// Returns the tag with which the ids of its streams begin.
+    #[must_use]
+    pub fn tag(&self) -> Tag {
+        self.app().rendezvous.tag()
     }
 
     /// Returns the certificate of the listener that speaks TLS; `None` if there is no such listener.
@@ -208,10 +113,18 @@ impl Server {
     /// all connections at once.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let (mut clients, mut operators) =
-            (JoinSet::new(), OperatorConnections::new(self.descriptors.operators));
+            (JoinSet::new(), NewestConnections::new(self.descriptors.operators));
+        let mut nodes = NodeConnections::default();
         let rendezvous = Arc::clone(&self.app().rendezvous);
+        let cluster = self.app().cluster.clone();
+        let mut member = pin!(take_part(cluster.as_deref(), &rendezvous));
         tokio::select! {
-            () = self.accept_clients(&mut clients) => {}
+            () = &mut member => {}
+            () = async {
+                settled(cluster.as_deref()).await;
+                self.accept_clients(&mut clients).await;
+            } => {}
+            () = self.accept_nodes(&mut nodes) => {}
             () = self.accept_operators(&mut operators) => {}
             () = rendezvous.run_timers() => {}
             () = self.watch_certificate() => {}
@@ -223,6 +136,9 @@ impl Server {
 
         self.listeners.retain(|listener| listener.info.audience == Audience::Operators);
         rendezvous.close();
+        if let Some(cluster) = &cluster {
+            cluster.leaving.cancel();
+        }
         let streams = rendezvous.abort_transfers();
         rendezvous.close_feeds();
         if streams > 0 {
@@ -231,7 +147,14 @@ impl Server {
         tokio::select! {
             () = self.accept_operators(&mut operators) => {}
             // After this, the connections that remain are aborted.
-            _ = timeout(SHUTDOWN_GRACE, join_all(&mut clients)) => {}
+            _ = timeout(SHUTDOWN_GRACE, async {
+                let left = async {
+                    if cluster.is_some() {
+                        member.await;
+                    }
+                };
+                tokio::join!(join_all(&mut clients), join_all(&mut nodes.hops), join_all(&mut nodes.links), left)
+            }) => {}
         }
         info!("stopped");
     }
@@ -247,6 +170,9 @@ impl Server {
     async fn drain(&self) {
         let rendezvous = &self.app().rendezvous;
         rendezvous.drain();
+        if let Some(cluster) = &self.app().cluster {
+            cluster.membership.drain();
+        }
         self.shared.draining.cancel();
         let Census { created, streaming, .. } = rendezvous.census();
         let waiting = rendezvous.census().attended() - streaming;
@@ -255,6 +181,13 @@ impl Server {
             let all_ended = timeout(UNATTENDED_GRACE, rendezvous.wait_until(|census| census.alive() == 0));
             if all_ended.await.is_err() {
                 rendezvous.wait_until(|census| census.attended() == 0).await;
+            }
+            if let Some(cluster) = &self.app().cluster {
+                cluster.sides.close();
+                // Completes also if there is another side by then.
+                while !cluster.sides.is_empty() {
+                    cluster.sides.wait().await;
+                }
             }
         };
         // After the timeout, waiting sides get 503 and running transfers are aborted.
@@ -274,7 +207,43 @@ impl Server {
         }
     }
 
-    async fn accept_operators(&self, operators: &mut OperatorConnections) {
+    /// Accepts connections of other nodes. Those for requests have a limit, and take no room from links, by which nodes know each other.
+    async fn accept_nodes(&self, nodes: &mut NodeConnections) {
+        let (mut turn, mut proving) = (0, NewestConnections::new(self.descriptors.proving));
+        let (sender, mut proved) = mpsc::unbounded_channel();
+        loop {
+            tokio::select! {
+                (_, accepted) = self.accept(Audience::Nodes, &mut turn) => {
+                    proving.admit(handshake::prove(accepted, Arc::clone(&self.shared), sender.clone())).await;
+                }
+                Some(()) = proving.join_next() => {}
+                Some(node) = proved.recv() => {
+                    let shared = Arc::clone(&self.shared);
+                    let limits = &self.descriptors;
+                    let has_room = nodes.links.len() + nodes.hops.len() < limits.links + limits.connections;
+                    let has_room_for_hop = has_room && nodes.hops.len() < limits.connections;
+                    // At the limit the connection ends here, and the other node tells its client so.
+                    match node.purpose {
+                        Purpose::Link if has_room => {
+                            nodes.links.spawn(handshake::serve_link(node, shared));
+                        }
+                        Purpose::Hop if has_room_for_hop || self.end_unused_hop() => {
+                            nodes.hops.spawn(handshake::serve_hop(node, shared));
+                        }
+                        purpose => debug!(?purpose, "this node has too many connections of other nodes"),
+                    }
+                }
+                Some(_) = nodes.hops.join_next() => {}
+                Some(_) = nodes.links.join_next() => {}
+            }
+        }
+    }
+
+    fn end_unused_hop(&self) -> bool {
+        self.app().cluster.as_ref().is_some_and(|cluster| cluster.peers.end_unused())
+    }
+
+    async fn accept_operators(&self, operators: &mut NewestConnections) {
         let mut turn = 0;
         loop {
             tokio::select! {
@@ -359,24 +328,19 @@ impl Server {
     }
 }
 
-/// Makes listeners of the inherited sockets, and binds one for each configured address without such a socket.
-async fn listen(config: &Config, inherited: Vec<Inherited>) -> Result<Vec<Listener>, BindError> {
-    let peer_timeout = config.peer_timeout.get();
-    let inherited = inherited.into_iter().map(|inherited| Listener::inherit(inherited, peer_timeout));
-    let mut listeners = inherited.collect::<Result<Vec<_>, _>>()?;
-    let admin = config.admin_listen.map(|address| (address.ip().to_string(), address.port()));
-    for (kind, address) in [
-        (ListenerKind::Main, Some((config.host.clone(), config.port))),
-        (ListenerKind::Plain, config.plain_port.map(|port| (config.host.clone(), port))),
-        (ListenerKind::Admin, admin),
-    ] {
-        if let Some((host, port)) = address
-            && listeners.iter().all(|listener| listener.kind != kind)
-        {
-            listeners.push(Listener::bind(&host, port, kind, peer_timeout).await?);
-        }
+/// Keeps this node a member of its cluster, and lets it leave once that is [`leaving`](Cluster::leaving). Without a cluster it never completes.
+async fn take_part(cluster: Option<&Cluster>, rendezvous: &Rendezvous) {
+    match cluster {
+        Some(cluster) => cluster.run(rendezvous).await,
+        None => pending().await,
     }
-    Ok(listeners)
+}
+
+/// Waits until a new node of a cluster may serve clients.
+async fn settled(cluster: Option<&Cluster>) {
+    if let Some(cluster) = cluster {
+        cluster.links.settled().await;
+    }
 }
 
 async fn join_all(connections: &mut JoinSet<()>) {

@@ -256,9 +256,13 @@ mod tests {
                 continue;
             }
             let mut probe = [0; CONTINUE.len()];
+            let probing = async {
+                client.read_exact(&mut probe).await.unwrap();
+                timeout(10 * ACK_CHECK_INTERVAL, client.read_u8()).await
+            };
             tokio::select! {
                 () = wire.source_left() => panic!("the source is connected"),
-                read = client.read_exact(&mut probe) => assert_eq!(read.unwrap(), probe.len()),
+                more = probing => assert!(more.is_err(), "one probe is enough, as long as nothing happens"),
             }
             assert_eq!(probe, CONTINUE);
         }

@@ -1,6 +1,6 @@
 //! Test code shared by the integration tests, fuzzing and the system tests.
 //!
-//! - [`server`]: a server in the runtime of the test
+//! - [`server`]: a server in the runtime of the test; [`cluster`]: several, as the nodes of a cluster
 //! - [`client`]: a raw HTTP/1 client; [`transport`]: plain TCP or TLS below it
 //! - [`messages`]: requests and bodies as bytes; [`settings`]: common changes of the configuration; [`sides`]: how sides connect and
 //!   disconnect
@@ -30,6 +30,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
 pub mod client;
+pub mod cluster;
 pub mod matrix;
 pub mod messages;
 pub mod script;

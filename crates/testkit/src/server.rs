@@ -6,7 +6,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use rendezvous_protocol::Tag;
 use rendezvous_server::config::{Config, DataPath};
+use rendezvous_server::internal::NodeConfig;
 use rendezvous_server::{ListenerKind, Server};
 use serde_json::Value;
 use tokio::sync::{Notify, oneshot};
@@ -60,11 +62,17 @@ impl TestServer {
     ///
     /// Before that, the port is 0, and the data path and TLS are those of the test run ([`is_copied`], [`is_tls`]).
     pub async fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
-        let data_path = if is_copied() { DataPath::Copy } else { DataPath::Splice };
-        let tls = is_tls().then(|| CERTIFICATE.files());
-        let mut config = Config { port: 0, data_path, tls, ..Config::default() };
-        adjust(&mut config);
-        let server = Server::bind(config, Vec::new()).await.unwrap();
+        Self::run(Server::bind(configuration(adjust), Vec::new()).await.unwrap())
+    }
+
+    /// Starts a node of a cluster. Returns its tag too.
+    pub async fn start_node(adjust: impl FnOnce(&mut Config), node: NodeConfig) -> (Self, Tag) {
+        let server = Server::bind_node(configuration(adjust), node).await.unwrap();
+        let tag = server.tag();
+        (Self::run(server), tag)
+    }
+
+    fn run(server: Server) -> Self {
         let mut address = server.address(ListenerKind::Main).unwrap();
         if address.ip().is_unspecified() {
             address.set_ip(Ipv4Addr::LOCALHOST.into());
@@ -112,6 +120,11 @@ impl TestServer {
     pub async fn ended(self) {
         drop(self.stop);
         self.running.await.unwrap();
+    }
+
+    /// Ends the server at once, without a shutdown.
+    pub fn kill(&mut self) {
+        self.running.abort();
     }
 
     /// Connects to the main listener.
@@ -219,6 +232,15 @@ impl TestServer {
         };
         status
     }
+}
+
+/// Returns the configuration of a server of this test run, changed by `adjust`.
+fn configuration(adjust: impl FnOnce(&mut Config)) -> Config {
+    let data_path = if is_copied() { DataPath::Copy } else { DataPath::Splice };
+    let tls = is_tls().then(|| CERTIFICATE.files());
+    let mut config = Config { port: 0, data_path, tls, ..Config::default() };
+    adjust(&mut config);
+    config
 }
 
 /// Returns a `GET` request.

@@ -170,7 +170,8 @@ impl Local {
     /// The data has its name: what is not needed any more is removed.
     fn published(&mut self, name: &OsStr) -> Result<(), DestinationError> {
         self.place.sync()?;
-        self.stored_at = Some(self.place.path.join(name));
+        // A user may have moved it after an earlier run has stored it.
+        self.stored_at = self.place.holds(name)?.then(|| self.place.path.join(name));
         self.place.remove(&self.names.headers())?;
         self.place.remove(&self.names.replaced())
     }

@@ -223,10 +223,19 @@ impl StateFile {
 fn lock(file: &impl std::os::fd::AsFd) -> io::Result<()> {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => {
-            Err(io::Error::other("another recv of the same link is running here: wait until it ends"))
+            return Err(io::Error::other(
+                "another recv of the same link is running here: wait until it ends",
+            ));
         }
-        result => Ok(result?),
+        result => result?,
     }
+    // Whoever had the lock before may have removed the file.
+    if rustix::fs::fstat(file)?.st_nlink == 0 {
+        return Err(io::Error::other(
+            "another recv of the same link has just ended here: start this one again",
+        ));
+    }
+    Ok(())
 }
 
 /// Returns the record of a slot, or `None` if it holds none that is whole.
@@ -329,6 +338,17 @@ mod tests {
         assert!(error.to_string().contains("another recv"), "{error}");
         drop(state);
         assert_eq!(read(&fd).unwrap().run, 3);
+    }
+
+    #[test]
+    fn a_state_file_that_was_removed_before_it_was_locked_is_refused() {
+        let (path, fd) = directory();
+        let flags = OFlags::RDWR | OFlags::CREATE;
+        let file = rustix::fs::openat(&fd, "state", flags, Mode::RUSR | Mode::WUSR).unwrap();
+        lock(&file).unwrap();
+        std::fs::remove_file(path.path().join("state")).unwrap();
+        let error = lock(&file).unwrap_err();
+        assert!(error.to_string().contains("start this one again"), "{error}");
     }
 
     #[test]

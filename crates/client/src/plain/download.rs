@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::Url;
 use reqwest::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::{DownloadEnding, DownloadEvent};
 use crate::destination::{Destination, DestinationError, ReceiverId};
@@ -27,6 +29,7 @@ type Written = Result<Option<PathBuf>, DestinationError>;
 pub(super) async fn run(
     url: Url,
     token: Option<Token>,
+    give_up: Duration,
     destination: Box<dyn Destination>,
     mut observe: impl FnMut(DownloadEvent) + Send,
 ) -> DownloadEnding {
@@ -34,9 +37,10 @@ pub(super) async fn run(
         Ok(http) => http,
         Err(unusable) => return DownloadEnding::Unusable(unusable),
     };
-    let mut response = match http.get_stream(url.clone()).await {
-        Ok(response) => response,
-        Err(reply) => return ending_of(&reply, &url),
+    let mut response = match timeout(give_up, http.get_stream(url.clone())).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(reply)) => return ending_of(&reply, &url),
+        Err(_) => return DownloadEnding::NoPeer { why: "there is no answer".into() },
     };
     let description = describe(&response, &url);
     observe(DownloadEvent::Description(description.clone()));
@@ -46,7 +50,10 @@ pub(super) async fn run(
     thread::spawn(move || drop(report.send(write(destination, &description, inbox))));
     let mut bytes = 0;
     let cut = loop {
-        match response.chunk().await {
+        let Ok(chunk) = timeout(give_up, response.chunk()).await else {
+            break Some("nothing came any more".into());
+        };
+        match chunk {
             Ok(Some(chunk)) => {
                 bytes += u64::try_from(chunk.len()).unwrap_or(0);
                 if blocks.send(Some(chunk)).await.is_err() {

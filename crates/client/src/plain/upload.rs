@@ -10,18 +10,19 @@ use bytes::Bytes;
 use reqwest::Url;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::{PlainSendEnding, PlainSendEvent};
-use crate::http::{Created, Http, UploadBody, unusable};
+use crate::http::{BLOCK, Created, Http, UploadBody, unusable};
 use crate::relay::{Relay, Unusable};
 use crate::reply::{Reply, Verdict};
 use crate::source::{Description, Kind, Source, SourceError};
 
-/// The size of a block.
-const BLOCK: usize = 64 * 1024;
-
 /// How often the progress is looked at.
 const PROGRESS: Duration = Duration::from_millis(100);
+
+/// How long the last look at the source may take once the relay has confirmed everything.
+const LAST_READ: Duration = Duration::from_secs(5);
 
 /// Runs the whole of it.
 pub(super) async fn run(
@@ -37,13 +38,10 @@ pub(super) async fn run(
     };
     observe(PlainSendEvent::Url(url.clone()));
     let (input, body) = UploadBody::new();
-    let (failed, failure) = oneshot::channel();
+    let (report, mut is_read) = oneshot::channel();
     let taken = Arc::clone(&input.taken);
-    thread::spawn(move || {
-        if let Err(error) = read(source, &input.blocks) {
-            drop(failed.send(error));
-        }
-    });
+    // It reports before its end of the body is dropped, which fails the upload.
+    thread::spawn(move || drop(report.send(read(source, &input.blocks))));
     let body = match description.size {
         Some(size) => body.with_length(size),
         None => body,
@@ -64,15 +62,23 @@ pub(super) async fn run(
         }
     };
     let bytes = taken.load(Ordering::Relaxed);
-    match failure.await {
-        Ok(error) => PlainSendEnding::Source(error),
-        Err(_) => ending_of(&reply, bytes, relay),
+    if reply.verdict() == Verdict::Success {
+        // The last block is taken, so the thread is about to end, unless the answer came too early.
+        return match timeout(LAST_READ, is_read).await {
+            Ok(Ok(Ok(true))) => PlainSendEnding::Delivered { bytes },
+            Ok(Ok(Err(error))) => PlainSendEnding::Source(error),
+            _ => PlainSendEnding::Cut { why: "the relay answered before all was sent".into() },
+        };
+    }
+    // A thread that still reads is not waited for: a pipe may be silent forever.
+    match is_read.try_recv() {
+        Ok(Err(error)) => PlainSendEnding::Source(error),
+        _ => ending_of(&reply, relay),
     }
 }
 
-fn ending_of(reply: &Reply, bytes: u64, relay: &Relay) -> PlainSendEnding {
+fn ending_of(reply: &Reply, relay: &Relay) -> PlainSendEnding {
     match reply.verdict() {
-        Verdict::Success => PlainSendEnding::Delivered { bytes },
         // Nothing was taken before the sides paired, but for a buffer.
         Verdict::NotPaired => PlainSendEnding::NoPeer,
         Verdict::PeerCut => PlainSendEnding::Cut { why: "the receiver disconnected".into() },
@@ -137,8 +143,8 @@ fn disposition(name: &str) -> String {
     format!("attachment; filename=\"{plain}\"; filename*=UTF-8''{encoded}")
 }
 
-/// Reads the whole source.
-fn read(mut source: Box<dyn Source>, blocks: &tokio::sync::mpsc::Sender<Bytes>) -> Result<(), SourceError> {
+/// Reads the whole source. Returns whether the connection has taken all of it.
+fn read(mut source: Box<dyn Source>, blocks: &tokio::sync::mpsc::Sender<Bytes>) -> Result<bool, SourceError> {
     let mut buffer = vec![0; BLOCK];
     let mut bytes = 0;
     source.seek(0)?;
@@ -148,7 +154,7 @@ fn read(mut source: Box<dyn Source>, blocks: &tokio::sync::mpsc::Sender<Bytes>) 
         bytes += u64::try_from(length).unwrap_or(0);
         if blocks.blocking_send(Bytes::copy_from_slice(block)).is_err() {
             // The connection is gone, and its answer tells why.
-            return Ok(());
+            return Ok(false);
         }
     }
     source.check()?;
@@ -157,5 +163,5 @@ fn read(mut source: Box<dyn Source>, blocks: &tokio::sync::mpsc::Sender<Bytes>) 
     }
     // The end of a body without length; no longer read if it has one.
     drop(blocks.blocking_send(Bytes::new()));
-    Ok(())
+    Ok(true)
 }

@@ -79,6 +79,10 @@ pub(super) async fn run<O: FnMut(ReceiveEvent) + Send>(
     if let Some(resumed) = &resumed {
         observe(ReceiveEvent::Description(resumed.description.clone()));
         observe(ReceiveEvent::Resumed { offset: resumed.bytes });
+        if resumed.complete.is_some() && destination.stored_at().is_none() {
+            let warning = "an earlier run has stored it, but it is no longer there: only the sender is told";
+            observe(ReceiveEvent::Warning(warning.into()));
+        }
     }
     let identity = Identity::generate();
     let new_receiver = || ReceiverId { name: Id::random(), run: 0 };

@@ -11,7 +11,7 @@ use crate::reply::{Reply, Verdict};
 use crate::send::Failure;
 
 /// A receipt is repeated for so long. A sender that was stopped for a minute has time to take it.
-const CONFIRM: Duration = Duration::from_mins(2);
+pub(crate) const CONFIRM: Duration = Duration::from_mins(2);
 
 /// A failure is told for so long.
 const FAIL: Duration = Duration::from_secs(10);
@@ -96,7 +96,7 @@ impl Receiver {
             Next::Ask(_) | Next::Done(_) | Next::Bye => return,
         };
         let message = self.message(body);
-        self.actions.push_back(Action::Tell(message));
+        self.tell(message);
     }
 
     /// The PUT of the receipt, or of the `ask` before it, ended.
@@ -104,7 +104,11 @@ impl Receiver {
         let Phase::Confirming(confirming) = &self.phase else { return };
         let (since, attempt) = (confirming.since, confirming.attempt.clone());
         let verdict = reply.verdict();
-        let pause = if verdict == Verdict::Success { None } else { Some(self.pause_after(reply, since)) };
+        let pause = if verdict == Verdict::Success {
+            None
+        } else {
+            Some(self.pause_after(reply, since, self.told_at))
+        };
         let now = self.now;
         let Phase::Confirming(confirming) = &mut self.phase else { return };
         match (&mut confirming.next, pause) {

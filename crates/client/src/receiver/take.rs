@@ -35,6 +35,8 @@ pub(super) struct Taking {
     head: Option<SegmentHead>,
     /// The GETs to make: a segment, and when.
     due: VecDeque<(u64, Duration)>,
+    /// The GETs that are out: a segment, and since when.
+    out: VecDeque<(u64, Duration)>,
 }
 
 impl Taking {
@@ -45,6 +47,12 @@ impl Taking {
     pub(super) fn deadline(&self) -> Duration {
         let due = self.due.iter().map(|(_, at)| *at);
         due.fold(self.brought_at + NOTHING, Duration::min)
+    }
+
+    /// A GET ended, or has a body. Returns when it was made.
+    fn came_back(&mut self, segment: u64) -> Option<Duration> {
+        let index = self.out.iter().position(|(out, _)| *out == segment)?;
+        self.out.remove(index).map(|(_, since)| since)
     }
 }
 
@@ -60,6 +68,7 @@ impl Receiver {
             current: 0,
             head: None,
             due: VecDeque::from([(0, now)]),
+            out: VecDeque::new(),
         });
     }
 
@@ -73,6 +82,7 @@ impl Receiver {
             && let Some((segment, _)) = taking.due.remove(index)
         {
             let attempt = taking.attempt.clone();
+            taking.out.push_back((segment, now));
             self.actions.push_back(Action::Get { attempt, segment });
         }
     }
@@ -95,6 +105,7 @@ impl Receiver {
         if segment != taking.current || taking.head.is_some() {
             return;
         }
+        taking.came_back(segment);
         if head.attempt != taking.attempt || head.segment != segment {
             return self.misfit("a segment of another place arrived");
         }
@@ -204,7 +215,8 @@ impl Receiver {
 
     /// A GET ended without anything that opens.
     pub(super) fn got(&mut self, segment: u64, reply: &Reply) {
-        let Phase::Taking(taking) = &self.phase else { return };
+        let Phase::Taking(taking) = &mut self.phase else { return };
+        let sent = taking.came_back(segment).unwrap_or(self.now);
         let verdict = reply.verdict();
         if is_fatal(&verdict) {
             self.actions.push_back(Action::Close);
@@ -224,7 +236,7 @@ impl Receiver {
                 _ => {}
             }
         }
-        let pause = self.pause_after(reply, since);
+        let pause = self.pause_after(reply, since, sent);
         if let Phase::Taking(taking) = &mut self.phase {
             taking.due.push_back((segment, self.now + pause));
         }

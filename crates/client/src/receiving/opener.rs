@@ -10,9 +10,6 @@ use super::{Command, Event};
 use crate::messages::Head;
 use crate::seal::{Data, Identity};
 
-/// age gives one chunk at a time.
-const BLOCK: usize = 64 * 1024;
-
 pub(super) struct Opener {
     pub(super) identity: Identity,
     pub(super) events: tokio::sync::mpsc::Sender<Event>,
@@ -80,17 +77,14 @@ impl Opener {
 
     /// Passes on what is authenticated, up to the end or the cut.
     fn take(&self, segment: u64, mut data: Data<Body>) -> Result<(), Over> {
-        loop {
-            let mut block = vec![0; BLOCK];
-            match data.read(&mut block) {
-                Ok(0) => return Ok(self.plain.send(Work::Ended { segment, whole: true })?),
-                Ok(length) => {
-                    block.truncate(length);
-                    self.plain.send(Work::Data(block))?;
-                }
-                Err(_) => return Ok(self.plain.send(Work::Ended { segment, whole: false })?),
+        let whole = loop {
+            match data.next() {
+                Ok(Some(bytes)) => self.plain.send(Work::Data(bytes))?,
+                Ok(None) => break true,
+                Err(_) => break false,
             }
-        }
+        };
+        Ok(self.plain.send(Work::Ended { segment, whole })?)
     }
 }
 
@@ -129,7 +123,6 @@ impl BufRead for Body {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
     use std::sync::mpsc;
 
     use super::*;
@@ -176,17 +169,15 @@ mod tests {
     #[test]
     fn of_a_cut_or_damaged_segment_only_authenticated_chunks_are_taken_and_it_is_not_whole() {
         let identity = Identity::generate();
-        let framed = seal::framed(&head());
-        let mut writer = seal::seal(&identity.recipient(), Vec::new()).unwrap();
-        writer.write_all(&framed).unwrap();
-        writer.write_all(&vec![7; LENGTH]).unwrap();
-        let whole = writer.finish().unwrap();
+        let head = head();
+        let framed = seal::framed(&head);
+        let whole = seal::sealed(&identity.recipient(), &head, &vec![7; LENGTH]).unwrap();
         let damaged = |at: usize| {
             let mut sealed = whole.clone();
             sealed[at] ^= 1;
             sealed
         };
-        let chunks = |count: usize| count * BLOCK - framed.len();
+        let chunks = |count: usize| count * 65536 - framed.len();
         for (name, sealed, expected) in [
             ("all of it", whole.clone(), Some((LENGTH, true))),
             ("without its last byte", whole[..whole.len() - 1].to_vec(), Some((chunks(3), false))),

@@ -39,10 +39,15 @@ enum Done {
         made: Made,
         body: UploadBody,
     },
-    /// Nothing: a segment was not made because the source failed, which is reported by itself, or nobody waits for the answer.
+    /// Nothing: a segment was not made because the source failed, which is reported by itself.
     Nothing,
     Put {
         upload: u64,
+        reply: Reply,
+    },
+    Nudged {
+        attempt: Id,
+        segment: u64,
         reply: Reply,
     },
     Refused(Reply),
@@ -196,6 +201,7 @@ impl<O: FnMut(SendEvent) + Send> Driver<O> {
                     self.tell(Input::Put { attempt: running.attempt, segment, reply });
                 }
             }
+            Done::Nudged { attempt, segment, reply } => self.tell(Input::Nudged { attempt, segment, reply }),
             Done::Refused(reply) => self.tell(Input::RefusalPut(reply)),
             Done::Bye(reply) => self.tell(Input::ByePut(reply)),
         }
@@ -229,8 +235,8 @@ impl<O: FnMut(SendEvent) + Send> Driver<O> {
             Action::Nudge { attempt, segment } => {
                 let path = self.keys.segment_path(&attempt, segment);
                 self.tasks.spawn(async move {
-                    http.put(&path, WAIT, Vec::new()).await;
-                    Done::Nothing
+                    let reply = http.put(&path, WAIT, Vec::new()).await;
+                    Done::Nudged { attempt, segment, reply }
                 });
             }
             Action::Refuse { attempt, recipient, reason, message } => {
@@ -318,11 +324,6 @@ impl<O: FnMut(SendEvent) + Send> Driver<O> {
 
 /// Seals a message without data.
 fn sealed(recipient: &str, head: &Head) -> Vec<u8> {
-    let seal = || {
-        let mut writer = seal::seal(recipient, Vec::new())?;
-        std::io::Write::write_all(&mut writer, &seal::framed(head))?;
-        writer.finish()
-    };
-    // The recipient was checked when it arrived, and a vector takes all: an empty message stands for what cannot be.
-    seal().unwrap_or_default()
+    // The recipient was checked when it arrived: an empty message stands for what cannot be.
+    seal::sealed(recipient, head, &[]).unwrap_or_default()
 }

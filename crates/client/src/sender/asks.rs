@@ -67,6 +67,7 @@ impl Sender {
     /// A control message opened.
     pub(super) fn heard(&mut self, message: Control) {
         self.control_backoff.succeeded();
+        self.unreadable = 0;
         let Control { receiver, n, body } = message;
         if !self.receivers.is_new(&receiver, n) {
             return self.pause_listening(IGNORED_PAUSE);
@@ -86,8 +87,9 @@ impl Sender {
     fn asked(&mut self, receiver: &Id, ask: Ask) {
         self.receivers.set_recipient(receiver, &ask.recipient);
         match &mut self.phase {
-            Phase::Refusing { refusal, message, told, .. } => {
+            Phase::Refusing { refusal, message, told, nudges, .. } => {
                 *told = true;
+                nudges.clear();
                 let (reason, message) = (Refused::ForGood(*refusal), message.clone());
                 self.refuse(ask, reason, message);
             }

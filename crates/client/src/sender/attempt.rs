@@ -1,8 +1,10 @@
 //! The running attempt: which segments are in flight, and when the next one starts.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::time::Duration;
 
+use super::size::SMALLEST;
 use super::{Action, Ending, Made, Phase, Sender};
 use crate::link::Id;
 use crate::reply::{Reply, Verdict, WAIT};
@@ -33,6 +35,8 @@ pub(super) struct Attempt {
     next_offset: u64,
     /// Whether a segment with the end is in flight or delivered.
     has_end: bool,
+    /// Whether the receiver may have the next segment already: all of it was sent once, and the answer was lost.
+    next_may_be_held: bool,
     start_at: Duration,
 }
 
@@ -42,6 +46,8 @@ struct Segment {
     number: u64,
     offset: u64,
     limit: u64,
+    /// As [`Attempt::next_may_be_held`]. It is small for that reason, so its success says nothing about sizes.
+    may_be_held: bool,
     /// Known once the driver has made it.
     made: Option<Made>,
     taken: u64,
@@ -57,6 +63,11 @@ impl Segment {
     /// Returns the offset behind its data.
     fn end_offset(&self) -> u64 {
         self.offset + self.made.as_ref().map_or(0, |made| made.data)
+    }
+
+    /// Returns whether the connection took all of it.
+    fn is_sent(&self) -> bool {
+        self.made.as_ref().is_some_and(|made| self.taken >= made.sealed)
     }
 
     fn is_last(&self) -> bool {
@@ -84,6 +95,7 @@ impl Attempt {
             next: 0,
             next_offset: offset,
             has_end: false,
+            next_may_be_held: false,
             start_at: now,
         }
     }
@@ -110,6 +122,12 @@ impl Attempt {
         self.in_flight.iter_mut().find(|segment| segment.number == number)
     }
 
+    /// Returns whether nobody gets a segment any more that was not paired: a later one was delivered, and a receiver gets that only once this one has
+    /// opened. Its answer was lost, and it was sent again.
+    fn is_passed(&self, number: u64) -> bool {
+        self.in_flight.iter().any(|segment| segment.number > number && segment.is_delivered)
+    }
+
     fn may_start(&self, now: Duration) -> bool {
         let is_free = match self.in_flight.back() {
             None => true,
@@ -134,12 +152,17 @@ impl Sender {
         if !attempt.may_start(now) {
             return;
         }
-        let (segment, offset, limit) = (attempt.next, attempt.next_offset, self.size.get());
+        // A segment that nobody gets must not keep the next one from starting: that one tells the receiver what it misses. So it has to fit into
+        // the buffers of its connection.
+        let (segment, offset) = (attempt.next, attempt.next_offset);
+        let may_be_held = mem::take(&mut attempt.next_may_be_held);
+        let limit = if may_be_held { SMALLEST } else { self.size.get() };
         attempt.next += 1;
         attempt.in_flight.push_back(Segment {
             number: segment,
             offset,
             limit,
+            may_be_held,
             made: None,
             taken: 0,
             first_since: now,
@@ -194,8 +217,9 @@ impl Sender {
             return;
         }
         let Some(running) = self.attempt.as_mut().filter(|running| running.id == *attempt) else { return };
+        let is_passed = reply.verdict() == Verdict::NotPaired && running.is_passed(number);
         let Some(segment) = running.segment(number) else { return };
-        if reply.verdict() == Verdict::Success && segment.made.is_some() {
+        if (reply.verdict() == Verdict::Success || is_passed) && segment.made.is_some() {
             segment.is_delivered = true;
             running.active_at = now;
             self.segment_backoff.succeeded();
@@ -204,11 +228,13 @@ impl Sender {
         let data = segment.made.as_ref().map_or(segment.limit, |made| made.data);
         let waited = now.saturating_sub(segment.started);
         let has_moved = segment.taken > 0;
+        let may_be_held = segment.may_be_held || segment.is_sent() && matches!(reply, Reply::Lost { .. });
         let offset = segment.offset;
         running.in_flight.retain(|segment| segment.number < number);
         running.next = number;
         running.next_offset = offset;
         running.has_end = false;
+        running.next_may_be_held = may_be_held;
         self.actions.push_back(Action::Close { segment: number });
         match reply.verdict() {
             Verdict::TooLarge => self.size.too_large(data),
@@ -253,7 +279,7 @@ impl Sender {
                 self.delivered_to = bytes;
                 self.progress_at = now;
             }
-            if bytes - segment.offset == segment.limit {
+            if bytes - segment.offset == segment.limit && !segment.may_be_held {
                 self.size.delivered(now.saturating_sub(segment.first_since));
             }
             self.actions.push_back(Action::Event(SendEvent::Sent { bytes }));

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Action, Ending, Phase, Sender};
+use super::{Action, Ending, Nudge, Phase, Sender};
+use crate::link::Id;
 use crate::receive::Refusal;
 use crate::reply::{Reply, Verdict};
 
@@ -27,13 +28,22 @@ impl Sender {
             return self.end(ending);
         };
         self.actions.push_back(Action::Close { segment: 0 });
-        // A receiver that waits for a segment sees no cut. One that cannot be opened makes it ask anew, and then it is refused.
-        let first = attempt.undelivered();
-        for segment in [first, first + 1] {
-            self.actions.push_back(Action::Nudge { attempt: attempt.id.clone(), segment });
+        let (first, now) = (attempt.undelivered(), self.now);
+        let nudge = |segment| Nudge { attempt: attempt.id.clone(), segment, at: now };
+        let nudges = vec![nudge(first), nudge(first + 1)];
+        let until = now + within;
+        self.phase = Phase::Refusing { refusal, message, until, interrupted, told: false, nudges };
+    }
+
+    /// An empty segment that nobody got is sent again: the relay may have held the segment that it replaces for a moment longer.
+    pub(super) fn nudged(&mut self, attempt: Id, segment: u64, reply: &Reply) {
+        if reply.verdict() == Verdict::Success {
+            return;
         }
-        let until = self.now + within;
-        self.phase = Phase::Refusing { refusal, message, until, interrupted, told: false };
+        let at = self.now + self.pause_before_repetition(reply);
+        if let Phase::Refusing { told: false, nudges, .. } = &mut self.phase {
+            nudges.push(Nudge { attempt, segment, at });
+        }
     }
 
     pub(super) fn refusal_put(&mut self, reply: &Reply) {
@@ -45,16 +55,19 @@ impl Sender {
     }
 
     pub(super) fn bye_put(&mut self, reply: &Reply) {
+        if reply.verdict() == Verdict::Success {
+            return self.confirmed();
+        }
+        let at = self.now + self.pause_before_repetition(reply);
         if let Phase::Confirming { bye, .. } = &mut self.phase {
-            if reply.verdict() == Verdict::Success {
-                self.confirmed();
-            } else {
-                let pause = match reply.verdict() {
-                    Verdict::NotPaired => Duration::from_millis(250),
-                    _ => self.segment_backoff.after_failure(reply.retry_after()),
-                };
-                bye.retry_at = Some(self.now + pause);
-            }
+            bye.retry_at = Some(at);
+        }
+    }
+
+    fn pause_before_repetition(&mut self, reply: &Reply) -> Duration {
+        match reply.verdict() {
+            Verdict::NotPaired => Duration::from_millis(250),
+            _ => self.segment_backoff.after_failure(reply.retry_after()),
         }
     }
 

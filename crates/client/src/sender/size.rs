@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 /// Limits of the protocol, in bytes of data.
-const SMALLEST: u64 = 64 * 1024;
+pub(super) const SMALLEST: u64 = 64 * 1024;
 const FIRST: u64 = 256 * 1024;
 const LARGEST: u64 = 64 * 1024 * 1024;
 
@@ -58,6 +58,9 @@ impl SegmentSize {
 
     /// A segment with this much data failed without a status. Perhaps something between limits the size of bodies.
     pub(crate) fn failed(&mut self, data: u64) {
+        if data <= SMALLEST {
+            return;
+        }
         if self.failed_at == Some(data) {
             self.too_large(data);
         } else {

@@ -26,6 +26,8 @@ pub(crate) enum Input {
     Taken { attempt: Id, segment: u64, bytes: u64 },
     /// A segment's PUT ended.
     Put { attempt: Id, segment: u64, reply: Reply },
+    /// The PUT of an empty segment ended.
+    Nudged { attempt: Id, segment: u64, reply: Reply },
     /// The PUT of a refusal ended.
     RefusalPut(Reply),
     /// The PUT of the confirmation ended.

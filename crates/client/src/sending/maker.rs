@@ -1,13 +1,12 @@
 //! The thread that cuts the source into segments and encrypts them.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
-use age::stream::StreamWriter;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -16,7 +15,7 @@ use super::reader::{self, Block, Command};
 use crate::destination::Complete;
 use crate::link::Id;
 use crate::messages::{Head, SegmentHead};
-use crate::seal;
+use crate::seal::{self, Sealer};
 use crate::source::{Description, Source, SourceError};
 
 /// The largest segment of a source of unknown size, in bytes.
@@ -151,16 +150,16 @@ impl Cutter {
     /// Sends a segment of known length while it is read. The end goes into a segment behind it.
     fn stream(&mut self, job: Job, rest: u64) -> Result<(), Stop> {
         let data = rest.min(job.limit);
-        let mut writer = self.begin(job, data, None)?;
+        let mut message = self.begin(job, data, None)?;
         let mut left = data;
         while left > 0 {
             let Some(block) = self.next(left, None)? else {
                 return Err(SourceError::Changed { what: "the source shrank".into() }.into());
             };
             left -= u64::try_from(block.len()).unwrap_or(left);
-            writer.write_all(&block)?;
+            message.write(&block)?;
         }
-        finish(writer)
+        Ok(message.finish()?)
     }
 
     /// Sends a segment whose data is collected first.
@@ -188,15 +187,20 @@ impl Cutter {
             self.next(1, None)?;
         }
         let end = self.end.clone();
-        let mut writer = self.begin(job, data, end)?;
+        let mut message = self.begin(job, data, end)?;
         for block in blocks {
-            writer.write_all(&block)?;
+            message.write(&block)?;
         }
-        finish(writer)
+        Ok(message.finish()?)
     }
 
     /// Reports the length, and starts the message with its head.
-    fn begin(&mut self, job: Job, data: u64, end: Option<Complete>) -> Result<StreamWriter<Blocks>, Stop> {
+    fn begin(
+        &mut self,
+        job: Job,
+        data: u64,
+        end: Option<Complete>,
+    ) -> Result<Sealer<impl FnMut(Vec<u8>) -> io::Result<()> + use<>>, Stop> {
         let head = Head::Segment(Box::new(SegmentHead {
             transfer: self.transfer.clone(),
             attempt: job.attempt,
@@ -207,17 +211,16 @@ impl Cutter {
             error: None,
         }));
         let framed = seal::framed(&head);
-        let written = Arc::new(AtomicU64::new(0));
-        let blocks = Blocks { output: job.output, written: Arc::clone(&written), buffer: Vec::new() };
-        let mut writer = seal::seal(&job.recipient, blocks)?;
-        let header = written.load(std::sync::atomic::Ordering::Relaxed);
-        let plaintext = u64::try_from(framed.len()).unwrap_or(0) + data;
-        let sealed = seal::sealed_length(header, plaintext);
+        let output = job.output;
+        let mut message = seal::seal(&job.recipient, move |block: Vec<u8>| {
+            output.blocking_send(Bytes::from(block)).map_err(io::Error::other)
+        })?;
+        let sealed = message.sealed_length(u64::try_from(framed.len()).unwrap_or(0) + data);
         if job.report.send(Report { data, sealed, end }).is_err() {
             return Err(Stop::Cancelled);
         }
-        writer.write_all(&framed)?;
-        Ok(writer)
+        message.write(&framed)?;
+        Ok(message)
     }
 
     /// Continues at this offset.
@@ -254,41 +257,5 @@ impl Cutter {
         let bytes = self.rest.split_to(length);
         self.position = self.position.map(|position| position + u64::try_from(length).unwrap_or(0));
         Ok(Some(bytes))
-    }
-}
-
-/// Ends a message.
-fn finish(writer: StreamWriter<Blocks>) -> Result<(), Stop> {
-    writer.finish()?.flush().map_err(Stop::from)
-}
-
-/// Collects what age writes into blocks for the connection.
-#[derive(Debug)]
-struct Blocks {
-    output: tokio::sync::mpsc::Sender<Bytes>,
-    written: Arc<AtomicU64>,
-    buffer: Vec<u8>,
-}
-
-/// The header waits for the first chunk, so that it does not travel alone.
-const BLOCK: usize = 64 * 1024;
-
-impl Write for Blocks {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.buffer.extend_from_slice(bytes);
-        let length = u64::try_from(bytes.len()).unwrap_or(0);
-        self.written.fetch_add(length, std::sync::atomic::Ordering::Relaxed);
-        if self.buffer.len() >= BLOCK {
-            self.flush()?;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
-        let block = Bytes::from(std::mem::take(&mut self.buffer));
-        self.output.blocking_send(block).map_err(io::Error::other)
     }
 }

@@ -1,4 +1,7 @@
 //! The thread that owns the source, and the one that hashes.
+//!
+//! *Invariant.* Each byte is hashed once, and none is left out. A segment behind one that was cut may be wished before the bytes between are read:
+//! then they are read first.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -75,11 +78,20 @@ struct Reader {
     complete: Option<Complete>,
 }
 
+/// Where the reader is.
+#[derive(Clone, Copy)]
+struct Place {
+    epoch: u64,
+    offset: u64,
+    /// The first offset that is wished. What is before is only hashed.
+    wished: u64,
+}
+
 impl Reader {
     fn run(mut self, commands: &Receiver<Command>) {
         let mut buffer = vec![0; BLOCK];
         // Where it reads, until the end.
-        let mut place: Option<(u64, u64)> = None;
+        let mut place: Option<Place> = None;
         loop {
             let command = if place.is_some() {
                 match commands.try_recv() {
@@ -92,12 +104,13 @@ impl Reader {
                 Some(command)
             };
             let step = match command {
-                Some(Command::Seek { epoch, offset }) => {
-                    self.source.seek(offset).map(|()| place = Some((epoch, offset)))
+                Some(Command::Seek { epoch, offset: wished }) => {
+                    let offset = wished.min(self.hashed_to);
+                    self.source.seek(offset).map(|()| place = Some(Place { epoch, offset, wished }))
                 }
                 Some(Command::Check) => self.source.check(),
                 None => match place {
-                    Some((epoch, offset)) => self.read(epoch, offset, &mut buffer).map(|next| place = next),
+                    Some(at) => self.read(at, &mut buffer).map(|next| place = next),
                     None => Ok(()),
                 },
             };
@@ -111,12 +124,8 @@ impl Reader {
     }
 
     /// Reads a block, and returns where the next one is, or `None` at the end.
-    fn read(
-        &mut self,
-        epoch: u64,
-        offset: u64,
-        buffer: &mut [u8],
-    ) -> Result<Option<(u64, u64)>, SourceError> {
+    fn read(&mut self, place: Place, buffer: &mut [u8]) -> Result<Option<Place>, SourceError> {
+        let Place { epoch, offset, wished } = place;
         let length = self.source.read(buffer)?;
         let Some(bytes) = buffer.get(..length).filter(|bytes| !bytes.is_empty()) else {
             let complete = self.end(offset)?;
@@ -133,8 +142,11 @@ impl Reader {
         if self.source.description().size.is_some_and(|size| next > size) {
             return Err(SourceError::Changed { what: "the source grew".into() });
         }
-        drop(self.blocks.send(Block::Data(epoch, bytes)));
-        Ok(Some((epoch, next)))
+        let unwished = usize::try_from(wished.saturating_sub(offset)).unwrap_or(length);
+        if unwished < length {
+            drop(self.blocks.send(Block::Data(epoch, bytes.slice(unwished..))));
+        }
+        Ok(Some(Place { offset: next, ..place }))
     }
 
     fn end(&mut self, offset: u64) -> Result<Complete, SourceError> {
@@ -154,5 +166,40 @@ impl Reader {
         let complete = Complete { bytes: offset, sha256 };
         self.complete = Some(complete.clone());
         Ok(complete)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_is_of_all_bytes_also_if_some_were_passed_over() {
+        let bytes: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data");
+        std::fs::write(&path, &bytes).unwrap();
+        let source = crate::source::open(&[path], None, 0).unwrap();
+        let (commands, blocks) = start(source, Arc::default());
+        let wished = 10_000_001;
+        for (epoch, offset) in [(1, 0), (2, 300_000), (3, wished)] {
+            commands.send(Command::Seek { epoch, offset }).unwrap();
+            // Each is begun, and then given up.
+            while !matches!(blocks.recv().unwrap(), Block::Data(begun, _) if begun == epoch) {}
+        }
+        commands.send(Command::Seek { epoch: 4, offset: wished }).unwrap();
+        let mut read = Vec::new();
+        let complete = loop {
+            match blocks.recv().unwrap() {
+                Block::Data(4, block) => read.extend_from_slice(&block),
+                Block::End(4, complete) => break complete,
+                Block::Failed(error) => panic!("{error}"),
+                Block::Data(..) | Block::End(..) => {}
+            }
+        };
+        assert!(read == bytes[usize::try_from(wished).unwrap()..], "{} bytes", read.len());
+        let mut hasher = Hasher::default();
+        hasher.update(&bytes);
+        assert_eq!(complete, Complete { bytes: bytes.len() as u64, sha256: hasher.digest() });
     }
 }

@@ -15,9 +15,6 @@ use crate::{receiver, sender};
 /// Long enough for both sides to give up.
 const HORIZON: Duration = Duration::from_hours(6);
 
-/// How long a receiver repeats its receipt.
-const CONFIRM: Duration = Duration::from_mins(1);
-
 /// So many worlds are tried per law, unless `RENDEZVOUS_SEEDS` says otherwise.
 const SEEDS: u64 = 40;
 
@@ -121,7 +118,7 @@ fn harm(world: &World) -> Option<Harm> {
             ),
             Some(receiver::Ending::Stored { confirmed: false, .. }),
         ) => {
-            let lied_until = HONEST_FROM + AFTERMATH + CONFIRM;
+            let lied_until = HONEST_FROM + AFTERMATH + receiver::CONFIRM;
             host.ended_at.is_some_and(|at| at <= lied_until).then_some(Harm::Unconfirmed)
         }
         _ => None,

@@ -129,7 +129,8 @@ impl World {
             }
             Action::Nudge { attempt, segment } => {
                 let body = Some(Sealed::Nothing);
-                self.request(SENDER, Use::Nudge, Path::Segment(attempt, segment), WAIT, body);
+                let path = Path::Segment(attempt.clone(), segment);
+                self.request(SENDER, Use::Nudge { attempt, segment }, path, WAIT, body);
             }
             Action::Event(SendEvent::Asked { .. }) => self.sender.asks += 1,
             Action::Link | Action::Event(_) => {}

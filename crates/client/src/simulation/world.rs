@@ -22,7 +22,7 @@ pub(super) enum Use {
     Probe,
     Put { attempt: Id, segment: u64, offset: u64, limit: u64, recipient: String },
     Refuse,
-    Nudge,
+    Nudge { attempt: Id, segment: u64 },
     ByePut,
     Tell,
     Get { attempt: Id, segment: u64 },
@@ -188,7 +188,9 @@ impl World {
             Use::Put { attempt, segment, .. } => {
                 self.tell_sender(sender::Input::Put { attempt, segment, reply });
             }
-            Use::Nudge => {}
+            Use::Nudge { attempt, segment } => {
+                self.tell_sender(sender::Input::Nudged { attempt, segment, reply });
+            }
             Use::Refuse => self.tell_sender(sender::Input::RefusalPut(reply)),
             Use::ByePut => self.tell_sender(sender::Input::ByePut(reply)),
             Use::Tell => self.tell_receiver(host, receiver::Input::Told(reply)),

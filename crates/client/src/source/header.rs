@@ -43,10 +43,17 @@ pub(crate) struct Time {
 }
 
 impl EntryHead<'_> {
+    /// Returns the length in bytes of [`EntryHead::encode`].
+    pub(crate) fn length(&self) -> u64 {
+        match self.records().len() as u64 {
+            0 => BLOCK,
+            records => BLOCK + records.next_multiple_of(BLOCK) + BLOCK,
+        }
+    }
+
     /// Returns the blocks before the entry's content.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut records = Vec::new();
-        self.extend(&mut records);
+        let mut records = self.records();
         let mut blocks = Vec::with_capacity(3 * 512);
         if !records.is_empty() {
             let mut header = Header::new_ustar();
@@ -67,29 +74,31 @@ impl EntryHead<'_> {
         blocks
     }
 
-    /// Appends the records that a ustar block cannot hold.
-    fn extend(&self, records: &mut Vec<u8>) {
+    /// Returns the records of what a ustar block cannot hold.
+    fn records(&self) -> Vec<u8> {
+        let mut records = Vec::new();
         let target = match self.kind {
             EntryKind::Symlink { target } => target,
             EntryKind::File { .. } | EntryKind::Directory => b"",
         };
         if [self.path, target].iter().any(|name| needs_record(name) && std::str::from_utf8(name).is_err()) {
-            record(records, "hdrcharset", b"BINARY");
+            record(&mut records, "hdrcharset", b"BINARY");
         }
         if needs_record(self.path) {
-            record(records, "path", self.path);
+            record(&mut records, "path", self.path);
         }
         if needs_record(target) {
-            record(records, "linkpath", target);
+            record(&mut records, "linkpath", target);
         }
         if let EntryKind::File { size } = self.kind
             && size >= OCTAL_LIMIT
         {
-            record(records, "size", size.to_string().as_bytes());
+            record(&mut records, "size", size.to_string().as_bytes());
         }
         if self.mtime.ustar().is_none() {
-            record(records, "mtime", self.mtime.decimal().as_bytes());
+            record(&mut records, "mtime", self.mtime.decimal().as_bytes());
         }
+        records
     }
 
     fn ustar(&self) -> Header {
@@ -185,8 +194,9 @@ mod tests {
 
     #[test]
     fn a_plain_entry_takes_one_block() {
-        let blocks = head(b"dir/file", EntryKind::File { size: 5 }).encode();
-        assert_eq!(blocks.len(), 512);
+        let entry = head(b"dir/file", EntryKind::File { size: 5 });
+        let blocks = entry.encode();
+        assert_eq!((blocks.len(), entry.length()), (512, BLOCK));
         let header = Header::from_byte_slice(&blocks);
         assert_eq!(header.path_bytes().as_ref(), b"dir/file");
         assert_eq!((header.mode().unwrap(), header.size().unwrap()), (0o640, 5));
@@ -209,7 +219,7 @@ mod tests {
             let blocks = entry.encode();
             let text = String::from_utf8_lossy(&blocks[512..512 + records.len()]).into_owned();
             assert_eq!(text, records, "{what}");
-            assert_eq!(blocks.len(), 3 * 512, "{what}");
+            assert_eq!((blocks.len(), entry.length()), (3 * 512, 3 * BLOCK), "{what}");
         }
     }
 

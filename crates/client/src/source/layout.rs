@@ -133,7 +133,7 @@ impl Layout {
         for entry in fs::read_dir(&path).map_err(failed)? {
             found.push(entry.map_err(failed)?);
         }
-        found.sort_by_key(fs::DirEntry::file_name);
+        found.sort_by_cached_key(fs::DirEntry::file_name);
         for entry in found {
             let metadata = entry.metadata().map_err(|error| SourceError::io("read", &entry.path(), error))?;
             self.add(directory, entry.file_name(), &entry.path(), &metadata)?;
@@ -184,10 +184,12 @@ impl Layout {
         let size = entry.size();
         self.entries.push(entry);
         let index = self.entries.len() - 1;
-        if self.archive_path(index).len() > MAX_PATH {
+        let path = self.archive_path(index);
+        if path.len() > MAX_PATH {
             return Err(SourceError::io("send", &self.path(index), io::Error::other(TOO_DEEP)));
         }
-        self.size += self.header(index).len() as u64 + size.next_multiple_of(BLOCK);
+        let header = self.head(index, &path).map_or(0, |head| head.length());
+        self.size += header + size.next_multiple_of(BLOCK);
         Ok(())
     }
 
@@ -227,13 +229,17 @@ impl Layout {
 
     /// Returns the header of an entry, the same bytes each time.
     pub(super) fn header(&self, index: usize) -> Vec<u8> {
-        let Some(entry) = self.entries.get(index) else { return Vec::new() };
+        self.head(index, &self.archive_path(index)).map_or_else(Vec::new, |head| head.encode())
+    }
+
+    fn head<'a>(&'a self, index: usize, path: &'a [u8]) -> Option<EntryHead<'a>> {
+        let entry = self.entries.get(index)?;
         let kind = match &entry.content {
             Content::File(identity) => EntryKind::File { size: identity.size },
             Content::Directory => EntryKind::Directory,
             Content::Symlink(target) => EntryKind::Symlink { target: target.as_bytes() },
         };
-        EntryHead { path: &self.archive_path(index), kind, mode: entry.mode, mtime: entry.mtime }.encode()
+        Some(EntryHead { path, kind, mode: entry.mode, mtime: entry.mtime })
     }
 
     /// Returns where an entry is on disk.

@@ -12,7 +12,7 @@ use super::sample::{make_pipe, tree, write};
 use super::*;
 
 fn open_tree(root: &TempDir) -> Box<dyn Source> {
-    open(&[root.path().join("holiday")], None).unwrap()
+    open(&[root.path().join("holiday")], None, 0).unwrap()
 }
 
 fn read_all(source: &mut dyn Source, step: usize) -> Vec<u8> {
@@ -39,6 +39,29 @@ fn read_error(source: &mut dyn Source) -> SourceError {
 }
 
 #[test]
+fn a_file_that_is_made_when_it_is_read_is_sent_as_a_pipe() {
+    let path = PathBuf::from("/proc/self/mounts");
+    assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+    let mut source = open(std::slice::from_ref(&path), None, 0).unwrap();
+    assert_eq!((source.description().name.as_str(), source.description().size), ("mounts", None));
+    assert_eq!(read_all(&mut *source, 1000), fs::read(&path).unwrap());
+}
+
+#[test]
+fn an_empty_name_is_none() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("a");
+    write(&path, b"0");
+    for (source, name) in [
+        (open(std::slice::from_ref(&path), Some(""), 0).unwrap(), "a"),
+        (open(&[path.clone(), directory.path().to_owned()], Some(""), 0).unwrap(), "a and 1 more"),
+        (pipe(io::empty(), Some(""), 0), "stdin"),
+    ] {
+        assert_eq!(source.description().name, name);
+    }
+}
+
+#[test]
 fn a_file_is_described_and_read_from_any_offset() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("dump's.sql");
@@ -46,7 +69,7 @@ fn a_file_is_described_and_read_from_any_offset() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     let mtime = UNIX_EPOCH + Duration::from_secs(1_234_567_890);
     File::options().write(true).open(&path).unwrap().set_modified(mtime).unwrap();
-    let mut source = open(std::slice::from_ref(&path), None).unwrap();
+    let mut source = open(std::slice::from_ref(&path), None, 0).unwrap();
     let expected = Description {
         kind: Kind::File,
         name: "dump's.sql".into(),
@@ -60,7 +83,7 @@ fn a_file_is_described_and_read_from_any_offset() {
     source.seek(7).unwrap();
     assert_eq!(read_all(&mut *source, 100), b"789");
     source.check().unwrap();
-    assert_eq!(open(&[path], Some("other")).unwrap().description().name, "other");
+    assert_eq!(open(&[path], Some("other"), 0).unwrap().description().name, "other");
 }
 
 #[test]
@@ -87,7 +110,7 @@ fn a_file_that_changes_while_it_is_sent_is_an_error() {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join("file");
         write(&path, b"0123456789");
-        let mut source = open(std::slice::from_ref(&path), None).unwrap();
+        let mut source = open(std::slice::from_ref(&path), None, 0).unwrap();
         source.check().unwrap();
         change(&path);
         let error = source.check().unwrap_err();
@@ -118,7 +141,7 @@ fn several_paths_lie_side_by_side_in_one_directory() {
     write(&other, b"other");
     symlink(&other, root.path().join("to-other")).unwrap();
     let paths = [other.clone(), top.join("empty"), root.path().join("to-other")];
-    let mut source = open(&paths, None).unwrap();
+    let mut source = open(&paths, None, 0).unwrap();
     assert_eq!(source.description().name, "other and 2 more");
     let stream = read_all(&mut *source, 1000);
     let mut archive = tar::Archive::new(&stream[..]);
@@ -135,7 +158,7 @@ fn several_paths_lie_side_by_side_in_one_directory() {
         "other and 2 more/to-other",
     ];
     assert_eq!(names, expected);
-    let error = open(&[other.clone(), other], None).err().unwrap().to_string();
+    let error = open(&[other.clone(), other], None, 0).err().unwrap().to_string();
     assert!(error.contains("same name"), "{error}");
 }
 
@@ -212,17 +235,21 @@ fn a_named_pipe_is_read_as_a_pipe() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("fifo");
     make_pipe(&path);
-    let to = path.clone();
-    let writer = std::thread::spawn(move || fs::write(to, b"through the pipe").unwrap());
-    let mut source = open(&[path], None).unwrap();
-    assert_eq!((source.description().size, &*source.description().name), (None, "fifo"));
-    assert_eq!(read_all(&mut *source, 5), b"through the pipe");
-    writer.join().unwrap();
+    let written = vec![7; 1 << 20];
+    for (replay_buffer, can_begin_anew) in [(written.len(), true), (0, false)] {
+        let (to, bytes) = (path.clone(), written.clone());
+        let writer = std::thread::spawn(move || fs::write(to, bytes).unwrap());
+        let mut source = open(std::slice::from_ref(&path), None, replay_buffer).unwrap();
+        assert_eq!((source.description().size, &*source.description().name), (None, "fifo"));
+        assert_eq!(read_all(&mut *source, 5000), written);
+        assert_eq!(source.seek(0).is_ok(), can_begin_anew, "with {replay_buffer} bytes");
+        writer.join().unwrap();
+    }
 }
 
 #[test]
 fn the_current_directory_has_a_name() {
-    let here = open(&[PathBuf::from("src/..")], None).unwrap();
+    let here = open(&[PathBuf::from("src/..")], None, 0).unwrap();
     assert_eq!(here.description().name, "client");
 }
 

@@ -40,7 +40,7 @@ async fn a_file_arrives_under_its_name() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let path = from.path().join("a file with \"quotes\"");
     fs::write(&path, bytes(3 * MIB)).unwrap();
-    let source = open(&[path], None).unwrap();
+    let source = open(&[path], None, 0).unwrap();
     let at = transfer(source, |link| directory(to.path(), link, Existing::Fail).unwrap()).await.unwrap();
     assert_eq!(at.parent(), Some(to.path()));
     assert!(fs::read(&at).unwrap() == bytes(3 * MIB));
@@ -58,7 +58,7 @@ async fn a_tree_arrives_whole() {
             fs::write(directory.join(format!("{file}.txt")), bytes(file * 1000)).unwrap();
         }
     }
-    let source = open(&[tree], None).unwrap();
+    let source = open(&[tree], None, 0).unwrap();
     transfer(source, |link| directory(to.path(), link, Existing::Fail).unwrap()).await;
     for directory in 0..5 {
         for file in 0..20 {

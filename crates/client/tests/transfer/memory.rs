@@ -197,6 +197,9 @@ impl Destination for OnDisk {
     }
 }
 
+/// Longer than the 30 s after which a receiver asks anew (docs/send-and-receive.md), which some cuts need.
+const GIVE_UP: Duration = Duration::from_mins(1);
+
 /// A sender that runs.
 pub(crate) struct Sending {
     pub(crate) events: mpsc::UnboundedReceiver<SendEvent>,
@@ -208,7 +211,7 @@ impl Sending {
     pub(crate) fn start(source: impl Source + 'static, relay: Relay) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
-        let options = SendOptions { relay, give_up: Duration::from_secs(30) };
+        let options = SendOptions { relay, give_up: GIVE_UP };
         let observe = move |event| drop(sender.send(event));
         let running = JoinSet::from_iter([send(Box::new(source), options, stop.clone(), observe)]);
         Self { events, stop, running }
@@ -238,7 +241,7 @@ impl Receiving {
     pub(crate) fn start(link: Link, destination: Box<dyn Destination>) -> Self {
         let (sender, events) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
-        let options = ReceiveOptions { link, give_up: Duration::from_secs(30) };
+        let options = ReceiveOptions { link, give_up: GIVE_UP };
         let observe = move |event| drop(sender.send(event));
         let running = JoinSet::from_iter([receive(destination, options, stop.clone(), observe)]);
         Self { events, stop, running }

@@ -41,11 +41,19 @@ impl HeadScanner {
     }
 
     fn find_end(&mut self, buffer: &[u8]) -> Result<Option<usize>, HeadError> {
-        while let Some(&byte) = buffer.get(self.scanned) {
-            let next = buffer.get(self.scanned + 1);
-            match (byte, next) {
-                (b'\r', None) => return Ok(None),
-                (b'\r', Some(b'\n')) => {
+        loop {
+            let rest = buffer.get(self.scanned..).unwrap_or_default();
+            let text = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n')).unwrap_or(rest.len());
+            if text > 0 && !self.in_head {
+                if !rest.first().is_some_and(|byte| is_token_byte(*byte)) {
+                    return Err(malformed("this is not HTTP/1.1: the request line must begin with a method"));
+                }
+                self.in_head = true;
+            }
+            self.scanned += text;
+            match rest.get(text..).unwrap_or_default() {
+                [] | [b'\r'] => return Ok(None),
+                [b'\r', b'\n', ..] => {
                     let empty = self.scanned == self.line_start;
                     self.scanned += 2;
                     self.line_start = self.scanned;
@@ -53,17 +61,9 @@ impl HeadScanner {
                         return Ok(Some(self.scanned));
                     }
                 }
-                (b'\r', Some(_)) => return Err(malformed("a CR without LF in the head")),
-                (b'\n', _) => return Err(malformed("a LF without CR in the head")),
-                _ if !self.in_head && !is_token_byte(byte) => {
-                    return Err(malformed("this is not HTTP/1.1: the request line must begin with a method"));
-                }
-                _ => {
-                    self.in_head = true;
-                    self.scanned += 1;
-                }
+                [b'\r', ..] => return Err(malformed("a CR without LF in the head")),
+                _ => return Err(malformed("a LF without CR in the head")),
             }
         }
-        Ok(None)
     }
 }

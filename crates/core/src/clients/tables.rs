@@ -114,6 +114,14 @@ mod tests {
     }
 
     #[test]
+    fn up_to_the_capacity_no_bucket_is_dropped() {
+        let mut buckets = Buckets::new(2);
+        let mut take = |client| buckets.take(Client(client), per_minute(1), Duration::ZERO).is_ok();
+        assert!(take(1) && take(2));
+        assert!(!take(1) && !take(2));
+    }
+
+    #[test]
     fn over_the_capacity_the_fullest_bucket_is_dropped() {
         let mut buckets = Buckets::new(2);
         let mut take = |client| buckets.take(Client(client), per_minute(2), Duration::ZERO).is_ok();

@@ -1,5 +1,7 @@
 //! Graceful shutdown: which requests the table still admits.
 
+use rendezvous_protocol::PathName;
+
 use super::waiting::{WaitingSide, refuse};
 use super::{Census, Censuses, Rendezvous};
 use crate::feed::Wakers;
@@ -58,6 +60,18 @@ impl<B: Send + 'static> Rendezvous<B> {
         });
         for waiter in waiters {
             refuse(waiter, SeatError::ShuttingDown);
+        }
+    }
+
+    /// Ends the wait of all sides at paths that are not `kept`, because another node of the cluster owns them now. Transfers continue.
+    pub fn release_paths(&self, kept: impl Fn(&PathName) -> bool) {
+        let waiters: Vec<WaitingSide<B>> = self.change(|table, changes| {
+            let streams = table.paths(|path| !kept(path));
+            streams.into_iter().filter_map(|stream| table.vacate_if(stream, |_| true, changes)).collect()
+        });
+        self.counts_decreased.notify_one();
+        for waiter in waiters {
+            refuse(waiter, SeatError::Moved);
         }
     }
 

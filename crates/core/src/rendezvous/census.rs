@@ -87,3 +87,31 @@ impl Censuses {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_total_is_the_sum_of_both_kinds_in_each_state() {
+        let numbers = |[created, source_waits, destination_waits, streaming, reported, ended]: [usize; 6]| {
+            Census { created, source_waits, destination_waits, streaming, reported, ended }
+        };
+        let kinds =
+            Censuses { created: numbers([1, 2, 3, 4, 5, 6]), paths: numbers([20, 30, 40, 50, 60, 70]) };
+        assert_eq!(kinds.total(), numbers([21, 32, 43, 54, 65, 76]));
+    }
+
+    #[test]
+    fn every_stream_is_alive_that_has_not_ended() {
+        let census = Census {
+            created: 1,
+            source_waits: 2,
+            destination_waits: 3,
+            streaming: 4,
+            reported: 50,
+            ended: 600,
+        };
+        assert_eq!((census.attended(), census.alive()), (9, 60));
+    }
+}

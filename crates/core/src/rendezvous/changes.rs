@@ -9,7 +9,7 @@ use rendezvous_protocol::StreamKind;
 
 use super::entry::Entry;
 use crate::events::{Change, Event};
-use crate::feed::{Feed, Wakers};
+use crate::feed::{Feed, Published, Wakers};
 
 /// The changes made while the table is locked.
 pub(super) struct Changes {
@@ -44,7 +44,7 @@ impl Changes {
         let all = self.all.as_deref().filter(|_| is_milestone && entry.name.kind() == StreamKind::Created);
         let own = entry.feed();
         for feed in own.as_deref().into_iter().chain(all) {
-            feed.publish(entry.snapshot(), &mut self.wakers);
+            feed.add(Published::new(entry.snapshot()), &mut self.wakers);
         }
     }
 

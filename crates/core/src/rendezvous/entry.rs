@@ -19,9 +19,6 @@ use crate::snapshot::{Cursor, Snapshot, SnapshotState};
 use crate::token::Tokens;
 use crate::transfer::Transfer;
 
-/// The changes of one stream that its feed keeps: those of a usual life, and some sides that leave. They share their header sets.
-const FEED: Capacity = Capacity { snapshots: 16, bytes: u64::MAX };
-
 /// The number of a stream. The first stream has 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Number(pub(super) u64);
@@ -128,7 +125,7 @@ impl<B> Entry<B> {
     /// Subscribes to its changes.
     pub(super) fn watch(&mut self, turns: &Arc<Turns>) -> Subscription {
         let rare = self.rare.get_or_insert_default();
-        let feed = rare.feed.upgrade().unwrap_or_else(|| Feed::new(FEED, turns));
+        let feed = rare.feed.upgrade().unwrap_or_else(|| Feed::new(Capacity::OF_A_STREAM, turns));
         rare.feed = Arc::downgrade(&feed);
         feed.subscribe()
     }

@@ -11,6 +11,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use rendezvous_protocol::{Side, StreamKind, StreamName};
 use tokio::sync::oneshot;
@@ -37,6 +38,8 @@ pub struct SeatRequest<'a, C> {
     pub presence: Arc<dyn Presence>,
     /// How long the side is willing to wait, in seconds, at least 1. `None`, or a longer time: until the stream expires.
     pub wait: Option<u64>,
+    /// How long the side has waited elsewhere, which counts in both its wait and the ttl of a path that it makes. Default: not at all.
+    pub waited: Duration,
     /// Whether the client of the side may create a stream. The first side of a path does.
     pub creation: Result<(), AuthError>,
     /// Counts a created stream. Called only for the first side of a path, with the table locked.
@@ -185,7 +188,9 @@ impl<B: Send + 'static> Rendezvous<B> {
                 request.creation?;
                 arriving.check_length(&self.no_headers, self.limits.transfer)?;
                 let headers = Arc::clone(&self.no_headers);
-                table.create(name.clone(), headers, NewStream::default(), request.permit, changes)
+                let ttl = (!request.waited.is_zero()).then(|| self.limits.ttl.saturating_sub(request.waited));
+                let new = NewStream { ttl, ..NewStream::default() };
+                table.create(name.clone(), headers, new, request.permit, changes)
             }
         }
     }
@@ -201,6 +206,7 @@ impl<B: Send + 'static> Rendezvous<B> {
 
 impl<C> SeatRequest<'_, C> {
     fn limit(&self) -> Option<WaitLimit> {
-        self.wait.and_then(WaitLimit::from_now)
+        let left = |wait: u64| wait.saturating_sub(self.waited.as_secs()).max(1);
+        self.wait.map(left).and_then(WaitLimit::from_now)
     }
 }

@@ -1,10 +1,12 @@
 //! The visible state of streams: snapshots of one, of all in parts, and subscriptions to their changes.
 
+use std::sync::Arc;
+
 use rendezvous_protocol::{StreamId, StreamName};
 
 use super::Rendezvous;
 use super::entry::Entry;
-use crate::feed::Subscription;
+use crate::feed::{Capacity, Feed, Item, Subscription};
 use crate::snapshot::{Cursor, Snapshot};
 
 impl<B> Rendezvous<B> {
@@ -30,6 +32,12 @@ impl<B> Rendezvous<B> {
         self.table.lock().snapshots_after(after).take(count).collect()
     }
 
+    /// Returns the position before the newest `count` created streams. `None` if there are no more of them.
+    #[must_use]
+    pub fn position_before_newest(&self, count: usize) -> Option<Cursor> {
+        self.table.lock().position_before_newest(count)
+    }
+
     /// Returns a snapshot of one stream and a subscription to the changes that follow it. `None` if it is unknown.
     #[must_use]
     pub fn watch(&self, id: &StreamId) -> Option<(Snapshot, Subscription)> {
@@ -40,5 +48,11 @@ impl<B> Rendezvous<B> {
     #[must_use]
     pub fn watch_all(&self) -> Subscription {
         self.table.lock().watch_all()
+    }
+
+    /// Makes a feed with as much room as that of all streams, whose subscribers are woken in the same turns.
+    #[must_use]
+    pub fn feed<T: Item>(&self) -> Arc<Feed<T>> {
+        Feed::new(Capacity::OF_ALL_STREAMS, &self.turns)
     }
 }

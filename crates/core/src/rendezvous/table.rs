@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
-use rendezvous_protocol::{StreamKind, StreamName};
+use rendezvous_protocol::{PathName, StreamKind, StreamName};
 use tokio::time::Instant;
 
 use super::admission::AdmissionState;
@@ -28,9 +28,6 @@ use crate::header_set::StreamHeaders;
 use crate::outcome::{SeatError, TooMany};
 use crate::snapshot::{Cursor, Snapshot};
 use crate::transfer::Transfer;
-
-/// The changes of all streams that their feed keeps. Of streams that are forgotten, only the feed holds the header sets.
-const FEED_OF_ALL: Capacity = Capacity { snapshots: 1024, bytes: 1 << 20 };
 
 /// The table of streams. The caller holds its lock.
 pub(super) struct Table<B> {
@@ -91,6 +88,13 @@ impl<B> Table<B> {
         entries.filter(|entry| entry.name.kind() == StreamKind::Created).map(|entry| entry.snapshot())
     }
 
+    /// Returns the position before the newest `count` created streams, if there are more.
+    pub(super) fn position_before_newest(&self, count: usize) -> Option<Cursor> {
+        let newest_first =
+            self.entries.iter().rev().filter(|(_, entry)| entry.name.kind() == StreamKind::Created);
+        newest_first.map(|(number, _)| Cursor(number.0)).nth(count)
+    }
+
     /// Returns all running transfers.
     pub(super) fn transfers(&self) -> Vec<Arc<Transfer>> {
         self.entries.values().filter_map(|entry| entry.transfer.clone()).collect()
@@ -109,7 +113,7 @@ impl<B> Table<B> {
 
     /// Subscribes to the creation, the pairing and the end of all streams with an id from now on.
     pub(super) fn watch_all(&mut self) -> Subscription {
-        let feed = self.all.upgrade().unwrap_or_else(|| Feed::new(FEED_OF_ALL, &self.turns));
+        let feed = self.all.upgrade().unwrap_or_else(|| Feed::new(Capacity::OF_ALL_STREAMS, &self.turns));
         self.all = Arc::downgrade(&feed);
         feed.subscribe()
     }
@@ -171,6 +175,12 @@ impl<B> Table<B> {
     /// Returns the numbers of all streams.
     pub(super) fn numbers(&self) -> Vec<Number> {
         self.entries.keys().copied().collect()
+    }
+
+    /// Returns the numbers of the streams whose paths are `wanted`.
+    pub(super) fn paths(&self, wanted: impl Fn(&PathName) -> bool) -> Vec<Number> {
+        let is_wanted = |name: &StreamName| matches!(name, StreamName::Path(path) if wanted(path));
+        self.names.iter().filter(|(name, _)| is_wanted(name)).map(|(_, number)| *number).collect()
     }
 
     /// Records that a side waits, for at most the time that it has asked for.

@@ -23,10 +23,7 @@ impl SourceHalf {
 
 impl Drop for SourceHalf {
     fn drop(&mut self) {
-        // A source that leaves after its last byte does no harm.
-        if !self.0.progress.lock().is_source_done {
-            self.0.fail(Fault::SourceDisconnected);
-        }
+        self.0.fail_source(Fault::SourceDisconnected);
     }
 }
 

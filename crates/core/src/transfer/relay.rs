@@ -100,6 +100,12 @@ impl<B: SourceBody> Relay<B> {
         Ok(())
     }
 
+    /// Returns the transfer.
+    #[must_use]
+    pub fn transfer(&self) -> &Arc<Transfer> {
+        &self.transfer
+    }
+
     /// Returns the length of the whole body in bytes, if it is known.
     #[must_use]
     pub fn length(&self) -> Option<u64> {
@@ -207,6 +213,18 @@ impl<B: SourceBody> Relay<B> {
     /// Records that the bytes taken from the relay are about to be written to the destination.
     pub fn awaits_destination(&self) {
         self.transfer.awaits_destination();
+    }
+
+    /// Waits until the source's connection has ended before the rest of its body has arrived. Never completes if that cannot be observed.
+    /// To be awaited while bytes that were taken from the relay are written: it does not read.
+    pub async fn source_lost(&mut self) {
+        if let Some(departure) = self.body.departure() {
+            departure.await;
+            if !self.has_ended && !self.body.has_arrived() {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
     }
 
     /// Ends the transfer because the source's connection has closed before the end of its body. Returns the fault.

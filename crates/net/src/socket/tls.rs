@@ -15,14 +15,16 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BufMut, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use tokio_util::io::poll_read_buf;
 
 use super::tcp::Tcp;
 
 /// Bytes read from the kernel at a time: several records. rustls by itself would read 4 KiB.
 const READ_SIZE: usize = 64 * 1024;
+/// The label of channel bindings (RFC 9266, section 4).
+const BINDING: &[u8] = b"EXPORTER-Channel-Binding";
 
 pub(super) struct TlsSession(Mutex<TlsStream<Transport>>);
 
@@ -35,7 +37,29 @@ impl std::fmt::Debug for TlsSession {
 impl TlsSession {
     pub(super) async fn accept(tcp: Arc<Tcp>, acceptor: &TlsAcceptor) -> io::Result<Self> {
         let stream = acceptor.accept(Transport { tcp, read_ahead: BytesMut::new() }).await?;
-        Ok(Self(Mutex::new(stream)))
+        Ok(Self(Mutex::new(stream.into())))
+    }
+
+    pub(super) async fn connect(
+        tcp: Arc<Tcp>,
+        connector: &TlsConnector,
+        name: ServerName<'static>,
+    ) -> io::Result<Self> {
+        let stream = connector.connect(name, Transport { tcp, read_ahead: BytesMut::new() }).await?;
+        Ok(Self(Mutex::new(stream.into())))
+    }
+
+    pub(super) fn channel_binding(&self) -> io::Result<[u8; 32]> {
+        let secret = [0; 32];
+        let exported = match &*self.0.lock() {
+            TlsStream::Server(stream) => {
+                stream.get_ref().1.export_keying_material(secret, BINDING, Some(&[]))
+            }
+            TlsStream::Client(stream) => {
+                stream.get_ref().1.export_keying_material(secret, BINDING, Some(&[]))
+            }
+        };
+        exported.map_err(io::Error::other)
     }
 
     pub(super) fn poll_read_buf(

@@ -89,7 +89,7 @@ impl Exit {
             Self::Refused => "the other side refused, or has no space for the data",
             Self::Exists => "the target exists: --force or --rename of recv",
             Self::Delivered => "--plain and a plain URL: delivered, but not verified",
-            Self::Interrupted => "Ctrl-C or SIGTERM; the other side was told",
+            Self::Interrupted => "Ctrl-C or SIGTERM; the other side was told, unless recv can be continued",
         }
     }
 

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{IsTerminal, stdout};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 use rendezvous_client::destination::{self, Destination, Existing};
@@ -23,6 +24,7 @@ use self::link::Offer;
 use self::terminal::Terminal;
 use super::exit::{Exit, Failure};
 use super::transfer;
+use super::transfer::text::printable;
 use super::transfer::view::{Ending, Event, OutputFlags, Side, View};
 
 const EXAMPLES: &str = "Examples:
@@ -76,12 +78,13 @@ pub(crate) fn run(arguments: &RecvArguments) -> Result<Exit, Failure> {
     let ending = match offer {
         Offer::Encrypted(link) => {
             let destination = arguments.destination(&link)?;
-            encrypted(destination, ReceiveOptions { link, give_up: arguments.give_up.get() }, &mut view)
+            let options = ReceiveOptions { link, give_up: arguments.give_up.get() };
+            encrypted(destination, options, !arguments.is_to_stdout(), &mut view)
         }
         Offer::Plain(url) => {
             // Its secret only names the temporary file: such a download cannot be continued.
             let link = Link::new(&url).map_err(|error| Failure::usage(error.to_string()))?;
-            plain(url, arguments.destination(&link)?, &mut view)
+            plain(url, arguments.give_up.get(), arguments.destination(&link)?, &mut view)
         }
     };
     Ok(view.end(&ending?))
@@ -90,12 +93,16 @@ pub(crate) fn run(arguments: &RecvArguments) -> Result<Exit, Failure> {
 impl RecvArguments {
     /// Where the data goes.
     fn destination(&self, link: &Link) -> Result<Box<dyn Destination>, Failure> {
-        let into = self.output.as_deref().unwrap_or(Path::new("."));
-        if into == Path::new("-") {
+        if self.is_to_stdout() {
             return to_stdout();
         }
+        let into = self.output.as_deref().unwrap_or(Path::new("."));
         destination::directory(into, link, self.existing())
-            .map_err(|error| Failure::new(ending::exit_of(&error), error.to_string()))
+            .map_err(|error| Failure::new(ending::exit_of(&error), printable(&error.to_string())))
+    }
+
+    fn is_to_stdout(&self) -> bool {
+        self.output.as_deref() == Some(Path::new("-"))
     }
 
     /// What to do with a file or directory of the same name.
@@ -121,6 +128,7 @@ fn to_stdout() -> Result<Box<dyn Destination>, Failure> {
 fn encrypted(
     destination: Box<dyn Destination>,
     options: ReceiveOptions,
+    is_kept: bool,
     view: &mut View,
 ) -> Result<Ending, Failure> {
     let give_up = options.give_up;
@@ -137,12 +145,17 @@ fn encrypted(
             ReceiveEvent::Warning(message) => view.show(&Event::Warning { message: &message }),
         })
     })?;
-    Ok(ending::encrypted(ended, give_up))
+    Ok(ending::encrypted(ended, give_up, is_kept))
 }
 
-fn plain(url: Url, destination: Box<dyn Destination>, view: &mut View) -> Result<Ending, Failure> {
+fn plain(
+    url: Url,
+    give_up: Duration,
+    destination: Box<dyn Destination>,
+    view: &mut View,
+) -> Result<Ending, Failure> {
     let ended = transfer::run(|stop| {
-        download(url, None, destination, stop, |event| match event {
+        download(url, None, give_up, destination, stop, |event| match event {
             DownloadEvent::Description(description) => {
                 view.show(&Event::Description { description: &description, files: None });
             }

@@ -15,7 +15,7 @@ use rendezvous_server::config::{Period, Size};
 use super::exit::{Exit, Failure};
 use super::transfer;
 use super::transfer::relay::{RelayFlags, choose};
-use super::transfer::text::quoted;
+use super::transfer::text::{printable, quoted};
 use super::transfer::view::{Ending, Event, OutputFlags, Side, View};
 
 const EXAMPLES: &str = "Examples:
@@ -88,17 +88,17 @@ pub(crate) fn run(arguments: &SendArguments) -> Result<Exit, Failure> {
 
 fn open(arguments: &SendArguments) -> Result<Box<dyn Source>, Failure> {
     let name = arguments.name.as_deref();
+    let replay_buffer = usize::try_from(arguments.replay_buffer.get())
+        .map_err(|_| Failure::usage("--replay-buffer is larger than the memory can be"))?;
     if !arguments.paths.iter().any(|path| path == Path::new("-")) {
-        return source::open(&arguments.paths, name)
-            .map_err(|error| Failure::new(Exit::Failed, error.to_string()));
+        return source::open(&arguments.paths, name, replay_buffer)
+            .map_err(|error| Failure::new(Exit::Failed, printable(&error.to_string())));
     }
     if arguments.paths.len() > 1 {
         return Err(Failure::usage(
             "- cannot be sent together with other paths: send them one after the other",
         ));
     }
-    let replay_buffer = usize::try_from(arguments.replay_buffer.get())
-        .map_err(|_| Failure::usage("--replay-buffer is larger than the memory can be"))?;
     Ok(source::pipe(std::io::stdin(), name, replay_buffer))
 }
 
@@ -110,9 +110,11 @@ fn encrypted(
 ) -> Result<Ending, Failure> {
     let give_up = arguments.give_up.get();
     let options = SendOptions { relay, give_up };
+    let (mut is_reached, mut last_cut) = (false, None);
     let ended = transfer::run(|stop| {
         send(source, options, stop, |event| match event {
             SendEvent::Link(link) => {
+                is_reached = true;
                 let link = link.to_string();
                 let command = format!("rendezvous recv {}", quoted(&link));
                 let qr = arguments.qr.then(|| qr::code(&link)).flatten();
@@ -121,11 +123,14 @@ fn encrypted(
             SendEvent::Asked { receivers, offset } => view.show(&Event::Asked { receivers, offset }),
             SendEvent::Sent { bytes } => view.show(&Event::Moved { bytes }),
             SendEvent::AllSent { bytes } => view.show(&Event::AllSent { bytes }),
-            SendEvent::Cut { why } => view.show(&Event::Cut { why: &why }),
+            SendEvent::Cut { why } => {
+                view.show(&Event::Cut { why: &why });
+                last_cut = Some(why);
+            }
             SendEvent::Warning(message) => view.show(&Event::Warning { message: &message }),
         })
     })?;
-    Ok(ending::encrypted(ended, give_up))
+    Ok(ending::encrypted(ended, give_up, last_cut.as_deref().filter(|_| !is_reached)))
 }
 
 fn plain(

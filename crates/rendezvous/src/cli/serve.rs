@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use rendezvous_server::config::Config;
-use rendezvous_server::{Inherited, ListenerKind, SHUTDOWN_GRACE, Server};
+use rendezvous_server::{BindError, ClusterConfig, Inherited, ListenerKind, SHUTDOWN_GRACE, Server};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     let (filter, format) = arguments.log();
     let _log_guard = log::start(filter, format);
     let config = arguments.config(raise_descriptor_limit());
+    let cluster = arguments.cluster();
     let create_token_file = arguments.create_token_file().map(ToOwned::to_owned);
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = arguments.threads() {
@@ -38,7 +39,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
     runtime.thread_keep_alive(BLOCKING_THREAD_KEEP_ALIVE);
     let runtime = runtime.enable_all().build().context("cannot start the threads of the server")?;
     // Spawned on a worker of the runtime, so that the thread that accepts a connection can serve it.
-    let ended = runtime.block_on(runtime.spawn(serve(config, create_token_file, inherited)));
+    let ended = runtime.block_on(runtime.spawn(serve(config, cluster, create_token_file, inherited)));
     // Does not wait for blocking tasks, because a read of a file system that hangs may never end.
     runtime.shutdown_background();
     ended.context("a defect of the server")?
@@ -46,6 +47,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> anyhow::Result<()> {
 
 async fn serve(
     config: Config,
+    cluster: Option<ClusterConfig>,
     create_token_file: Option<PathBuf>,
     inherited: Vec<Inherited>,
 ) -> anyhow::Result<()> {
@@ -54,7 +56,7 @@ async fn serve(
     let drain = config.drain_timeout.get() + SHUTDOWN_GRACE;
     let (host, tls) = (config.host.clone(), config.tls.clone());
     let server = tokio::select! {
-        bound = Server::bind(config, inherited) => bound?,
+        bound = bind(config, inherited, cluster) => bound?,
         // There are no streams to drain yet.
         () = signals.next() => return Ok(()),
     };
@@ -84,6 +86,17 @@ async fn serve(
             stop.cancel();
             signals.next().await;
         } => anyhow::bail!("a second signal ended the server at once; running transfers were aborted"),
+    }
+}
+
+async fn bind(
+    config: Config,
+    inherited: Vec<Inherited>,
+    cluster: Option<ClusterConfig>,
+) -> Result<Server, BindError> {
+    match cluster {
+        Some(cluster) => Server::bind_in_cluster(config, inherited, cluster).await,
+        None => Server::bind(config, inherited).await,
     }
 }
 

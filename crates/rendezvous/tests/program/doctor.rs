@@ -2,7 +2,10 @@
 
 mod proxy;
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::Command;
+use std::thread;
 
 use serde_json::Value;
 
@@ -38,6 +41,31 @@ fn a_relay_without_proxies_has_no_fault() {
     for check in ["version", "paths", "uploads", "body", "idle", "interim", "seats", "clock"] {
         assert_eq!(finding(&report, check)["verdict"], "ok", "{check}: {report}");
     }
+}
+
+#[test]
+fn what_a_relay_says_of_itself_cannot_steer_the_terminal() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.unwrap();
+            let mut head = [0; 4096];
+            let read = client.read(&mut head).unwrap();
+            let body = if head[..read].windows(12).any(|part| part == b"openapi.json") {
+                r#"{"info":{"title":"http-rendezvous","version":"\u001b[2J\u009b31m\nno fault"}}"#
+            } else {
+                r#"{"name":"\u001b]0;title\u0007\r\n"}"#
+            };
+            let answer = format!("HTTP/1.1 418 Teapot\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            client.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rendezvous"));
+    let report = command.args(["doctor", &url]).output().unwrap();
+    let report = String::from_utf8(report.stdout).unwrap();
+    assert!(!report.chars().any(|letter| letter.is_control() && letter != '\n'), "{report:?}");
+    assert!(report.contains("_[2J_31m_no fault;") && report.contains("_]0;title___"), "{report}");
 }
 
 #[test]

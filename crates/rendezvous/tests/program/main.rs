@@ -9,6 +9,7 @@
 #![allow(clippy::disallowed_methods, reason = "there is no clock to pause across processes")]
 
 mod certificates;
+mod cluster;
 mod deploys;
 #[cfg(target_os = "linux")]
 mod descriptors;

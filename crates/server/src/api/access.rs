@@ -32,6 +32,10 @@ impl Access {
         match listener.audience {
             Audience::Operators => is_admin_route || matches!(route, Route::Ping | Route::OpenApi),
             Audience::Clients => !(is_admin_route && self.has_admin_listener),
+            Audience::Nodes => !matches!(
+                route,
+                Route::Front | Route::Metrics | Route::Health | Route::Ready | Route::OpenApi
+            ),
         }
     }
 
@@ -59,6 +63,9 @@ impl Access {
 
     /// Returns the right to get the list or the metrics. `closed` is the message to clients without it.
     fn monitoring(&self, listener: ListenerInfo, closed: &'static str) -> Right<'_> {
+        if listener.audience == Audience::Nodes {
+            return Right::Everybody;
+        }
         // A proxy on this machine forwards requests of remote clients over loopback.
         let may_be_a_proxy = self.has_proxies && listener.audience == Audience::Clients;
         match &self.admin_token {
@@ -129,8 +136,16 @@ pub(crate) fn credential<'a>(
     authorizations: impl IntoIterator<Item = &'a [u8]>,
     query: Option<&'a str>,
 ) -> Option<Credential<'a>> {
+    token(authorizations, query).and_then(Credential::new)
+}
+
+/// Returns the bytes of the [`credential`].
+pub(crate) fn token<'a>(
+    authorizations: impl IntoIterator<Item = &'a [u8]>,
+    query: Option<&'a str>,
+) -> Option<&'a [u8]> {
     let bearer = authorizations.into_iter().find_map(bearer);
-    bearer.or_else(|| in_query(query?)).and_then(Credential::new)
+    bearer.or_else(|| in_query(query?))
 }
 
 fn bearer(authorization: &[u8]) -> Option<&[u8]> {

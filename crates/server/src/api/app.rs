@@ -17,7 +17,9 @@ use super::credential;
 use super::head::RequestHead;
 use super::hosts::Hosts;
 use super::route::Route;
+use crate::cluster::Cluster;
 use crate::config::PublicUrl;
+use crate::hop::request;
 use crate::metrics::{Gauges, Metrics};
 use crate::proxies::TrustedProxies;
 use crate::request_body::Rendezvous;
@@ -60,6 +62,8 @@ pub(crate) struct App {
     pub upload_memory: Arc<Budget>,
     /// The maximum number of requests of an HTTP/2 connection at a time.
     pub max_streams_per_connection: u32,
+    /// This node's part in a cluster; `None` without `--cluster`.
+    pub cluster: Option<Arc<Cluster>>,
     /// The proxies whose `Forwarded` and `X-Forwarded-For` fields are trusted.
     pub trusted_proxies: TrustedProxies,
 }
@@ -67,7 +71,7 @@ pub(crate) struct App {
 impl App {
     /// Whether a listener serves named paths.
     pub(super) fn serves_paths(&self, listener: ListenerInfo) -> bool {
-        self.has_paths && listener.audience == Audience::Clients
+        self.has_paths && matches!(listener.audience, Audience::Clients | Audience::Nodes)
     }
 
     /// Whether a listener serves a route.
@@ -83,19 +87,22 @@ impl App {
         head: &impl RequestHead,
     ) -> Result<(), AuthError> {
         let listener = connection.listener;
-        if !route.is_public() {
+        // The node that the client has connected to has checked its request already.
+        let is_hop = listener.audience == Audience::Nodes;
+        if !route.is_public() && !is_hop {
             // A proxy forwards the `Host` of its clients, which is a public name.
             if listener.is_loopback && !connection.is_proxy {
                 self.hosts.check(head)?;
             }
             self.cors.check(listener, route, head)?;
         }
-        if route.has_effect() {
+        if route.has_effect() && !is_hop {
             access::check_purpose(head)?;
         }
         let credential = credential(head);
         let of_stream = |id, needed| self.rendezvous.authorize(id, needed, credential);
         match route {
+            Route::Create if is_hop => Ok(()),
             Route::Create => self.access.creation().check(credential),
             Route::List | Route::ListEvents => self.access.list(listener).check(credential),
             Route::Metrics => self.access.metrics(listener).check(credential),
@@ -122,15 +129,19 @@ impl App {
             streams: self.rendezvous.censuses(),
             body_bytes: self.rendezvous.body_bytes(),
             pipes_in_use: self.pipes.as_ref().map_or(0, |pipes| pipes.in_use()),
+            cluster: self.cluster.as_ref().map(|cluster| cluster.gauges()),
         }
     }
 
-    /// Returns the client's address: the peer of the connection, or the address that a trusted proxy forwards.
+    /// Returns the client's address: the peer of the connection, or the address that a trusted proxy or another node names.
     pub(super) fn client(&self, connection: ConnectionInfo, head: &impl RequestHead) -> IpAddr {
-        let forwarded = connection
-            .is_proxy
-            .then(|| self.trusted_proxies.client(head.values("forwarded"), head.values("x-forwarded-for")))
-            .flatten();
+        let forwarded = match connection.listener.audience {
+            Audience::Nodes => request::client(head),
+            _ if connection.is_proxy => {
+                self.trusted_proxies.client(head.values("forwarded"), head.values("x-forwarded-for"))
+            }
+            _ => None,
+        };
         forwarded.unwrap_or(connection.address)
     }
 }

@@ -18,6 +18,8 @@ pub(crate) enum Audience {
     Clients,
     /// Operators that monitor the server: the admin listener.
     Operators,
+    /// Other nodes of the cluster, which pass on requests of their clients. A node has proved itself before its first request.
+    Nodes,
 }
 
 /// The peer of a connection, and the listener that accepted it.

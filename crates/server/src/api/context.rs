@@ -5,8 +5,9 @@ use super::cors::AllowedOrigin;
 use super::json_body::{BodyError, JsonBody};
 use super::record::Record;
 use super::refusal::Refusal;
-use super::response::{self, Body, GeneratedResponse, Response, ResponseHead};
+use super::response::{self, Body, GeneratedResponse, Later, Response, ResponseHead};
 use super::{JsonRoute, errors};
+use crate::hop::pass;
 
 /// State that a request needs until its response.
 pub(crate) struct RequestContext {
@@ -50,18 +51,27 @@ impl RequestContext {
     }
 
     /// Returns the response that was waited for.
-    pub(crate) fn response_after_wait(&mut self, app: &App, response: Result<Response, Refusal>) -> Response {
-        response.unwrap_or_else(|refusal| self.refuse(app, refusal))
+    pub(crate) fn response_after_wait(&mut self, app: &App, response: Result<Later, Refusal>) -> Later {
+        response.unwrap_or_else(|refusal| Later::Response(self.refuse(app, refusal)))
     }
 
     /// Returns the response to a request whose JSON body was read.
-    pub(crate) fn json_response(
+    pub(crate) async fn json_response(
         &mut self,
         app: &App,
         route: JsonRoute,
         body: Result<JsonBody, BodyError>,
     ) -> Response {
-        let response = body.map_err(Refusal::from).and_then(|body| route.handle(app, body, &mut self.record));
+        let response = match (body, route, &app.cluster) {
+            (Err(error), ..) => Err(error.into()),
+            (Ok(body), JsonRoute::Pass(name, request), Some(cluster)) => {
+                pass::report(cluster, name, request.with_body(body.bytes)).await
+            }
+            (Ok(body), JsonRoute::CreateElsewhere(request), Some(cluster)) => {
+                pass::create(cluster, &request.with_body(body.bytes)).await
+            }
+            (Ok(body), route, _) => route.handle(app, body, &mut self.record),
+        };
         response.unwrap_or_else(|refusal| self.refuse(app, refusal))
     }
 }

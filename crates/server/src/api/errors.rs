@@ -9,6 +9,7 @@ use rendezvous_protocol::{ErrorBody, ErrorKind};
 use super::json_body::BodyError;
 use super::refusal::Refusal;
 use super::route::RouteError;
+use crate::hop::HopError;
 use crate::metrics::REPORTED;
 
 /// Returns the `error` of the status object; `None` for a finished transfer.
@@ -62,6 +63,7 @@ fn refusal_kind(refusal: &Refusal) -> Option<ErrorKind> {
             SeatError::TooManyStreams => ErrorKind::Busy,
             SeatError::TooMany(_) => ErrorKind::TooMany,
             SeatError::ShuttingDown => ErrorKind::ShuttingDown,
+            SeatError::Moved => ErrorKind::Misdirected,
             SeatError::MayNotCreate(error) => auth_kind(error),
         },
         Refusal::Body(error) => match error {
@@ -72,6 +74,13 @@ fn refusal_kind(refusal: &Refusal) -> Option<ErrorKind> {
             BodyError::Busy => ErrorKind::Busy,
         },
         Refusal::Route(RouteError::Unknown) => ErrorKind::BadRoute,
+        Refusal::Hop(error) => match error {
+            HopError::Misdirected => ErrorKind::Misdirected,
+            HopError::OwnerUnreachable | HopError::PartialList => ErrorKind::OwnerUnreachable,
+            HopError::OwnerLost => ErrorKind::OwnerLost,
+            HopError::DirectoryUnavailable => ErrorKind::DirectoryUnavailable,
+            HopError::NoRoom => ErrorKind::Busy,
+        },
         Refusal::Busy(_) => ErrorKind::Busy,
         Refusal::Internal => ErrorKind::Internal,
     })

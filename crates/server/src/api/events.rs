@@ -14,7 +14,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::poll_fn;
+use futures_util::future::{pending, poll_fn};
 use rendezvous_core::budget::{Budget, Exhausted, Reservation, allocated};
 use rendezvous_core::feed::{News, Subscription};
 use rendezvous_core::snapshot::{Snapshot, SnapshotState};
@@ -22,6 +22,7 @@ use rendezvous_protocol::StreamId;
 use tokio::time::{Instant, sleep_until};
 
 use super::status::status;
+use crate::hop::others::OtherEvents;
 use crate::request_body::Rendezvous;
 
 /// The bytes after which no further event is added to a part.
@@ -49,7 +50,8 @@ pub(crate) struct Events {
 
 enum Subject {
     Stream(Box<Watched>),
-    All,
+    /// Also those of other nodes, in a cluster.
+    All(Option<OtherEvents>),
 }
 
 /// The stream that is watched.
@@ -68,6 +70,9 @@ pub(crate) enum PartError {
     /// A status cannot be serialized, which is a defect.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
+    /// The node that the body comes from is lost.
+    #[error("the node that has the stream is lost")]
+    NodeLost,
     /// The budget of large responses is used up. The client connects again.
     #[error(transparent)]
     Memory(#[from] Exhausted),
@@ -76,6 +81,8 @@ pub(crate) enum PartError {
 /// What happens next.
 enum Next {
     News(News),
+    /// Of another node.
+    OtherNews(News<Bytes>),
     Progress,
     Comment,
 }
@@ -100,8 +107,12 @@ impl Events {
     }
 
     /// The events of all streams. The response begins now, not with the first event.
-    pub(crate) fn of_all(subscription: Subscription, memory: Arc<Budget>) -> Self {
-        Self { first: COMMENT.to_vec(), ..Self::new(Subject::All, subscription, memory) }
+    pub(crate) fn of_all(
+        subscription: Subscription,
+        others: Option<OtherEvents>,
+        memory: Arc<Budget>,
+    ) -> Self {
+        Self { first: COMMENT.to_vec(), ..Self::new(Subject::All(others), subscription, memory) }
     }
 
     fn new(subject: Subject, subscription: Subscription, memory: Arc<Budget>) -> Self {
@@ -148,8 +159,8 @@ impl Events {
             self.add(next, &mut part)?;
         }
         while part.len() < PART && !self.is_finished {
-            let Some(news) = self.news_at_hand().await else { break };
-            self.add(Next::News(news), &mut part)?;
+            let Some(next) = self.at_hand().await else { break };
+            self.add(next, &mut part)?;
         }
         self.is_behind = part.len() >= PART;
         Ok(part.into())
@@ -158,21 +169,29 @@ impl Events {
     async fn next(&mut self) -> Next {
         let next_progress = match &self.subject {
             Subject::Stream(watched) => watched.next_progress,
-            Subject::All => None,
+            Subject::All(_) => None,
         };
         let wakes_at = next_progress.map_or(self.next_comment, |progress| progress.min(self.next_comment));
         tokio::select! {
             biased;
             news = self.subscription.next() => Next::News(news),
+            news = self.subject.next_of_others() => Next::OtherNews(news),
             () = sleep_until(wakes_at) => if wakes_at == self.next_comment { Next::Comment } else { Next::Progress },
         }
     }
 
     /// Returns the next news if there are any, without waiting.
-    async fn news_at_hand(&mut self) -> Option<News> {
-        poll_fn(|cx| match self.subscription.poll_next(cx) {
-            Poll::Ready(news) => Poll::Ready(Some(news)),
-            Poll::Pending => Poll::Ready(None),
+    async fn at_hand(&mut self) -> Option<Next> {
+        poll_fn(|cx| {
+            if let Poll::Ready(news) = self.subscription.poll_next(cx) {
+                return Poll::Ready(Some(Next::News(news)));
+            }
+            if let Subject::All(Some(others)) = &mut self.subject
+                && let Poll::Ready(news) = others.poll_next(cx)
+            {
+                return Poll::Ready(Some(Next::OtherNews(news)));
+            }
+            Poll::Ready(None)
         })
         .await
     }
@@ -189,12 +208,20 @@ impl Events {
             }
             Next::News(News::Missed(count)) => match &self.subject {
                 Subject::Stream(_) => self.add_current(part),
-                Subject::All => {
-                    part.extend_from_slice(format!("event: lagged\ndata: {count}\n\n").as_bytes());
+                Subject::All(_) => {
+                    add_lagged(count, part);
                     Ok(())
                 }
             },
-            Next::News(News::Closed) => {
+            Next::OtherNews(News::Changed(text)) => {
+                part.extend_from_slice(&text);
+                self.reserve(part)
+            }
+            Next::OtherNews(News::Missed(count)) => {
+                add_lagged(count, part);
+                Ok(())
+            }
+            Next::News(News::Closed) | Next::OtherNews(News::Closed) => {
                 self.is_finished = true;
                 Ok(())
             }
@@ -228,11 +255,29 @@ impl Events {
             self.is_finished = snapshot.is_final();
         }
         write(part)?;
+        self.reserve(part)
+    }
+
+    /// Reserves the memory of a large part.
+    fn reserve(&mut self, part: &Vec<u8>) -> Result<(), PartError> {
         if part.len() > 2 * PART {
             self.reserved = Some(self.memory.reserve_alone(allocated(part.capacity()))?);
         }
         Ok(())
     }
+}
+
+impl Subject {
+    async fn next_of_others(&mut self) -> News<Bytes> {
+        match self {
+            Self::All(Some(others)) => others.next().await,
+            Self::All(None) | Self::Stream(_) => pending().await,
+        }
+    }
+}
+
+fn add_lagged(count: u64, part: &mut Vec<u8>) {
+    part.extend_from_slice(format!("event: lagged\ndata: {count}\n\n").as_bytes());
 }
 
 fn write_event(snapshot: &Snapshot, part: &mut Vec<u8>) -> Result<(), serde_json::Error> {

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::events::{Events, PartError};
 use super::listing::Listing;
 use super::record::Record;
+use crate::hop::exchange::{Hop, PassedBody};
+use crate::hop::gather::GatheredList;
 
 /// A body that is generated in parts, with the line of its request in the access log, which is logged when it is dropped.
 pub(crate) struct Generated {
@@ -17,6 +20,10 @@ pub(crate) struct Generated {
 enum Parts {
     Listing(Listing),
     Events(Events),
+    /// From the node that has the stream.
+    Hop(PassedBody),
+    /// The lists of all nodes.
+    Gathered(Box<GatheredList>),
 }
 
 impl Generated {
@@ -28,6 +35,16 @@ impl Generated {
     /// Events.
     pub(crate) fn events(events: Events) -> Self {
         Self { parts: Parts::Events(events), record: None }
+    }
+
+    /// The lists of all nodes of a cluster.
+    pub(crate) fn gathered(list: GatheredList) -> Self {
+        Self { parts: Parts::Gathered(Box::new(list)), record: None }
+    }
+
+    /// A body that another node generates.
+    pub(crate) fn hop(hop: Hop, place: OwnedSemaphorePermit) -> Self {
+        Self { parts: Parts::Hop(PassedBody::new(hop, Some(place))), record: None }
     }
 
     /// Delays the line in the access log until the body is dropped.
@@ -43,6 +60,8 @@ impl Generated {
         match &mut self.parts {
             Parts::Listing(listing) => Ok(listing.next_part().await?),
             Parts::Events(events) => events.next_part().await,
+            Parts::Hop(body) => body.next_part().await,
+            Parts::Gathered(list) => list.next_part().await,
         }
     }
 
@@ -51,20 +70,24 @@ impl Generated {
         match &self.parts {
             Parts::Listing(listing) => listing.is_finished(),
             Parts::Events(events) => events.is_finished(),
+            Parts::Hop(body) => body.is_finished(),
+            Parts::Gathered(list) => list.is_finished(),
         }
     }
 
     /// Whether its parts depend on what happens while the client reads. Such a body waits for a client that reads slowly, and the kernel holds
     /// little of it.
     pub(crate) fn is_live(&self) -> bool {
-        matches!(self.parts, Parts::Events(_))
+        matches!(self.parts, Parts::Events(_) | Parts::Hop(_))
     }
 
     /// How long the client may read nothing of the last part, if `usual` is the limit for other responses.
     pub(crate) fn read_timeout(&self, usual: Duration) -> Option<Duration> {
         match &self.parts {
-            Parts::Listing(_) => Some(usual),
+            Parts::Listing(_) | Parts::Gathered(_) => Some(usual),
             Parts::Events(events) => events.holds_memory().then_some(usual),
+            // The node that generates it limits what is held.
+            Parts::Hop(_) => None,
         }
     }
 

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use http::StatusCode;
+use bytes::Bytes;
 use http::header::ACCEPT;
+use http::{HeaderValue, StatusCode};
 use rendezvous_core::outcome::SeatError;
 use rendezvous_core::rendezvous::NewStream;
 use rendezvous_core::token::Tokens;
@@ -17,6 +18,7 @@ use super::record::Record;
 use super::refusal::Refusal;
 use super::response::{self, Response};
 use super::{Action, App, generate, respond};
+use crate::hop::gather;
 use crate::metrics::Format;
 
 /// Handles `POST /stream`.
@@ -63,6 +65,21 @@ pub(super) fn list(app: &App) -> Result<Action, Refusal> {
         .reserve_alone(listing::MEMORY)
         .map_err(|_| response::response_memory_exhausted())?;
     Ok(generate(response::listing(listing.resumed(first, reserved))))
+}
+
+/// Handles `GET /stream` of another node, which gathers the list of a cluster: always in parts, because its end is not known at once.
+pub(super) fn own_list(app: &App) -> Result<Action, Refusal> {
+    let listing = Listing::newest(&app.rendezvous, gather::MAX_OBJECTS);
+    let is_truncated = listing.is_truncated();
+    let reserved = app
+        .response_memory
+        .reserve_alone(listing::MEMORY)
+        .map_err(|_| response::response_memory_exhausted())?;
+    let mut response = response::listing(listing.resumed(Bytes::new(), reserved));
+    if is_truncated {
+        response.head.headers.insert(gather::TRUNCATED, HeaderValue::from_static("1"));
+    }
+    Ok(generate(response))
 }
 
 /// Handles `GET /metrics`.

@@ -32,6 +32,7 @@ pub(crate) struct Listing {
     /// The first part, until it is returned.
     first: Option<Bytes>,
     _reservation: Option<Reservation>,
+    is_truncated: bool,
 }
 
 impl Listing {
@@ -44,7 +45,20 @@ impl Listing {
             is_finished: false,
             first: None,
             _reservation: None,
+            is_truncated: false,
         }
+    }
+
+    /// Like [`Listing::new`], of the newest `count` streams.
+    pub(crate) fn newest(rendezvous: &Arc<Rendezvous>, count: usize) -> Self {
+        let before = rendezvous.position_before_newest(count);
+        let is_truncated = before.is_some();
+        Self { cursor: before.unwrap_or_default(), is_truncated, ..Self::new(rendezvous) }
+    }
+
+    /// Whether older streams are left out.
+    pub(crate) fn is_truncated(&self) -> bool {
+        self.is_truncated
     }
 
     /// Puts the first part back, and holds the reservation of the memory of the list until it is dropped.
@@ -73,7 +87,7 @@ impl Listing {
     /// # Errors
     /// As [`Listing::first_part`].
     pub(crate) async fn next_part(&mut self) -> serde_json::Result<Bytes> {
-        if let Some(first) = self.first.take() {
+        if let Some(first) = self.first.take().filter(|first| !first.is_empty()) {
             return Ok(first);
         }
         let mut part = Vec::with_capacity(PART);

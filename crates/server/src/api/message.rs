@@ -7,6 +7,7 @@ use http::{Version, header};
 use rendezvous_codec::body::Framing;
 
 use super::response::ResponseHead;
+use crate::wire::CONTINUE;
 
 /// Encodes the head of a response, including the empty line (RFC 9112, sections 4 and 5).
 ///
@@ -14,6 +15,9 @@ use super::response::ResponseHead;
 #[must_use]
 pub fn head(response: &ResponseHead, version: Version, framing: Option<Framing>) -> Vec<u8> {
     let mut head = Vec::with_capacity(512);
+    if response.says_paired {
+        head.extend_from_slice(CONTINUE);
+    }
     let version = if version == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" };
     let reason = response.status.canonical_reason().unwrap_or("<none>");
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::{StatusCode, Version};
 use rendezvous_core::outcome::Outcome;
 use rendezvous_core::transfer::{DestinationHalf, Transfer};
-use rendezvous_protocol::StreamName;
+use rendezvous_protocol::{StreamName, Tag};
 use tokio::time::Instant;
 use tracing::{Level, enabled, info};
 
@@ -29,6 +29,9 @@ struct Line {
     status: Option<u16>,
     bytes: u64,
     outcome: &'static str,
+    /// The node that has the stream, or has passed the request on.
+    node: Option<Tag>,
+    is_cancelled: bool,
 }
 
 impl Record {
@@ -46,6 +49,8 @@ impl Record {
                 status: None,
                 bytes: 0,
                 outcome: "left",
+                node: None,
+                is_cancelled: false,
             })
         };
         Self(enabled!(target: "access", Level::INFO).then(line))
@@ -74,6 +79,20 @@ impl Record {
             // Another thread may be ending the transfer, and may not have set the outcome yet.
             line.outcome = transfer.ending().map_or("cut", Outcome::name);
         });
+    }
+
+    /// Sets the wait and the bytes of a transfer that another node judges.
+    pub(crate) fn set_passed(&mut self, transfer: &Transfer) {
+        self.update(|line| {
+            line.wait = Some(transfer.started().saturating_duration_since(line.started));
+            line.bytes = transfer.bytes();
+            line.outcome = "passed";
+        });
+    }
+
+    /// Sets the node that has the stream.
+    pub(crate) fn set_node(&mut self, node: Option<Tag>) {
+        self.update(|line| line.node = node);
     }
 
     /// Sets the status of the response.
@@ -107,6 +126,12 @@ impl Record {
         half.on_end(move |transfer| record.set_transfer(transfer));
     }
 
+    /// Drops the record without a line: the request is routed again.
+    pub(crate) fn cancel(&mut self) {
+        self.update(|line| line.is_cancelled = true);
+        self.0 = None;
+    }
+
     /// Returns the record, and leaves a disabled one.
     pub(crate) fn take(&mut self) -> Self {
         Self(self.0.take())
@@ -121,9 +146,13 @@ impl Record {
 
 impl Drop for Line {
     fn drop(&mut self) {
+        if self.is_cancelled {
+            return;
+        }
         info!(
             target: "access",
             stream = self.stream.as_ref().map(|stream| tracing::field::display(stream.short())),
+            node = self.node.map(tracing::field::display),
             status = self.status,
             outcome = self.outcome,
             bytes = self.bytes,

@@ -8,6 +8,7 @@ use crate::api::events::PartError;
 use crate::api::json_body::BodyError;
 use crate::api::response::response_memory_exhausted;
 use crate::api::route::RouteError;
+use crate::hop::HopError;
 
 /// The reason why a request is refused. [`super::response`] turns it into a response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +28,9 @@ pub(crate) enum Refusal {
     /// The method and the path are no route.
     #[error(transparent)]
     Route(#[from] RouteError),
+    /// The node that has the stream cannot be asked, or is another one.
+    #[error(transparent)]
+    Hop(#[from] HopError),
     /// The request is valid HTTP, but the route does not support it.
     #[error("{0}")]
     BadRequest(&'static str),
@@ -56,7 +60,7 @@ impl Refusal {
 impl From<PartError> for Refusal {
     fn from(error: PartError) -> Self {
         match error {
-            PartError::Json(_) => Self::Internal,
+            PartError::Json(_) | PartError::NodeLost => Self::Internal,
             PartError::Memory(_) => response_memory_exhausted(),
         }
     }

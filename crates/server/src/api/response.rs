@@ -28,6 +28,8 @@ use super::json_body::BodyError;
 use super::listing::Listing;
 use super::preferences;
 use super::refusal::Refusal;
+use crate::hop::HopError;
+use crate::hop::receipt::Receipt;
 use crate::request_body::Relay;
 
 /// A response.
@@ -46,6 +48,14 @@ pub(crate) struct GeneratedResponse {
     pub body: Generated,
 }
 
+/// A response that was waited for.
+pub(crate) enum Later {
+    /// A complete one.
+    Response(Response),
+    /// One whose body comes in parts.
+    Generated(GeneratedResponse),
+}
+
 /// The head of a response.
 #[derive(Debug, Default)]
 pub struct ResponseHead {
@@ -57,6 +67,8 @@ pub struct ResponseHead {
     pub spellings: Option<Spellings>,
     /// Whether an HTTP/1 connection closes after this response. Default: false.
     pub closes: bool,
+    /// Whether a 100 goes before it in the same write: over HTTP/1 between nodes it says that the sides have paired. Default: false.
+    pub says_paired: bool,
 }
 
 impl ResponseHead {
@@ -80,6 +92,8 @@ pub(crate) struct Download {
     pub half: DestinationHalf,
     /// Relays the body.
     pub relay: Relay,
+    /// The receipt for the node that has the stream. `None` if that is this one.
+    pub receipt: Option<Receipt>,
 }
 
 /// The `Retry-After` value, except for the quota of creations, which is free again at a known time.
@@ -153,14 +167,18 @@ pub(crate) fn large_json(value: &impl Serialize, budget: &Arc<Budget>) -> Result
 }
 
 /// Returns the refusal of a large response when its memory budget is used up.
-pub(super) fn response_memory_exhausted() -> Refusal {
+pub(crate) fn response_memory_exhausted() -> Refusal {
     Refusal::Busy("The memory for large responses is used up (--max-metadata-bytes): try again later")
+}
+
+/// Returns the head of a response with JSON.
+pub(crate) fn json_head(status: StatusCode) -> ResponseHead {
+    json_body(status, Bytes::new()).head
 }
 
 /// Returns a 200 with the list of all streams, in parts.
 pub(super) fn listing(listing: Listing) -> GeneratedResponse {
-    let Response { head, .. } = json_body(StatusCode::OK, Bytes::new());
-    GeneratedResponse { head, body: Generated::listing(listing) }
+    GeneratedResponse { head: json_head(StatusCode::OK), body: Generated::listing(listing) }
 }
 
 /// Returns a 200 with events. An HTTP/1 connection closes behind them, because they have reduced its send buffer.
@@ -232,6 +250,12 @@ pub(crate) fn refusal(refusal: &Refusal) -> Response {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
             headers.extend(preferences::applied_wait(*seconds));
         }
+        Refusal::Hop(HopError::OwnerUnreachable | HopError::PartialList) => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("3"));
+        }
+        Refusal::Hop(HopError::DirectoryUnavailable) => {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("2"));
+        }
         _ => {}
     }
     // After these, the server does not know where the request ends in the input, or it is shutting down.
@@ -241,6 +265,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> Response {
             | Refusal::BadRequest(_)
             | Refusal::Body(BodyError::Incomplete | BodyError::TimedOut(_))
             | Refusal::Seat(SeatError::ShuttingDown)
+            | Refusal::Hop(HopError::OwnerLost)
     );
     response
 }

@@ -9,7 +9,7 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use rendezvous_core::header_set::StreamHeaders;
 use rendezvous_core::outcome::{Fault, Outcome};
-use rendezvous_core::transfer::SourceHalf;
+use rendezvous_core::transfer::{Judged, SourceHalf};
 use rendezvous_protocol::Side;
 
 use super::head::RequestHead;
@@ -18,7 +18,7 @@ use super::response::{self, Body, Download, Response, ResponseHead};
 use crate::request_body::{Pairing, Relay};
 
 /// The representation fields of the source that are passed on to the destination.
-const PASSED_HEADERS: [HeaderName; 6] = [
+pub(crate) const PASSED_HEADERS: [HeaderName; 6] = [
     CONTENT_TYPE,
     CONTENT_ENCODING,
     CONTENT_LANGUAGE,
@@ -58,7 +58,7 @@ pub(crate) async fn destination_response(
         biased;
         first = relay.first() => first,
         fault = transfer.failed() => Err(fault.clone()),
-        fault = transfer.stalled(|| 0) => Err(fault),
+        fault = transfer.stalled(Judged::Both, || 0) => Err(fault),
     };
     if let Err(fault) = first {
         transfer.fail(fault);
@@ -72,7 +72,7 @@ pub(crate) async fn destination_response(
     let mut head = ResponseHead { headers, ..ResponseHead::default() };
     override_by(&mut head, transfer.headers(), Side::Destination);
     declare_type(&mut head.headers);
-    Some(Response { head, body: Body::Download(Box::new(Download { half, relay })) })
+    Some(Response { head, body: Body::Download(Box::new(Download { half, relay, receipt: None })) })
 }
 
 /// Returns the fields of the source that are passed on to the destination; `None` if there are none.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, TryFutureExt};
 use http::header::{CACHE_CONTROL, ETAG};
 use http::{HeaderValue, StatusCode};
 use rendezvous_core::budget::Budget;
@@ -17,9 +17,11 @@ use super::events::Events;
 use super::head::RequestHead;
 use super::preferences::{self, entity_tag};
 use super::refusal::Refusal;
-use super::response::{self, Response};
+use super::response::{self, Later, Response};
 use super::status::status as status_of;
 use super::{Action, App, generate, respond};
+use crate::cluster::Cluster;
+use crate::hop::others::OtherEvents;
 use crate::request_body::Rendezvous;
 
 /// Handles `GET /stream/:id/status`. A client that has the current version and prefers to wait gets the next one.
@@ -42,7 +44,7 @@ pub(super) fn status(app: &App, head: &impl RequestHead, id: StreamId) -> Result
         wait,
         changes,
     };
-    Ok(Action::Wait(poll.run().boxed()))
+    Ok(Action::Wait(poll.run().map_ok(Later::Response).boxed()))
 }
 
 /// A client that waits for the next version of a status.
@@ -112,5 +114,17 @@ pub(super) fn events(app: &App, head: &impl RequestHead, id: StreamId) -> Result
 /// Handles `GET /events`.
 pub(super) fn all_events(app: &App) -> Action {
     let memory = Arc::clone(&app.response_memory);
-    generate(response::events(Events::of_all(app.rendezvous.watch_all(), memory)))
+    generate(response::events(Events::of_all(app.rendezvous.watch_all(), None, memory)))
+}
+
+/// Handles `GET /events` of a node of a cluster.
+pub(super) fn events_of_all_nodes(app: &App, cluster: &Arc<Cluster>) -> Action {
+    let (cluster, rendezvous) = (Arc::clone(cluster), Arc::clone(&app.rendezvous));
+    let memory = Arc::clone(&app.response_memory);
+    let subscribing = async move {
+        let own = rendezvous.watch_all();
+        let others = OtherEvents::subscribe(&cluster, &rendezvous).await;
+        Ok(Later::Generated(response::events(Events::of_all(own, Some(others), memory))))
+    };
+    Action::Wait(subscribing.boxed())
 }

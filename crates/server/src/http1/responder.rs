@@ -2,20 +2,25 @@
 
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
+use std::io::IoSlice;
+use std::pin::pin;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use rendezvous_core::outcome::SeatError;
 use rendezvous_core::transfer::{SourceBody, SourceHalf, Transfer};
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::{ConnectionOutcome, Request};
+use crate::api::connection::Audience;
 use crate::api::json_body::{self, BodyError, JsonBody};
 use crate::api::refusal::Refusal;
-use crate::api::response::{Body, GeneratedResponse, Response};
+use crate::api::response::{Body, GeneratedResponse, Later, Response, ResponseHead};
 use crate::api::{JsonRoute, RequestContext, transfer};
 use crate::connection::{Connection, Shared};
 use crate::request_body::{Pairing, RequestBody, SocketBody};
+use crate::wire::CONTINUE;
 
 /// Sends the response to one request.
 pub(super) struct Responder<'a> {
@@ -33,6 +38,10 @@ impl Responder<'_> {
     ) -> ConnectionOutcome {
         let response = match paired {
             Ok(half) => {
+                if self.is_hop() && self.connection.wire.input().lock().is_between_requests() {
+                    // No read of an empty body says that the sides have paired. A connection that has broken is noticed next.
+                    let _ = self.connection.socket().write_all(&mut [IoSlice::new(CONTINUE)]).await;
+                }
                 let transfer = Arc::clone(half.transfer());
                 tokio::select! {
                     biased;
@@ -40,9 +49,21 @@ impl Responder<'_> {
                     never = self.release_at_reset(&transfer) => match never {},
                 }
             }
+            Err(refusal) if self.is_moved(&refusal) => return Self::route_again(context),
             Err(refusal) => context.refuse(&self.shared.app, refusal),
         };
         self.respond(context, response).await
+    }
+
+    /// Whether a side that waited here should wait at another node now. Another node tells its client itself.
+    fn is_moved(&self, refusal: &SeatError) -> bool {
+        *refusal == SeatError::Moved && !self.is_hop()
+    }
+
+    /// Routes the request again.
+    pub(super) fn route_again(mut context: RequestContext) -> ConnectionOutcome {
+        context.record.cancel();
+        ConnectionOutcome::RoutedAgain
     }
 
     /// Frees the path of a transfer whose source resets its connection while the destination holds the body up. Never completes.
@@ -64,8 +85,10 @@ impl Responder<'_> {
             Ok(pairing) => {
                 let wire = Arc::clone(&self.connection.wire);
                 let departure = async move { wire.destination_left().await };
-                transfer::destination_response(pairing, departure, &mut context.record).await
+                let response = transfer::destination_response(pairing, departure, &mut context.record);
+                if self.is_hop() { self.behind_100(response).await } else { response.await }
             }
+            Err(refusal) if self.is_moved(&refusal) => return Self::route_again(context),
             Err(refusal) => Some(context.refuse(&self.shared.app, refusal)),
         };
         match response {
@@ -74,19 +97,35 @@ impl Responder<'_> {
         }
     }
 
+    /// Says by a 100 that the sides have paired: in one write with the response if that is there already, else before it.
+    async fn behind_100(&self, response: impl Future<Output = Option<Response>>) -> Option<Response> {
+        let mut response = pin!(response);
+        if let Some(ready) = response.as_mut().now_or_never() {
+            return ready.map(|response| {
+                let head = ResponseHead { says_paired: true, ..response.head };
+                Response { head, ..response }
+            });
+        }
+        // A connection that has broken is noticed next.
+        let _ = self.connection.socket().write_all(&mut [IoSlice::new(CONTINUE)]).await;
+        response.await
+    }
+
     /// Responds after a wait, unless the client leaves meanwhile.
     pub(super) async fn respond_later(
         &self,
         mut context: RequestContext,
-        response: impl Future<Output = Result<Response, Refusal>>,
+        response: impl Future<Output = Result<Later, Refusal>>,
     ) -> ConnectionOutcome {
         let response = tokio::select! {
             biased;
             response = response => response,
             () = self.connection.wire.destination_left() => return ConnectionOutcome::Closed,
         };
-        let response = context.response_after_wait(&self.shared.app, response);
-        self.respond(context, response).await
+        match context.response_after_wait(&self.shared.app, response) {
+            Later::Response(response) => self.respond(context, response).await,
+            Later::Generated(response) => self.generate(context, Box::new(response)).await,
+        }
     }
 
     /// Responds to a request with a JSON body, after reading that.
@@ -96,7 +135,7 @@ impl Responder<'_> {
         route: JsonRoute,
     ) -> ConnectionOutcome {
         let read = self.read_json().await;
-        let response = context.json_response(&self.shared.app, route, read);
+        let response = context.json_response(&self.shared.app, route, read).await;
         self.respond(context, response).await
     }
 
@@ -116,7 +155,7 @@ impl Responder<'_> {
         };
         match outcome {
             ConnectionOutcome::Kept => self.discard_body().await,
-            ConnectionOutcome::Closed | ConnectionOutcome::Dropped => outcome,
+            _ => outcome,
         }
     }
 
@@ -144,8 +183,8 @@ impl Responder<'_> {
     /// may be excess bytes of the upload or a smuggled request, and the server cannot tell which.
     fn cannot_go_on(&self) -> bool {
         let mut input = self.connection.wire.input().lock();
-        let is_at_end =
-            input.is_between_requests() || input.is_body_unread() && self.request.has_small_body();
+        let is_at_end = input.is_between_requests()
+            || input.is_body_unread() && (self.request.has_small_body() || self.has_receipt());
         let has_upload = self.request.is_upload && self.request.length != Some(0);
         !is_at_end || has_upload && input.has_trailing_bytes(self.connection.socket())
     }
@@ -170,7 +209,19 @@ impl Responder<'_> {
         if is_between_requests() { ConnectionOutcome::Kept } else { ConnectionOutcome::Closed }
     }
 
-    fn body(&self) -> SocketBody {
-        SocketBody::small(Arc::clone(&self.connection.wire), self.request.expects_continue)
+    pub(super) fn body(&self) -> SocketBody {
+        // Before a receipt, the 100 says that the sides have paired.
+        let expects_continue = self.request.expects_continue && !self.has_receipt();
+        SocketBody::small(Arc::clone(&self.connection.wire), expects_continue)
+    }
+
+    /// Whether another node passes on the request.
+    pub(super) fn is_hop(&self) -> bool {
+        self.connection.info.listener.audience == Audience::Nodes
+    }
+
+    /// Whether the body of the request is the receipt of a download.
+    fn has_receipt(&self) -> bool {
+        self.is_hop() && !self.request.is_upload && self.request.expects_continue
     }
 }

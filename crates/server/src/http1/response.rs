@@ -1,4 +1,4 @@
-//! Writes the responses whose body the server generates, and frames bodies for [`super::download`].
+//! Writes the responses whose body the server generates.
 //!
 //! *Invariant.* A generated body that is not complete ends with a reset.
 //!
@@ -15,6 +15,7 @@ use super::responder::Responder;
 use crate::api::generated::Generated;
 use crate::api::message;
 use crate::api::response::{GeneratedResponse, ResponseHead};
+use crate::body_writer::{framed, size_line};
 
 /// The bytes that the kernel holds at most for a client that reads a live body slowly. Linux doubles them for its own use.
 const LIVE_SEND_BUFFER: usize = 32 * 1024;
@@ -94,34 +95,4 @@ impl Responder<'_> {
             None => self.connection.socket().write_all(buffers).await,
         }
     }
-}
-
-/// The line before a chunk of `bytes` bytes (RFC 9112, section 7.1).
-pub(super) fn size_line(bytes: usize) -> String {
-    format!("{bytes:x}\r\n")
-}
-
-/// Returns the buffers to write: `head`, then `pieces` as one chunk if the framing is chunked, then the end of the body if `is_last`.
-pub(super) fn framed<'a>(
-    head: &'a [u8],
-    size_line: &'a str,
-    pieces: impl IntoIterator<Item = &'a [u8]>,
-    framing: Option<Framing>,
-    is_last: bool,
-) -> Vec<IoSlice<'a>> {
-    let is_chunked = framing == Some(Framing::Chunked);
-    let mut pieces = pieces.into_iter().filter(|piece| !piece.is_empty()).map(IoSlice::new).peekable();
-    let has_data = pieces.peek().is_some();
-    let mut buffers = vec![IoSlice::new(head)];
-    if is_chunked && has_data {
-        buffers.push(IoSlice::new(size_line.as_bytes()));
-    }
-    buffers.extend(pieces);
-    if is_chunked && has_data {
-        buffers.push(IoSlice::new(b"\r\n"));
-    }
-    if is_chunked && is_last {
-        buffers.push(IoSlice::new(b"0\r\n\r\n"));
-    }
-    buffers
 }

@@ -13,8 +13,10 @@ use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use h2::server::SendResponse;
 use h2::{Reason, SendStream};
-use rendezvous_core::transfer::{Piece, Transfer, WholeBody};
+use rendezvous_core::outcome::Fault;
+use rendezvous_core::transfer::{Judged, Piece, Transfer, WholeBody};
 use rendezvous_net::socket::Socket;
+use rendezvous_protocol::Side;
 use tokio::time::Instant;
 
 use super::send::send_all;
@@ -37,28 +39,37 @@ pub(super) async fn deliver(
     head: http::Response<()>,
     download: Download,
 ) {
-    let Download { half, relay } = download;
+    let Download { half, relay, receipt } = download;
     // The drop of `half` reports that the destination has left.
     let Ok(mut send) = respond.send_response(head, false) else { return };
     let transfer = Arc::clone(half.transfer());
     let delivered = tokio::select! {
         biased;
-        delivered = send_body(connection, app, &mut watch, &mut send, relay, &transfer) => delivered,
-        () = aborted(&transfer) => None,
+        delivered = send_body(connection, app, &mut watch, &mut send, relay, receipt.is_some()) => delivered,
+        () = aborted(&transfer, receipt.is_some()) => None,
     };
-    match delivered {
-        Some(body) => half.delivered(body),
+    let Some(body) = delivered else {
+        let is_stalled = matches!(transfer.fault(), Some(Fault::Stalled { side: Side::Destination, .. }));
+        if let Some(receipt) = receipt.filter(|_| is_stalled) {
+            receipt.refuse().await;
+        }
         // The drop of `half` reports that the destination has left, unless the transfer has failed already.
-        None => send.send_reset(Reason::INTERNAL_ERROR),
+        return send.send_reset(Reason::INTERNAL_ERROR);
+    };
+    half.delivered(body);
+    if let Some(receipt) = receipt {
+        receipt.send(transfer.bytes()).await;
     }
 }
 
 /// Waits until the transfer fails elsewhere, or no bytes move. The connection's task detects an unresponsive client.
-async fn aborted(transfer: &Transfer) {
+async fn aborted(transfer: &Transfer, is_passed_on: bool) {
+    // The owner judges the source.
+    let judged = if is_passed_on { Judged::Destination } else { Judged::Both };
     tokio::select! {
         _ = transfer.failed() => {}
         // The unacknowledged bytes of the connection belong to all its HTTP/2 streams, and prove nothing about this one.
-        fault = transfer.stalled(|| 0) => transfer.fail(fault),
+        fault = transfer.stalled(judged, || 0) => transfer.fail(fault),
     }
 }
 
@@ -69,8 +80,9 @@ async fn send_body(
     watch: &mut ResponseWatch,
     send: &mut SendStream<Bytes>,
     mut relay: Relay,
-    transfer: &Transfer,
+    is_hop: bool,
 ) -> Option<WholeBody> {
+    let transfer = Arc::clone(relay.transfer());
     loop {
         let next = tokio::select! {
             biased;
@@ -81,7 +93,16 @@ async fn send_body(
         // END_STREAM is sent with the bytes that complete a declared length: a client that counts them may leave at once.
         let is_last = matches!(next, Piece::Last(_));
         transfer.awaits_destination();
-        send_all(send, next.into_data(), is_last, || transfer.touch()).await?;
+        let sending = send_all(send, next.into_data(), is_last, || transfer.touch());
+        tokio::select! {
+            biased;
+            taken = sending => taken?,
+            // The source is a hop, which says what the owner has decided.
+            () = relay.source_lost(), if is_hop => {
+                relay.source_disconnected();
+                return None;
+            }
+        }
         if is_last {
             break;
         }

@@ -15,7 +15,7 @@
 //!
 //! *Bounds.* A waiting side holds the future of [`carry_out`]. State needed only before or after waiting is boxed.
 
-use std::future::{Future, pending, poll_fn};
+use std::future::{Future, pending, poll_fn, ready};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -34,13 +34,15 @@ use rendezvous_codec::head::{HeadError, MAX_HEAD_FIELDS, expects_continue};
 use rendezvous_core::outcome::SeatError;
 use rendezvous_core::transfer::{SourceHalf, Transfer};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::traffic::Traffic;
 use super::upload::{Upload, Uploads};
 use crate::api::head::RequestHead;
 use crate::api::refusal::Refusal;
-use crate::api::response::Response;
-use crate::api::{Action, App, JsonRoute, RequestContext, json_body, refuse, route, transfer};
+use crate::api::response::{Later, Response};
+use crate::api::{Action, App, Attempt, JsonRoute, RequestContext, json_body, refuse, route, transfer};
 use crate::connection::Connection;
 use crate::request_body::{Pairing, RequestBody};
 
@@ -136,6 +138,16 @@ pub(super) struct Exchange<'a> {
     /// The client waits for a `100 Continue`.
     expects_continue: bool,
     body_length: Option<u64>,
+    /// `None` without a cluster.
+    kept: Option<Box<ClusterRequest>>,
+    attempt: Attempt,
+}
+
+/// What a node of a cluster keeps of a request until its end.
+struct ClusterRequest {
+    /// Needed again if another node turns out to have the stream.
+    head: Head,
+    _counted: Option<TaskTrackerToken>,
 }
 
 /// Serves `request`. A `refusal` is its response.
@@ -153,11 +165,12 @@ pub(super) fn serve<'a>(
     let refusal = refusal.cloned().or_else(|| {
         (count_fields(&head.parts.headers) > MAX_HEAD_FIELDS).then(|| HeadError::TooManyFields.into())
     });
+    let attempt = Attempt::first();
     let (context, action) = if let Some(refusal) = refusal {
         refuse(app, connection.info, head.version(), refusal)
     } else {
         let body = || RequestBody::Stream(upload.clone().boxed());
-        route(app, connection.info, &head, body, &connection.wire)
+        route(app, connection.info, &head, body, &connection.wire, attempt)
     };
     let exchange = Exchange {
         session,
@@ -168,6 +181,8 @@ pub(super) fn serve<'a>(
         has_body,
         expects_continue: expects_continue(head.values(EXPECT.as_str())),
         body_length: head.body_length,
+        kept: app.cluster.is_some().then(|| Box::new(ClusterRequest { head, _counted: action.count(app) })),
+        attempt,
     };
     carry_out(exchange, action)
 }
@@ -176,40 +191,56 @@ pub(super) fn serve<'a>(
 async fn carry_out(mut exchange: Exchange<'_>, action: Action) -> ConnectionState {
     match action {
         Action::Source(mut seat) => {
-            let Some(paired) = exchange.wait(seat.paired()).await else {
+            let Some(paired) = exchange.wait(seat.paired(), Duration::ZERO).await else {
                 return ConnectionState::Reusable;
             };
             // Frees the seat of a side that is refused, before its response.
             drop(seat);
+            if is_moved(&paired) {
+                return exchange.route_again().await;
+            }
             Box::pin(exchange.send_outcome(paired)).await
         }
         Action::Destination(mut seat) => {
-            let Some(paired) = exchange.wait(seat.paired()).await else {
+            let Some(paired) = exchange.wait(seat.paired(), Duration::ZERO).await else {
                 return ConnectionState::Reusable;
             };
             drop(seat);
+            if is_moved(&paired) {
+                return exchange.route_again().await;
+            }
             Box::pin(exchange.send_download(paired)).await
         }
         Action::Respond(response) => Box::pin(exchange.respond(*response)).await,
         Action::Generate(response) => Box::pin(exchange.generate(response)).await,
+        Action::Reconsider(known) => {
+            known.await;
+            exchange.route_again().await
+        }
+        Action::PassSource(passed) => Box::pin(exchange.pass_source(*passed)).await,
+        Action::PassDestination(side) => Box::pin(exchange.pass_destination(side)).await,
         Action::Wait(response) => Box::pin(exchange.wait_for_response(response)).await,
         Action::ReadJson(route) => Box::pin(exchange.read_json(route)).await,
     }
 }
 
 impl Exchange<'_> {
-    /// Waits until the sides are paired. `None` if the client has reset the HTTP/2 stream, or the connection has ended: the drop of the exchange
+    /// Waits until the sides are paired. If the connection has no place to wait, that may take as long as `pairing`. `None` if the client has reset the HTTP/2 stream, or the connection has ended: the drop of the exchange
     /// resets the HTTP/2 stream.
-    async fn wait<M>(
+    pub(super) async fn wait<M, E>(
         &mut self,
-        paired: impl Future<Output = Result<M, SeatError>>,
-    ) -> Option<Result<M, Refusal>> {
+        paired: impl Future<Output = Result<M, E>>,
+        pairing: Duration,
+    ) -> Option<Result<M, Refusal>>
+    where
+        Refusal: From<E>,
+    {
         let mut paired = pin!(paired);
         if let Some(paired) = paired.as_mut().now_or_never() {
             return Some(paired.map_err(Refusal::from));
         }
         let Ok(_place) = self.session.places_to_wait.try_acquire() else {
-            return Some(Err(Refusal::Busy(NO_PLACE_TO_WAIT)));
+            return Box::pin(self.pair_within(pairing, paired)).await;
         };
         tokio::select! {
             biased;
@@ -217,6 +248,40 @@ impl Exchange<'_> {
             () = wait_for_reset(|cx| self.respond.poll_reset(cx)) => None,
             () = self.upload.exhausted() => Some(Err(Refusal::Busy(MEMORY_EXHAUSTED))),
         }
+    }
+
+    /// Waits as [`Exchange::wait`] does, at most for this time.
+    async fn pair_within<M, E>(
+        &mut self,
+        time: Duration,
+        paired: impl Future<Output = Result<M, E>>,
+    ) -> Option<Result<M, Refusal>>
+    where
+        Refusal: From<E>,
+    {
+        tokio::select! {
+            biased;
+            paired = timeout(time, paired) => {
+                Some(paired.map_or(Err(Refusal::Busy(NO_PLACE_TO_WAIT)), |paired| paired.map_err(Refusal::from)))
+            }
+            () = wait_for_reset(|cx| self.respond.poll_reset(cx)) => None,
+        }
+    }
+
+    /// Routes the request again: another node may have its stream. [`route()`] limits the tries.
+    pub(super) fn route_again<'b>(mut self) -> BoxFuture<'b, ConnectionState>
+    where
+        Self: 'b,
+    {
+        self.context.record.cancel();
+        self.attempt = self.attempt.next();
+        let Some(kept) = &self.kept else { return ready(ConnectionState::Reusable).boxed() };
+        let (app, connection) = (self.session.app, self.session.connection);
+        let upload = self.upload.clone();
+        let body = || RequestBody::Stream(upload.boxed());
+        let (context, action) = route(app, connection.info, &kept.head, body, &connection.wire, self.attempt);
+        self.context = context;
+        carry_out(self, action).boxed()
     }
 
     /// Sends a source the outcome of its transfer.
@@ -260,9 +325,9 @@ impl Exchange<'_> {
     /// Waits for a response that depends on other clients, as long as this one stays.
     async fn wait_for_response(
         mut self,
-        response: BoxFuture<'static, Result<Response, Refusal>>,
+        response: BoxFuture<'static, Result<Later, Refusal>>,
     ) -> ConnectionState {
-        let Ok(_place) = self.session.places_to_wait.try_acquire() else {
+        let Ok(place) = self.session.places_to_wait.try_acquire() else {
             return self.respond_busy().await;
         };
         let response = tokio::select! {
@@ -270,8 +335,11 @@ impl Exchange<'_> {
             response = response => response,
             () = wait_for_reset(|cx| self.respond.poll_reset(cx)) => return ConnectionState::Reusable,
         };
-        let response = self.context.response_after_wait(self.session.app, response);
-        self.respond(response).await
+        drop(place);
+        match self.context.response_after_wait(self.session.app, response) {
+            Later::Response(response) => self.respond(response).await,
+            Later::Generated(response) => self.generate(Box::new(response)).await,
+        }
     }
 
     /// Refuses a request that would be one too many to wait.
@@ -289,12 +357,12 @@ impl Exchange<'_> {
             read = json_body::read(&mut body, *body_length, app.request_timeout, &app.metadata_memory) => read,
             () = wait_for_reset(|cx| respond.poll_reset(cx)) => return ConnectionState::Reusable,
         };
-        let response = context.json_response(app, route, read);
+        let response = context.json_response(app, route, read).await;
         self.respond(response).await
     }
 
     /// Sends a `100 Continue` if the client waits for one, before its body is read.
-    fn send_continue(&mut self) {
+    pub(super) fn send_continue(&mut self) {
         if std::mem::take(&mut self.expects_continue) {
             let mut interim = http::Response::new(());
             *interim.status_mut() = StatusCode::CONTINUE;
@@ -303,18 +371,27 @@ impl Exchange<'_> {
         }
     }
 
-    fn refuse(&mut self, refusal: Refusal) -> Response {
+    pub(super) fn refuse(&mut self, refusal: Refusal) -> Response {
         self.context.refuse(self.session.app, refusal)
     }
 }
 
+/// Whether a side that waited here should wait at another node now.
+fn is_moved<M>(paired: &Result<M, Refusal>) -> bool {
+    matches!(paired, Err(Refusal::Seat(SeatError::Moved)))
+}
+
 /// Waits until a paired source has left inside its body. If it leaves after its whole body has arrived, the transfer goes on, because the
-/// destination can still get all of it. Its path is then free.
-async fn abandoned(respond: &mut SendResponse<Bytes>, upload: &Upload, transfer: &Transfer) {
+/// destination can still get all of it. Its path is then free. A body that broke the protocol is told apart from a source that has left.
+pub(super) async fn abandoned(respond: &mut SendResponse<Bytes>, upload: &Upload, transfer: &Transfer) {
     wait_for_reset(|cx| respond.poll_reset(cx)).await;
-    if upload.has_arrived() {
-        transfer.release();
-        pending::<()>().await;
+    match upload.end() {
+        Some(Ok(())) => {
+            transfer.release();
+            pending::<()>().await;
+        }
+        Some(Err(fault)) => transfer.fail_source(fault),
+        None => {}
     }
 }
 

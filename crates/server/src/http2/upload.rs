@@ -117,11 +117,11 @@ impl Uploads {
 }
 
 impl Upload {
-    /// Whether the whole body has arrived, without an error.
-    pub(super) fn has_arrived(&self) -> bool {
+    /// Returns how the body ended, if all of it has arrived, or it has failed.
+    pub(super) fn end(&self) -> Option<Result<(), Fault>> {
         let incoming = &mut *self.0.lock();
         incoming.sweep();
-        incoming.end == Some(Ok(()))
+        incoming.end.clone()
     }
 
     /// Waits until the memory for bodies that nobody reads yet is exhausted.
@@ -243,5 +243,76 @@ impl Stream for Upload {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Fault>>> {
         self.0.lock().poll_take(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use h2::client::{self, SendRequest};
+    use h2::server;
+    use http::Request;
+    use tokio::io::{DuplexStream, duplex};
+    use tokio::task::JoinSet;
+
+    use super::*;
+
+    type Requests = server::Connection<DuplexStream, Bytes>;
+
+    /// Bytes of a body that comes in one piece.
+    const BYTES: usize = 10_000;
+
+    /// With this budget for bodies that nobody reads yet.
+    fn uploads(memory: &Arc<Budget>) -> Uploads {
+        Uploads::new(Windows::new(100, Budget::new(0)), Arc::clone(memory))
+    }
+
+    /// Both ends of an HTTP/2 connection, and the task of the client's.
+    async fn connected() -> (SendRequest<Bytes>, Requests, JoinSet<()>) {
+        let (client, server) = duplex(1024 * 1024);
+        let (client, server) = tokio::join!(client::handshake(client), server::handshake(server));
+        let (client, connection) = client.unwrap();
+        let mut connections = JoinSet::new();
+        connections.spawn(async { drop(connection.await) });
+        (client, server.unwrap(), connections)
+    }
+
+    fn put() -> Request<()> {
+        Request::put("http://localhost/").body(()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn bodies_that_are_gone_are_forgotten() {
+        let uploads = uploads(&Budget::new(0));
+        let (mut client, mut requests, _connection) = connected().await;
+        for _ in 0..50 {
+            let (_response, _) = client.send_request(put(), true).unwrap();
+            let (request, _respond) = requests.accept().await.unwrap().unwrap();
+            drop(uploads.add(request.into_body()));
+        }
+        let kept = uploads.by_stream.lock().capacity();
+        assert!(kept < 10, "room for {kept} bodies");
+    }
+
+    #[tokio::test]
+    async fn bytes_that_a_reader_has_taken_count_neither_against_the_window_of_the_library_nor_as_memory() {
+        let memory = Budget::new(BYTES as u64);
+        let uploads = uploads(&memory);
+        let (mut client, mut requests, _connection) = connected().await;
+        let (_response, mut send) = client.send_request(put(), false).unwrap();
+        send.send_data(Bytes::from(vec![7; BYTES]), true).unwrap();
+        let (request, _respond) = requests.accept().await.unwrap().unwrap();
+        let mut upload = uploads.add(request.into_body());
+        let arrived = poll_fn(|cx| match upload.end() {
+            Some(end) => Poll::Ready(end),
+            None => requests.poll_closed(cx).map(|_| Ok(())),
+        });
+        arrived.await.unwrap();
+        let used = |upload: &Upload| upload.0.lock().body.flow_control().used_capacity();
+        assert_eq!(used(&upload), BYTES);
+        assert!(memory.reserve(1).is_err(), "all is held");
+        upload.discard().await;
+        assert!(memory.reserve(BYTES as u64).is_ok(), "all is given back");
+        upload.0.lock().sweep();
+        assert_eq!(used(&upload), 0);
     }
 }

@@ -103,3 +103,19 @@ async fn a_destination_that_leaves_bytes_unread_is_the_side_that_stalls() {
         drop(download);
     }
 }
+
+/// The kernel moves a long body of known length, if it can.
+#[tokio::test]
+async fn a_source_that_sends_nothing_more_is_the_side_that_stalls_however_much_has_passed() {
+    let server = TestServer::start_with(|config| config.idle_timeout = "500ms".parse().unwrap()).await;
+    for sent in [0, 2, 300_000] {
+        let id = server.create().await;
+        let mut destination = server.get(&id).await;
+        server.until(&id, "DST_CONNECTED").await;
+        let mut source = server.put(&id, "Content-Length: 1000000\r\n").await;
+        source.send(vec![b'X'; sent]).await;
+        destination.receive(sent).await;
+        assert_eq!(source.response().await.error(), "502 StreamSourceError", "{sent} bytes");
+        server.until(&id, "SRC_ERROR").await;
+    }
+}

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use rendezvous_server::config::Period;
 use serde_json::Value;
 use testkit::client::{Client, End, find, with_timeout};
+use testkit::cluster::TestCluster;
 use testkit::messages::{CHUNKED, bearer, request};
 use testkit::server::{TestServer, get};
 use testkit::settings::{ADMIN_TOKEN, on_all_addresses, with_admin_listener, with_admin_token};
@@ -365,4 +366,25 @@ async fn a_page_of_an_allowed_origin_may_watch() {
     let allowed = server.ask(preflight).await;
     assert_eq!(allowed.status, 204);
     assert!(find(allowed.head.to_lowercase().as_bytes(), b"if-none-match").is_some(), "{allowed:?}");
+}
+
+#[tokio::test]
+async fn a_subscriber_sees_the_streams_of_all_nodes_and_learns_that_one_was_lost_or_has_come() {
+    let mut cluster = TestCluster::start(3).await;
+    let mut all = Subscriber::to(&cluster[0], "/events", "").await;
+    let mut second = Subscriber::to(&cluster[0], "/events", "").await;
+    for node in [1, 0, 2] {
+        let id = cluster[node].create().await;
+        for subscriber in [&mut all, &mut second] {
+            let event = subscriber.next().await;
+            assert_eq!((&*event.id, event.status()["id"].as_str()), ("1", Some(&*id)), "of node {node}");
+        }
+    }
+    cluster.kill(2);
+    let lagged = |event: Event| (event.name, event.data) == ("lagged".into(), "0".into());
+    assert!(lagged(all.next().await), "a node was lost");
+    cluster.add(|_| {}).await;
+    assert!(lagged(all.next().await), "a node has come");
+    let id = cluster[3].create().await;
+    assert_eq!(all.next().await.status()["id"], id);
 }

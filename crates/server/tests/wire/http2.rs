@@ -1,5 +1,7 @@
-//! HTTP/2: the same responses and endings as HTTP/1, on HTTP/2 streams that do not stall each other. `client` has the client, `frames` frames made by hand.
+//! HTTP/2: the same responses and endings as HTTP/1, on HTTP/2 streams that do not stall each other. `bodies` has the
+//! tests of what becomes of the bytes of a transfer, `client` the client, `frames` frames made by hand.
 
+mod bodies;
 mod client;
 mod frames;
 
@@ -11,8 +13,7 @@ use h2::Reason;
 use http::{Request, StatusCode};
 use rendezvous_server::config::{Config, Period};
 use rendezvous_server::internal::HTTP2_PREFACE;
-use testkit::client::{Client, End, with_timeout};
-use testkit::messages::pattern;
+use testkit::client::{Client, with_timeout};
 use testkit::server::{TestServer, get, put_head};
 use testkit::settings::behind_a_proxy;
 use testkit::transport::{CERTIFICATE, is_tls};
@@ -23,7 +24,6 @@ pub(crate) use frames::{
     ACK, DATA, END_STREAM, GOAWAY, PADDED, PING, SETTINGS, WINDOW_UPDATE, frame, head,
     request_without_reading, reset_without_reading, until_all_is_read,
 };
-use frames::{CANCEL, RST_STREAM};
 
 use crate::metrics::Exposition;
 use crate::time::Clock;
@@ -118,66 +118,6 @@ async fn a_connection_and_its_deliveries_are_counted() {
 }
 
 #[tokio::test]
-async fn transfers_work_between_http1_and_http2() {
-    let server = TestServer::start().await;
-    let client = Http2::connect(&server).await;
-    let body = pattern(3_000_000);
-
-    // Both sides on one connection, in either order.
-    for get_first in [true, false] {
-        let id = client.create().await;
-        let (download, (upload, mut send)) = if get_first {
-            let download = client.get(&id).await;
-            (download, client.put(&id).await)
-        } else {
-            let put = client.put(&id).await;
-            (client.get(&id).await, put)
-        };
-        let (download, ()) = tokio::join!(response(download), send_all(&mut send, &body, true));
-        assert_eq!((download.status, download.cut), (StatusCode::OK, None));
-        assert!(download.body == body);
-        assert_eq!(download.headers["cache-control"], "no-store");
-        assert_eq!(with_timeout(upload).await.unwrap().status(), StatusCode::OK);
-    }
-
-    // From HTTP/1 to HTTP/2, with a length.
-    let id = client.create().await;
-    let download = client.get(&id).await;
-    let mut source = server.put(&id, &format!("Content-Length: {}\r\n", body.len())).await;
-    let (seen, _) = tokio::join!(response(download), source.push(&body));
-    assert!(seen.body == body && seen.cut.is_none());
-    assert_eq!(seen.headers["content-length"], body.len().to_string());
-    assert_eq!(source.response().await.status, 200);
-
-    // From HTTP/2 to HTTP/1, with a length.
-    let id = client.create().await;
-    let mut destination = server.get(&id).await;
-    let length = body.len().to_string();
-    let fields = [("content-length", &*length), ("content-type", "text/x")];
-    let (upload, mut send) = client.request("PUT", &format!("/stream/{id}"), &fields, false).await;
-    let (seen, ()) = tokio::join!(destination.response(), send_all(&mut send, &body, true));
-    assert!(seen.body == body && seen.end == End::Whole);
-    assert_eq!(
-        (seen.fields("content-length"), seen.fields("content-type")),
-        (vec![&*length], vec!["text/x"])
-    );
-    assert_eq!(with_timeout(upload).await.unwrap().status(), StatusCode::OK);
-    assert_eq!(server.status(&id).await["state"], "FINISHED");
-}
-
-#[tokio::test]
-async fn an_empty_body_is_delivered_whole() {
-    let server = TestServer::start().await;
-    let client = Http2::connect(&server).await;
-    let id = client.create().await;
-    let download = client.get(&id).await;
-    let (upload, _) = client.request("PUT", &format!("/stream/{id}"), &[], true).await;
-    let seen = response(download).await;
-    assert_eq!((seen.status, seen.body.len(), seen.cut), (StatusCode::OK, 0, None));
-    assert_eq!(with_timeout(upload).await.unwrap().status(), StatusCode::OK);
-}
-
-#[tokio::test]
 async fn a_side_that_leaves_while_it_waits_frees_its_seat() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
@@ -235,36 +175,6 @@ async fn a_100_is_sent_only_when_the_sides_have_paired() {
 }
 
 #[tokio::test]
-async fn a_stalled_destination_does_not_stall_others_on_its_connection() {
-    let server = TestServer::start().await;
-    let client = Http2::connect(&server).await;
-    let mut stalled = Vec::new();
-    for _ in 0..20 {
-        let id = server.create().await;
-        let download = client.get(&id).await;
-        let (upload, mut send) = client.put(&id).await;
-        // Fills the buffers up, as nothing reads the download.
-        let mut taken = 0;
-        while taken < 4 << 20 {
-            send.reserve_capacity(1 << 16);
-            let room = tokio::time::timeout(Duration::from_millis(100), poll_fn(|cx| send.poll_capacity(cx)));
-            let Ok(Some(Ok(room))) = room.await else { break };
-            send.send_data(Bytes::from(vec![0; room]), false).unwrap();
-            taken += room;
-        }
-        stalled.push((download, upload, send));
-    }
-    // The client's receive window for the connection is used up by now, so the other transfer is an upload.
-    let id = server.create().await;
-    let mut destination = server.get(&id).await;
-    let (upload, mut send) = client.put(&id).await;
-    let body = vec![7; 1 << 20];
-    let (seen, ()) = tokio::join!(destination.response(), send_all(&mut send, &body, true));
-    assert!(seen.body == body);
-    assert_eq!(response(upload).await.status, StatusCode::OK);
-}
-
-#[tokio::test]
 async fn a_flood_of_cancelled_requests_ends_the_connection_with_enhance_your_calm() {
     let server = TestServer::start().await;
     let mut client = Http2::connect(&server).await;
@@ -317,31 +227,6 @@ async fn a_drain_sends_goaway_and_lets_sides_pair_and_transfers_finish() {
     server.ended().await;
 }
 
-#[tokio::test]
-async fn a_stalled_destination_that_disconnects_fails_its_source() {
-    let server = TestServer::start().await;
-    let client = Http2::connect(&server).await;
-    let other = Http2::connect(&server).await;
-    let id = client.create().await;
-    let download = other.get(&id).await;
-    let (upload, mut send) = client.put(&id).await;
-    let download = {
-        // Sends until both flow-control windows are full.
-        let body = vec![0; 1 << 20];
-        let mut sending = std::pin::pin!(send_all(&mut send, &body, false));
-        let download = tokio::select! {
-            () = &mut sending => panic!("1 MiB was sent without a reader"),
-            download = with_timeout(download) => download.unwrap(),
-        };
-        let full = tokio::time::timeout(Duration::from_millis(200), sending);
-        assert!(full.await.is_err());
-        download
-    };
-    other.driver.abort();
-    drop(download);
-    assert_eq!(response(upload).await.error(), "502 StreamDestinationError");
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_client_that_reads_slowly_and_does_not_stop_gets_the_whole_list() {
     let clock = Clock::stopped();
@@ -365,15 +250,17 @@ async fn a_client_that_reads_slowly_and_does_not_stop_gets_the_whole_list() {
 }
 
 #[tokio::test]
-async fn a_refused_upload_is_not_reset_right_after_its_response() {
+async fn a_request_whose_body_is_not_read_is_not_reset_right_after_its_response() {
     let server = TestServer::start().await;
     let client = Http2::connect(&server).await;
-    let (upload, mut send) = client.put("unknown").await;
-    assert_eq!(response(upload).await.error(), "404 SessionNotFoundError");
-    let reset = tokio::time::timeout(Duration::from_millis(500), poll_fn(|cx| send.poll_reset(cx)));
-    assert!(reset.await.is_err(), "the client needs time to read the response");
-    send.send_reset(Reason::CANCEL);
-    assert_eq!(client.ask("GET", "/ping").await.status, StatusCode::OK);
+    for (method, path, status) in [("PUT", "/stream/unknown", 404), ("GET", "/stream", 200)] {
+        let (future, mut send) = client.request(method, path, &[], false).await;
+        assert_eq!(response(future).await.status, status, "{method} {path}");
+        let reset = tokio::time::timeout(Duration::from_millis(500), poll_fn(|cx| send.poll_reset(cx)));
+        assert!(reset.await.is_err(), "{method} {path}: the client needs time to read the response");
+        send.send_reset(Reason::CANCEL);
+        assert_eq!(client.ask("GET", "/ping").await.status, StatusCode::OK);
+    }
 }
 
 #[tokio::test]
@@ -386,69 +273,6 @@ async fn a_head_with_too_many_fields_is_431() {
         let (future, _) = client.request("GET", "/ping", &fields, true).await;
         assert_eq!(response(future).await.status.as_u16(), status);
     }
-}
-
-#[tokio::test]
-async fn data_received_with_a_reset_is_passed_on_before_the_abort() {
-    let server = TestServer::start().await;
-    let id = server.create().await;
-    let mut destination = server.get(&id).await;
-    server.until(&id, "DST_CONNECTED").await;
-    let mut source = server.connect().await;
-    let request = [frame(0, SETTINGS, 0, &[]), head(1, 0, "PUT", &format!("/stream/{id}"))].concat();
-    source.send([HTTP2_PREFACE, &request].concat()).await;
-    server.until(&id, "STREAMING").await;
-    source.send([frame(1, DATA, 0, b"hello"), frame(1, RST_STREAM, 0, &CANCEL)].concat()).await;
-    let head = destination.head().await.unwrap();
-    let response = destination.rest(head).await;
-    assert_eq!((response.status, &response.body[..]), (200, &b"hello"[..]));
-    assert_eq!(response.end, End::Reset);
-}
-
-#[tokio::test]
-async fn a_reset_after_the_last_frame_ends_the_transfer_at_once() {
-    for (length, of_the_connection) in [(1, false), (1000, false), (50_000, false), (1000, true)] {
-        let server = TestServer::start().await;
-        let (full, last) = (server.create().await, server.create().await);
-        let mut client = Client::connect_with_small_receive_buffer(server.address()).await;
-        request_without_reading(&mut client, &server, &[&full, &last]).await;
-        // Fills the buffers of the connection.
-        let mut filler = server.put(&full, "Content-Length: 100000000\r\n").await;
-        let body = vec![0; 100_000_000];
-        let pushing = tokio::time::timeout(Duration::from_millis(300), filler.push(&body));
-        assert!(pushing.await.is_err(), "100 MB were sent without a reader");
-
-        let mut source = server.put(&last, &format!("Content-Length: {length}\r\n")).await;
-        source.send(vec![7; length]).await;
-        server.until_passed_on(&last, length).await;
-        if of_the_connection {
-            client.reset();
-        } else {
-            reset_without_reading(&mut client, 3).await;
-        }
-        assert_eq!(source.response().await.error(), "502 StreamDestinationError", "{length} bytes");
-        server.until(&last, "DST_DISCONNECTED").await;
-    }
-}
-
-#[tokio::test]
-async fn a_download_in_the_kernels_buffers_is_delivered_only_when_acknowledged() {
-    // More than the client's kernel buffers, and less than the server's.
-    const LENGTH: usize = 200_000;
-    let server = TestServer::start().await;
-    let (id, other) = (server.create().await, server.create().await);
-    let mut client = Client::connect_with_small_receive_buffer(server.address()).await;
-    request_without_reading(&mut client, &server, &[&id, &other]).await;
-    let mut source = server.put(&id, &format!("Content-Length: {LENGTH}\r\n")).await;
-    source.send(vec![7; LENGTH]).await;
-    server.until_passed_on(&id, LENGTH).await;
-    // After this many exchanges, the server has written all that it can.
-    for _ in 0..50 {
-        assert_eq!(server.status(&id).await["state"], "STREAMING");
-    }
-    client.reset();
-    assert_eq!(source.response().await.error(), "502 StreamDestinationError");
-    server.until(&id, "DST_DISCONNECTED").await;
 }
 
 /// The h2 library limits only HTTP/2 streams that have not ended. It counts these as ended.
@@ -483,31 +307,16 @@ async fn requests_whose_responses_are_not_acknowledged_are_bounded() {
 }
 
 #[tokio::test]
-async fn small_frames_of_a_waiting_upload_are_all_passed_on() {
+async fn a_preface_that_comes_in_two_parts_begins_http_2() {
     let server = TestServer::start().await;
-    // As large as the window.
-    let body = pattern(65_535);
-    let frames: Vec<u8> = body.iter().flat_map(|byte| frame(1, DATA, 0, &[*byte])).collect();
-    for to_http2 in [false, true] {
-        let id = server.create().await;
-        let mut source = server.connect().await;
-        let begin = [frame(0, SETTINGS, 0, &[]), head(1, 0, "PUT", &format!("/stream/{id}"))].concat();
-        source.send([HTTP2_PREFACE, &begin].concat()).await;
-        server.until(&id, "SRC_CONNECTED").await;
-        source.send(&frames).await;
-        source.send(frame(1, DATA, END_STREAM, &[])).await;
-        until_all_is_read(&mut source).await;
-        let (received, is_whole) = if to_http2 {
-            // The client library ends a connection on which it receives many small frames.
-            let download = response(Http2::connect(&server).await.get(&id).await).await;
-            (download.body, download.cut.is_none())
-        } else {
-            let download = server.get(&id).await.response().await;
-            (download.body, download.end == End::Whole)
-        };
-        assert_eq!((received.len(), is_whole), (body.len(), true), "to HTTP/2: {to_http2}");
-        assert!(received == body, "to HTTP/2: {to_http2}");
-        server.until(&id, "FINISHED").await;
+    for split in 1..HTTP2_PREFACE.len() {
+        let (first, rest) = HTTP2_PREFACE.split_at(split);
+        let mut client = server.connect_and_send(first).await;
+        // Meanwhile the server reads the first part.
+        assert_eq!(server.ready().await.status, 200);
+        client.send([rest, &frame(0, SETTINGS, 0, &[])].concat()).await;
+        let header = client.take_bytes(9).await.unwrap();
+        assert_eq!(header[3], SETTINGS, "after {split} bytes");
     }
 }
 

@@ -19,6 +19,7 @@ mod creation;
 mod endings;
 mod events;
 mod flow_control;
+mod hops;
 mod http2;
 mod limits;
 mod listeners;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+use testkit::cluster::TestCluster;
 use testkit::server::TestServer;
 
 use crate::metrics::{Exposition, is_of};
@@ -25,9 +26,20 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>, String)> {
     METRICS.lines().filter(|line| line.starts_with("| `rendezvous_")).map(row).collect()
 }
 
+/// What a node of a cluster exposes: everything.
+async fn exposition() -> Exposition {
+    Exposition::in_prometheus_format(&TestCluster::start(1).await[0]).await
+}
+
+#[tokio::test]
+async fn a_single_server_has_no_metric_of_a_cluster() {
+    let exposed = Exposition::in_prometheus_format(&TestServer::start().await).await;
+    assert!(!exposed.families.keys().any(|name| name.starts_with("rendezvous_cluster_")));
+}
+
 #[tokio::test]
 async fn the_metrics_page_documents_every_metric_and_no_other() {
-    let exposed = Exposition::in_prometheus_format(&TestServer::start().await).await;
+    let exposed = exposition().await;
     let documented = documented();
     assert_eq!(exposed.families.keys().collect::<Vec<_>>(), documented.keys().collect::<Vec<_>>());
     for (name, (kind, labels, row)) in documented {
@@ -46,7 +58,7 @@ async fn the_metrics_page_documents_every_metric_and_no_other() {
 
 #[tokio::test]
 async fn the_pages_name_no_unknown_metric() {
-    let exposed = Exposition::in_prometheus_format(&TestServer::start().await).await;
+    let exposed = exposition().await;
     for page in [METRICS, OPERATIONS] {
         for code in page.split('`').skip(1).step_by(2).filter(|code| code.starts_with("rendezvous_")) {
             let name = code.split('{').next().unwrap();
@@ -109,7 +121,7 @@ fn queries(panels: &Value) -> Vec<&str> {
 
 #[tokio::test]
 async fn the_dashboard_shows_every_metric_and_queries_no_other() {
-    let exposed = Exposed(Exposition::in_prometheus_format(&TestServer::start().await).await);
+    let exposed = Exposed(exposition().await);
     let dashboard: Value = serde_json::from_str(DASHBOARD).unwrap();
     let queries = queries(&dashboard["panels"]);
     let shown: BTreeSet<_> = queries.iter().flat_map(|query| exposed.metrics_of(query)).collect();
@@ -127,6 +139,6 @@ async fn the_dashboard_shows_every_metric_and_queries_no_other() {
 
 #[tokio::test]
 async fn the_alerts_query_existing_metrics_only() {
-    let exposed = Exposed(Exposition::in_prometheus_format(&TestServer::start().await).await);
+    let exposed = Exposed(exposition().await);
     assert!(!exposed.metrics_of(ALERTS).is_empty());
 }

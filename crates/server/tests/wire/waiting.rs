@@ -287,6 +287,50 @@ async fn a_source_may_half_close_after_a_whole_body_while_it_waits() {
 }
 
 #[tokio::test]
+async fn an_http_1_0_source_that_half_closes_after_a_whole_body_is_served_without_a_100() {
+    let server = TestServer::start().await;
+    let id = server.create().await;
+    let put = format!("PUT /stream/{id} HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello");
+    let mut source = server.connect_and_send(put).await;
+    server.until(&id, "SRC_CONNECTED").await;
+    source.half_close().await;
+    // A server that probed it would do so about now.
+    assert_eq!(server.status(&id).await["state"], "SRC_CONNECTED");
+    let download = server.get(&id).await.response().await;
+    assert_eq!((download.end, &download.body[..]), (End::Whole, &b"hello"[..]));
+    let head = source.head().await.unwrap();
+    assert!(head.starts_with("HTTP/1.0 200"), "{head}");
+}
+
+#[tokio::test]
+async fn a_source_that_half_closes_after_bytes_behind_its_whole_body_is_served() {
+    let server = TestServer::start().await;
+    // More than is discarded to find out whether a source has left.
+    let body = ["hello", &"x".repeat(100_000)].concat();
+    let id = server.create().await;
+    let mut source = server.connect_and_send(put_head(&id, "Content-Length: 5\r\n") + &body).await;
+    source.half_close().await;
+    server.until(&id, "SRC_CONNECTED").await;
+    let download = server.get(&id).await.response().await;
+    assert_eq!((download.end, &download.body[..]), (End::Whole, &b"hello"[..]));
+    assert_eq!(source.final_response().await.status, 200);
+}
+
+/// They would hide that the source has left.
+#[tokio::test]
+async fn a_waiting_source_that_sends_more_than_16_kib_behind_its_body_counts_as_gone() {
+    let server = TestServer::start().await;
+    for (behind, state) in [(10_000, "FINISHED"), (100_000, "SRC_DISCONNECTED")] {
+        let id = server.create().await;
+        let body = ["hello", &"x".repeat(behind)].concat();
+        let _source = server.connect_and_send(put_head(&id, "Content-Length: 5\r\n") + &body).await;
+        server.until(&id, "SRC_CONNECTED").await;
+        let _destination = server.get(&id).await;
+        server.until(&id, state).await;
+    }
+}
+
+#[tokio::test]
 async fn a_source_that_half_closes_one_byte_too_early_while_it_waits_has_left() {
     for (fields, body) in [("Content-Length: 5\r\n", "hell"), (CHUNKED, "5\r\nhello\r\n0\r\n\r")] {
         let server = TestServer::start().await;

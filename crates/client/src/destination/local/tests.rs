@@ -68,7 +68,7 @@ fn names_in(directory: &Path) -> Vec<String> {
 }
 
 fn stream_of(root: &TempDir) -> (Description, Vec<u8>) {
-    let mut source = source::open(&[root.path().join("holiday")], None).unwrap();
+    let mut source = source::open(&[root.path().join("holiday")], None, 0).unwrap();
     let mut stream = vec![0; usize::try_from(source.description().size.unwrap()).unwrap()];
     assert_eq!(source.read(&mut stream).unwrap(), stream.len());
     assert_eq!(source.read(&mut [0]).unwrap(), 0);
@@ -258,6 +258,21 @@ fn a_file_does_not_replace_a_directory_and_a_link_is_replaced_not_followed() {
     symlink("nowhere", into.path().join("c")).unwrap();
     let error = receive(into.path(), Existing::Fail, &file("c", 1), b"x").unwrap_err();
     assert!(matches!(error, DestinationError::Exists { .. }));
+}
+
+#[test]
+fn a_path_with_a_slash_at_its_end_is_a_directory_that_must_be_there() {
+    let into = TempDir::new().unwrap();
+    let path = into.path().join("other/");
+    let Err(error) = directory(&path, &LINK.parse().unwrap(), Existing::Fail) else {
+        panic!("a file is made")
+    };
+    assert!(error.to_string().starts_with("cannot open the directory"), "{error}");
+    fs::create_dir(&path).unwrap();
+    let mut local = directory(&path, &LINK.parse().unwrap(), Existing::Fail).unwrap();
+    local.begin(&Id::random(), &receiver(), &file("a", 0)).unwrap();
+    local.finish(0, &digest(b"")).unwrap();
+    assert_eq!(local.stored_at(), Some(path.join("a").as_path()));
 }
 
 #[test]

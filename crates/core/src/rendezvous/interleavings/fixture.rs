@@ -220,7 +220,8 @@ impl Fixture {
     ) -> SeatRequest<'_, impl FnOnce() -> Result<Option<Permit>, TooMany>> {
         let wait = (behavior == Behavior::WaitsBriefly).then_some(BRIEF_WAIT.as_secs());
         let presence = Arc::clone(connection) as _;
-        SeatRequest { name: &self.name, presence, wait, creation: Ok(()), permit: || Ok(None) }
+        let waited = Duration::ZERO;
+        SeatRequest { name: &self.name, presence, wait, waited, creation: Ok(()), permit: || Ok(None) }
     }
 
     /// Performs an action. The bytes of a source have the value `tag`, or `tag + 100` after it has returned.

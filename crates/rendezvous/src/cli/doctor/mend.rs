@@ -64,7 +64,9 @@ impl Mend {
             (Self::Departure, Proxy::Nginx) => {
                 &["proxy_http_version 1.1;", "proxy_request_buffering off;", "proxy_ignore_client_abort off;"]
             }
-            (Self::Departure, Proxy::Haproxy) => &["option abortonclose"],
+            (Self::Departure, Proxy::Haproxy) => {
+                &["# in the section defaults, because the frontend needs it too", "option abortonclose"]
+            }
             (Self::BodyLimit, Proxy::Haproxy | Proxy::Caddy)
             | (Self::IdleLimit, Proxy::Caddy)
             | (Self::Interim, Proxy::Haproxy) => &[],

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::wire::{Answer, Connection, Target};
+use crate::cli::transfer::text::harmless;
 
 /// How long a byte, or a response that needs no waiting, may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -45,7 +46,7 @@ pub(super) async fn identity(target: &Target) -> anyhow::Result<Identity> {
     let document: Value = serde_json::from_str(&body).unwrap_or_default();
     let is_relay = document.pointer("/info/title").is_some_and(|title| title == "http-rendezvous");
     let version =
-        document.pointer("/info/version").and_then(Value::as_str).filter(|_| is_relay).map(str::to_owned);
+        document.pointer("/info/version").and_then(Value::as_str).filter(|_| is_relay).map(harmless);
     let named = ["server", "via"].iter().filter_map(|name| answer.field(name)).collect::<Vec<_>>();
     let through = (!named.is_empty()).then(|| named.join(", "));
     Ok(Identity { status: answer.status, version, through, clock: answer.field("date").and_then(ahead) })
@@ -87,7 +88,7 @@ pub(super) async fn access(target: &Target) -> Access {
 /// The name of an error of the relay. `None` if a proxy made the response.
 fn error_name(body: &str) -> Option<String> {
     let object: Value = serde_json::from_str(body).ok()?;
-    object.get("name")?.as_str().map(str::to_owned)
+    object.get("name")?.as_str().map(harmless)
 }
 
 /// A transfer to ourselves.
@@ -204,7 +205,7 @@ async fn transferred(target: &Target) -> anyhow::Result<Result<(), String>> {
         let _ = pair.sender.write(&vec![b'.'; SENT_BODY]).await;
         pair.sender.answer(PATIENCE * 6).await
     };
-    let (answer, received) = tokio::join!(send, pair.receiver.drain(PATIENCE * 3));
+    let (answer, received) = tokio::join!(send, pair.receiver.drain(PATIENCE * 6));
     Ok(match answer {
         Ok(answer) if answer.status == 200 && received >= SENT_BODY => Ok(()),
         Ok(answer) if answer.status == 200 => Err(format!("200, though only {received} bytes arrived")),

@@ -237,12 +237,16 @@ impl Connection {
         self.input.is_empty() && timeout(time, self.read()).await.is_err()
     }
 
-    /// Reads and drops everything up to the end. Returns the number of bytes.
+    /// Reads and drops everything up to the end, for this time at most. Returns the number of bytes.
     pub(super) async fn drain(&mut self, patience: Duration) -> usize {
         let mut count = std::mem::take(&mut self.input).len();
-        while let Ok(Ok(true)) = timeout(patience, self.read()).await {
-            count += std::mem::take(&mut self.input).len();
-        }
+        let all = async {
+            while let Ok(true) = self.read().await {
+                count += std::mem::take(&mut self.input).len();
+            }
+        };
+        // What has come counts, whether or not there would be more.
+        let _ = timeout(patience, all).await;
         count
     }
 
@@ -250,12 +254,12 @@ impl Connection {
     async fn body(&mut self, answer: &Answer, patience: Duration) -> String {
         let length =
             answer.field("content-length").and_then(|length| length.parse().ok()).unwrap_or(usize::MAX);
-        while self.input.len() < length {
-            match timeout(patience, self.read()).await {
-                Ok(Ok(true)) => {}
-                _ => break,
+        let all = async {
+            while self.input.len() < length {
+                let Ok(true) = self.read().await else { break };
             }
-        }
+        };
+        let _ = timeout(patience, all).await;
         let is_chunked = answer.field("transfer-encoding").is_some();
         let body = if is_chunked { without_chunks(&self.input) } else { self.input.clone() };
         String::from_utf8_lossy(&body).into_owned()
@@ -296,5 +300,28 @@ mod tests {
         let head = target.head("GET", "p/x", &["Prefer: wait=1"]);
         assert!(head.starts_with("GET /a/p/x HTTP/1.1\r\nHost: [::1]\r\n"), "{head}");
         assert!(head.ends_with("Authorization: Bearer secret\r\nPrefer: wait=1\r\n\r\n"), "{head}");
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_ends_is_read_for_a_limited_time() {
+        for is_drained in [false, true] {
+            let (stream, mut relay) = tokio::io::duplex(64);
+            let dripping = async {
+                while relay.write_all(b".").await.is_ok() {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            };
+            let reading = async {
+                let mut connection =
+                    Connection { stream: Box::new(stream), input: Vec::new(), is_at_end: false };
+                let fields = vec![("content-length".into(), "1000000".into())];
+                if is_drained {
+                    connection.drain(Duration::from_secs(5)).await
+                } else {
+                    connection.body(&Answer { status: 200, fields }, Duration::from_secs(5)).await.len()
+                }
+            };
+            let ((), came) = tokio::join!(dripping, reading);
+            assert!((4..=6).contains(&came), "{came}");
+        }
     }
 }

@@ -7,11 +7,11 @@ use rendezvous_client::plain::DownloadEnding;
 use rendezvous_client::receive::{ReceiveEnding, Refusal};
 
 use crate::cli::exit::Exit;
-use crate::cli::transfer::text::{harmless, size, time};
+use crate::cli::transfer::text::{harmless, printable, size, time};
 use crate::cli::transfer::view::Ending;
 
-/// The end of an encrypted transfer.
-pub(super) fn encrypted(ending: ReceiveEnding, give_up: Duration) -> Ending {
+/// The end of an encrypted transfer, which another run can continue if what has arrived is kept.
+pub(super) fn encrypted(ending: ReceiveEnding, give_up: Duration, is_kept: bool) -> Ending {
     match ending {
         ReceiveEnding::Stored { bytes, sha256, at, confirmed } => Ending {
             sha256: Some(sha256),
@@ -25,7 +25,8 @@ pub(super) fn encrypted(ending: ReceiveEnding, give_up: Duration) -> Ending {
         ReceiveEnding::NoPeer => Ending::failure(
             Exit::NoPeer,
             format!(
-                "no sender answered within {}: does it still run, and is this its latest link?",
+                "no sender answered within {}: does it still run, and is this its latest link? `rendezvous doctor` \
+                 tells whether the relay can be used",
                 time(give_up)
             ),
         ),
@@ -37,11 +38,21 @@ pub(super) fn encrypted(ending: ReceiveEnding, give_up: Duration) -> Ending {
         ReceiveEnding::Integrity { why } => {
             Ending::failure(Exit::Integrity, format!("what arrived is not what was sent: {}", harmless(&why)))
         }
-        ReceiveEnding::Destination(error) => Ending::failure(exit_of(&error), harmless(&error.to_string())),
+        ReceiveEnding::Destination(error) => {
+            let next = match exit_of(&error) {
+                Exit::Exists => ". If the sender has ended too, ask for a new link",
+                _ => "",
+            };
+            Ending::failure(exit_of(&error), printable(&error.to_string()) + next)
+        }
         ReceiveEnding::Unusable(error) => Ending::failure(Exit::Failed, error.to_string()),
+        ReceiveEnding::Interrupted if is_kept => Ending::failure(
+            Exit::Interrupted,
+            "interrupted: what has arrived stays, and the same command continues it while the sender runs",
+        ),
         ReceiveEnding::Interrupted => Ending::failure(
             Exit::Interrupted,
-            "interrupted: what was stored stays, and the same command continues it while the sender runs",
+            "interrupted: what was passed on cannot be continued, so ask for a new link",
         ),
     }
 }
@@ -85,7 +96,7 @@ pub(super) fn plain(ending: DownloadEnding) -> Ending {
         DownloadEnding::Cut { why, bytes } => {
             Ending::failure(Exit::Cut, format!("the transfer was cut at {}: {}", size(bytes), harmless(&why)))
         }
-        DownloadEnding::Destination(error) => Ending::failure(exit_of(&error), harmless(&error.to_string())),
+        DownloadEnding::Destination(error) => Ending::failure(exit_of(&error), printable(&error.to_string())),
         DownloadEnding::Unusable(error) => Ending::failure(Exit::Failed, error.to_string()),
         DownloadEnding::Interrupted => Ending::failure(Exit::Interrupted, "interrupted"),
     }
@@ -118,9 +129,30 @@ mod tests {
             (destination(DestinationError::PassedOn { bytes: 1 }), Exit::Failed),
             (ReceiveEnding::Interrupted, Exit::Interrupted),
         ] {
-            let ending = encrypted(ending, Duration::from_secs(1));
+            let ending = encrypted(ending, Duration::from_secs(1), true);
             assert_eq!(ending.exit, exit, "{}", ending.message);
             assert!(!ending.message.chars().any(char::is_control), "{}", ending.message);
+        }
+    }
+
+    #[test]
+    fn however_long_a_path_is_the_message_says_what_to_do() {
+        let error = DestinationError::Exists { path: PathBuf::from("x".repeat(1000)) };
+        let ending = encrypted(ReceiveEnding::Destination(error), Duration::from_secs(1), true);
+        let advice = "use --force to replace it, or --rename to keep both. If the sender has ended too, ask for a new link";
+        assert!(ending.message.ends_with(advice), "{}", ending.message);
+    }
+
+    #[test]
+    fn only_what_is_kept_is_said_to_continue() {
+        for is_kept in [true, false] {
+            let ending = encrypted(ReceiveEnding::Interrupted, Duration::from_secs(1), is_kept);
+            assert_eq!(
+                ending.message.contains("the same command continues it"),
+                is_kept,
+                "{}",
+                ending.message
+            );
         }
     }
 }

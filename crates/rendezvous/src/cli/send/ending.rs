@@ -6,11 +6,11 @@ use rendezvous_client::plain::PlainSendEnding;
 use rendezvous_client::send::{Failure, SendEnding};
 
 use crate::cli::exit::Exit;
-use crate::cli::transfer::text::{harmless, size, time};
+use crate::cli::transfer::text::{harmless, printable, size, time};
 use crate::cli::transfer::view::Ending;
 
-/// The end of an encrypted transfer.
-pub(super) fn encrypted(ending: SendEnding, give_up: Duration) -> Ending {
+/// The end of an encrypted transfer. `unreached` is why the relay was never reached, if it was not.
+pub(super) fn encrypted(ending: SendEnding, give_up: Duration, unreached: Option<&str>) -> Ending {
     match ending {
         SendEnding::Stored { bytes, sha256 } => {
             Ending { sha256: Some(sha256), ..Ending::success(Exit::Stored, "received and verified", bytes) }
@@ -27,15 +27,27 @@ pub(super) fn encrypted(ending: SendEnding, give_up: Duration) -> Ending {
                 size(bytes)
             ),
         ),
-        SendEnding::NoPeer => {
-            Ending::failure(Exit::NoPeer, format!("nobody has used the link within {}", time(give_up)))
-        }
+        SendEnding::NoPeer if let Some(why) = unreached => Ending::failure(
+            Exit::NoPeer,
+            format!(
+                "the relay was not reached within {}: {}. `rendezvous doctor` finds out more",
+                time(give_up),
+                harmless(why)
+            ),
+        ),
+        SendEnding::NoPeer => Ending::failure(
+            Exit::NoPeer,
+            format!(
+                "nobody has used the link within {}: `rendezvous doctor` tells whether the relay can be used",
+                time(give_up)
+            ),
+        ),
         SendEnding::Cut { why, bytes } => Ending::failure(
             Exit::Cut,
             format!("the transfer was cut at {} and did not go on: {}", size(bytes), harmless(&why)),
         ),
         SendEnding::Failed { reason, message } => failed(reason, &harmless(&message)),
-        SendEnding::Source(error) => Ending::failure(Exit::Failed, error.to_string()),
+        SendEnding::Source(error) => Ending::failure(Exit::Failed, printable(&error.to_string())),
         SendEnding::Unusable(error) => Ending::failure(Exit::Failed, error.to_string()),
         SendEnding::Interrupted => {
             Ending::failure(Exit::Interrupted, "interrupted; the link is of no use any more")
@@ -47,7 +59,10 @@ fn failed(reason: Failure, message: &str) -> Ending {
     let (exit, what) = match reason {
         Failure::Refused => (Exit::Refused, "the receiver refused the data"),
         Failure::NoSpace => (Exit::Refused, "the receiver has not enough space"),
-        Failure::Exists => (Exit::Exists, "the receiver has a file of that name"),
+        Failure::Exists => (
+            Exit::Exists,
+            "the receiver has a file of that name, and can take another with --rename and a new link",
+        ),
         Failure::Integrity => (Exit::Integrity, "what arrived is not what was sent"),
         Failure::Other => (Exit::Failed, "the receiver gave up"),
     };
@@ -66,7 +81,7 @@ pub(super) fn plain(ending: PlainSendEnding) -> Ending {
         PlainSendEnding::Cut { why } => {
             Ending::failure(Exit::Cut, format!("the transfer was cut: {}", harmless(&why)))
         }
-        PlainSendEnding::Source(error) => Ending::failure(Exit::Failed, error.to_string()),
+        PlainSendEnding::Source(error) => Ending::failure(Exit::Failed, printable(&error.to_string())),
         PlainSendEnding::Unusable(error) => Ending::failure(Exit::Failed, error.to_string()),
         PlainSendEnding::Interrupted => Ending::failure(Exit::Interrupted, "interrupted"),
     }
@@ -74,6 +89,8 @@ pub(super) fn plain(ending: PlainSendEnding) -> Ending {
 
 #[cfg(test)]
 mod tests {
+    use rendezvous_client::source::SourceError;
+
     use super::*;
 
     #[test]
@@ -92,13 +109,24 @@ mod tests {
             (failed(Failure::Exists), Exit::Exists),
             (failed(Failure::Integrity), Exit::Integrity),
             (failed(Failure::Other), Exit::Failed),
+            (SendEnding::Source(SourceError::Changed { what: "a\x1bb".into() }), Exit::Failed),
             (SendEnding::Interrupted, Exit::Interrupted),
         ] {
-            let ending = encrypted(ending, day);
+            let ending = encrypted(ending, day, None);
             assert_eq!(ending.exit, exit);
             assert_eq!(ending.is_success, matches!(exit, Exit::Stored | Exit::Handed));
             assert!(!ending.message.contains('\x1b'), "{}", ending.message);
         }
         assert_eq!(plain(PlainSendEnding::Delivered { bytes: 1 }).exit, Exit::Delivered);
+    }
+
+    #[test]
+    fn a_relay_that_was_never_reached_is_not_a_link_that_nobody_used() {
+        let told = |unreached| encrypted(SendEnding::NoPeer, Duration::from_secs(3), unreached);
+        let unreached = told(Some("refused\x1b"));
+        assert_eq!(unreached.exit, Exit::NoPeer);
+        let message = "the relay was not reached within 3 s: refused_. `rendezvous doctor` finds out more";
+        assert_eq!(unreached.message, message);
+        assert!(told(None).message.starts_with("nobody has used the link within 3 s"));
     }
 }

@@ -4,6 +4,7 @@
 
 #![allow(clippy::struct_field_names, reason = "a field has the name of its flag")]
 
+mod cluster;
 mod limits;
 mod settings;
 mod values;
@@ -16,6 +17,7 @@ use clap::builder::BoolishValueParser;
 use rendezvous_server::config::{CorsOrigin, HostName, PeerTimeout, Period, PublicUrl, Size};
 use rendezvous_server::proxies::Network;
 
+use self::cluster::ClusterFlags;
 use self::limits::ServerLimits;
 use self::values::{DataPathName, TokenFile, address, count, threads, token_file};
 use crate::cli::log;
@@ -67,6 +69,8 @@ pub(crate) struct ServeArguments {
     listeners: Listeners,
     #[command(flatten)]
     access: Access,
+    #[command(flatten)]
+    cluster: ClusterFlags,
     #[command(flatten)]
     timeouts: Timeouts,
     #[command(flatten)]

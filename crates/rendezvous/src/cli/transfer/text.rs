@@ -10,12 +10,17 @@ const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
 ///
 /// Escape sequences of terminals could otherwise hide or forge what is shown.
 pub(crate) fn harmless(text: &str) -> String {
-    let shown = text.chars().map(|letter| if is_harmful(letter) { '_' } else { letter });
-    let mut shown: String = shown.take(LONGEST).collect();
+    let mut shown: String = printable(text).chars().take(LONGEST).collect();
     if text.chars().nth(LONGEST).is_some() {
         shown.push('…');
     }
     shown
+}
+
+/// Returns a text of this program, which may name files, without the characters that [`harmless`] replaces. Its end says what to do, so it is
+/// not shortened.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|letter| if is_harmful(letter) { '_' } else { letter }).collect()
 }
 
 /// Whether a character could change what a terminal shows beyond its own cell: controls, line and paragraph separators, and marks of
@@ -137,6 +142,8 @@ mod tests {
         }
         assert_eq!(harmless(&"x".repeat(1000)).chars().count(), LONGEST + 1);
         assert_eq!(harmless(&"x".repeat(LONGEST)).chars().count(), LONGEST);
+        let long = format!("\x1b{}", "x".repeat(1000));
+        assert_eq!(printable(&long), long.replace('\x1b', "_"), "a text of our own is whole");
     }
 
     #[test]

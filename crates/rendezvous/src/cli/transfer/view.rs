@@ -8,6 +8,7 @@
 
 mod json;
 mod lines;
+mod meter;
 mod screen;
 
 use std::io::{IsTerminal, Write, stderr, stdout};
@@ -203,6 +204,24 @@ fn described(description: &Description, files: Option<u64>) -> String {
         None => String::new(),
     };
     format!("{}{slash}{files}{size}", harmless(&description.name))
+}
+
+/// Leaves out a cut that repeats the one before, as long as nothing has moved: while a relay restarts, each attempt fails alike.
+#[derive(Debug, Default)]
+struct Repeats {
+    why: Option<String>,
+}
+
+impl Repeats {
+    fn is_news(&mut self, event: &Event<'_>) -> bool {
+        match event {
+            Event::Cut { why } if self.why.as_deref() == Some(why) => return false,
+            Event::Cut { why } => self.why = Some((*why).to_owned()),
+            Event::Moved { .. } => self.why = None,
+            _ => {}
+        }
+        true
+    }
 }
 
 /// Events that read the same in a line of text, whatever the mode.

@@ -68,6 +68,8 @@ fn nothing_is_granted_before_the_client_knows_the_settings() {
     let body = windows.of_body(1);
     windows.received(data(1, 65_535)).unwrap();
     body.taken(65_535);
+    // Those of the client.
+    windows.received(frame(0, SETTINGS, 0, 0)).unwrap();
     assert_eq!(updates(&windows), []);
     windows.received(frame(0, SETTINGS, ACK, 0)).unwrap();
     assert_eq!(updates(&windows), [(1, 65_535)]);
@@ -247,6 +249,26 @@ async fn windows_grow_to_8_mib_and_leave_memory_for_others() {
     let half = memory.reserve(128 << 20).unwrap();
     drop((bodies, half));
     assert!(memory.reserve(256 << 20).is_ok(), "all is given back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_grows_by_exactly_the_memory_that_it_takes() {
+    // At most an eighth of half of the budget may be taken for one window.
+    let enough = u64::from(MIN_WINDOW * (GROWTH - 1)) * 16;
+    for (memory, grows) in [(enough, true), (enough - 16, false)] {
+        let windows = open(memory);
+        set_round_trip(&windows, 50);
+        let body = windows.of_body(1);
+        grow(&windows, &body);
+        assert_eq!(size(&windows, 1) > MIN_WINDOW, grows, "{memory}");
+    }
+}
+
+#[test]
+fn the_head_of_a_response_does_not_end_the_window_of_its_request() {
+    let windows = open(0);
+    windows.sent(frame(1, HEADERS, 0, 9));
+    assert_eq!(size(&windows, 1), MIN_WINDOW);
 }
 
 #[test]

@@ -161,6 +161,25 @@ fn a_kill_at_any_step_of_the_end_leads_to_the_same_end() {
 }
 
 #[test]
+fn stored_data_that_was_moved_away_before_it_was_confirmed_is_not_said_to_be_there() {
+    for (description, bytes) in transfers() {
+        let into = TempDir::new().unwrap();
+        let mut first = local(into.path(), Existing::Fail);
+        begin(&mut first, &description).unwrap();
+        first.write(&bytes).unwrap();
+        first.finish(bytes.len() as u64, &digest(&bytes)).unwrap();
+        drop(first);
+        fs::rename(into.path().join("holiday"), into.path().join("elsewhere")).unwrap();
+        let mut second = local(into.path(), Existing::Fail);
+        let resumed = second.resume().unwrap().unwrap();
+        assert_eq!(resumed.complete.unwrap().bytes, bytes.len() as u64, "the sender is still told");
+        assert_eq!(second.stored_at(), None);
+        second.confirmed().unwrap();
+        assert_eq!(names_in(into.path()), ["elsewhere"]);
+    }
+}
+
+#[test]
 fn a_receiver_that_ends_while_it_reads_again_can_be_started_again() {
     let [_, (description, bytes)] = transfers();
     let expected = expected(&description, &bytes);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rendezvous_server::ClusterConfig;
 use rendezvous_server::config::{ClientLimits, Config, DataPath, StreamLimits, TlsFiles};
 
 use super::values::{DataPathName, TokenFile};
@@ -57,6 +58,11 @@ impl ServeArguments {
                 DataPathName::Copy => DataPath::Copy,
             },
         }
+    }
+
+    /// The settings of a node of a cluster; `None` for a single server.
+    pub(crate) fn cluster(&self) -> Option<ClusterConfig> {
+        self.cluster.config()
     }
 
     /// The file of the token that `POST /stream` requires.

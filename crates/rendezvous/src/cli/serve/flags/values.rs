@@ -1,10 +1,12 @@
 //! Parsers for values of flags whose type the server does not define.
 
+use std::error::Error;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::ValueEnum;
-use rendezvous_server::config::Token;
+use rendezvous_server::config::{BadEngineUrl, EngineUrl, SecretError, Secrets, Token};
 
 /// The maximum of `--threads`. A larger number is a mistake.
 const MAX_THREADS: usize = 1024;
@@ -35,6 +37,18 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
 
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "give an address and a port, such as 127.0.0.1:9998 or [::1]:0".to_owned())
+}
+
+pub(super) fn engine_url(text: &str) -> Result<EngineUrl, String> {
+    text.parse().map_err(|error: BadEngineUrl| error.to_string())
+}
+
+pub(super) fn secret_file(path: &str) -> Result<Arc<Secrets>, String> {
+    let causes = |error: SecretError| match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    };
+    Secrets::load(Path::new(path)).map(Arc::new).map_err(causes)
 }
 
 pub(super) fn token_file(path: &str) -> Result<TokenFile, String> {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{Ending, Event, Side};
+use crate::cli::transfer::text::is_harmful;
 
 /// The least time between two lines of progress.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -78,13 +79,37 @@ impl Json {
 
 /// Writes a line at once, because a program may wait for it. The reader may be gone, which is no reason to end a transfer.
 fn write(out: &mut impl Write, object: &Value) {
-    let _ = writeln!(out, "{object}").and_then(|()| out.flush());
+    let _ = writeln!(out, "{}", escaped(&object.to_string())).and_then(|()| out.flush());
+}
+
+/// Escapes what JSON itself allows in a text and a terminal may obey, such as the controls from U+0080 on. Such characters are in texts only.
+fn escaped(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for letter in json.chars() {
+        if is_harmful(letter) {
+            escaped.extend(letter.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            escaped.push(letter);
+        }
+    }
+    escaped
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cli::exit::Exit;
+
+    #[test]
+    fn what_a_peer_wrote_is_unchanged_for_a_program_and_harmless_for_a_terminal() {
+        let (mut json, mut out) = (Json::new(Side::Receive), Vec::new());
+        let message = "ü 🎉\u{9b}31m\x1b\x7f\u{202e}\u{e0041}\"\n";
+        json.show(&Event::Warning { message }, &mut out);
+        let line = String::from_utf8(out).unwrap();
+        let line = line.strip_suffix('\n').unwrap();
+        assert!(!line.chars().any(is_harmful) && line.contains("ü 🎉"), "{line}");
+        assert_eq!(serde_json::from_str::<Value>(line).unwrap()["message"], message);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn each_event_is_one_line_and_progress_comes_four_times_a_second_at_most() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Ending, Event, Side, described, print_link, sentence};
+use super::{Ending, Event, Repeats, Side, described, print_link, sentence};
 use crate::cli::transfer::text::{overall_rate, size};
 
 /// The time between two lines of progress.
@@ -18,16 +18,18 @@ pub(crate) struct Lines {
     /// When the first byte was asked for, and its offset.
     began: Option<(Instant, u64)>,
     last_line: Option<Instant>,
+    repeats: Repeats,
 }
 
 impl Lines {
     pub(crate) fn new(side: Side) -> Self {
-        Self { side, total: None, began: None, last_line: None }
+        Self { side, total: None, began: None, last_line: None, repeats: Repeats::default() }
     }
 
     pub(crate) fn show(&mut self, event: &Event<'_>, out: &mut impl Write) {
         let now = Instant::now();
-        if let Some(sentence) = sentence(event) {
+        let is_news = self.repeats.is_news(event);
+        if let Some(sentence) = sentence(event).filter(|_| is_news) {
             let _ = writeln!(out, "{sentence}");
         }
         match event {
@@ -104,7 +106,9 @@ mod tests {
             tokio::time::advance(Duration::from_secs(1)).await;
             lines.show(&Event::Moved { bytes: second << 10 }, &mut out);
         }
-        lines.show(&Event::Cut { why: "the relay\r\nis gone" }, &mut out);
+        for _ in 0..3 {
+            lines.show(&Event::Cut { why: "the relay\r\nis gone" }, &mut out);
+        }
         lines.show(&Event::AllSent { bytes: 3 << 20 }, &mut out);
         lines.end(&Ending::success(Exit::Stored, "received and verified", 3 << 20), &mut out);
         assert_eq!(

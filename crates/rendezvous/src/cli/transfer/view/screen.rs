@@ -1,12 +1,15 @@
 //! The view on a terminal: a bar on standard error, with rate and time left.
 
 use std::io::{Write, stderr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{Ending, Event, Side, described, print_link, sentence};
+use super::meter::Meter;
+use super::{Ending, Event, Repeats, Side, described, print_link, sentence};
 use crate::cli::transfer::text::{overall_rate, rate, size, time};
 
 /// How often the bar is drawn again when nothing happens, so that rate and time left do not lie.
@@ -28,6 +31,8 @@ pub(crate) struct Screen {
     began: Option<(Instant, u64)>,
     /// Whether the bar shows bytes.
     is_moving: bool,
+    meter: Arc<Mutex<Meter>>,
+    repeats: Repeats,
 }
 
 impl Screen {
@@ -40,11 +45,20 @@ impl Screen {
             Side::Receive => side.awaited(),
         });
         bar.enable_steady_tick(TICK);
-        Self { side, bar, total: None, began: None, is_moving: false }
+        Self {
+            side,
+            bar,
+            total: None,
+            began: None,
+            is_moving: false,
+            meter: Arc::default(),
+            repeats: Repeats::default(),
+        }
     }
 
     pub(crate) fn show(&mut self, event: &Event<'_>) {
-        if let Some(sentence) = sentence(event).filter(|_| is_worth_a_line(event)) {
+        let is_news = self.repeats.is_news(event);
+        if let Some(sentence) = sentence(event).filter(|_| is_news && is_worth_a_line(event)) {
             self.line(&sentence);
         }
         match event {
@@ -88,6 +102,7 @@ impl Screen {
         if !self.is_moving || bytes < self.bar.position() {
             self.go_to(bytes);
         }
+        self.meter.lock().moved(bytes, Instant::now());
         self.bar.set_position(bytes);
     }
 
@@ -98,11 +113,12 @@ impl Screen {
             if let Some(total) = self.total {
                 self.bar.set_length(total);
             }
-            self.bar.set_style(style(if self.total.is_some() { OF_KNOWN_SIZE } else { OF_UNKNOWN_SIZE }));
+            let template = if self.total.is_some() { OF_KNOWN_SIZE } else { OF_UNKNOWN_SIZE };
+            self.bar.set_style(with_rate(style(template), &self.meter));
         }
         self.bar.set_message(self.side.moved());
+        self.meter.lock().go_to(offset, Instant::now());
         self.bar.set_position(offset);
-        self.bar.reset_eta();
     }
 
     pub(crate) fn end(&mut self, ending: &Ending) {
@@ -149,20 +165,40 @@ fn style(template: &str) -> ProgressStyle {
         .with_key("size", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
             let _ = write!(out, "{}", size(state.len().unwrap_or_default()));
         })
-        .with_key("rate", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = write!(out, "{}", rate(state.per_sec()));
+}
+
+/// Adds the rate, and the time left at that rate.
+fn with_rate(style: ProgressStyle, meter: &Arc<Mutex<Meter>>) -> ProgressStyle {
+    let (of_rate, of_left) = (Arc::clone(meter), Arc::clone(meter));
+    style
+        .with_key("rate", move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let _ = write!(out, "{}", rate(of_rate.lock().rate(Instant::now())));
         })
-        .with_key("left", |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-            let is_left = state.len().is_some_and(|length| length > state.pos());
-            if is_left && state.per_sec() > 0.0 {
-                let _ = write!(out, " · {} left", time(state.eta()));
+        .with_key("left", move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let left = state.len().unwrap_or_default().saturating_sub(state.pos());
+            if let Some(left) = time_left(left, of_left.lock().rate(Instant::now())) {
+                let _ = write!(out, " · {} left", time(left));
             }
         })
+}
+
+/// Returns how long this many bytes take at a rate in bytes per second. `None` for no bytes, and if nothing moves.
+#[expect(clippy::cast_precision_loss, reason = "it is shown with two digits")]
+fn time_left(bytes: u64, rate: f64) -> Option<Duration> {
+    (bytes > 0).then(|| Duration::try_from_secs_f64((bytes as f64 / rate).round()).ok()).flatten()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_does_not_move_has_no_time_left() {
+        assert_eq!(time_left(100, 10.0), Some(Duration::from_secs(10)));
+        for (bytes, rate) in [(0, 10.0), (100, 0.0), (100, 1e-300)] {
+            assert_eq!(time_left(bytes, rate), None, "{bytes} at {rate}");
+        }
+    }
 
     #[test]
     fn every_template_is_valid() {

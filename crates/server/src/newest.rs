@@ -1,25 +1,26 @@
-//! The connections of the admin listener.
+//! Connections of which a new one replaces the oldest at their limit: those of the admin listener, and those of nodes that have not proved
+//! themselves yet.
 //!
-//! *Invariants.* They have a separate limit, so that a server that is full of clients still answers health checks. At the limit, a new
-//! connection replaces the oldest one, so that idle connections cannot block a health check.
+//! *Invariants.* They have a limit of their own, so that a server that is full of clients still answers health checks and finds its nodes. Idle
+//! connections cannot block a new one.
 //!
-//! *Concurrency.* Owned by the accept loop of the admin listener. Dropping it aborts all its connections.
+//! *Concurrency.* Owned by the accept loop of their listener. Dropping it aborts all its connections.
 //!
-//! *Bounds.* The limit given to [`OperatorConnections::new`].
+//! *Bounds.* The limit given to [`NewestConnections::new`].
 
 use std::collections::VecDeque;
 use std::future::Future;
 
 use tokio::task::{AbortHandle, JoinSet};
 
-pub(super) struct OperatorConnections {
+pub(super) struct NewestConnections {
     limit: usize,
     connections: JoinSet<()>,
     /// Connections that have ended are removed.
     oldest_first: VecDeque<AbortHandle>,
 }
 
-impl OperatorConnections {
+impl NewestConnections {
     /// Allows `limit` connections at a time, and at least one.
     pub(super) fn new(limit: usize) -> Self {
         Self { limit: limit.max(1), connections: JoinSet::new(), oldest_first: VecDeque::new() }

@@ -1,0 +1,155 @@
+//! Limits that a node has on the requests of others.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use testkit::client::Client;
+use testkit::cluster::TestCluster;
+use testkit::server::{TestServer, get};
+use tokio::time::sleep;
+
+use crate::http2::{Http2, response, send_all};
+
+/// Sends a body from a source at this node to a reader that waits for it.
+async fn transfer(node: &TestServer, id: &str, mut reader: Client) {
+    let mut sender = node.put(id, "Content-Length: 2\r\n").await;
+    sender.send("hi").await;
+    assert_eq!((reader.response().await.body, sender.response().await.status), (b"hi".to_vec(), 200));
+}
+
+#[tokio::test]
+async fn nodes_that_are_full_of_each_others_requests_are_not_silent() {
+    let cluster = TestCluster::start_with(2, |config| config.max_connections = 20).await;
+    let mut waiting = Vec::new();
+    for _ in 0..8 {
+        for (owner, edge) in [(0, 1), (1, 0)] {
+            let id = cluster[owner].create().await;
+            waiting.push((cluster[edge].get(&id).await, id, owner));
+        }
+    }
+    for (_, id, owner) in &waiting {
+        cluster[*owner].until(id, "DST_CONNECTED").await;
+    }
+    let mut refused = Vec::new();
+    for _ in 0..6 {
+        let id = cluster[0].create().await;
+        refused.push(cluster[1].get(&id).await);
+    }
+    // Longer than a node is waited for.
+    sleep(Duration::from_secs(3)).await;
+    for (reader, id, owner) in waiting {
+        transfer(&cluster[owner], &id, reader).await;
+    }
+}
+
+#[tokio::test]
+async fn clients_that_watch_streams_of_other_nodes_leave_room_for_sides() {
+    let cluster = TestCluster::start_with(2, |config| config.max_connections = 20).await;
+    let id = cluster[0].create().await;
+    let mut watching = Vec::new();
+    for _ in 0..10 {
+        let mut client = cluster[1].connect_and_send(get(&format!("/stream/{id}/events"))).await;
+        assert!(client.head().await.unwrap().starts_with("HTTP/1.1 200 "));
+        watching.push(client);
+    }
+    assert_eq!(cluster[1].ask(get(&format!("/stream/{id}/events"))).await.error(), "503 ServerBusyError");
+    let reader = cluster[1].get(&id).await;
+    cluster[0].until(&id, "DST_CONNECTED").await;
+    transfer(&cluster[1], &id, reader).await;
+}
+
+#[tokio::test]
+async fn a_head_of_the_most_fields_and_bytes_passes_a_hop() {
+    let cluster = TestCluster::start(2).await;
+    for fields in [
+        // With Host and Content-Length a hundred. The edge adds some.
+        "Prefer: handling=lenient\r\n".repeat(98),
+        // With the other lines some bytes less than 16 KiB.
+        format!("Content-Disposition: {}\r\n", "x".repeat(16_250)),
+    ] {
+        let mut statuses = Vec::new();
+        for edge in [0, 1] {
+            let id = cluster[0].create().await;
+            let mut reader = cluster[edge].get(&id).await;
+            cluster[0].until(&id, "DST_CONNECTED").await;
+            let mut sender = cluster[edge].put(&id, &format!("Content-Length: 2\r\n{fields}")).await;
+            sender.send("hi").await;
+            statuses.push((sender.response().await.status, reader.response().await.body));
+        }
+        assert_eq!(statuses, vec![(200, b"hi".to_vec()); 2], "{}", &fields[..20]);
+    }
+}
+
+#[tokio::test]
+async fn strangers_at_the_port_for_nodes_take_no_room_from_nodes() {
+    /// More than may be there at once before they have proved themselves.
+    const STRANGERS: usize = 300;
+    let cluster = TestCluster::start(2).await;
+    let id = cluster[0].create().await;
+    let mut strangers = Vec::new();
+    for _ in 0..STRANGERS {
+        strangers.push(cluster.connect_as_stranger(0).await);
+    }
+    let reader = cluster[1].get(&id).await;
+    cluster[0].until(&id, "DST_CONNECTED").await;
+    transfer(&cluster[1], &id, reader).await;
+}
+
+/// Lets this many readers of a node wait at another one at once, and then serves them.
+async fn transfer_at_once(cluster: &TestCluster, owner: usize, edge: usize, count: usize) {
+    let mut readers = Vec::new();
+    for _ in 0..count {
+        let id = cluster[owner].create().await;
+        let reader = cluster[edge].get(&id).await;
+        cluster[owner].until(&id, "DST_CONNECTED").await;
+        readers.push((id, reader));
+    }
+    for (id, reader) in readers {
+        transfer(&cluster[owner], &id, reader).await;
+    }
+}
+
+#[tokio::test]
+async fn unused_connections_between_nodes_take_no_room() {
+    let cluster = TestCluster::start_with(3, |config| config.max_connections = 20).await;
+    // Afterwards the first node has as many open as it may, and the second as many from others.
+    transfer_at_once(&cluster, 1, 0, 18).await;
+    transfer_at_once(&cluster, 1, 2, 6).await;
+    transfer_at_once(&cluster, 2, 0, 6).await;
+}
+
+#[tokio::test]
+async fn the_last_request_of_an_http_2_connection_may_be_the_other_side_at_each_node() {
+    let cluster =
+        TestCluster::start_with(2, |config| config.max_streams_per_connection = "3".parse().unwrap()).await;
+    let client = Http2::connect(&cluster[1]).await;
+    let mut downloads = Vec::new();
+    for _ in 0..2 {
+        let id = cluster[0].create().await;
+        downloads.push((client.get(&id).await, id.clone()));
+        cluster[0].until(&id, "DST_CONNECTED").await;
+    }
+    let other = cluster[0].create().await;
+    let (refused, _) = client.request("GET", &format!("/stream/{other}"), &[], true).await;
+    assert_eq!(response(refused).await.error(), "503 ServerBusyError");
+    for (download, id) in downloads {
+        let (upload, mut send) = client.put(&id).await;
+        send_all(&mut send, b"body", true).await;
+        assert_eq!(response(download).await.body, b"body");
+        assert_eq!(response(upload).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn more_sides_at_once_than_nodes_may_be_unproved_find_room() {
+    // With so few descriptors that is 64 connections.
+    let cluster = TestCluster::start_with(2, |config| config.descriptors = Some(1024)).await;
+    let mut ids = Vec::new();
+    for _ in 0..150 {
+        ids.push(cluster[0].create().await);
+    }
+    let readers = join_all(ids.iter().map(|id| cluster[1].get(id))).await;
+    for (id, reader) in ids.iter().zip(readers) {
+        transfer(&cluster[0], id, reader).await;
+    }
+}
