@@ -25,7 +25,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rendezvous_protocol::{Side, Size};
 use tokio::sync::SetOnce;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::header_set::StreamHeaders;
 use crate::outcome::{Fault, Outcome};
@@ -34,10 +34,13 @@ pub use halves::{DestinationHalf, SourceHalf};
 pub use relay::{Piece, Relay};
 pub use source::{Departure, Offer, PresenceCheck, SourceBody};
 
+/// Looks at the kernel within the idle limit.
+const LOOKS: u32 = 10;
+
 /// The limits of a transfer.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// How long no byte may move before the transfer fails as stalled.
+    /// How long no byte may move before the transfer fails as stalled. While the kernel holds bytes for the destination, a tenth more.
     pub idle: Duration,
     /// Size and rate limits of the body.
     pub stream: StreamLimits,
@@ -280,43 +283,57 @@ impl Transfer {
     ///
     /// `unacknowledged` returns the bytes that the kernel still holds for the destination. While they decrease, bytes move,
     /// although no write shows it. Only the sides of `judged` can stall.
-    pub async fn stalled(&self, judged: Judged, unacknowledged: impl Fn() -> usize) -> Fault {
+    pub async fn stalled(&self, judged: Judged, unacknowledged: impl Fn() -> u64) -> Fault {
         tokio::select! {
             fault = self.idle_timeout(judged, unacknowledged) => fault,
             fault = self.upload_too_slow() => fault,
         }
     }
 
-    async fn idle_timeout(&self, judged: Judged, unacknowledged: impl Fn() -> usize) -> Fault {
-        let mut held_before = unacknowledged();
+    async fn idle_timeout(&self, judged: Judged, unacknowledged: impl Fn() -> u64) -> Fault {
         loop {
             let last_moved = self.progress.lock().last_moved;
-            tokio::time::sleep_until(last_moved + self.limits.idle).await;
-            let awaited = {
-                let mut progress = self.progress.lock();
-                if progress.is_paced {
-                    progress.last_moved = Instant::now();
-                }
-                if progress.last_moved != last_moved {
-                    continue;
-                }
-                progress.awaited
-            };
-            let held = unacknowledged();
-            if std::mem::replace(&mut held_before, held) > held {
-                self.touch();
-                continue;
-            }
+            let Some(awaited) = self.idle_since(last_moved, &unacknowledged).await else { continue };
             let side = if awaited == Awaited::Source { Side::Source } else { Side::Destination };
-            if matches!(
+            if !matches!(
                 (judged, side),
                 (Judged::Source, Side::Destination) | (Judged::Destination, Side::Source)
             ) {
-                self.touch();
-                continue;
+                return Fault::Stalled { side, limit: self.limits.idle };
             }
-            return Fault::Stalled { side, limit: self.limits.idle };
+            self.touch();
         }
+    }
+
+    /// Waits until no byte has moved for the idle limit, and returns what the transfer waits for. `None` as soon as it shows that a byte has moved after
+    /// `last_moved`.
+    async fn idle_since(&self, last_moved: Instant, unacknowledged: &impl Fn() -> u64) -> Option<Awaited> {
+        let between_looks = self.limits.idle / LOOKS;
+        sleep_until(last_moved + between_looks).await;
+        let mut awaited = self.awaited_since(last_moved)?;
+        let mut held = unacknowledged();
+        // What the kernel still holds may have been more until now.
+        let since = if held > 0 { Instant::now() } else { last_moved };
+        let deadline = since + self.limits.idle;
+        while Instant::now() < deadline {
+            sleep_until(deadline.min(Instant::now() + between_looks)).await;
+            awaited = self.awaited_since(last_moved)?;
+            let held_before = std::mem::replace(&mut held, unacknowledged());
+            if held_before > held {
+                self.touch();
+                return None;
+            }
+        }
+        Some(awaited)
+    }
+
+    /// Returns what the transfer waits for, if no byte has moved since `last_moved`. Waiting for the rate limit counts as a move.
+    fn awaited_since(&self, last_moved: Instant) -> Option<Awaited> {
+        let mut progress = self.progress.lock();
+        if progress.is_paced {
+            progress.last_moved = Instant::now();
+        }
+        (progress.last_moved == last_moved).then_some(progress.awaited)
     }
 
     async fn upload_too_slow(&self) -> Fault {

@@ -56,7 +56,13 @@ impl Socket {
     /// Returns whether the peer's kernel has acknowledged the first `sent` bytes, as [`Socket::sent`] counts them.
     #[must_use]
     pub fn is_acknowledged(&self, sent: u64) -> bool {
-        self.unacknowledged_before(|| self.sent() - sent) == 0
+        self.unacknowledged_of(sent) == 0
+    }
+
+    /// Returns how many of the first `sent` bytes, as [`Socket::sent`] counts them, the peer's kernel has not acknowledged.
+    #[must_use]
+    pub fn unacknowledged_of(&self, sent: u64) -> u64 {
+        self.unacknowledged_before(|| self.sent() - sent)
     }
 
     async fn acknowledged_since(&self, written: Instant, sent: u64, on_progress: impl Fn()) -> bool {

@@ -153,7 +153,7 @@ impl Responder<'_> {
         };
         tokio::select! {
             _ = transfer.failed() => {}
-            fault = transfer.stalled(judged, || socket.unacknowledged()) => transfer.fail(fault),
+            fault = transfer.stalled(judged, || socket.unacknowledged() as u64) => transfer.fail(fault),
             () = socket.unresponsive() => transfer.fail(Fault::DestinationDisconnected),
         }
     }

@@ -8,6 +8,7 @@
 //! *Bounds.* One piece of the body, and h2's send buffer.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
@@ -43,10 +44,11 @@ pub(super) async fn deliver(
     // The drop of `half` reports that the destination has left.
     let Ok(mut send) = respond.send_response(head, false) else { return };
     let transfer = Arc::clone(half.transfer());
+    let progress = Progress::new(connection.socket(), &transfer);
     let delivered = tokio::select! {
         biased;
-        delivered = send_body(connection, app, &mut watch, &mut send, relay, receipt.is_some()) => delivered,
-        () = aborted(&transfer, receipt.is_some()) => None,
+        delivered = send_body(app, &progress, &mut watch, &mut send, relay, receipt.is_some()) => delivered,
+        () = progress.aborted(receipt.is_some()) => None,
     };
     let Some(body) = delivered else {
         let is_stalled = matches!(transfer.fault(), Some(Fault::Stalled { side: Side::Destination, .. }));
@@ -62,27 +64,48 @@ pub(super) async fn deliver(
     }
 }
 
-/// Waits until the transfer fails elsewhere, or no bytes move. The connection's task detects an unresponsive client.
-async fn aborted(transfer: &Transfer, is_passed_on: bool) {
-    // The owner judges the source.
-    let judged = if is_passed_on { Judged::Destination } else { Judged::Both };
-    tokio::select! {
-        _ = transfer.failed() => {}
-        // The unacknowledged bytes of the connection belong to all its HTTP/2 streams, and prove nothing about this one.
-        fault = transfer.stalled(judged, || 0) => transfer.fail(fault),
+/// What shows that the bytes of one HTTP/2 stream move.
+struct Progress<'a> {
+    socket: &'a Socket,
+    transfer: &'a Transfer,
+    /// The bytes of the connection in the kernel when h2 took the last ones of this stream. Later ones may belong to other streams, and prove nothing
+    /// about this one.
+    sent: AtomicU64,
+}
+
+impl<'a> Progress<'a> {
+    fn new(socket: &'a Socket, transfer: &'a Transfer) -> Self {
+        Self { socket, transfer, sent: AtomicU64::new(socket.sent()) }
+    }
+
+    /// Notes that h2 has taken some bytes.
+    fn note(&self) {
+        self.sent.store(self.socket.sent(), Ordering::Relaxed);
+        self.transfer.touch();
+    }
+
+    /// Waits until the transfer fails elsewhere, or no bytes move. The connection's task detects an unresponsive client.
+    async fn aborted(&self, is_passed_on: bool) {
+        // The owner judges the source.
+        let judged = if is_passed_on { Judged::Destination } else { Judged::Both };
+        let unacknowledged = || self.socket.unacknowledged_of(self.sent.load(Ordering::Relaxed));
+        tokio::select! {
+            _ = self.transfer.failed() => {}
+            fault = self.transfer.stalled(judged, unacknowledged) => self.transfer.fail(fault),
+        }
     }
 }
 
 /// Sends the body. Returns the proof that it was whole once the destination's kernel has acknowledged all of it.
 async fn send_body(
-    connection: &Connection,
     app: &App,
+    progress: &Progress<'_>,
     watch: &mut ResponseWatch,
     send: &mut SendStream<Bytes>,
     mut relay: Relay,
     is_hop: bool,
 ) -> Option<WholeBody> {
-    let transfer = Arc::clone(relay.transfer());
+    let transfer = progress.transfer;
     loop {
         let next = tokio::select! {
             biased;
@@ -93,7 +116,7 @@ async fn send_body(
         // END_STREAM is sent with the bytes that complete a declared length: a client that counts them may leave at once.
         let is_last = matches!(next, Piece::Last(_));
         transfer.awaits_destination();
-        let sending = send_all(send, next.into_data(), is_last, || transfer.touch());
+        let sending = send_all(send, next.into_data(), is_last, || progress.note());
         tokio::select! {
             biased;
             taken = sending => taken?,
@@ -108,7 +131,7 @@ async fn send_body(
         }
     }
     let written = Instant::now();
-    if !acknowledged(app, connection.socket(), watch, || transfer.touch()).await {
+    if !acknowledged(app, progress.socket, watch, || transfer.touch()).await {
         return None;
     }
     app.metrics.delivered(written.elapsed());

@@ -1,11 +1,14 @@
 //! Ends of transfers that the table of `matrix.rs` does not contain.
 
+use std::time::Duration;
+
 use testkit::client::{Client, End};
 use testkit::messages::{CHUNKED, pattern};
 use testkit::server::{TestServer, get};
 use testkit::sides::Departure;
+use tokio::time::sleep;
 
-use crate::http2::Http2;
+use crate::http2::{Http2, request_without_reading};
 
 #[tokio::test]
 async fn a_source_with_broken_chunks_gets_400_and_the_download_is_incomplete() {
@@ -101,6 +104,37 @@ async fn a_destination_that_leaves_bytes_unread_is_the_side_that_stalls() {
         assert_eq!(source.response().await.error(), "502 StreamDestinationError", "HTTP/2: {over_http2}");
         server.until(&id, "DST_ERROR").await;
         drop(download);
+    }
+}
+
+/// The kernel takes more bytes only once it is rid of a third of the megabytes that it holds for the destination.
+#[tokio::test]
+async fn a_destination_that_reads_slowly_has_not_stalled_while_the_kernel_takes_no_more_for_it() {
+    const LENGTH: usize = 30 << 20;
+    let server = TestServer::start_with(|config| config.idle_timeout = "500ms".parse().unwrap()).await;
+    for over_http2 in [false, true] {
+        let id = server.create().await;
+        let mut destination = Client::connect_with_small_receive_buffer(server.address()).await;
+        if over_http2 {
+            request_without_reading(&mut destination, &server, &[&id]).await;
+        } else {
+            destination.send(get(&format!("/stream/{id}"))).await;
+        }
+        server.until(&id, "DST_CONNECTED").await;
+        let mut source = server.put(&id, &format!("Content-Length: {LENGTH}\r\n")).await;
+        source.send("X").await;
+        server.until_passed_on(&id, 1).await;
+        let reading = async {
+            for part in 1..=15 {
+                destination.receive(part * 20_000).await;
+                sleep(Duration::from_millis(100)).await;
+            }
+            server.status(&id).await
+        };
+        tokio::select! {
+            () = source.send(vec![b'X'; LENGTH - 1]) => panic!("the transfer was cut"),
+            status = reading => assert_eq!(status["state"], "STREAMING", "HTTP/2: {over_http2}"),
+        }
     }
 }
 

@@ -10,10 +10,11 @@ use rendezvous_server::internal::HTTP2_PREFACE;
 use testkit::client::{Client, End, with_timeout};
 use testkit::messages::pattern;
 use testkit::server::{TestServer, put_head};
+use tokio::time::sleep;
 
 use super::client::{Http2, response, send_all};
 use super::frames::{
-    CANCEL, DATA, END_STREAM, RST_STREAM, SETTINGS, frame, head, request_without_reading,
+    CANCEL, DATA, END_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, head, request_without_reading,
     reset_without_reading, until_all_is_read,
 };
 
@@ -105,6 +106,39 @@ async fn a_stalled_destination_does_not_stall_others_on_its_connection() {
     let (seen, ()) = tokio::join!(destination.response(), send_all(&mut send, &body, true));
     assert!(seen.body == body);
     assert_eq!(response(upload).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_stalled_destination_is_noticed_though_another_on_its_connection_reads() {
+    const MUCH: usize = 30 << 20;
+    let server = TestServer::start_with(|config| config.idle_timeout = "500ms".parse().unwrap()).await;
+    let (stalled, moving) = (server.create().await, server.create().await);
+    let mut client = Client::connect_with_small_receive_buffer(server.address()).await;
+    // A window of 1000 bytes for each HTTP/2 stream. That of the second, and that of the connection, grow.
+    let settings = frame(0, SETTINGS, 0, &[0, 4, 0, 0, 3, 232]);
+    client.send([HTTP2_PREFACE, &settings].concat()).await;
+    for (stream, id) in [(1, &stalled), (3, &moving)] {
+        client.send(head(stream, END_STREAM, "GET", &format!("/stream/{id}"))).await;
+        server.until(id, "DST_CONNECTED").await;
+    }
+    for stream in [0, 3] {
+        client.send(frame(stream, WINDOW_UPDATE, 0, &(1_u32 << 30).to_be_bytes())).await;
+    }
+    let length = format!("Content-Length: {MUCH}\r\n");
+    let (mut first, mut second) = (server.put(&stalled, &length).await, server.put(&moving, &length).await);
+    first.send(vec![b'X'; 2000]).await;
+    let reading = async {
+        for bytes in 1.. {
+            client.receive(bytes * 20_000).await;
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        () = second.send(vec![b'X'; MUCH]) => panic!("the transfer was cut"),
+        () = reading => {}
+        refused = first.response() => assert_eq!(refused.error(), "502 StreamDestinationError"),
+    }
+    assert_eq!(server.status(&moving).await["state"], "STREAMING");
 }
 
 #[tokio::test]
