@@ -17,11 +17,13 @@ pub(super) struct Tcp {
     stream: TcpStream,
     /// Bytes written since the connection was accepted.
     sent: AtomicU64,
+    /// Whether the peer may send urgent data. A read ends before such data, although more bytes are there.
+    has_urgent_data: bool,
 }
 
 impl Tcp {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, sent: AtomicU64::new(0) }
+    pub(super) fn new(stream: TcpStream, has_urgent_data: bool) -> Self {
+        Self { stream, sent: AtomicU64::new(0), has_urgent_data }
     }
 
     pub(super) fn stream(&self) -> &TcpStream {
@@ -39,12 +41,27 @@ impl Tcp {
     ) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
-            // A short read does not clear the readiness: a read also ends before urgent data.
-            match self.stream.try_read_buf(buffer) {
+            match self.try_read_buf(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return Poll::Ready(read),
             }
         }
+    }
+
+    /// Reads what is available without waiting. If that leaves room, there was no more: tokio learns that too, so that the next read waits without
+    /// asking the kernel.
+    pub(super) fn try_read_buf(&self, buffer: &mut impl BufMut) -> io::Result<usize> {
+        if self.has_urgent_data {
+            return self.stream.try_read_buf(buffer);
+        }
+        let room = buffer.chunk_mut().len();
+        let mut last = None;
+        let read = self.stream.try_io(Interest::READABLE, || {
+            let read = self.stream.try_read_buf(buffer)?;
+            last = (1..room).contains(&read).then_some(read);
+            if last.is_some() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(read) }
+        });
+        last.map_or(read, Ok)
     }
 
     pub(super) fn poll_write(

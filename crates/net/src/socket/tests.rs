@@ -139,6 +139,25 @@ async fn both_ends_of_a_tls_connection_have_the_same_binding_and_no_other_connec
     assert_eq!(plain_pair(4096).await.0.channel_binding().unwrap(), None);
 }
 
+#[tokio::test]
+async fn a_read_that_leaves_room_is_the_last_until_more_bytes_come_and_none_is_missed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let socket = Socket::without_urgent_data(listener.accept().await.unwrap().0, Duration::from_mins(1));
+    let mut read = BytesMut::with_capacity(1 << 20);
+    for sent in 1..100 {
+        client.write_all(b"hello").await.unwrap();
+        while read.len() < 5 * sent {
+            assert_ne!(poll_fn(|cx| socket.poll_read_buf(cx, &mut read)).await.unwrap(), 0);
+            assert!(poll_once(|cx| socket.tcp.stream().poll_read_ready(cx)).is_pending());
+        }
+    }
+    client.write_all(b"bye").await.unwrap();
+    drop(client);
+    while poll_fn(|cx| socket.poll_read_buf(cx, &mut read)).await.unwrap() > 0 {}
+    assert!(read.ends_with(b"hellobye"));
+}
+
 /// Both ends of a plain connection. The client's kernel holds about as many bytes that it has not read.
 async fn plain_pair(client_buffer: u32) -> (Socket, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

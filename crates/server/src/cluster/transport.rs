@@ -64,7 +64,7 @@ impl Transport {
     /// The TLS handshake fails.
     pub(super) async fn connect(&self, stream: TcpStream, peer_timeout: Duration) -> io::Result<Socket> {
         match self {
-            Self::Plain => Ok(Socket::new(stream, peer_timeout)),
+            Self::Plain => Ok(Socket::without_urgent_data(stream, peer_timeout)),
             Self::Tls { connector, .. } => {
                 let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
                 let secured = Socket::secure_as_client(stream, peer_timeout, connector, name).await;
@@ -79,7 +79,7 @@ impl Transport {
     /// The TLS handshake fails.
     pub(super) async fn accept(&self, stream: TcpStream, peer_timeout: Duration) -> io::Result<Socket> {
         match self {
-            Self::Plain => Ok(Socket::new(stream, peer_timeout)),
+            Self::Plain => Ok(Socket::without_urgent_data(stream, peer_timeout)),
             Self::Tls { acceptor, .. } => {
                 let secured = Socket::secure(stream, peer_timeout, acceptor).await;
                 secured.map_err(|error| explained(&error))
