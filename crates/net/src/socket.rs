@@ -325,19 +325,26 @@ impl Socket {
     /// Returns whether the peer has neither sent anything that was not read from the kernel nor ended the connection.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
+        self.peek_byte().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    /// Returns whether the kernel has bytes that were not read.
+    #[must_use]
+    pub fn has_unread(&self) -> bool {
+        self.peek_byte().is_ok_and(|bytes| bytes > 0)
+    }
+
+    fn peek_byte(&self) -> io::Result<usize> {
         let (stream, flags) = (self.tcp.stream(), net::RecvFlags::PEEK | net::RecvFlags::DONTWAIT);
         let was_asked = Cell::new(false);
         let peek = || {
             was_asked.set(true);
-            Ok(net::recv(stream, &mut [0; 1], flags)?)
+            Ok(net::recv(stream, &mut [0; 1], flags)?.1)
         };
         // So tokio learns that nothing is there, and the next read does not ask the kernel in vain. If tokio takes that for known, the kernel may know
         // better.
-        let mut peeked = stream.try_io(Interest::READABLE, peek);
-        if !was_asked.get() {
-            peeked = peek();
-        }
-        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        let peeked = stream.try_io(Interest::READABLE, peek);
+        if was_asked.get() { peeked } else { peek() }
     }
 
     /// Returns how many bytes were written to the kernel since the connection was accepted: with TLS, of ciphertext.

@@ -136,6 +136,9 @@ impl Wire {
     /// data that its kernel could not send yet.
     #[must_use]
     pub(crate) fn source_may_have_left(&self) -> bool {
+        if self.socket.is_quiet() {
+            return false;
+        }
         let unread = self.socket.unread();
         let may_hide_fin =
             unread > 0 && !(self.socket.is_plain() && self.input.lock().is_complete_with(unread));

@@ -79,6 +79,10 @@ impl Input {
 
     /// Whether bytes have arrived after the body of the current request, which was read to its end.
     pub(crate) fn has_trailing_bytes(&mut self, socket: &Socket) -> bool {
+        if self.read_ahead.is_empty() && socket.is_plain() {
+            return socket.has_unread();
+        }
+        // Over TLS, unread bytes may belong to a record without application data.
         if self.read_ahead.is_empty() {
             self.read_ahead.reserve(READ_SIZE);
             // An error or end of file shows again at the next read.
@@ -87,8 +91,7 @@ impl Input {
         if self.read_ahead.is_empty() {
             self.read_ahead = BytesMut::new();
         }
-        // Over TLS, unread bytes may belong to a record without application data.
-        !self.read_ahead.is_empty() || socket.is_plain() && socket.unread() > 0
+        !self.read_ahead.is_empty()
     }
 
     /// Waits for the first byte of a head after empty lines (RFC 9112, section 2.2), or for too many of these. Returns false at the end of the connection.
