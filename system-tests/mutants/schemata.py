@@ -11,8 +11,8 @@ Owns the copies of the workspace that are mutated. A function with mutants becom
     }
 
 A constant becomes such a function, and its name a call. Mutants that do not compile are left out by the positions of the compiler's
-errors, until the rest compiles. They are built alone, as are constants of other crates: some compile without the original beside them, such
-as closures of another type.
+errors, until the rest compiles. They are built alone, as are constants of other crates and lengths of arrays: some compile without the
+original beside them, such as closures of another type.
 """
 
 import json
@@ -172,12 +172,13 @@ def listed() -> list[File]:
 def function_around(
     text: str, start: int, described: dict[str, Any] | None
 ) -> tuple[int, int, list[Mutant], "re.Match[str] | None"] | None:
-    """The function around a mutant, or the constant if other crates do not know it."""
+    """The function around a mutant, or the constant if other crates do not know it and it is no length of an array."""
     if described:
         begin, end = offsets(text, described["span"])
         return body_start(text, begin), end - 1, [], None
     for constant in CONSTANT.finditer(text):
-        if constant.start("value") <= start < constant.end("value"):
+        is_length = re.search(rf"; {constant['name']}\]", text)
+        if constant.start("value") <= start < constant.end("value") and not is_length:
             return *constant.span("value"), [], constant
     return None
 
