@@ -20,10 +20,11 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from harness import ROOT
 
@@ -147,12 +148,10 @@ class File:
 
 def listed() -> list[File]:
     """The mutants of `.cargo/mutants.toml`, file by file in the order of the crates, numbered from 1."""
-    command = ["cargo", "mutants", "--list", "--json"]
-    output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
     files: dict[str, File] = {}
     functions: dict[tuple[str, int], Function] = {}
     # The mutants of a function must have consecutive numbers.
-    for number, described in enumerate(sorted(json.loads(output), key=order), 1):
+    for number, described in enumerate(sorted(described_mutants(), key=order), 1):
         path = described["file"]
         file = files.setdefault(path, File(path, (ROOT / path).read_text()))
         start, end = offsets(file.text, described["span"])
@@ -167,6 +166,20 @@ def listed() -> list[File]:
             file.functions.append(functions[path, found[0]])
         functions[path, found[0]].mutants.append(mutant)
     return list(files.values())
+
+
+def names_since(commit: str) -> set[str]:
+    """The names of the mutants in lines that have changed since this commit."""
+    with tempfile.NamedTemporaryFile() as difference:
+        subprocess.run(["git", "diff", commit, "--", "crates"], cwd=ROOT, check=True, stdout=difference)
+        return {described["name"] for described in described_mutants(f"--in-diff={difference.name}")}
+
+
+def described_mutants(*options: str) -> list[dict[str, Any]]:
+    """The mutants as cargo-mutants describes them."""
+    command = ["cargo", "mutants", "--list", "--json", *options]
+    output = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    return cast("list[dict[str, Any]]", json.loads(output))
 
 
 def function_around(
