@@ -325,6 +325,12 @@ mod tests {
         assert_eq!(read(&[b'A'; LIMIT], |_| ()), Err(HeadError::TooLong(LIMIT)));
         assert!(with(&"a: 1\r\n".repeat(MAX_HEAD_FIELDS - 1)).unwrap().is_some());
         assert_eq!(with(&"a: 1\r\n".repeat(MAX_HEAD_FIELDS)), Err(HeadError::TooManyFields));
+        let passed_on = |fields: usize| {
+            let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: 1\r\n".repeat(fields - 1));
+            parse_passed_on(head.as_bytes(), |_| ())
+        };
+        assert_eq!(passed_on(MAX_HEAD_FIELDS + NODE_FIELDS), Ok(()));
+        assert_eq!(passed_on(MAX_HEAD_FIELDS + NODE_FIELDS + 1), Err(HeadError::TooManyFields));
     }
 
     #[test]

@@ -56,3 +56,46 @@ impl<B> Rendezvous<B> {
         Feed::new(Capacity::OF_ALL_STREAMS, &self.turns)
     }
 }
+
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod tests {
+    use std::time::Duration;
+
+    use rendezvous_protocol::Tag;
+
+    use super::*;
+    use crate::rendezvous::{Limits, NewStream};
+    use crate::transfer::{self, StreamLimits};
+
+    fn table() -> Arc<Rendezvous<()>> {
+        let minute = Duration::from_mins(1);
+        let transfer = transfer::Limits { idle: minute, stream: StreamLimits::default() };
+        Rendezvous::new(Limits { ttl: minute, transfer, max_streams: 10 }, Vec::new())
+    }
+
+    fn create(table: &Rendezvous<()>) -> StreamId {
+        table.create(NewStream::default(), || Ok(None)).unwrap()
+    }
+
+    #[test]
+    fn the_streams_behind_a_position_are_the_newest() {
+        let table = table();
+        let created: Vec<_> = (0..5).map(|_| create(&table)).collect();
+        assert!(table.position_before_newest(5).is_none());
+        for count in 0..5 {
+            let newest = table.snapshots(table.position_before_newest(count).unwrap(), 10);
+            let names: Vec<_> = newest.into_iter().map(|snapshot| snapshot.name).collect();
+            let expected: Vec<_> = created[5 - count..].iter().cloned().map(StreamName::Id).collect();
+            assert_eq!(names, expected);
+        }
+    }
+
+    #[test]
+    fn ids_begin_with_the_tag_that_was_set_last() {
+        let (table, tag) = (table(), Tag::draw());
+        assert_ne!(create(&table).tag(), Some(tag));
+        table.mint(tag);
+        assert_eq!(create(&table).tag(), Some(tag));
+    }
+}
