@@ -25,7 +25,7 @@ from statistics import median
 
 from directory import Members, Periods, PollCost, Redis, idle_connections, periods, poll_cost
 from harness import KIB, LOOPBACK, Tally, Test, check, new_parser, run_all
-from lanes import compare, costs
+from lanes import Traffic, compare, costs
 from network import become_a_host
 from nodes import Cluster, Node, Place, cluster_running, engine_running
 
@@ -97,9 +97,10 @@ def small_cluster(options: argparse.Namespace, directory: Path, count: int) -> I
 
 def measured_hops(options: argparse.Namespace, cluster: Cluster) -> HopCosts:
     owner, edge, other = cluster.nodes
+    traffic = Traffic(options.transfers, lanes=32, body=KIB, is_kept=True)
     found = []
     for put, get in ((owner, owner), (owner, edge), (edge, owner), (edge, other)):
-        pairs = costs(compare("", cluster, owner, put, get), cluster.nodes, options.rounds, options.transfers, 32, KIB)
+        pairs = costs(compare("", cluster, owner, put, get), cluster.nodes, options.rounds, traffic)
         found.append(median(pair.ratio() for pair in pairs))
     return HopCosts(*found)
 

@@ -1,7 +1,8 @@
-"""A load of small transfers on kept connections, in a process of its own (Linux).
+"""A load of small transfers, in a process of its own (Linux).
 
-A lane has three connections: one creates the streams, one PUTs and one GETs. It does one transfer after another, each with a new
-stream, and sends both requests as soon as it has the id. All lanes of a load run at the same time in one thread.
+A lane does one transfer after another, each with a new stream: it creates the stream, and sends the PUT and the GET as soon as it has
+the id. Each request has a connection of its own, like those of curl, or three connections are kept for all transfers of the lane. All
+lanes of a load run at the same time in one thread.
 """
 
 import multiprocessing
@@ -10,7 +11,7 @@ import re
 import select
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -71,22 +72,31 @@ class Cost:
         return sum(self.nodes) / self.spread
 
 
-def costs(
-    comparison: Comparison, nodes: Sequence[Node], rounds: int, transfers: int, lanes: int, size: int
-) -> list[Cost]:
+@dataclass(frozen=True)
+class Traffic:
+    """The transfers of a run."""
+
+    transfers: int
+    lanes: int  # transfers at once
+    body: int  # bytes
+    is_kept: bool  # the connections of a lane, instead of one for each request
+
+
+def costs(comparison: Comparison, nodes: Sequence[Node], rounds: int, traffic: Traffic) -> list[Cost]:
     """Runs the load on all routes in turns, after a round that is not counted."""
     found = []
     sharing = [route.owner for route in comparison.spread]
     with (
-        Load([comparison.single], lanes, size) as single,
-        Load(comparison.spread, lanes, size) as spread,
-        Load([comparison.hop], lanes, size) as hop,
+        Load([comparison.single], traffic) as single,
+        Load(comparison.spread, traffic) as spread,
+        Load([comparison.hop], traffic) as hop,
     ):
 
         def run(load: Load, counted: Sequence[Node]) -> tuple[list[float], float]:
             before = [node.cpu() for node in counted]
-            report = load.run(transfers)
-            used = [(node.cpu() - start) * 1000 / transfers for node, start in zip(counted, before, strict=True)]
+            report = load.run()
+            each = 1000 / traffic.transfers
+            used = [(node.cpu() - start) * each for node, start in zip(counted, before, strict=True)]
             return used, report.client_cpu / report.seconds
 
         for number in range(rounds + 1):
@@ -100,20 +110,19 @@ def costs(
 
 @dataclass(frozen=True)
 class Report:
-    """What a run of the load has done."""
+    """What a run of the load has used."""
 
-    transfers: int
     seconds: float
     client_cpu: float
 
 
 class Load:
-    """A process with `lanes` lanes on routes in turn. Its connections stay open between the runs. It ends with this object."""
+    """A process with lanes on routes in turn. Connections that are kept stay open between the runs. It ends with this object."""
 
-    def __init__(self, routes: Sequence[Route], lanes: int, size: int) -> None:
+    def __init__(self, routes: Sequence[Route], traffic: Traffic) -> None:
         fork = multiprocessing.get_context("fork")
         self._pipe, far = fork.Pipe()
-        self._process = fork.Process(target=play, args=(routes, lanes, size, far), daemon=True)
+        self._process = fork.Process(target=play, args=(routes, traffic, far), daemon=True)
 
     def __enter__(self) -> "Load":
         self._process.start()
@@ -123,9 +132,9 @@ class Load:
         self._process.kill()
         self._process.join()
 
-    def run(self, transfers: int) -> Report:
-        """Does so many transfers."""
-        self._pipe.send(transfers)
+    def run(self) -> Report:
+        """Does all transfers once."""
+        self._pipe.send(None)
         check(self._pipe.poll(PATIENT), f"the transfers take longer than {PATIENT:.0f} s")
         report = self._pipe.recv()
         if isinstance(report, Report):
@@ -133,64 +142,49 @@ class Load:
         raise Violation(f"a transfer failed: {report}")
 
 
-def play(routes: Sequence[Route], lanes: int, size: int, pipe: Connection) -> None:
-    """The work of such a process: a report for each number of transfers that it is sent."""
+def play(routes: Sequence[Route], traffic: Traffic, pipe: Connection) -> None:
+    """The work of such a process: a report for each run that it is asked for."""
     try:
-        running = Lanes(routes, lanes, size)
+        running = Lanes(routes, traffic)
         while True:
-            pipe.send(running.run(pipe.recv()))
+            pipe.recv()
+            pipe.send(running.run())
     except EOFError:
         pass
     except Exception as failure:  # the parent raises it
         pipe.send(f"{type(failure).__name__}: {failure}")
 
 
-class Lane:
-    """One transfer after another."""
+class Requests:
+    """Requests to one node, one after another, and their responses, each with a Content-Length."""
 
-    def __init__(self, route: Route, body: bytes) -> None:
-        self._creator = route.owner.connect(route.put_from)
-        self._putting = route.put.connect(route.put_from)
-        self._getting = route.get.connect(route.get_from)
-        self._body = body
-        self._missing = 0
-        self.handlers = {
-            self._creator: Incoming(self._creator, b"HTTP/1.1 201 ", self._created),
-            self._putting: Incoming(self._putting, b"HTTP/1.1 200 ", self._put),
-            self._getting: Incoming(self._getting, b"HTTP/1.1 200 ", self._got),
-        }
-
-    def begin(self) -> None:
-        self._missing = 2
-        self._creator.sendall(head("POST", "/stream", "Content-Length: 0"))
-
-    def is_finished(self) -> bool:
-        return self._missing == 0
-
-    def _created(self, body: bytes) -> None:
-        path = f"/stream/{created(body)}"
-        self._getting.sendall(head("GET", path))
-        self._putting.sendall(head("PUT", path, f"Content-Length: {len(self._body)}") + self._body)
-
-    def _put(self, _: bytes) -> None:
-        self._missing -= 1
-
-    def _got(self, body: bytes) -> None:
-        acknowledge(self._getting)
-        check(body == self._body, f"{len(body)} of {len(self._body)} bytes arrived, or others")
-        self._missing -= 1
-
-
-class Incoming:
-    """Responses on a connection, each with a Content-Length."""
-
-    def __init__(self, connection: socket.socket, start: bytes, take: Any) -> None:
-        self._connection = connection
+    def __init__(
+        self,
+        lane: "Lane",
+        connect: Callable[[], socket.socket],
+        start: bytes,
+        take: Callable[[bytes], None],
+    ) -> None:
+        self.lane = lane
+        self._connect = connect
         self._start = start
         self._take = take
+        self._connection: socket.socket | None = None
         self._buffer = b""
 
+    def send(self, request: bytes) -> None:
+        if self._connection is None:
+            self._connection = self._connect()
+            self.lane.watch.add(self._connection, self)
+        self._connection.sendall(request)
+
+    def acknowledge(self) -> None:
+        """Acknowledges at once what was received. A connection that is closed does it by that."""
+        if self._connection is not None:
+            acknowledge(self._connection)
+
     def read(self) -> None:
+        assert self._connection
         more = self._connection.recv(READ)
         check(bool(more), f"a connection ended after {self._buffer[:200]!r}")
         buffer = self._buffer = self._buffer + more
@@ -204,37 +198,95 @@ class Incoming:
         if len(buffer) < end:
             return
         self._buffer = buffer[end:]
+        if not self.lane.is_kept:
+            self.lane.watch.remove(self._connection)
+            self._connection.close()
+            self._connection = None
         self._take(buffer[begin:end])
+
+
+class Watch:
+    """The connections of all lanes."""
+
+    def __init__(self) -> None:
+        self._poll = select.epoll()
+        self._of: dict[int, Requests] = {}
+
+    def add(self, connection: socket.socket, requests: Requests) -> None:
+        self._poll.register(connection, select.EPOLLIN)
+        self._of[connection.fileno()] = requests
+
+    def remove(self, connection: socket.socket) -> None:
+        self._poll.unregister(connection)
+        del self._of[connection.fileno()]
+
+    def readable(self) -> list[Requests]:
+        """Waits for some."""
+        events = self._poll.poll(PATIENCE)
+        check(bool(events), f"nothing within {PATIENCE:.0f} s")
+        return [self._of[descriptor] for descriptor, _ in events]
+
+
+class Lane:
+    """One transfer after another."""
+
+    def __init__(self, route: Route, body: bytes, is_kept: bool, watch: Watch) -> None:
+        self.watch = watch
+        self.is_kept = is_kept
+        self._posts = self._requests(route.owner, route.put_from, b"HTTP/1.1 201 ", self._created)
+        self._puts = self._requests(route.put, route.put_from, b"HTTP/1.1 200 ", self._put)
+        self._gets = self._requests(route.get, route.get_from, b"HTTP/1.1 200 ", self._got)
+        self._body = body
+        self._missing = 0
+
+    def _requests(self, node: Node, client: Place, start: bytes, take: Callable[[bytes], None]) -> Requests:
+        return Requests(self, lambda: node.connect(client), start, take)
+
+    def begin(self) -> None:
+        self._missing = 2
+        self._posts.send(head("POST", "/stream", "Content-Length: 0"))
+
+    def is_finished(self) -> bool:
+        return self._missing == 0
+
+    def _created(self, body: bytes) -> None:
+        path = f"/stream/{created(body)}"
+        self._gets.send(head("GET", path))
+        self._puts.send(head("PUT", path, f"Content-Length: {len(self._body)}") + self._body)
+
+    def _put(self, _: bytes) -> None:
+        self._missing -= 1
+
+    def _got(self, body: bytes) -> None:
+        self._gets.acknowledge()
+        check(body == self._body, f"{len(body)} of {len(self._body)} bytes arrived, or others")
+        self._missing -= 1
 
 
 class Lanes:
     """Some lanes in one thread."""
 
-    def __init__(self, routes: Sequence[Route], lanes: int, size: int) -> None:
-        self._lanes = [Lane(routes[at % len(routes)], os.urandom(size)) for at in range(lanes)]
-        self._poll = select.epoll()
-        self._of = {}
-        for lane in self._lanes:
-            for connection, incoming in lane.handlers.items():
-                self._poll.register(connection, select.EPOLLIN)
-                self._of[connection.fileno()] = lane, incoming
+    def __init__(self, routes: Sequence[Route], traffic: Traffic) -> None:
+        self._transfers = traffic.transfers
+        self._watch = Watch()
+        self._lanes = [
+            Lane(routes[at % len(routes)], os.urandom(traffic.body), traffic.is_kept, self._watch)
+            for at in range(traffic.lanes)
+        ]
 
-    def run(self, transfers: int) -> Report:
+    def run(self) -> Report:
         began, cpu = time.monotonic(), time.process_time()
-        running, begun = min(transfers, len(self._lanes)), 0
+        running = begun = min(self._transfers, len(self._lanes))
         for lane in self._lanes[:running]:
             lane.begin()
-            begun += 1
         while running:
-            events = self._poll.poll(PATIENCE)
-            check(bool(events), f"nothing within {PATIENCE:.0f} s")
-            for descriptor, _ in events:
-                lane, incoming = self._of[descriptor]
-                incoming.read()
+            for requests in self._watch.readable():
+                requests.read()
+                lane = requests.lane
                 if lane.is_finished():
-                    if begun < transfers:
+                    if begun < self._transfers:
                         lane.begin()
                         begun += 1
                     else:
                         running -= 1
-        return Report(transfers, time.monotonic() - began, time.process_time() - cpu)
+        return Report(time.monotonic() - began, time.process_time() - cpu)
