@@ -107,6 +107,13 @@ mod tests {
     }
 
     #[test]
+    fn a_response_has_room_for_the_fields_of_both_sides_and_of_the_server() {
+        let with = |count: usize| framing(204, &"a: 1\r\n".repeat(count)).map(|_| ());
+        assert_eq!(with(2 * MAX_HEAD_FIELDS + 32), Ok(()));
+        assert_eq!(with(2 * MAX_HEAD_FIELDS + 33), Err(HeadError::TooManyFields));
+    }
+
+    #[test]
     fn the_fields_keep_their_spelling_and_order() {
         let head = b"HTTP/1.1 200 OK\r\nX-Up: 1\r\nconnection: close\r\nx-up: 2\r\ncontent-length: 0\r\n\r\n";
         let (fields, closes) = parse(head, |head| {

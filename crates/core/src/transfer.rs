@@ -17,6 +17,8 @@ mod halves;
 mod pace;
 mod relay;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -30,6 +30,20 @@ async fn a_task_without_budget_still_reads_what_is_available() {
 }
 
 #[tokio::test]
+async fn a_connection_is_quiet_until_its_peer_sends_bytes_or_ends_it() {
+    let (socket, mut client) = plain_pair(65_536).await;
+    assert!(socket.is_quiet());
+    client.write_all(b"a").await.unwrap();
+    socket.tcp.stream().readable().await.unwrap();
+    assert_eq!((socket.is_quiet(), socket.has_unread()), (false, true));
+    socket.try_read(&mut BytesMut::with_capacity(1)).unwrap();
+    assert!(socket.is_quiet());
+    drop(client);
+    assert_eq!(socket.departed().await, Departure::Closed);
+    assert_eq!((socket.is_quiet(), socket.has_unread()), (false, false));
+}
+
+#[tokio::test]
 async fn bytes_in_flight_are_not_delivered_when_the_error_of_a_reset_was_consumed() {
     let (socket, client) = plain_pair(65_536).await;
     // More than the client's receive buffer holds.
