@@ -1,11 +1,11 @@
 //! Several servers in the runtime of the test that are the nodes of one cluster, with a list of nodes in memory in place of a directory.
 
 use std::collections::HashMap;
-use std::future::pending;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Index;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -76,17 +76,17 @@ impl TestCluster {
         self.add_at(adjust, |address| address).await;
     }
 
-    /// Starts one more node. The others reach it as long as the token is not cancelled: then no byte passes any more, and no connection ends.
-    pub async fn add_that_freezes(&mut self) -> CancellationToken {
+    /// Starts one more node. While the returned value is `true`, no byte passes on the connections to it, and none ends.
+    pub async fn add_that_freezes(&mut self) -> watch::Sender<bool> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, frozen) = (listener.local_addr().unwrap(), CancellationToken::new());
-        let freezes = frozen.clone();
+        let (address, is_frozen) = (listener.local_addr().unwrap(), watch::Sender::new(false));
+        let freezes = is_frozen.subscribe();
         let forward = move |node| {
             tokio::spawn(forward(listener, node, freezes));
             address
         };
         self.add_at(|_| {}, forward).await;
-        frozen
+        is_frozen
     }
 
     /// Starts one more node, which the others reach at the address that `advertise` makes of its own.
@@ -182,15 +182,19 @@ impl TestCluster {
     }
 }
 
-/// Passes connections on to a node until it freezes.
-async fn forward(listener: TcpListener, node: SocketAddr, frozen: CancellationToken) {
+/// Passes connections on to a node while it is not frozen.
+async fn forward(listener: TcpListener, node: SocketAddr, is_frozen: watch::Receiver<bool>) {
     while let Ok((mut near, _)) = listener.accept().await {
-        let frozen = frozen.clone();
+        let mut is_frozen = is_frozen.clone();
         tokio::spawn(async move {
             let Ok(mut far) = TcpStream::connect(node).await else { return };
-            tokio::select! {
-                _ = copy_bidirectional(&mut near, &mut far) => {}
-                () = frozen.cancelled() => pending().await,
+            let mut copying = pin!(copy_bidirectional(&mut near, &mut far));
+            // Ends when the test does.
+            while is_frozen.wait_for(|is_frozen| !is_frozen).await.is_ok() {
+                tokio::select! {
+                    _ = &mut copying => return,
+                    _ = is_frozen.wait_for(|is_frozen| *is_frozen) => {}
+                }
             }
         });
     }

@@ -90,11 +90,11 @@ async fn a_transfer_whose_other_node_dies_is_visibly_cut() {
 #[tokio::test]
 async fn a_side_that_waits_at_a_node_that_falls_silent_is_let_go_and_nothing_new_is_begun() {
     let mut cluster = TestCluster::start(1).await;
-    let frozen = cluster.add_that_freezes().await;
+    let is_frozen = cluster.add_that_freezes().await;
     let id = cluster[1].create().await;
     let mut waiting = cluster[0].get(&id).await;
     cluster[1].until(&id, "DST_CONNECTED").await;
-    frozen.cancel();
+    is_frozen.send_replace(true);
     let asked = Instant::now();
     assert_eq!(waiting.response().await.error(), "503 OwnerUnreachableError");
     let waited = asked.elapsed();
@@ -108,7 +108,7 @@ async fn a_side_that_waits_at_a_node_that_falls_silent_is_let_go_and_nothing_new
 async fn a_side_that_waits_for_a_node_that_falls_silent_leaves_its_seat_whatever_its_connection_carried_before()
  {
     let mut cluster = TestCluster::start(1).await;
-    let frozen = cluster.add_that_freezes().await;
+    let is_frozen = cluster.add_that_freezes().await;
     let id = cluster[1].create().await;
     let mut reader = cluster[0].get(&id).await;
     cluster[1].until(&id, "DST_CONNECTED").await;
@@ -119,8 +119,31 @@ async fn a_side_that_waits_for_a_node_that_falls_silent_leaves_its_seat_whatever
     let id = cluster[1].create().await;
     let _waiting = cluster[0].get(&id).await;
     cluster[1].until(&id, "DST_CONNECTED").await;
-    frozen.cancel();
+    is_frozen.send_replace(true);
     let asked = Instant::now();
     cluster[1].until(&id, "CREATED").await;
     assert!(asked.elapsed() < Duration::from_secs(5), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn a_transfer_whose_node_falls_silent_goes_on_when_that_is_heard_again() {
+    let mut cluster = TestCluster::start(1).await;
+    let is_frozen = cluster.add_that_freezes().await;
+    let (id, other_id) = (cluster[1].create().await, cluster[1].create().await);
+    let mut reader = cluster[0].get(&id).await;
+    cluster[1].until(&id, "DST_CONNECTED").await;
+    let mut sender = cluster[1].put(&id, "Content-Length: 2\r\n").await;
+    sender.send("h").await;
+    cluster[1].until_passed_on(&id, 1).await;
+    let mut waiting = cluster[0].get(&other_id).await;
+    cluster[1].until(&other_id, "DST_CONNECTED").await;
+    is_frozen.send_replace(true);
+    // Each node takes the other for silent.
+    assert_eq!(waiting.response().await.error(), "503 OwnerUnreachableError");
+    cluster[1].until(&other_id, "CREATED").await;
+    is_frozen.send_replace(false);
+    sender.send("i").await;
+    let received = reader.response().await;
+    assert_eq!((received.body, received.end), (b"hi".to_vec(), End::Whole));
+    assert_eq!(sender.response().await.status, 200);
 }
