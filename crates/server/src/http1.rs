@@ -66,7 +66,7 @@ struct ClusterRequest {
     _counted: Option<TaskTrackerToken>,
 }
 
-/// What a node adds to the head of its client, at most, besides a token.
+/// What a node adds to the head of its client, at most.
 const NODE_BYTES: usize = 4096;
 
 /// What happens to the connection after a response.
@@ -182,9 +182,7 @@ async fn next_request(
                 return NextRequest::Refused(refusal.clone());
             }
         }
-        // A node writes some fields of its own, and a token that its client has in the query once more.
-        let limit =
-            if connection.is_of_node() { 2 * app.max_head_bytes + NODE_BYTES } else { app.max_head_bytes };
+        let limit = app.max_head_bytes + if connection.is_of_node() { NODE_BYTES } else { 0 };
         match poll_fn(|cx| wire.input().lock().poll_head(socket, limit, cx)).await {
             Ok(Ok(head)) => NextRequest::Head(head),
             Ok(Err(error)) => NextRequest::Refused(error.into()),
