@@ -1,7 +1,7 @@
 //! `POST /stream`, the list and the status object.
 
 use rendezvous_protocol::StreamId;
-use testkit::client::End;
+use testkit::client::{End, with_timeout};
 use testkit::server::{TestServer, get, post};
 
 #[tokio::test]
@@ -99,6 +99,19 @@ async fn an_invalid_creation_body_is_refused_and_the_connection_stays_open() {
     }
     client.send(get("/stream")).await;
     assert_eq!(client.response().await.body, b"[]");
+}
+
+#[tokio::test]
+async fn a_client_that_awaits_it_gets_a_100_before_a_small_body() {
+    let server = TestServer::start().await;
+    let mut creating = server
+        .connect_and_send(
+            "POST /stream HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n",
+        )
+        .await;
+    assert!(with_timeout(creating.head()).await.unwrap().starts_with("HTTP/1.1 100 "));
+    creating.send("{}").await;
+    assert_eq!(creating.response().await.status, 201);
 }
 
 #[tokio::test]

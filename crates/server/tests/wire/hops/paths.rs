@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use rendezvous_protocol::Side;
 use rendezvous_server::config::Config;
 use testkit::client::{Client, with_timeout};
 use testkit::cluster::{PATH_OF_NEWEST, TestCluster};
 use testkit::server::{TestServer, get};
 use testkit::sides::Departure;
 use tokio::time::sleep;
+
+use crate::http2::{Http2, response, send_all};
 
 #[tokio::test]
 async fn two_sides_meet_at_a_path_whatever_their_nodes_are() {
@@ -47,6 +50,37 @@ async fn a_side_that_waits_at_a_path_moves_to_the_new_owner() {
         until_somebody_is_at(&cluster[2], path).await;
         assert_eq!(cluster[0].ask(get(&format!("/p/{path}"))).await.body, b"hi");
         assert_eq!(sender.response().await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_side_over_http2_that_waits_at_a_path_moves_to_the_new_owner() {
+    let target = format!("/p/{PATH_OF_NEWEST}");
+    for (waits_at, side) in
+        [0, 1].into_iter().flat_map(|node| [(node, Side::Source), (node, Side::Destination)])
+    {
+        let mut cluster = TestCluster::start(2).await;
+        let client = Http2::connect(&cluster[waits_at]).await;
+        let method = if side == Side::Source { "PUT" } else { "GET" };
+        let (waiting, mut body) = client.request(method, &target, &[], side == Side::Destination).await;
+        if side == Side::Source {
+            send_all(&mut body, b"hi", true).await;
+        }
+        until_somebody_is_at(&cluster[1], PATH_OF_NEWEST).await;
+        cluster.add(|_| {}).await;
+        until_somebody_is_at(&cluster[2], PATH_OF_NEWEST).await;
+        let received = if side == Side::Source {
+            let received = cluster[0].ask(get(&target)).await.body;
+            assert_eq!(response(waiting).await.status, 200, "{side} at {waits_at}");
+            received
+        } else {
+            let put = format!("PUT {target} HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\nhi");
+            let mut sender = cluster[0].connect_and_send(put).await;
+            let received = response(waiting).await.body;
+            assert_eq!(sender.response().await.status, 200, "{side} at {waits_at}");
+            received
+        };
+        assert_eq!(received, b"hi", "{side} at {waits_at}");
     }
 }
 
