@@ -15,7 +15,6 @@ use rendezvous_codec::body::Framing;
 use rendezvous_codec::response::{self, ResponseHead};
 use rendezvous_core::header_set::Spellings;
 use rendezvous_core::transfer::SourceBody;
-
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::HopError;
