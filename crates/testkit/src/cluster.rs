@@ -176,7 +176,9 @@ impl TestCluster {
     }
 
     /// Lets a node keep its present list, until it reads again.
-    pub fn hold_list(&self, node: usize) {
+    pub async fn hold_list(&self, node: usize) {
+        // It reads once more before it serves.
+        self.nodes[node].create().await;
         let held = (self.list.nodes.lock().clone(), *self.list.number.borrow());
         self.list.old.lock().insert(self.tags[node], held);
     }
@@ -246,8 +248,10 @@ impl Membership for Seen {
 
     fn look_up(&self, tag: Tag) -> BoxFuture<'_, Lookup> {
         async move {
-            self.read_again().await;
-            match self.find(tag) {
+            tokio::task::yield_now().await;
+            // The record of that node, not the list.
+            let listed = self.list.nodes.lock().iter().find(|node| node.tag == tag).cloned();
+            match listed.map_or_else(|| self.find(tag), Found::Node) {
                 Found::Node(node) | Found::Departed(node) => Lookup::Node(node),
                 Found::Here | Found::Unknown if *self.list.is_down.lock() => Lookup::NotKnown,
                 Found::Here | Found::Unknown => Lookup::Absent,

@@ -110,15 +110,16 @@ async fn a_node_with_an_old_list_reads_again() {
     for (behind, owner) in [(0, 2), (1, 1)] {
         let mut cluster = TestCluster::start(2).await;
         if owner == 2 {
-            cluster.hold_list(behind);
+            cluster.hold_list(behind).await;
             cluster.add(|_| {}).await;
         } else {
             cluster.add(|_| {}).await;
-            cluster.hold_list(behind);
+            cluster.hold_list(behind).await;
             cluster.forget(2, false);
         }
         let mut reader = cluster[0].connect_and_send(get(&format!("/p/{PATH_OF_NEWEST}"))).await;
-        until_somebody_is_at(&cluster[owner], PATH_OF_NEWEST).await;
+        // Not at the owner: that would read the list for its own client.
+        until_somebody_is_at(&cluster[0], PATH_OF_NEWEST).await;
         let put = format!("PUT /p/{PATH_OF_NEWEST} HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\nhi");
         assert_eq!(cluster[0].ask(put).await.status, 200);
         assert_eq!(reader.response().await.body, b"hi");
