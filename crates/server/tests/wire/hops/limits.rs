@@ -84,6 +84,16 @@ async fn a_head_of_the_most_fields_and_bytes_passes_a_hop() {
 }
 
 #[tokio::test]
+async fn a_get_with_a_body_is_refused_at_every_node() {
+    let cluster = TestCluster::start(2).await;
+    let id = cluster[0].create().await;
+    let request = format!("GET /stream/{id} HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\nhi");
+    for node in [0, 1] {
+        assert_eq!(cluster[node].ask(request.clone()).await.error(), "400 BadRequestError", "node {node}");
+    }
+}
+
+#[tokio::test]
 async fn strangers_at_the_port_for_nodes_take_no_room_from_nodes() {
     /// More than may be there at once before they have proved themselves.
     const STRANGERS: usize = 300;
