@@ -2,9 +2,10 @@
 
 use std::io::{ErrorKind, Read, Write};
 
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustix::process::Signal;
 
-use crate::{Program, curl, spawn, until, until_state};
+use crate::{Program, curl, until, until_state};
 
 #[test]
 fn a_signal_drains_the_server_and_a_second_one_ends_it_at_once() {
@@ -65,4 +66,25 @@ fn a_server_that_is_killed_resets_its_downloads() {
         let end = download.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
         assert_eq!(end, Err(ErrorKind::ConnectionReset), "HTTP/{version}, {body:?}");
     }
+}
+
+#[test]
+fn a_server_that_is_killed_within_its_only_write_of_a_body_resets_the_download() {
+    let mut program = Program::start(&[]);
+    let stream = program.create();
+    let path = stream.strip_prefix(&program.base).unwrap();
+    let body = "x".repeat(200_000);
+    let _source = program.send(&format!(
+        "PUT {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
+        body.len()
+    ));
+    until_state(&stream, "SRC_CONNECTED");
+    let mut download = program.connect();
+    set_socket_recv_buffer_size(&download, 4096).unwrap();
+    download.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
+    until(&stream, |status| status["bytes_transferred"] == 200_000);
+    program.process.signal(Signal::KILL);
+    program.process.wait();
+    let end = download.read_to_end(&mut Vec::new()).map_err(|error| error.kind());
+    assert_eq!(end, Err(ErrorKind::ConnectionReset));
 }
