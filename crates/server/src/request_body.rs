@@ -42,6 +42,8 @@ pub(crate) struct SocketBody {
     interim: &'static [u8],
     /// Bytes of each read, of the first at most [`SMALL_BUFFER`].
     read_size: usize,
+    /// Whether it comes from the node that has the stream.
+    is_from_node: bool,
     progress: Progress,
 }
 
@@ -99,9 +101,13 @@ impl SourceBody for RequestBody {
         }
     }
 
-    /// `None` over TLS: the kernel cannot tell whether a FIN comes before the end of the body.
+    /// `None` over TLS, where the kernel cannot tell whether a FIN comes before the end of the body. Another node sends one only if it has died.
     fn departure(&self) -> Option<Departure> {
-        let wire = Arc::clone(self.wire().filter(|wire| wire.socket().is_plain())?);
+        let Self::Socket(body) = self else { return None };
+        if !body.is_from_node && !body.wire.socket().is_plain() {
+            return None;
+        }
+        let wire = Arc::clone(&body.wire);
         Some(Box::pin(async move {
             wire.socket().departed().await;
         }))
@@ -129,7 +135,13 @@ impl SocketBody {
     #[must_use]
     pub(crate) fn new(wire: Arc<Wire>, expects_continue: bool) -> Self {
         let interim = if expects_continue { CONTINUE } else { b"" };
-        Self { wire, interim, read_size: BUFFER, progress: Progress::Untouched }
+        Self { wire, interim, read_size: BUFFER, is_from_node: false, progress: Progress::Untouched }
+    }
+
+    /// Returns the body of the response of the node that has the stream, to be relayed.
+    #[must_use]
+    pub(crate) fn from_node(wire: Arc<Wire>) -> Self {
+        Self { is_from_node: true, ..Self::new(wire, false) }
     }
 
     /// Like [`SocketBody::new`], for a small body that is not relayed.

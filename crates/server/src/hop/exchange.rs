@@ -134,7 +134,7 @@ impl Hop {
 
     /// Returns the body of the final response, to be read from the connection.
     pub(crate) fn body(&self) -> RequestBody {
-        RequestBody::Socket(SocketBody::new(Arc::clone(self.used.wire()), false))
+        RequestBody::Socket(SocketBody::from_node(Arc::clone(self.used.wire())))
     }
 
     /// Reads the whole body of a final response, and keeps the connection if it is clean.

@@ -3,10 +3,13 @@
 use std::time::{Duration, Instant};
 
 use rendezvous_protocol::Side;
-use testkit::client::End;
+use testkit::client::{Client, End, with_timeout};
 use testkit::cluster::TestCluster;
+use testkit::server::get;
 
 use super::requests;
+use crate::http2::{Cut, Http2, response};
+use crate::metrics::Exposition;
 
 #[tokio::test]
 async fn a_stream_of_a_node_that_is_gone_gets_503_in_time() {
@@ -146,4 +149,27 @@ async fn a_transfer_whose_node_falls_silent_goes_on_when_that_is_heard_again() {
     let received = reader.response().await;
     assert_eq!((received.body, received.end), (b"hi".to_vec(), End::Whole));
     assert_eq!(sender.response().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_destination_that_stands_still_is_cut_once_the_owner_has_lost_the_source() {
+    let cluster = TestCluster::start(2).await;
+    let (id, other_id) = (cluster[0].create().await, cluster[0].create().await);
+    let mut reader = Client::connect_with_small_buffers(cluster[1].address()).await;
+    reader.send(get(&format!("/stream/{id}"))).await;
+    let client = Http2::connect(&cluster[1]).await;
+    let download = client.get(&other_id).await;
+    for (id, hops_left) in [(&id, 1), (&other_id, 0)] {
+        cluster[0].until(id, "DST_CONNECTED").await;
+        let mut sender = cluster[0].put(id, "Content-Length: 400001\r\n").await;
+        // More than all buffers of the destination, and less than those between the nodes.
+        sender.send("X".repeat(400_000)).await;
+        cluster[0].until_passed_on(id, 400_000).await;
+        let hops = async || Exposition::of(&cluster[1]).await.count("cluster_hops", &[]);
+        sender.reset();
+        cluster[0].until(id, "SRC_DISCONNECTED").await;
+        with_timeout(async { while hops().await > hops_left {} }).await;
+    }
+    assert_eq!(reader.take_bytes(400_000).await, Err(End::Reset));
+    assert!(matches!(response(download).await.cut, Some(Cut::Reset(_))));
 }
