@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What a hop costs: a cluster of three nodes beside a single server, in alternated pairs (Linux, Redis or Valkey; no Python packages).
+"""What a hop costs: a cluster of three nodes beside a single server, in alternated pairs (Linux, Redis or Valkey, HAProxy).
 
-    bulk        CPU of each node for each GiB over one hop: at most 1.15 of a single server's on its host
+    bulk        CPU of each node for each GiB over one hop: at most 1.15 of a single server's with a relay in the other node's place
     chunked     the same for bodies in chunks of 64 KiB
     first-byte  how much later the destination has the first byte of a pair of which one side waits: at most 1 ms
     small       transfers of 1 KiB per CPU second of all nodes over one hop: at least half of the single server's
@@ -15,6 +15,10 @@ kernel's clock of each, in nanoseconds. What loopback does for a receiving proce
 A transfer of `small` is a POST, a PUT and a GET, each with a connection of its own, like those of curl. The other tests of small ones
 keep the connections of clients. All run also through as many single servers as nodes, which share the load: on two cores each of
 several busy processes uses more CPU than one alone, while nodes of a cluster have machines of their own.
+
+The relay of bulk is HAProxy in TCP mode, which moves bytes by splice(2) as well, so that the single server has the neighbours of the
+node. Loopback gives a receiver the very pages of its sender, and bytes of a process that splices cost any server up to a third more
+there than those of a client that writes. The ratio to the single server alone is printed too, without a bound.
 
 A bound that does not hold is printed, and fails the test with `--strict`. At most 10 connections between nodes for each 1000
 transfers may stay in TIME_WAIT, because a pair of hosts has 28 232 ports and a port waits for a minute. With `--network` the
@@ -30,15 +34,32 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
 
-from harness import GIB, KIB, LAST_CHUNK, MIB, Tally, Test, check, chunk, framing, head, new_parser, run_all
+from harness import (
+    GIB,
+    KIB,
+    LAST_CHUNK,
+    MIB,
+    Tally,
+    Test,
+    check,
+    child,
+    chunk,
+    framing,
+    free_port,
+    head,
+    listening_ports,
+    new_parser,
+    run_all,
+    wait_until,
+)
 from lanes import Comparison, Cost, Route, Traffic, compare, costs
 from network import become_a_host
-from nodes import Api, Cluster, Node, Task, acknowledge, cluster_running, engine_program, places
+from nodes import Api, Cluster, Node, Place, Task, acknowledge, cluster_running, engine_program, places
 
 BULK_BOUND = 1.15  # CPU of a node, by that of the single server
 FIRST_BYTE_BOUND = 1.0  # milliseconds more
@@ -46,6 +67,20 @@ SMALL_BOUND = 0.5  # transfers per CPU second, by those of the single server
 STRAIGHT_BOUND = 1.15
 REUSE_BOUND = 10  # connections between nodes in TIME_WAIT, for each 1000 transfers
 CROWD_ROUNDS = 3
+
+HAPROXY = """global
+    tune.pipesize 1048576
+defaults
+    mode tcp
+    option splice-request
+    option splice-response
+    timeout connect 5s
+    timeout client 120s
+    timeout server 120s
+listen relay
+    bind {listen}
+    server single {server}
+"""
 
 BLOCK = MIB
 CHUNK = 64 * KIB
@@ -118,26 +153,73 @@ def test_bulk(options: argparse.Namespace, tally: Tally, chunked: bool = False) 
 def compare_bulk(
     options: argparse.Namespace, tally: Tally, cluster: Cluster, comparison: Comparison, chunked: bool
 ) -> None:
-    """Compares each node with a single server in its place: what a host receives over a cable costs other than over loopback."""
+    """Compares each node with a single server on its host, which has HAProxy in place of the other node, or nothing."""
     hop = comparison.hop
-    nodes = {"owner": hop.owner, "edge": hop.put if hop.put is not hop.owner else hop.get}
-    alone: dict[Node, list[float]] = {cluster.single(node.place): [] for node in nodes.values()}
-    over: list[list[float]] = []
+    owner, edge = hop.owner, hop.put if hop.put is not hop.owner else hop.get
+    with ExitStack() as stack:
+        sides = {
+            name: Compared(node, cluster.single(node.place), stack.enter_context(relaying(cluster.single(node.place), other.place)))
+            for name, node, other in (("owner", owner, edge), ("edge", edge, owner))
+        }
 
-    def through_singles() -> None:
-        for single, used in alone.items():
-            used.extend(bulk(options, comparison.through(single), [single], chunked))
+        def run(side: Compared, route: Route, into: list[float]) -> None:
+            into.extend(bulk(options, route, [side.single], chunked))
 
-    for number in range(options.rounds + 1):
-        in_turns(number, through_singles, lambda: over.append(bulk(options, hop, list(nodes.values()), chunked)))
-    for at, (name, node) in enumerate(nodes.items()):
-        # The first is to warm up.
-        pairs = list(zip(alone[cluster.single(node.place)], (used[at] for used in over), strict=True))[1:]
-        one, through = (median(each) for each in zip(*pairs, strict=True))
-        ratios = Ratios(name, [used / single for single, used in pairs])
-        say(f"{comparison.name}: {ratios} of the single server's CPU: {one:.3f} → {through:.3f} s/GiB")
+        def over_hop() -> None:
+            for side, used in zip(sides.values(), bulk(options, hop, [owner, edge], chunked), strict=True):
+                side.over.append(used)
+
+        runs = [
+            run_of
+            for side in sides.values()
+            for run_of in (
+                partial(run, side, comparison.through(side.single), side.alone),
+                partial(run, side, side.beside_relay(hop), side.beside),
+            )
+        ]
+        for number in range(options.rounds + 1):
+            in_turns(number, *runs, over_hop)
+    for name, side in sides.items():
+        ratios, to_alone = side.ratios("with a relay", side.beside), side.ratios("alone", side.alone)
+        costs = " → ".join(f"{median(used[1:]):.3f}" for used in (side.alone, side.beside, side.over))
+        say(f"{comparison.name}, {name}: of a single server's CPU {ratios}, {to_alone}; alone → with a relay → node {costs} s/GiB")
         what = f"{'chunked' if chunked else 'bulk'}, {comparison.name}: {name} {ratios.median():.2f} of the single server's CPU"
         require(options, tally, f"{what}, at most {BULK_BOUND}", ratios.median() <= BULK_BOUND)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A node, the single server on its host, and a relay to that in place of the other node. CPU seconds per GiB, the first to warm up."""
+
+    node: Node
+    single: Node
+    relay: Node
+    alone: list[float] = field(default_factory=list)
+    beside: list[float] = field(default_factory=list)
+    over: list[float] = field(default_factory=list)
+
+    def beside_relay(self, hop: Route) -> Route:
+        """The route of the clients of a hop, through the single server and the relay."""
+        put, get = (self.single if side is self.node else self.relay for side in (hop.put, hop.get))
+        return Route(self.single, put, get, hop.put_from, hop.get_from)
+
+    def ratios(self, name: str, to: list[float]) -> Ratios:
+        return Ratios(name, [used / other for used, other in zip(self.over[1:], to[1:], strict=True)])
+
+
+@contextmanager
+def relaying(server: Node, place: Place) -> Iterator[Node]:
+    """HAProxy on a host, which passes connections on to a server."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        relay = Node("relay", 0, free_port(), place)
+        (folder / "haproxy.cfg").write_text(
+            HAPROXY.format(listen=f"{place.address}:{relay.port}", server=f"{server.place.address}:{server.port}")
+        )
+        with place.inside():
+            process = stack.enter_context(child("haproxy", "-db", "-f", str(folder / "haproxy.cfg")))
+        wait_until(lambda: listening_ports(process.pid), {relay.port}.issubset, "HAProxy listens")
+        yield replace(relay, pid=process.pid)
 
 
 def bulk(options: argparse.Namespace, route: Route, counted: Sequence[Node], chunked: bool) -> list[float]:
