@@ -78,15 +78,41 @@ impl TestCluster {
 
     /// Starts one more node. While the returned value is `true`, no byte passes on the connections to it, and none ends.
     pub async fn add_that_freezes(&mut self) -> watch::Sender<bool> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, is_frozen) = (listener.local_addr().unwrap(), watch::Sender::new(false));
+        let is_frozen = watch::Sender::new(false);
         let freezes = is_frozen.subscribe();
-        let forward = move |node| {
-            tokio::spawn(forward(listener, node, freezes));
-            address
-        };
-        self.add_at(|_| {}, forward).await;
+        self.add_behind(move |near, far| forward(near, far, freezes.clone())).await;
         is_frozen
+    }
+
+    /// Starts one more node. A value that is set breaks the connection of the next request about a stream, and is taken. Without TLS.
+    pub async fn add_that_breaks(&mut self) -> Arc<Mutex<Option<Break>>> {
+        let next = Arc::<Mutex<_>>::default();
+        let breaks = Arc::clone(&next);
+        self.add_behind(move |near, far| forward_until_break(near, far, Arc::clone(&breaks))).await;
+        next
+    }
+
+    /// Starts one more node, to which `forward` passes the connections of the others on.
+    async fn add_behind<F: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        forward: impl Fn(TcpStream, TcpStream) -> F + Send + Sync + 'static,
+    ) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accept = async move |node: SocketAddr| {
+            while let Ok((near, _)) = listener.accept().await {
+                let Ok(far) = TcpStream::connect(node).await else { return };
+                tokio::spawn(forward(near, far));
+            }
+        };
+        self.add_at(
+            |_| {},
+            move |node| {
+                tokio::spawn(async move { accept(node).await });
+                address
+            },
+        )
+        .await;
     }
 
     /// Starts one more node, which the others reach at the address that `advertise` makes of its own.
@@ -166,13 +192,17 @@ impl TestCluster {
 
     /// Returns a path that this node owns.
     pub fn path_of(&self, node: usize) -> String {
+        self.paths_of(node).next().unwrap()
+    }
+
+    /// Returns paths that this node owns.
+    pub fn paths_of(&self, node: usize) -> impl Iterator<Item = String> {
         let own =
             self.list.nodes.lock().iter().find(|listed| listed.tag == self.tags[node]).cloned().unwrap();
         let seen = Seen { own, list: Arc::clone(&self.list) };
-        let owned = |path: &String| {
+        (0..).map(|number| format!("a/{number}")).filter(move |path| {
             seen.owner(&PathName::parse(path).unwrap()).is_some_and(|owner| owner.tag == seen.own.tag)
-        };
-        (0..10_000).map(|number| format!("a/{number}")).find(owned).unwrap()
+        })
     }
 
     /// Lets a node keep its present list, until it reads again.
@@ -184,21 +214,49 @@ impl TestCluster {
     }
 }
 
-/// Passes connections on to a node while it is not frozen.
-async fn forward(listener: TcpListener, node: SocketAddr, is_frozen: watch::Receiver<bool>) {
-    while let Ok((mut near, _)) = listener.accept().await {
-        let mut is_frozen = is_frozen.clone();
-        tokio::spawn(async move {
-            let Ok(mut far) = TcpStream::connect(node).await else { return };
-            let mut copying = pin!(copy_bidirectional(&mut near, &mut far));
-            // Ends when the test does.
-            while is_frozen.wait_for(|is_frozen| !is_frozen).await.is_ok() {
-                tokio::select! {
-                    _ = &mut copying => return,
-                    _ = is_frozen.wait_for(|is_frozen| *is_frozen) => {}
+/// Where a connection between nodes breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Break {
+    /// Before the request arrives.
+    Request,
+    /// Within the head of the response.
+    Response,
+}
+
+/// Passes bytes on, in both directions, while it is not frozen.
+async fn forward(mut near: TcpStream, mut far: TcpStream, mut is_frozen: watch::Receiver<bool>) {
+    let (mut copying, mut freezes) = (pin!(copy_bidirectional(&mut near, &mut far)), is_frozen.clone());
+    // Ends when the test does.
+    while is_frozen.wait_for(|is_frozen| !is_frozen).await.is_ok() {
+        tokio::select! {
+            _ = &mut copying => return,
+            _ = freezes.wait_for(|is_frozen| *is_frozen) => {}
+        }
+    }
+}
+
+/// Passes bytes on, in both directions, until a break that is set, or an end.
+async fn forward_until_break(mut near: TcpStream, mut far: TcpStream, next: Arc<Mutex<Option<Break>>>) {
+    let (mut request, mut response) = ([0; 4096], [0; 4096]);
+    let mut breaks = None;
+    loop {
+        tokio::select! {
+            Ok(read @ 1..) = near.read(&mut request) => {
+                if request[..read].windows(8).any(|bytes| bytes == b"/stream/") {
+                    breaks = next.lock().take();
+                }
+                if breaks == Some(Break::Request) || far.write_all(&request[..read]).await.is_err() {
+                    return;
                 }
             }
-        });
+            Ok(read @ 1..) = far.read(&mut response) => {
+                let passed = if breaks == Some(Break::Response) { 8 } else { read };
+                if near.write_all(&response[..passed]).await.is_err() || passed < read {
+                    return;
+                }
+            }
+            else => return,
+        }
     }
 }
 

@@ -6,8 +6,6 @@ use std::future::Future;
 use std::sync::Arc;
 
 use http::StatusCode;
-use http::header::CONTENT_LENGTH;
-use rendezvous_codec::body::Framing;
 use rendezvous_core::outcome::Fault;
 
 use super::HopError;
@@ -78,10 +76,6 @@ async fn begin(
         };
     }
     record.log_at_end_of(&mut half);
-    // An empty chunked body has no length that the owner has declared.
-    if answer.framing == Framing::Chunked {
-        answer.headers.remove(CONTENT_LENGTH);
-    }
     let (headers, spellings) = (std::mem::take(&mut answer.headers), answer.spellings.take());
     let head = ResponseHead { headers, spellings, ..ResponseHead::default() };
     let download = Download { half, relay, receipt: Some(Receipt::new(hop, answer, source)) };

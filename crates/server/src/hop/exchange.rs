@@ -9,7 +9,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE, TRANSFER_ENCODING};
+use http::header::{CONNECTION, DATE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use rendezvous_codec::body::Framing;
 use rendezvous_codec::response::{self, ResponseHead};
@@ -235,10 +235,7 @@ impl Answer {
     }
 
     /// Returns the response for the client, with a complete body.
-    fn into_response(mut self, body: Bytes) -> api::Response {
-        if !body.is_empty() {
-            self.headers.remove(CONTENT_LENGTH);
-        }
+    fn into_response(self, body: Bytes) -> api::Response {
         let head = api::ResponseHead {
             status: self.status,
             headers: self.headers,

@@ -16,14 +16,14 @@ use crate::time::{A_MOMENT, Clock};
 
 /// An event: its id, its name and its data.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Event {
+pub(crate) struct Event {
     id: String,
-    name: String,
+    pub name: String,
     data: String,
 }
 
 impl Event {
-    fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         assert_eq!(self.name, "status");
         serde_json::from_str(&self.data).unwrap()
     }
@@ -56,14 +56,14 @@ fn parse(text: &str) -> (Vec<Event>, usize) {
 }
 
 /// A subscriber over HTTP/1.
-struct Subscriber {
+pub(crate) struct Subscriber {
     client: Client,
     text: String,
     taken: usize,
 }
 
 impl Subscriber {
-    async fn to(server: &TestServer, target: &str, fields: &str) -> Self {
+    pub(crate) async fn to(server: &TestServer, target: &str, fields: &str) -> Self {
         Self::begin(server.connect_and_send(request("GET", target, fields)).await).await
     }
 
@@ -94,7 +94,7 @@ impl Subscriber {
     }
 
     /// Waits for the next event, and skips comments.
-    async fn next(&mut self) -> Event {
+    pub(crate) async fn next(&mut self) -> Event {
         loop {
             let (events, _) = parse(&self.text);
             if let Some(event) = events.get(self.taken) {

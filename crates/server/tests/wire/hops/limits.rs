@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use rendezvous_server::config::Token;
 use testkit::client::Client;
 use testkit::cluster::TestCluster;
 use testkit::server::{TestServer, get};
 use tokio::time::sleep;
 
+use super::paths::until_somebody_is_at;
 use crate::http2::{Http2, response, send_all};
 
 /// Sends a body from a source at this node to a reader that waits for it.
@@ -66,7 +68,7 @@ async fn a_head_of_the_most_fields_and_bytes_passes_a_hop() {
         (String::new(), "Prefer: handling=lenient\r\n".repeat(98)),
         // With the other lines some bytes less than 16 KiB.
         (String::new(), format!("Content-Disposition: {}\r\n", "x".repeat(16_250))),
-        // The edge adds a field with the token.
+        // The edge moves the token into a field.
         (format!("?token={}", "x".repeat(16_200)), String::new()),
     ] {
         let mut statuses = Vec::new();
@@ -164,5 +166,53 @@ async fn more_sides_at_once_than_nodes_may_be_unproved_find_room() {
     let readers = join_all(ids.iter().map(|id| cluster[1].get(id))).await;
     for (id, reader) in ids.iter().zip(readers) {
         transfer(&cluster[0], id, reader).await;
+    }
+}
+
+#[tokio::test]
+async fn the_streams_of_a_client_are_its_own_whatever_its_node_is() {
+    let cluster = TestCluster::start_with(2, |config| config.clients.max_streams = Some(1)).await;
+    let mut paths = cluster.paths_of(0);
+    let mut waiting = Vec::new();
+    for (client, is_refused) in [("127.0.0.2", false), ("127.0.0.3", false), ("127.0.0.2", true)] {
+        let path = paths.next().unwrap();
+        let mut reader = Client::connect_from(client, cluster[1].address()).await;
+        reader.send(get(&format!("/p/{path}"))).await;
+        if is_refused {
+            assert_eq!(reader.response().await.error(), "429 TooManyRequestsError");
+        } else {
+            until_somebody_is_at(&cluster[0], &path).await;
+        }
+        waiting.push(reader);
+    }
+}
+
+#[tokio::test]
+async fn making_a_path_needs_the_create_token_at_every_node() {
+    let token = "create-token-16-bytes";
+    let cluster = TestCluster::start_with(2, |config| config.create_token = Token::parse(token).ok()).await;
+    let path = cluster.path_of(0);
+    for node in [0, 1] {
+        for (token, refusal) in
+            [("", "401 UnauthorizedError"), ("?token=wrong-16-bytes-xx", "403 ForbiddenError")]
+        {
+            assert_eq!(
+                cluster[node].ask(get(&format!("/p/{path}{token}"))).await.error(),
+                refusal,
+                "node {node}"
+            );
+        }
+        let mut reader = cluster[node].connect_and_send(get(&format!("/p/{path}?token={token}"))).await;
+        until_somebody_is_at(&cluster[0], &path).await;
+        // A client that joins needs none.
+        assert_eq!(
+            cluster[node]
+                .ask(format!("PUT /p/{path} HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\nhi"))
+                .await
+                .status,
+            200,
+            "node {node}"
+        );
+        assert_eq!(reader.response().await.body, b"hi");
     }
 }
