@@ -90,7 +90,7 @@ async fn a_destination_that_leaves_bytes_unread_is_the_side_that_stalls() {
     let http2 = Http2::connect_with(&server, &mut builder).await;
     let mut http1 = Client::connect_with_small_buffers(server.address()).await;
     // The source sends more than the destination takes, then nothing.
-    for (over_http2, length) in [(true, 4000), (false, 250_000)] {
+    for (over_http2, length) in [(true, 4000), (false, 1_000_000)] {
         let id = server.create().await;
         let mut download = None;
         if over_http2 {

@@ -29,13 +29,12 @@ async fn two_sides_meet_at_a_path_whatever_their_nodes_are() {
 }
 
 pub(super) async fn until_somebody_is_at(node: &TestServer, path: &str) {
-    loop {
-        let mut client =
-            node.connect_and_send(format!("HEAD /p/{path} HTTP/1.1\r\nHost: test\r\n\r\n")).await;
-        if with_timeout(client.head()).await.unwrap().starts_with("HTTP/1.1 200 ") {
-            return;
-        }
-    }
+    let head = format!("HEAD /p/{path} HTTP/1.1\r\nHost: test\r\n\r\n");
+    let is_somebody_there = async || {
+        let mut client = node.connect_and_send(&head).await;
+        client.head().await.unwrap().starts_with("HTTP/1.1 200 ")
+    };
+    with_timeout(async { while !is_somebody_there().await {} }).await;
 }
 
 #[tokio::test]

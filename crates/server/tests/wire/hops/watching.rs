@@ -1,11 +1,12 @@
 //! Statuses, events and lists of streams that are at other nodes.
 
 use rendezvous_server::config::Size;
-use testkit::client::{Client, End, Response};
+use testkit::client::{Client, End, Response, with_timeout};
 use testkit::cluster::TestCluster;
 use testkit::server::{TestServer, get, post};
 
 use crate::events::Subscriber;
+use crate::metrics::Exposition;
 
 #[tokio::test]
 async fn a_stream_is_watched_and_reported_at_every_node() {
@@ -79,12 +80,15 @@ async fn a_large_status_is_the_same_at_every_node() {
 
 #[tokio::test]
 async fn events_of_all_nodes_go_on_when_one_of_them_ends() {
-    let mut cluster = TestCluster::start(3).await;
+    let mut cluster =
+        TestCluster::start_with(3, |config| config.drain_timeout = "100ms".parse().unwrap()).await;
     let mut events = Subscriber::to(&cluster[0], "/events", "").await;
     let of_1 = cluster[1].create().await;
     assert_eq!(events.next().await.status()["id"], of_1);
-    cluster.stop(1).await;
     cluster.forget(1, true);
+    cluster.stop(1).await;
+    let hops = async || Exposition::of(&cluster[0]).await.count("cluster_hops", &[]);
+    with_timeout(async { while hops().await > 1 {} }).await;
     let of_2 = cluster[2].create().await;
     loop {
         let event = events.next().await;
@@ -127,9 +131,12 @@ async fn a_list_says_that_a_node_has_more_streams_than_it_lists() {
 /// Creates so many streams.
 async fn create_many(node: &TestServer, count: usize) {
     let mut client = node.connect().await;
-    for _ in 0..count {
-        client.send(post("/stream", "")).await;
-        assert_eq!(client.response().await.status, 201);
+    for batch in (0..count).step_by(50) {
+        let batch = (count - batch).min(50);
+        client.send(post("/stream", "").repeat(batch)).await;
+        for _ in 0..batch {
+            assert_eq!(client.response().await.status, 201);
+        }
     }
 }
 
