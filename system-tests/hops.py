@@ -28,6 +28,7 @@ host, and stay there when they use a single server. It is on the host of the own
 
 import argparse
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -158,27 +159,25 @@ def compare_bulk(
     owner, edge = hop.owner, hop.put if hop.put is not hop.owner else hop.get
     with ExitStack() as stack:
         sides = {
-            name: Compared(node, cluster.single(node.place), stack.enter_context(relaying(cluster.single(node.place), other.place)))
+            name: Compared(node, single, stack.enter_context(relaying(single, other.place)))
             for name, node, other in (("owner", owner, edge), ("edge", edge, owner))
+            for single in [cluster.single(node.place)]
         }
 
-        def run(side: Compared, route: Route, into: list[float]) -> None:
-            into.extend(bulk(options, route, [side.single], chunked))
+        def alone() -> None:
+            for side in sides.values():
+                side.alone.extend(bulk(options, comparison.through(side.single), [side.single], chunked))
+
+        def beside_relay() -> None:
+            for side in sides.values():
+                side.beside.extend(bulk(options, side.beside_relay(hop), [side.single], chunked))
 
         def over_hop() -> None:
             for side, used in zip(sides.values(), bulk(options, hop, [owner, edge], chunked), strict=True):
                 side.over.append(used)
 
-        runs = [
-            run_of
-            for side in sides.values()
-            for run_of in (
-                partial(run, side, comparison.through(side.single), side.alone),
-                partial(run, side, side.beside_relay(hop), side.beside),
-            )
-        ]
         for number in range(options.rounds + 1):
-            in_turns(number, *runs, over_hop)
+            in_turns(number, alone, beside_relay, over_hop)
     for name, side in sides.items():
         ratios, to_alone = side.ratios("with a relay", side.beside), side.ratios("alone", side.alone)
         costs = " → ".join(f"{median(used[1:]):.3f}" for used in (side.alone, side.beside, side.over))
@@ -210,6 +209,7 @@ class Compared:
 @contextmanager
 def relaying(server: Node, place: Place) -> Iterator[Node]:
     """HAProxy on a host, which passes connections on to a server."""
+    check(shutil.which("haproxy") is not None, "HAProxy is not installed: sudo apt install haproxy")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         relay = Node("relay", 0, free_port(), place)

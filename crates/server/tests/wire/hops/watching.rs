@@ -8,6 +8,9 @@ use testkit::server::{TestServer, get, post};
 use crate::events::Subscriber;
 use crate::metrics::Exposition;
 
+/// Bytes of headers and of a report: nearly the most that a stream can have.
+const LARGE: usize = 60_000;
+
 #[tokio::test]
 async fn a_stream_is_watched_and_reported_at_every_node() {
     let cluster = TestCluster::start(2).await;
@@ -49,9 +52,6 @@ async fn the_list_has_the_streams_of_all_nodes_that_answer() {
     assert_eq!((list.fields("rendezvous-nodes"), ids(&list)), (vec!["2/3"], created));
     assert_eq!(cluster[1].ask(get("/stream?strict=1")).await.error(), "503 OwnerUnreachableError");
 }
-
-/// Nearly the most that a stream can have.
-const LARGE: usize = 60_000;
 
 #[tokio::test]
 async fn a_large_status_is_the_same_at_every_node() {
