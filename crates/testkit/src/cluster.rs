@@ -99,20 +99,17 @@ impl TestCluster {
     ) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let accept = async move |node: SocketAddr| {
-            while let Ok((near, _)) = listener.accept().await {
-                let Ok(far) = TcpStream::connect(node).await else { return };
-                tokio::spawn(forward(near, far));
-            }
+        let accept = move |node: SocketAddr| {
+            tokio::spawn(async move {
+                while let Ok((near, _)) = listener.accept().await {
+                    if let Ok(far) = TcpStream::connect(node).await {
+                        tokio::spawn(forward(near, far));
+                    }
+                }
+            });
+            address
         };
-        self.add_at(
-            |_| {},
-            move |node| {
-                tokio::spawn(async move { accept(node).await });
-                address
-            },
-        )
-        .await;
+        self.add_at(|_| {}, accept).await;
     }
 
     /// Starts one more node, which the others reach at the address that `advertise` makes of its own.
@@ -241,7 +238,8 @@ async fn forward_until_break(mut near: TcpStream, mut far: TcpStream, next: Arc<
     let mut breaks = None;
     loop {
         tokio::select! {
-            Ok(read @ 1..) = near.read(&mut request) => {
+            read = near.read(&mut request) => {
+                let Ok(read @ 1..) = read else { return };
                 if request[..read].windows(8).any(|bytes| bytes == b"/stream/") {
                     breaks = next.lock().take();
                 }
@@ -249,13 +247,13 @@ async fn forward_until_break(mut near: TcpStream, mut far: TcpStream, next: Arc<
                     return;
                 }
             }
-            Ok(read @ 1..) = far.read(&mut response) => {
+            read = far.read(&mut response) => {
+                let Ok(read @ 1..) = read else { return };
                 let passed = if breaks == Some(Break::Response) { 8 } else { read };
                 if near.write_all(&response[..passed]).await.is_err() || passed < read {
                     return;
                 }
             }
-            else => return,
         }
     }
 }
